@@ -1,0 +1,39 @@
+"""One split of a data set, as every reader returns it and every consumer takes it."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+CLASS_NAMES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
+    "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images and their labels.
+
+    `images` is uint8 of shape (n, 28, 28), `labels` uint8 of shape (n,) with values 0 to 9 (the index into
+    `CLASS_NAMES`). `name` says what the images are: "fashion-mnist" or "synthetic". `source` says in words
+    where they were read, for the log.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.uint8]
+    name: str
+    source: str
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.labels)
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the images' bytes followed by the labels' bytes, in hexadecimal."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.images).data)
+        digest.update(np.ascontiguousarray(self.labels).data)
+        return digest.hexdigest()

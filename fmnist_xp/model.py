@@ -1,0 +1,172 @@
+"""The model people use: a network that trains, predicts, saves and loads itself."""
+
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fmnist_xp import nn
+from fmnist_xp.backend import Array, Backend
+from fmnist_xp.errors import RunError
+from fmnist_xp.optim import SGD, Optimizer
+from fmnist_xp.train.checkpoint import load_model, save_model
+from fmnist_xp.train.fullbatch import FullBatch
+from fmnist_xp.train.history import History
+from fmnist_xp.train.progress import ProgressDisplay
+from fmnist_xp.train.trainer import Callback, train
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Accuracy (0 to 1) and mean data loss over a data set."""
+
+    accuracy: float
+    loss: float
+
+
+class Sequential(nn.Network):
+    """A network with the methods to use it whole; see `Network` for the parameters.
+
+    Data goes in and out as NumPy arrays, whatever the backend; arrays of the backend are taken as they are.
+    `X` is (n, n_inputs), `y` class indices (n,) or one-hot rows (n, classes).
+    """
+
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        epochs: int,
+        optimizer: Optimizer | None = None,
+        log_every: int = 10,
+        callbacks: Iterable[Callback | Callable[[History], None]] = (),
+        verbose: bool = True,
+        block_rows: int | None = None,
+    ) -> History:
+        """Train full batch: every epoch is one update from the gradient over all rows.
+
+        Parameters
+        ----------
+        epochs
+            Number of updates.
+        optimizer
+            By default `SGD()`. An optimizer used before goes on with its moments and its learning rate.
+        log_every
+            Log epochs 0, log_every, 2·log_every, …
+        callbacks
+            Called with the history after each logged epoch: functions, or objects with `on_epoch(history)`.
+        verbose
+            Print a line for each logged epoch, and on a terminal a progress bar.
+        block_rows
+            Rows worked on at once by a thread; the result does not depend on it but for rounding.
+
+        Returns the `History`. Ctrl-C ends training after the epoch under way and keeps what was learned.
+        Raises `ValueError` for data that does not fit, `DeviceError` where memory runs out.
+        """
+        for name, value, least in (("epochs", epochs, 0), ("log_every", log_every, 1)):
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        with self.backend.computing():
+            inputs, labels = self._inputs(X), self._labels(y, len(X))
+        display = ProgressDisplay(epochs) if verbose else None
+        with display or nullcontext():
+            return train(
+                self,
+                inputs,
+                labels,
+                epochs=epochs,
+                optimizer=optimizer or SGD(),
+                log_every=log_every,
+                callbacks=[*([display] if display else []), *callbacks],
+                block_rows=block_rows,
+            )
+
+    def evaluate(self, X: Any, y: Any) -> Metrics:
+        """Return accuracy and data loss on `X` and `y`."""
+        with self.backend.computing():
+            batch = FullBatch(self, self._inputs(X), self._labels(y, len(X)))
+            loss, accuracy = self.backend.to_host(batch.compute_figures()).tolist()
+        return Metrics(accuracy=accuracy, loss=loss)
+
+    def predict_proba(self, X: Any) -> NDArray[np.floating[Any]]:
+        """Return the class probabilities of `X` as a NumPy array (n, classes)."""
+        with self.backend.computing():
+            return self.backend.to_host(FullBatch(self, self._inputs(X)).compute_probabilities())
+
+    def predict(self, X: Any) -> NDArray[np.intp]:
+        """Return the class of the highest probability for each row of `X`, as a NumPy array (n,)."""
+        return np.argmax(self.predict_proba(X), axis=1)
+
+    def save(self, path: str | Path) -> None:
+        """Write weights, biases and architecture to `path`, a safetensors file."""
+        architecture = {
+            "layers": [{"type": type(layer).__name__, **layer.config()} for layer in self.layers],
+            "loss": type(self.loss).__name__,
+            "dtype": self.dtype,
+        }
+        save_model(Path(path), self.state_dict(), architecture)
+
+    @classmethod
+    def load(cls, path: str | Path, backend: Backend | str = "cpu") -> Self:
+        """Return the network that `save` wrote, on `backend`.
+
+        Raises `RunError` where the file is missing, damaged, or not a model of this package.
+        """
+        state, architecture = load_model(Path(path))
+        kinds = {kind.__name__: kind for kind in (nn.Dense, nn.ReLU, nn.Softmax)}
+        losses = {loss.__name__: loss for loss in (nn.CategoricalCrossentropy, nn.SoftmaxCategoricalCrossentropy)}
+        try:
+            layers = [
+                kinds[config["type"]](**{key: value for key, value in config.items() if key != "type"})
+                for config in architecture["layers"]
+            ]
+            loss = losses[architecture["loss"]]()
+            network = cls(layers, loss=loss, backend=backend, dtype=architecture["dtype"])
+            network.load_state_dict(state)
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(f"the architecture and the weights in {path} do not fit each other: {error}") from error
+        return network
+
+    def _inputs(self, X: Any) -> Array:
+        """Return `X` on the backend, in the network's dtype."""
+        shape = np.shape(X)
+        if len(shape) != 2 or shape[1] != self.n_inputs or shape[0] == 0:
+            raise ValueError(f"X must have the shape (n, {self.n_inputs}) with n ≥ 1, got {shape}")
+        inputs = self.backend.asarray(X, dtype=self.dtype)
+        # The sum is finite where all is; one number leaves the device, and no mask of all rows is made.
+        if not np.isfinite(float(self.backend.xp.sum(inputs, dtype="float64"))):
+            raise ValueError("X has values that are not finite (NaN or infinity)")
+        return inputs
+
+    def _labels(self, y: Any, rows: int) -> Array:
+        """Return `y` as class indices on the backend, checked on the host."""
+        labels = _class_indices(self.backend.to_host(y), self.n_classes)
+        if len(labels) != rows:
+            raise ValueError(f"X has {rows} rows, but y has {len(labels)}")
+        return self.backend.asarray(labels)
+
+
+def load(path: str | Path, *, backend: Backend | str = "cpu") -> Sequential:
+    """Return the network saved at `path`, on `backend`; see `Sequential.load`."""
+    return Sequential.load(path, backend)
+
+
+def _class_indices(y: ArrayLike, classes: int) -> NDArray[np.integer[Any]]:
+    """Return `y` (n,) or one-hot (n, classes) as class indices (n,); raise `ValueError` where it is neither."""
+    labels = np.asarray(y)
+    if labels.ndim == 2:
+        if labels.shape[1] != classes or not ((labels == 0) | (labels == 1)).all() or (labels.sum(axis=1) != 1).any():
+            raise ValueError(f"y of two dimensions must be one-hot rows (n, {classes}), got the shape {labels.shape}")
+        return np.argmax(labels, axis=1)
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(
+            f"y must be class indices (n,) of an integer dtype or one-hot rows (n, {classes}), "
+            f"got the shape {labels.shape} of dtype {labels.dtype}"
+        )
+    if labels.size and not 0 <= labels.min() <= labels.max() < classes:
+        raise ValueError(f"y must be from 0 to {classes - 1}, got {labels.min()} to {labels.max()}")
+    return labels

@@ -1,0 +1,16 @@
+"""Layers, activations, losses and the network: forward and backward."""
+
+from fmnist_xp.nn.activations import ReLU, Softmax
+from fmnist_xp.nn.layers import Dense, Layer
+from fmnist_xp.nn.losses import CategoricalCrossentropy, SoftmaxCategoricalCrossentropy
+from fmnist_xp.nn.network import Network
+
+__all__ = [
+    "CategoricalCrossentropy",
+    "Dense",
+    "Layer",
+    "Network",
+    "ReLU",
+    "Softmax",
+    "SoftmaxCategoricalCrossentropy",
+]

@@ -1,0 +1,73 @@
+"""Activations: layers without parameters."""
+
+from typing import Any
+
+from fmnist_xp.backend import Array
+from fmnist_xp.nn.layers import Layer
+
+
+def relu(xp: Any, inputs: Array, output: Array) -> None:
+    """Write max(inputs, 0) to `output`."""
+    xp.maximum(inputs, 0, out=output)
+
+
+def relu_gradient(xp: Any, dvalues: Array, output: Array, dinputs: Array) -> None:
+    """Write `dvalues` where `output` is above 0, and 0 elsewhere, to `dinputs`."""
+    xp.multiply(dvalues, output > 0, out=dinputs)
+
+
+def shifted_exp(xp: Any, inputs: Array, row_maximum: Array, output: Array) -> None:
+    """Write exp(inputs - row_maximum) to `output`."""
+    xp.exp(inputs - row_maximum, out=output)
+
+
+def divide_rows(xp: Any, values: Array, row_sum: Array) -> None:
+    """Divide every row of `values` by its `row_sum`, in place."""
+    xp.divide(values, row_sum, out=values)
+
+
+def softmax_gradient(xp: Any, dvalues: Array, output: Array, row_dot: Array, dinputs: Array) -> None:
+    """Write output · (dvalues − row_dot) to `dinputs`."""
+    xp.multiply(output, dvalues - row_dot, out=dinputs)
+
+
+class ReLU(Layer):
+    """Rectified linear unit, max(x, 0); its gradient is 0 where the input is ≤ 0."""
+
+    def forward(self, inputs: Array) -> Array:
+        """Set and return `output`, of the shape and dtype of `inputs`."""
+        inputs = self.backend.check(inputs, "inputs")
+        self.output = inputs if self.overwrite_inputs else self._buffer("output", inputs.shape, inputs.dtype)
+        self.backend.fuse(relu)(inputs, self.output)
+        return self.output
+
+    def backward(self, dvalues: Array) -> Array:
+        """Set and return `dinputs`; the output tells where the input was above 0."""
+        dvalues = self.backend.check(dvalues, "dvalues")
+        self.dinputs = dvalues if self.reuse_buffers else self._buffer("dinputs", dvalues.shape, dvalues.dtype)
+        self.backend.fuse(relu_gradient)(dvalues, self.output, self.dinputs)
+        return self.dinputs
+
+
+class Softmax(Layer):
+    """exp(x) over its row sum; the row's maximum is taken off first, so that exp cannot overflow."""
+
+    def forward(self, inputs: Array) -> Array:
+        """Set and return `output` (rows, classes), whose rows sum to 1."""
+        xp = self.backend.xp
+        inputs = self.backend.check(inputs, "inputs")
+        self.output = inputs if self.overwrite_inputs else self._buffer("output", inputs.shape, inputs.dtype)
+        row = self._buffer("row", (len(inputs), 1), inputs.dtype)
+        xp.max(inputs, axis=1, keepdims=True, out=row)
+        self.backend.fuse(shifted_exp)(inputs, row, self.output)
+        xp.sum(self.output, axis=1, keepdims=True, out=row)
+        self.backend.fuse(divide_rows)(self.output, row)
+        return self.output
+
+    def backward(self, dvalues: Array) -> Array:
+        """Set and return `dinputs`: each row's Jacobian diag(s) − s·sᵀ applied to its row of `dvalues`."""
+        dvalues = self.backend.check(dvalues, "dvalues")
+        row_dot = self.backend.xp.sum(dvalues * self.output, axis=1, keepdims=True)
+        self.dinputs = self._buffer("dinputs", dvalues.shape, dvalues.dtype)
+        self.backend.fuse(softmax_gradient)(dvalues, self.output, row_dot, self.dinputs)
+        return self.dinputs

@@ -1,0 +1,157 @@
+"""Losses: categorical cross-entropy, alone and joined with softmax.
+
+Labels are class indices (rows,) of any integer dtype, or one-hot rows (rows, classes).
+"""
+
+from typing import Any, Self
+
+from fmnist_xp.backend import Array, Backend
+from fmnist_xp.nn.activations import Softmax
+from fmnist_xp.nn.layers import Dense
+from fmnist_xp.nn.module import Module
+
+# Predictions are clipped to [CLIP, 1 − CLIP] before the logarithm, so that no sample's loss is infinite.
+CLIP = 1e-7
+
+
+def crossentropy(xp: Any, predictions: Array, clip: float, losses: Array) -> None:
+    """Write −log of `predictions`, clipped to [clip, 1 − clip], to `losses`."""
+    xp.negative(xp.log(xp.minimum(xp.maximum(predictions, clip), 1 - clip)), out=losses)
+
+
+def crossentropy_gradient(
+    xp: Any, predictions: Array, classes: Array, labels: Array, clip: float, weight: float, dinputs: Array
+) -> None:
+    """Write −y/ŷ · weight to `dinputs`; ŷ is held above `clip`, as in the loss."""
+    xp.divide((classes == labels) * -weight, xp.maximum(predictions, clip), out=dinputs)
+
+
+def softmax_crossentropy_gradient(
+    xp: Any, probabilities: Array, classes: Array, labels: Array, weight: float, dinputs: Array
+) -> None:
+    """Write (ŷ − y) · weight to `dinputs`."""
+    xp.multiply(probabilities - (classes == labels), weight, out=dinputs)
+
+
+class CategoricalCrossentropy(Module):
+    """−log of the probability given to the true class, averaged over the samples.
+
+    `predictions` are probabilities (rows, classes). Goodfellow, Bengio & Courville, *Deep Learning* (2016), 6.2.2.
+    """
+
+    dinputs: Array
+
+    def __init__(self, backend: Backend | None = None) -> None:
+        """Compute on `backend`."""
+        super().__init__(backend)
+        self._class_rows: dict[tuple[int, Any], Array] = {}
+
+    def bind(self, backend: Backend) -> None:
+        """Compute on `backend` from now on."""
+        super().bind(backend)
+        self._class_rows = {}
+
+    def activate(self, outputs: Array) -> Array:
+        """Return the class probabilities, given the output of a network's last layer: here the output itself."""
+        return outputs
+
+    def sample_losses(self, predictions: Array, labels: Array) -> Array:
+        """Return the loss of each sample, (rows,)."""
+        xp = self.backend.xp
+        predictions, labels = self._checked(predictions, labels)
+        true_class = predictions[xp.arange(len(labels)), labels]
+        losses = self._buffer("losses", true_class.shape, true_class.dtype)
+        self.backend.fuse(crossentropy)(true_class, CLIP, losses)
+        return losses
+
+    def forward(self, predictions: Array, labels: Array) -> Array:
+        """Return the loss of each sample, (rows,)."""
+        return self.sample_losses(predictions, labels)
+
+    def calculate(self, predictions: Array, labels: Array) -> Array:
+        """Return the data loss, the mean over the samples, as a scalar that stays on the device."""
+        return self.backend.xp.mean(self.sample_losses(predictions, labels))
+
+    def regularization_loss(self, *layers: Dense) -> Array:
+        """Return the sum of the regularization losses of `layers`, as a scalar that stays on the device."""
+        return sum((layer.regularization_loss() for layer in layers), start=0.0)
+
+    def correct(self, predictions: Array, labels: Array) -> Array:
+        """Return for each sample whether the class of the highest probability is the true one, (rows,) bool."""
+        predictions, labels = self._checked(predictions, labels)
+        return self.backend.xp.argmax(predictions, axis=1) == labels
+
+    def backward(self, dvalues: Array, labels: Array, samples: int | None = None) -> Array:
+        """Set and return `dinputs` (rows, classes) = −y/ŷ / samples, given ŷ as `dvalues`.
+
+        `samples` is the number that the mean is over; by default the rows given.
+        """
+        predictions, labels = self._checked(dvalues, labels)
+        self.dinputs = self._buffer("dinputs", predictions.shape, predictions.dtype)
+        weight = 1 / (samples or len(labels))
+        self.backend.fuse(crossentropy_gradient)(
+            predictions, self._classes(predictions, labels), labels[:, None], CLIP, weight, self.dinputs
+        )
+        return self.dinputs
+
+    def _classes(self, predictions: Array, labels: Array) -> Array:
+        """Return the class indices as a row (1, classes) of the labels' dtype, made once."""
+        key = predictions.shape[1], labels.dtype
+        if key not in self._class_rows:
+            self._class_rows[key] = self.backend.xp.arange(key[0], dtype=key[1])[None, :]
+        return self._class_rows[key]
+
+    def _checked(self, predictions: Array, labels: Array) -> tuple[Array, Array]:
+        """Return both where they belong, the labels as class indices."""
+        predictions = self.backend.check(predictions, "predictions")
+        labels = self.backend.check(labels, "labels")
+        if predictions.ndim != 2 or labels.ndim not in (1, 2) or len(labels) != len(predictions):
+            raise ValueError(
+                f"labels must be (rows,) or (rows, classes) for predictions (rows, classes), "
+                f"got labels {labels.shape} for predictions {predictions.shape}"
+            )
+        return predictions, labels if labels.ndim == 1 else self.backend.xp.argmax(labels, axis=1)
+
+
+class SoftmaxCategoricalCrossentropy(CategoricalCrossentropy):
+    """Softmax and categorical cross-entropy in one: the gradient of both together is (ŷ − y) / samples."""
+
+    output: Array
+
+    def __init__(self, backend: Backend | None = None) -> None:
+        """Compute on `backend`."""
+        super().__init__(backend)
+        self._softmax = Softmax(backend)
+
+    def bind(self, backend: Backend) -> None:
+        """Compute on `backend` from now on."""
+        super().bind(backend)
+        self._softmax.bind(backend)
+
+    def replica(self) -> Self:
+        """Return a copy with buffers of its own that it makes once."""
+        twin = super().replica()
+        twin._softmax = self._softmax.replica()
+        return twin
+
+    def activate(self, outputs: Array) -> Array:
+        """Set and return `output`, the class probabilities of the logits `outputs`, both (rows, classes)."""
+        self._softmax.overwrite_inputs = self.overwrite_inputs
+        self.output = self._softmax.forward(outputs)
+        return self.output
+
+    def forward(self, inputs: Array, labels: Array) -> Array:
+        """Set `output` to the probabilities of the logits `inputs` and return the mean loss of the samples."""
+        return self.calculate(self.activate(inputs), labels)
+
+    def backward(self, dvalues: Array, labels: Array, samples: int | None = None) -> Array:
+        """Set and return `dinputs` (rows, classes) = (ŷ − y) / samples, given ŷ (`output`) as `dvalues`."""
+        probabilities, labels = self._checked(dvalues, labels)
+        self.dinputs = (
+            probabilities if self.reuse_buffers else self._buffer("dinputs", probabilities.shape, probabilities.dtype)
+        )
+        weight = 1 / (samples or len(labels))
+        self.backend.fuse(softmax_crossentropy_gradient)(
+            probabilities, self._classes(probabilities, labels), labels[:, None], weight, self.dinputs
+        )
+        return self.dinputs

@@ -1,0 +1,176 @@
+"""A network: layers in a row and a loss, with all parameters in one vector. Forward and backward, nothing else."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+from fmnist_xp.backend import FLOAT_DTYPES, Array, Backend, get_backend
+from fmnist_xp.nn.activations import Softmax
+from fmnist_xp.nn.layers import Dense, Layer
+from fmnist_xp.nn.losses import CategoricalCrossentropy, SoftmaxCategoricalCrossentropy
+
+
+class Network:
+    """Layers in a row, and a loss.
+
+    `parameters` and `gradients` are vectors over all Dense layers in order, each with its weights and then its
+    biases; a layer's `weights`, `biases`, `dweights` and `dbiases` are views of them. An optimizer's step is one
+    expression on these vectors.
+
+    Parameters
+    ----------
+    layers
+        The layers from input to output, the first of them Dense. They become part of this network.
+    loss
+        The loss; by default softmax joined with categorical cross-entropy.
+    backend
+        A `Backend`, or the name of a device for `get_backend`.
+    seed
+        Seed from which all weights are drawn anew, layer by layer; None keeps the weights that the layers have.
+    dtype
+        "float32" or "float64".
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        loss: CategoricalCrossentropy | None = None,
+        backend: Backend | str = "cpu",
+        seed: int | None = None,
+        dtype: str = "float32",
+    ) -> None:
+        self.backend = get_backend(backend)
+        self.layers = list(layers)
+        self.loss = loss or SoftmaxCategoricalCrossentropy(self.backend)
+        self.dtype = dtype
+        _check_architecture(self.layers, self.loss, dtype)
+        self.dense = [layer for layer in self.layers if isinstance(layer, Dense)]
+        values = [layer.backend.to_host(layer.parameters) for layer in self.dense]
+        for module in (*self.layers, self.loss):
+            module.bind(self.backend)
+        self.parameters = self.backend.xp.empty(sum(layer.size for layer in self.dense), dtype=dtype)
+        self.gradients = self.backend.xp.zeros_like(self.parameters)
+        for layer, part, held in zip(self.dense, self._parts(), values, strict=True):
+            self.parameters[part] = self.backend.asarray(held, dtype=dtype)
+            layer.attach(self.parameters[part], self.gradients[part])
+        if seed is not None:
+            generator = self.backend.generator(seed)
+            for layer in self.dense:
+                layer.draw(generator)
+
+    def _parts(self) -> list[slice]:
+        """Return the slice of the parameter vector that each Dense layer has."""
+        ends = [sum(layer.size for layer in self.dense[: i + 1]) for i in range(len(self.dense))]
+        return [slice(end - layer.size, end) for layer, end in zip(self.dense, ends, strict=True)]
+
+    @property
+    def n_inputs(self) -> int:
+        """Number of columns of the input."""
+        return self.dense[0].n_inputs
+
+    @property
+    def n_classes(self) -> int:
+        """Number of columns of the output."""
+        return self.dense[-1].n_neurons
+
+    @property
+    def widths(self) -> list[int]:
+        """Number of columns of the input and of each Dense layer's output."""
+        return [self.n_inputs, *(layer.n_neurons for layer in self.dense)]
+
+    def replica(self) -> Self:
+        """Return a network that shares the parameters, with gradients and buffers of its own that it makes once."""
+        twin = copy.copy(self)
+        twin.layers = [layer.replica() for layer in self.layers]
+        twin.dense = [layer for layer in twin.layers if isinstance(layer, Dense)]
+        twin.loss = self.loss.replica()
+        # A Dense layer never needs its own output again, so what follows it may write over that.
+        for before, after in zip(twin.layers, [*twin.layers[1:], twin.loss], strict=True):
+            after.overwrite_inputs = isinstance(before, Dense)
+        twin.gradients = self.backend.xp.empty_like(self.gradients)
+        for layer, part in zip(twin.dense, self._parts(), strict=True):
+            layer.attach_gradients(twin.gradients[part])
+        return twin
+
+    def forward(self, inputs: Array) -> Array:
+        """Return the class probabilities (rows, classes) of `inputs` (rows, n_inputs)."""
+        for layer in self.layers:
+            inputs = layer.forward(inputs)
+        return self.loss.activate(inputs)
+
+    def backward(self, probabilities: Array, labels: Array, samples: int | None = None) -> None:
+        """Set `gradients` to those of the data loss alone, after `forward` gave `probabilities`.
+
+        `samples` is the number that the loss is the mean over, by default the rows given: with all rows' number,
+        the gradients of blocks of rows add up to the whole. The gradient of the images is not computed.
+        """
+        dvalues = self.loss.backward(probabilities, labels, samples)
+        for layer in reversed(self.layers[1:]):
+            if isinstance(layer, Dense):
+                layer.backward_parameters(dvalues)
+                dvalues = layer.backward_inputs(dvalues)
+            else:
+                dvalues = layer.backward(dvalues)
+        self.dense[0].backward_parameters(dvalues)
+
+    def add_penalty_gradients(self) -> None:
+        """Add the gradient of `regularization_loss` to `gradients`."""
+        for layer in self.dense:
+            layer.add_penalty_gradients()
+
+    def regularization_loss(self) -> Array:
+        """Return the sum of the layers' regularization losses, as a scalar that stays on the device."""
+        return self.loss.regularization_loss(*self.dense)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return copies of all weights and biases as NumPy arrays, named dense1.weights, dense1.biases, …"""
+        return {name: self.backend.to_host(view).copy() for name, view in self._views().items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Copy in all weights and biases, named and shaped as `state_dict` has them.
+
+        Raises `ValueError`, and changes nothing, where a name is missing or unknown or a shape differs.
+        """
+        views = self._views()
+        if missing := sorted(views.keys() - state.keys()):
+            raise ValueError(f"the state lacks {', '.join(missing)}")
+        if unknown := sorted(state.keys() - views.keys()):
+            raise ValueError(
+                f"the state has {', '.join(unknown)}, which this network of {len(self.dense)} Dense lacks"
+            )
+        arrays = {name: self.backend.asarray(values, dtype=self.dtype) for name, values in state.items()}
+        for name, view in views.items():
+            if arrays[name].shape != view.shape:
+                raise ValueError(f"{name} must have the shape {view.shape}, got {arrays[name].shape}")
+        for name, view in views.items():
+            view[...] = arrays[name]
+
+    def _views(self) -> dict[str, Array]:
+        return {
+            f"dense{number}.{name}": view
+            for number, layer in enumerate(self.dense, start=1)
+            for name, view in (("weights", layer.weights), ("biases", layer.biases))
+        }
+
+
+def _check_architecture(layers: Sequence[Layer], loss: CategoricalCrossentropy, dtype: str) -> None:
+    """Raise `ValueError` where the layers do not fit each other or the loss."""
+    if dtype not in FLOAT_DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(FLOAT_DTYPES)}, got {dtype!r}")
+    if not layers or not isinstance(layers[0], Dense):
+        raise ValueError("the first layer must be Dense")
+    if len({id(layer) for layer in layers}) < len(layers):
+        raise ValueError("each layer can stand in a network only once")
+    dense = [layer for layer in layers if isinstance(layer, Dense)]
+    for number, (before, after) in enumerate(zip(dense, dense[1:], strict=False), start=1):
+        if before.n_neurons != after.n_inputs:
+            raise ValueError(
+                f"dense{number} has {before.n_neurons} neurons, but dense{number + 1} takes {after.n_inputs} inputs"
+            )
+    joined = isinstance(loss, SoftmaxCategoricalCrossentropy)
+    if isinstance(layers[-1], Softmax) is joined:
+        raise ValueError(
+            "SoftmaxCategoricalCrossentropy brings its own softmax: leave the last Softmax layer out"
+            if joined
+            else "CategoricalCrossentropy takes probabilities: end the layers with Softmax()"
+        )

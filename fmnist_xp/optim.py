@@ -1,0 +1,189 @@
+"""Optimizers: one expression each on a vector of parameters, its gradient and its moments.
+
+An optimizer updates anything with `parameters`, `gradients` (vectors of one length) and a `backend`: a whole
+network, or a single Dense layer by hand, as in the notebook:
+
+    optimizer.pre_update_params()
+    optimizer.update_params(dense1)
+    optimizer.update_params(dense2)
+    optimizer.post_update_params()
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+from fmnist_xp.backend import Array, Backend
+
+
+class Trainable(Protocol):
+    """What an optimizer updates."""
+
+    backend: Backend
+    parameters: Array
+    gradients: Array
+
+
+def sgd(xp: Any, parameters: Array, gradients: Array, learning_rate: float) -> None:
+    """θ ← θ − lr·g."""
+    xp.subtract(parameters, learning_rate * gradients, out=parameters)
+
+
+def sgd_momentum(
+    xp: Any, parameters: Array, gradients: Array, velocity: Array, learning_rate: float, momentum: float
+) -> None:
+    """v ← μ·v − lr·g, θ ← θ + v."""
+    xp.subtract(momentum * velocity, learning_rate * gradients, out=velocity)
+    xp.add(parameters, velocity, out=parameters)
+
+
+def adam(
+    xp: Any,
+    parameters: Array,
+    gradients: Array,
+    mean: Array,
+    square: Array,
+    weight_1: float,
+    weight_2: float,
+    correction_1: float,
+    correction_2: float,
+    learning_rate: float,
+    epsilon: float,
+) -> None:
+    """m ← m + w₁(g − m), c ← c + w₂(g² − c), θ ← θ − lr · (m/k₁) / (√(c/k₂) + ε); wᵢ = 1 − βᵢ, kᵢ = 1 − βᵢᵗ⁺¹."""
+    # 1 − β comes in ready-made: in float32, 1 − 0.999 would be off by 5e-5.
+    xp.add(mean, weight_1 * (gradients - mean), out=mean)
+    xp.add(square, weight_2 * (gradients * gradients - square), out=square)
+    step = (mean / correction_1) / (xp.sqrt(square / correction_2) + epsilon)
+    xp.subtract(parameters, learning_rate * step, out=parameters)
+
+
+class Optimizer(ABC):
+    """The learning rate's schedule, lr₀ / (1 + decay · t), and the moments of what is updated.
+
+    `iterations` is t, the number of updates made; `current_learning_rate` that of the last update, or lr₀ before
+    the first.
+    """
+
+    moments: int
+    """Number of vectors kept for each vector of parameters."""
+
+    def __init__(self, learning_rate: float, decay: float) -> None:
+        _check_number("learning_rate", learning_rate, 0, float("inf"), open_low=True)
+        _check_number("decay", decay, 0, float("inf"))
+        self.learning_rate = float(learning_rate)
+        self.decay = float(decay)
+        self.current_learning_rate = self.learning_rate
+        self.iterations = 0
+        self._moments: WeakKeyDictionary[Trainable, list[Array]] = WeakKeyDictionary()
+
+    def pre_update_params(self) -> None:
+        """Set the learning rate of the coming update."""
+        self.current_learning_rate = self.learning_rate / (1 + self.decay * self.iterations)
+
+    def update_params(self, target: Trainable) -> None:
+        """Update the parameters of `target`, a network or a Dense layer, from its gradients."""
+        moments = self._moments.get(target)
+        if moments is None:
+            zeros = target.backend.xp.zeros_like
+            moments = self._moments[target] = [zeros(target.parameters) for _ in range(self.moments)]
+        self._update(target.backend, target.parameters, target.gradients, *moments)
+
+    def post_update_params(self) -> None:
+        """Count the update."""
+        self.iterations += 1
+
+    def step(self, target: Trainable) -> None:
+        """Make one whole update of `target`."""
+        self.pre_update_params()
+        self.update_params(target)
+        self.post_update_params()
+
+    @abstractmethod
+    def _update(self, backend: Backend, parameters: Array, gradients: Array, *moments: Array) -> None:
+        """Make the update of one vector, in place."""
+
+    @abstractmethod
+    def config(self) -> dict[str, float]:
+        """Return the constructor's arguments."""
+
+
+class SGD(Optimizer):
+    """Gradient descent, with momentum where `momentum` is above 0.
+
+    θ ← θ − lr·g, or v ← μ·v − lr·g and θ ← θ + v with v = 0 at first (Sutskever et al., *On the importance of
+    initialization and momentum in deep learning*, ICML 2013, equations 1 and 2).
+
+    Parameters: `learning_rate` > 0, `decay` ≥ 0 and 0 ≤ `momentum` < 1, else `ValueError`.
+    """
+
+    def __init__(self, learning_rate: float = 1.0, decay: float = 0.0, momentum: float = 0.0) -> None:
+        super().__init__(learning_rate, decay)
+        _check_number("momentum", momentum, 0, 1)
+        self.momentum = float(momentum)
+        self.moments = 1 if self.momentum else 0
+
+    def _update(self, backend: Backend, parameters: Array, gradients: Array, *moments: Array) -> None:
+        rate = self.current_learning_rate
+        if self.momentum:
+            backend.fuse(sgd_momentum)(parameters, gradients, *moments, rate, self.momentum)
+        else:
+            backend.fuse(sgd)(parameters, gradients, rate)
+
+    def config(self) -> dict[str, float]:
+        """Return the constructor's arguments."""
+        return {"learning_rate": self.learning_rate, "decay": self.decay, "momentum": self.momentum}
+
+
+class Adam(Optimizer):
+    """Adam (Kingma & Ba, *Adam: A Method for Stochastic Optimization*, ICLR 2015, algorithm 1).
+
+    m ← β₁m + (1 − β₁)g, c ← β₂c + (1 − β₂)g², θ ← θ − lr · m̂ / (√ĉ + ε), with m̂ = m / (1 − β₁ᵗ⁺¹) and
+    ĉ = c / (1 − β₂ᵗ⁺¹).
+
+    Parameters: `learning_rate` > 0, `decay` ≥ 0, 0 ≤ `beta_1`, `beta_2` < 1 and `epsilon` > 0, else `ValueError`.
+    """
+
+    moments = 2
+
+    def __init__(
+        self,
+        learning_rate: float = 0.001,
+        decay: float = 0.0,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-7,
+    ) -> None:
+        super().__init__(learning_rate, decay)
+        _check_number("beta_1", beta_1, 0, 1)
+        _check_number("beta_2", beta_2, 0, 1)
+        _check_number("epsilon", epsilon, 0, float("inf"), open_low=True)
+        self.beta_1 = float(beta_1)
+        self.beta_2 = float(beta_2)
+        self.epsilon = float(epsilon)
+
+    def _update(self, backend: Backend, parameters: Array, gradients: Array, *moments: Array) -> None:
+        updates = self.iterations + 1
+        backend.fuse(adam)(
+            parameters,
+            gradients,
+            *moments,
+            1 - self.beta_1,
+            1 - self.beta_2,
+            1 - self.beta_1**updates,
+            1 - self.beta_2**updates,
+            self.current_learning_rate,
+            self.epsilon,
+        )
+
+    def config(self) -> dict[str, float]:
+        """Return the constructor's arguments."""
+        names = ("learning_rate", "decay", "beta_1", "beta_2", "epsilon")
+        return {name: getattr(self, name) for name in names}
+
+
+def _check_number(name: str, value: float, low: float, high: float, *, open_low: bool = False) -> None:
+    if not (low < value if open_low else low <= value) or not value < high:
+        lower = f"above {low:g}" if open_low else f"at least {low:g}"
+        upper = "finite" if high == float("inf") else f"below {high:g}"
+        raise ValueError(f"{name} must be {lower} and {upper}, got {value!r}")

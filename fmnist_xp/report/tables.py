@@ -1,0 +1,173 @@
+"""The tables of finished runs: class scores from a confusion matrix, and runs beside the notebook's."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fmnist_xp.data.dataset import CLASS_NAMES
+from fmnist_xp.report.notebook import NOTEBOOK_EPOCHS, NOTEBOOK_ROWS, NOTEBOOK_TEST, FinalFigures
+from fmnist_xp.train.history import History
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table, ending in a newline; a `|` inside a cell is escaped.
+
+    Raises `ValueError` where a row is not as long as the header.
+    """
+    lines = [header, ["---"] * len(header), *rows]
+    for row in lines:
+        if len(row) != len(header):
+            raise ValueError(f"a row has {len(row)} cells and the header {len(header)}: {row}")
+    return "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |\n" for row in lines)
+
+
+def confusion_matrix(labels: ArrayLike, predictions: ArrayLike, classes: int = 10) -> NDArray[np.int64]:
+    """Count how often each class was taken for each: rows are true classes, columns predicted ones.
+
+    `labels` and `predictions` are integers of shape (n,) in 0 … `classes` − 1; the matrix is int64 of shape
+    (`classes`, `classes`). Raises `ValueError` where the shapes differ or a class is out of range.
+    """
+    # Wide integers first: in uint8, as labels come, the cell's number below would overflow.
+    true, predicted = np.asarray(labels, dtype=np.int64), np.asarray(predictions, dtype=np.int64)
+    if true.ndim != 1 or true.shape != predicted.shape:
+        raise ValueError(f"labels of shape {true.shape} and predictions of shape {predicted.shape}")
+    for name, values in (("label", true), ("prediction", predicted)):
+        outside = values[(values < 0) | (values >= classes)]
+        if outside.size:
+            raise ValueError(f"a {name} is {outside[0]}: classes are 0 to {classes - 1}")
+    cells = np.bincount(true * classes + predicted, minlength=classes**2)
+    return cells.astype(np.int64).reshape(classes, classes)
+
+
+class ClassScore(NamedTuple):
+    """How well one class was told from the others; `support` is how many samples truly are of it."""
+
+    name: str
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+def class_report(matrix: NDArray[np.int64], class_names: Sequence[str] = CLASS_NAMES) -> list[ClassScore]:
+    """Return the scores of each class from a confusion matrix (rows true, columns predicted).
+
+    A score whose denominator is 0 (a class never predicted, or without samples) is 0.0. Raises `ValueError`
+    where `matrix` is not square or has not one row a name.
+    """
+    if matrix.shape != (len(class_names), len(class_names)):
+        raise ValueError(f"a matrix of shape {matrix.shape} for {len(class_names)} class names")
+    hits, support, predicted = np.diagonal(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
+    # A denominator of 0 has a numerator of 0 as well, so dividing by 1 there gives the 0.0 promised.
+    precision = hits / np.maximum(predicted, 1)
+    recall = hits / np.maximum(support, 1)
+    f1 = 2 * hits / np.maximum(support + predicted, 1)
+    columns = (precision.tolist(), recall.tolist(), f1.tolist(), support.tolist())
+    return [ClassScore(*row) for row in zip(class_names, *columns, strict=True)]
+
+
+def class_table(scores: Iterable[ClassScore]) -> str:
+    """Return `class_report` as a Markdown table."""
+    rows = ((s.name, f"{s.precision:.3f}", f"{s.recall:.3f}", f"{s.f1:.3f}", str(s.support)) for s in scores)
+    return markdown_table(("class", "precision", "recall", "F1", "support"), rows)
+
+
+def mean_and_spread(values: Sequence[float]) -> str:
+    """Return "mean ± standard deviation (lowest–highest)" with 3 decimals; of one value, just the value.
+
+    The deviation is that of a sample (n − 1). Raises `ValueError` where there is no value.
+    """
+    if len(values) == 0:
+        raise ValueError("no values: a mean needs at least one")
+    if len(values) == 1:
+        return f"{values[0]:.3f}"
+    with np.errstate(invalid="ignore"):  # a run that diverged may have a loss of infinity
+        mean, deviation = np.mean(values), np.std(values, ddof=1)
+    return f"{mean:.3f} ± {deviation:.3f} ({min(values):.3f}–{max(values):.3f})"
+
+
+def reproduce_table(
+    results: Mapping[str, Sequence[Mapping[str, Any]]], histories: Mapping[str, Sequence[History]]
+) -> str:
+    """Return a Markdown table of runs beside the notebook's figures, with notes below it.
+
+    `results` maps an experiment to the contents of its runs' `result.json`, one a seed, and `histories` to
+    the histories of the same runs in the same order. The test figures are the results'. The training
+    figures are the histories' last: the notebook has none after the last update, so the results' own
+    `train_accuracy` and `train_loss` would not compare. Whether the notebook's figure lies in the range of
+    seeds is said of runs on as many epochs and images of Fashion-MNIST; of others, what keeps them from
+    comparing. An experiment that the notebook lacks gets "—".
+
+    Raises `ValueError` where the two do not hold the same runs, an experiment has none, or a history has
+    nothing logged.
+    """
+    rows: list[tuple[str, ...]] = []
+    for experiment, runs in results.items():
+        ours = [_final_figures(*run) for run in zip(runs, histories.get(experiment, ()), strict=True)]
+        data = _joined(run["dataset"]["name"] for run in runs)
+        seeds = _joined(run["seed"] for run in runs)
+        differences = _joined(difference for run in runs for difference in _differences(run))
+        for name, label in _FIGURES.items():
+            values = [getattr(figures, name) for figures in ours]
+            spread = mean_and_spread(values)
+            if experiment not in NOTEBOOK_TEST:
+                notebook, verdict = "—", "—"
+            else:
+                notebook = f"{getattr(NOTEBOOK_TEST[experiment], name):.3f}"
+                verdict = (
+                    f"not comparable: {differences}" if differences else _inside(float(notebook), values)
+                )
+            rows.append((experiment, data, seeds, label, spread, notebook, verdict))
+    header = ("experiment", "data", "seeds", "figure", "ours", "notebook", "notebook inside our range")
+    table = f"{markdown_table(header, rows)}\n{_LEGEND}\n"
+    synthetic = any(run["dataset"]["name"] == "synthetic" for runs in results.values() for run in runs)
+    return f"{table}\n{_SYNTHETIC}\n" if synthetic else table
+
+
+_LEGEND = (
+    "Ours: mean ± sample standard deviation (lowest–highest) over the seeds. Training figures are those of "
+    "the last logged epoch, before its update; test figures follow the last update."
+)
+_SYNTHETIC = (
+    "**Synthetic data.** Rows marked synthetic were trained and tested on synthetic images, not on "
+    "Fashion-MNIST: their figures say nothing about the notebook's."
+)
+_FIGURES = {
+    "test_accuracy": "test accuracy",
+    "test_loss": "test data loss",
+    "train_accuracy": "training accuracy",
+    "train_loss": "training loss",
+}
+
+
+def _final_figures(result: Mapping[str, Any], history: History) -> FinalFigures:
+    if not history:
+        raise ValueError(f"the history of {result['experiment']}, seed {result['seed']}, has nothing logged")
+    return FinalFigures(
+        history.accuracy[-1], history.loss[-1], float(result["test_accuracy"]), float(result["test_loss"])
+    )
+
+
+def _inside(figure: float, values: Sequence[float]) -> str:
+    """Say whether `figure`, printed with 3 decimals, lies in the range of `values` rounded likewise."""
+    if len(values) == 1:
+        return "one seed: no range"
+    return "yes" if round(min(values), 3) <= figure <= round(max(values), 3) else "no"
+
+
+def _differences(result: Mapping[str, Any]) -> Iterator[str]:
+    """Say in what a run differs from the notebook's so that their figures do not compare."""
+    dataset = result["dataset"]
+    if dataset["name"] == "synthetic":
+        yield "synthetic data"
+    elif (dataset["train_rows"], dataset["test_rows"]) != NOTEBOOK_ROWS:
+        yield f"{dataset['train_rows']:,} + {dataset['test_rows']:,} images"
+    if result["epochs"] != NOTEBOOK_EPOCHS:
+        yield f"{result['epochs']:,} epochs"
+
+
+def _joined(values: Iterable[Any]) -> str:
+    """Return the distinct values in rising order, as "0, 1, 2"."""
+    return ", ".join(str(value) for value in sorted(set(values)))

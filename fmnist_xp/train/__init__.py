@@ -1,0 +1,1 @@
+"""Full-batch training: the engine, the epoch loop, what it logs and what it saves."""
