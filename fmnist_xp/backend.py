@@ -5,22 +5,21 @@ as an `xp` expression, and never asks which device it is on.
 """
 
 import functools
+import itertools
 import logging
-import os
-import platform
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeAlias
 
 import numpy as np
-from threadpoolctl import threadpool_info, threadpool_limits
+from threadpoolctl import threadpool_limits
 
 from fmnist_xp.errors import DeviceError
+from fmnist_xp.machine import cpu_name, peak_resident_bytes, usable_cores
 
 logger = logging.getLogger("fmnist_xp")
 
@@ -90,8 +89,10 @@ class Backend(ABC):
 
             @functools.wraps(formula)
             def fused(*arguments: Any) -> Any:
-                scalar = next(a.dtype.type for a in arguments if isinstance(a, array_type))
-                return compiled(*(scalar(a) if isinstance(a, float) else a for a in arguments))
+                if float in map(type, arguments):
+                    scalar = next(a.dtype.type for a in arguments if isinstance(a, array_type))
+                    arguments = tuple(scalar(a) if type(a) is float else a for a in arguments)
+                return compiled(*arguments)
 
             self._fused[formula] = fused
         return self._fused[formula]
@@ -172,7 +173,7 @@ class CpuBackend(Backend):
 
     def seconds_between(self, marks: Sequence[float]) -> list[float]:
         """Return the differences."""
-        return [end - start for start, end in zip(marks, marks[1:], strict=False)]
+        return [end - start for start, end in itertools.pairwise(marks)]
 
     def peak_memory(self) -> int | None:
         """Return the process's peak resident size."""
@@ -279,7 +280,7 @@ class CudaBackend(Backend):
         if marks:
             marks[-1].synchronize()
         elapsed = self.xp.cuda.get_elapsed_time
-        return [elapsed(start, end) / 1000 for start, end in zip(marks, marks[1:], strict=False)]
+        return [elapsed(start, end) / 1000 for start, end in itertools.pairwise(marks)]
 
     def peak_memory(self) -> int | None:
         """Return what CuPy's memory pool holds; it gives nothing back while a training runs."""
@@ -366,59 +367,3 @@ def cuda_device_count(cupy: ModuleType) -> int:
 def cuda_version(number: int) -> str:
     """Return CUDA's version number, such as 12040, as 12.4."""
     return f"{number // 1000}.{number % 1000 // 10}"
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may use: its affinity and its cgroup's quota, at least 1."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    quota = cgroup_cores()
-    return max(1, min(cores, int(quota))) if quota else cores
-
-
-def cgroup_cores(root: Path = Path("/sys/fs/cgroup")) -> float | None:
-    """Return the CPU quota of the control group in cores (versions 2 and 1), or None where there is none."""
-    try:
-        quota, period = (root / "cpu.max").read_text().split()
-    except (OSError, ValueError):
-        try:
-            quota = (root / "cpu" / "cpu.cfs_quota_us").read_text().strip()
-            period = (root / "cpu" / "cpu.cfs_period_us").read_text().strip()
-        except OSError:
-            return None
-    return None if quota in ("max", "-1") else int(quota) / int(period)
-
-
-def cpu_name() -> str:
-    """Return the processor's name as the operating system has it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def blas_name() -> str:
-    """Return NumPy's BLAS library with its version, as threadpoolctl finds it."""
-    for library in threadpool_info():
-        if library["user_api"] == "blas" and "numpy" in library["filepath"].lower():
-            return f"{library['internal_api']} {library['version']} ({library.get('architecture', 'unknown')})"
-    return "unknown"
-
-
-def peak_resident_bytes() -> int | None:
-    """Return the peak resident size of this process in bytes, or None where the system does not tell."""
-    try:
-        # Not ru_maxrss, which on Linux starts from the size of the process that started this one.
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    if platform.system() != "Darwin":
-        return None
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

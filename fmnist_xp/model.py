@@ -97,9 +97,10 @@ class Sequential(nn.Network):
         with self.backend.computing():
             return self.backend.to_host(FullBatch(self, self._inputs(X)).compute_probabilities())
 
-    def predict(self, X: Any) -> NDArray[np.intp]:
+    def predict(self, X: Any) -> NDArray[np.integer[Any]]:
         """Return the class of the highest probability for each row of `X`, as a NumPy array (n,)."""
-        return np.argmax(self.predict_proba(X), axis=1)
+        classes: NDArray[np.integer[Any]] = self.predict_proba(X).argmax(axis=1)
+        return classes
 
     def save(self, path: str | Path) -> None:
         """Write weights, biases and architecture to `path`, a safetensors file."""
@@ -161,7 +162,7 @@ def _class_indices(y: ArrayLike, classes: int) -> NDArray[np.integer[Any]]:
     if labels.ndim == 2:
         if labels.shape[1] != classes or not ((labels == 0) | (labels == 1)).all() or (labels.sum(axis=1) != 1).any():
             raise ValueError(f"y of two dimensions must be one-hot rows (n, {classes}), got the shape {labels.shape}")
-        return np.argmax(labels, axis=1)
+        labels = labels.argmax(axis=1)
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
             f"y must be class indices (n,) of an integer dtype or one-hot rows (n, {classes}), "

@@ -82,9 +82,7 @@ def _parse(stream: BufferedIOBase, path: Path, kind: str, dimensions: int) -> ND
     head = stream.read(4 * (1 + dimensions))
     magic = 0x0800 + dimensions
     if head[:4] != struct.pack(">I", magic):
-        raise DataError(
-            f"{path}: magic number {head[:4].hex() or 'nothing'} found; {kind} begin with {magic:08x}"
-        )
+        raise DataError(f"{path}: magic number {head[:4].hex() or 'nothing'} found; {kind} begin with {magic:08x}")
     if len(head) < 4 * (1 + dimensions):
         raise DataError(f"{path}: cut short in its header; fetch it again")
     shape = struct.unpack(f">{dimensions}I", head[4:])
@@ -98,7 +96,5 @@ def _parse(stream: BufferedIOBase, path: Path, kind: str, dimensions: int) -> ND
         filled += got
     if filled < len(view) or stream.read(1):
         found = "more" if filled == len(view) else str(filled)
-        raise DataError(
-            f"{path}: {found} bytes of {kind} found, its header promises {len(view)}; fetch it again"
-        )
+        raise DataError(f"{path}: {found} bytes of {kind} found, its header promises {len(view)}; fetch it again")
     return values

@@ -8,21 +8,22 @@ import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
+from numpy.typing import NDArray
 
-from fmnist_xp.data import png
 from fmnist_xp.data.dataset import Dataset
+from fmnist_xp.data.opencv import decode, on_threads, opencv
 from fmnist_xp.errors import DataError
 
 SPLITS = ("train", "test")
 _LABELS = tuple("0123456789")
 _CHUNK = 250
-"""Files decoded at once. The folder is read in 280 such pieces, shared out among the threads."""
+"""Files a thread takes at a time; the first error is then never far away."""
 _LARGEST = 1 << 20
 """Bytes: no image of 28 x 28 pixels is larger, and a zip that unpacks to more is not a data set."""
+
 
 def is_folder_of_images(folder: Path) -> bool:
     """Return whether `folder` has at least one of the two split folders."""
@@ -73,10 +74,26 @@ def read_zip(path: Path, source: str) -> tuple[Dataset, Dataset]:
             def read(name: str) -> bytes:
                 return _read_member(path, archive, name)
 
-            train, test = (_read_split(names[s], f"{top}{s}/", read, source) for s in SPLITS)
+            train, test = (_read_split(names[s], f"{top}{s}/", read, source, f"{path}: ") for s in SPLITS)
             return train, test
     except zipfile.BadZipFile as error:
         raise DataError(f"{path}: not a zip file, or a damaged one ({error}); copy it again") from error
+
+
+def write(dataset: Dataset, folder: Path) -> None:
+    """Write one split to `folder`, made here, as `<label>/NNNN.png`, numbered in the order of the images."""
+    for label in range(10):
+        if not (dataset.labels == label).any():
+            raise DataError(f"{folder / str(label)}: no image of this label; a folder of images needs some")
+        (folder / str(label)).mkdir(parents=True)
+    cv2 = opencv()
+
+    def work(label: int) -> None:
+        for number, index in enumerate(np.flatnonzero(dataset.labels == label)):
+            file = cv2.imencode(".png", dataset.images[index])[1]
+            (folder / str(label) / f"{number:04d}.png").write_bytes(file)
+
+    on_threads(work, range(10))
 
 
 def _zip_layout(path: Path, members: list[str]) -> tuple[str, dict[str, list[list[str]]]]:
@@ -114,20 +131,34 @@ def _by_label(paths: Iterable[str], where: str) -> list[list[str]]:
     return [sorted(found) for found in labels.values()]
 
 
-def _read_split(labels: list[list[str]], base: str, read: Callable[[str], bytes], source: str) -> Dataset:
-    """Read and decode the files `base` + name on all cores, each chunk into its place in one array."""
+def _read_split(
+    labels: list[list[str]], base: str, read: Callable[[str], bytes], source: str, where: str = ""
+) -> Dataset:
+    """Read and decode the files `base` + name on several threads, each into its place in one array.
+
+    `where` goes before a file's name in an error.
+    """
     names = [base + name for found in labels for name in found]
-    images = np.empty((len(names), png.SIDE, png.SIDE), np.uint8)
+    images = np.empty((len(names), 28, 28), np.uint8)
+    unchanged = opencv().IMREAD_UNCHANGED
 
-    def decode(start: int) -> None:
-        chunk = names[start : start + _CHUNK]
-        png.decode([read(name) for name in chunk], chunk, images[start : start + _CHUNK])
+    def work(start: int) -> None:
+        for index in range(start, min(start + _CHUNK, len(names))):
+            image = decode(read(names[index]), unchanged)
+            if image is None:
+                raise DataError(f"{where}{names[index]}: not an image, damaged or cut short; copy the file again")
+            if image.shape != (28, 28) or image.dtype != np.uint8:
+                raise DataError(f"{where}{names[index]}: {_found(image)} found; 28 x 28 pixels of 8-bit grey needed")
+            images[index] = image
 
-    with ThreadPoolExecutor(int(os.environ.get("NT","2"))) as pool:
-        for _ in pool.map(decode, range(0, len(names), _CHUNK)):
-            pass
+    on_threads(work, range(0, len(names), _CHUNK))
     counts = [len(found) for found in labels]
     return Dataset(images, np.repeat(np.arange(10, dtype=np.uint8), counts), "fashion-mnist", source)
+
+
+def _found(image: NDArray[np.generic]) -> str:
+    height, width, *channels = image.shape
+    return f"{width} x {height} pixels of {channels[0] if channels else 1} x {8 * image.itemsize} bits"
 
 
 def _read_file(path: str) -> bytes:
@@ -163,6 +194,4 @@ def _files(folder: Path) -> list[str]:
 
 def _is_hidden(path: str) -> bool:
     """Return whether a file manager left this behind: .DS_Store, Thumbs.db, desktop.ini, __MACOSX/."""
-    return any(
-        part.startswith(".") or part in {"Thumbs.db", "desktop.ini", "__MACOSX"} for part in path.split("/")
-    )
+    return any(part.startswith(".") or part in {"Thumbs.db", "desktop.ini", "__MACOSX"} for part in path.split("/"))

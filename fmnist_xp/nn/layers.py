@@ -175,7 +175,7 @@ class Dense(Layer):
         """Set `dweights = inputsᵀ · dvalues` and `dbiases = Σ_rows dvalues`: the data's part alone."""
         xp = self.backend.xp
         xp.dot(self.inputs.T, dvalues, out=self.dweights)
-        xp.sum(dvalues, axis=0, keepdims=True, out=self.dbiases)
+        xp.dot(self._ones(len(dvalues), dvalues.dtype)[None, :], dvalues, out=self.dbiases)
 
     def backward_inputs(self, dvalues: Array) -> Array:
         """Set and return `dinputs = dvalues · weightsᵀ`."""

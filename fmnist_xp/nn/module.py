@@ -41,3 +41,12 @@ class Module:
         if buffer is None or len(buffer) < shape[0] or buffer.shape[1:] != shape[1:] or buffer.dtype != dtype:
             buffer = self._buffers[name] = self.backend.xp.empty(shape, dtype=dtype)
         return buffer[: shape[0]]
+
+    def _ones(self, count: int, dtype: object) -> Array:
+        """Return a vector of ones, (count,); a product with it is the fastest sum over rows or columns."""
+        if not self.reuse_buffers:
+            return self.backend.xp.ones(count, dtype=dtype)
+        ones = self._buffers.get("ones")
+        if ones is None or len(ones) < count or ones.dtype != dtype:
+            ones = self._buffers["ones"] = self.backend.xp.ones(count, dtype=dtype)
+        return ones[:count]

@@ -1,6 +1,7 @@
 """A network: layers in a row and a loss, with all parameters in one vector. Forward and backward, nothing else."""
 
 import copy
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
@@ -162,7 +163,7 @@ def _check_architecture(layers: Sequence[Layer], loss: CategoricalCrossentropy, 
     if len({id(layer) for layer in layers}) < len(layers):
         raise ValueError("each layer can stand in a network only once")
     dense = [layer for layer in layers if isinstance(layer, Dense)]
-    for number, (before, after) in enumerate(zip(dense, dense[1:], strict=False), start=1):
+    for number, (before, after) in enumerate(itertools.pairwise(dense), start=1):
         if before.n_neurons != after.n_inputs:
             raise ValueError(
                 f"dense{number} has {before.n_neurons} neurons, but dense{number + 1} takes {after.n_inputs} inputs"

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Protocol
+from typing import Any, Protocol
 
 from fmnist_xp.backend import Array
 from fmnist_xp.nn.network import Network
@@ -44,7 +44,7 @@ def train(
     """
     backend = network.backend
     history = History()
-    notify: list[Callable[[History], None]] = [getattr(callback, "on_epoch", callback) for callback in callbacks]
+    notify: list[Any] = [getattr(callback, "on_epoch", callback) for callback in callbacks]
     with backend.computing(), _interrupt_noted() as interrupted:
         batch = FullBatch(network, inputs, labels, block_rows)
         marks = [backend.mark()]

@@ -1,0 +1,26 @@
+"""Fashion-MNIST and its stand-in: found, fetched, verified, read, written and prepared for a network."""
+
+from fmnist_xp.data.dataset import CLASS_NAMES, Dataset
+from fmnist_xp.data.fashion_mnist import load_fashion_mnist
+from fmnist_xp.data.download import fetch
+from fmnist_xp.data.formats import FORMATS, export
+from fmnist_xp.data.info import SplitInfo, describe
+from fmnist_xp.data.photographs import prepare_photograph
+from fmnist_xp.data.preprocess import preprocess
+from fmnist_xp.data.published import is_published
+from fmnist_xp.data.synthetic import make_synthetic
+
+__all__ = [
+    "CLASS_NAMES",
+    "FORMATS",
+    "Dataset",
+    "SplitInfo",
+    "describe",
+    "export",
+    "fetch",
+    "is_published",
+    "load_fashion_mnist",
+    "make_synthetic",
+    "prepare_photograph",
+    "preprocess",
+]

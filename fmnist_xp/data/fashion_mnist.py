@@ -1,0 +1,68 @@
+"""Finding the data set: a path, the user's cache, the network, or images drawn here."""
+
+import logging
+import os
+import tempfile
+from pathlib import Path
+
+from fmnist_xp.data import download, formats
+from fmnist_xp.data.cache import cached
+from fmnist_xp.data.dataset import Dataset
+from fmnist_xp.data.synthetic import VERSION, make_synthetic
+from fmnist_xp.errors import DataError
+
+LOG = logging.getLogger("fmnist_xp")
+
+
+def load_fashion_mnist(source: str | Path = "auto", *, url: str | None = None) -> tuple[Dataset, Dataset]:
+    """Return (train, test).
+
+    `source` is one of
+
+    - a path: a folder with the four IDX files (plain or gzip), a folder of images laid out as
+      `train/<label>/*.png` and `test/<label>/*.png`, or a zip of such a folder;
+    - "synthetic": 60,000 and 10,000 images drawn here, see `make_synthetic`;
+    - "auto": the path in `$FMNIST_XP_DATA` if that is set, else the files fetched before, else files fetched
+      now from `url` (see `fetch`). Where no server answers, one warning is logged and the synthetic set
+      returned; its `name` says so.
+
+    Decoded arrays are kept in the cache, see `cached`. DataError, naming the file, for whatever is missing,
+    damaged or not what it claims to be.
+    """
+    if str(source) == "synthetic":
+        return cached(f"synthetic {VERSION}", "drawn by make_synthetic", make_synthetic)
+    if str(source) == "auto":
+        return _auto(url)
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise DataError(f"{source}: no such folder or zip; give its path, 'auto' or 'synthetic'")
+    return formats.read(path)
+
+
+def _auto(url: str | None) -> tuple[Dataset, Dataset]:
+    chosen = os.environ.get("FMNIST_XP_DATA")
+    if chosen and chosen != "auto":
+        try:
+            return load_fashion_mnist(chosen)
+        except DataError as error:
+            raise DataError(f"FMNIST_XP_DATA={chosen}: {error}") from error
+    if download.is_fetched():
+        return formats.read(download.fetched_folder())
+    try:
+        if _is_writable(download.fetched_folder()):
+            return formats.read(download.fetch(url))
+        LOG.warning("%s: cannot be written; the data set is fetched at each start", download.fetched_folder())
+        with tempfile.TemporaryDirectory() as folder:
+            return formats.read(download.fetch(url, folder=Path(folder)))
+    except download.NoAnswerError as error:
+        LOG.warning("Fashion-MNIST cannot be fetched (%s); using synthetic images instead", error)
+        return load_fashion_mnist("synthetic")
+
+
+def _is_writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False

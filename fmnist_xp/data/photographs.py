@@ -1,0 +1,99 @@
+"""A photograph of a garment made into what the network was trained on.
+
+Follows section 2 of Xiao, Rasul and Vollgraf, "Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine
+Learning Algorithms" (2017, arXiv:1708.07747): trim the border, bring the longest edge to 28 pixels, sharpen,
+extend the shortest edge to 28 with the garment in the middle, negate so that the garment is light on black,
+keep 8-bit grey.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fmnist_xp.data.opencv import decode, opencv
+from fmnist_xp.errors import DataError
+
+_DARK = 16
+"""The lightest grey value of a border that counts as the black of the data set's own images."""
+_LEAST_CONTRAST = 10.0
+"""Grey values by which a garment differs from its background, at the least."""
+
+
+def prepare_photograph(path: Path) -> NDArray[np.uint8]:
+    """Return the garment in an image file, uint8 of shape (28, 28), light on black.
+
+    Takes any size, grey, colour or colour with transparency, on a plain background, light or dark, that
+    shows along the border. What is transparent counts as white. An image of 28 x 28 grey pixels whose border
+    is black, such as one of the data set, comes back unchanged. DataError for a file that cannot be read or
+    decoded, and for a picture with nothing on its background.
+    """
+    grey = _read_grey(path)
+    background = float(np.median(_border(grey)))
+    if grey.shape == (28, 28) and background <= _DARK:
+        if not grey.any():
+            raise DataError(f"{path}: the image is blank; give one with a garment on a plain background")
+        return grey
+    difference = grey.astype(np.float32) - np.float32(background)
+    garment = _garment(difference)
+    if not garment.any():
+        raise DataError(f"{path}: the image is blank; give one with a garment on a plain background")
+    # Whichever way the garment differs from the background, that way is up.
+    if difference[garment].mean() < 0:
+        light = -difference * (255 / background)
+    else:
+        light = difference * (255 / (255 - background))
+    rows, columns = np.flatnonzero(garment.any(1)), np.flatnonzero(garment.any(0))
+    return _fit(light[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].clip(0, 255))
+
+
+def _read_grey(path: Path) -> NDArray[np.uint8]:
+    cv2 = opencv()
+    try:
+        file = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    image = decode(file, cv2.IMREAD_UNCHANGED)
+    # Decoded as grey, OpenCV also turns the picture the way the camera was held and brings 16 bits to 8.
+    grey = decode(file, cv2.IMREAD_GRAYSCALE)
+    if image is None or grey is None:
+        raise DataError(f"{path}: not an image that OpenCV can decode; give a PNG or JPEG file")
+    if image.ndim == 3 and image.shape[2] == 4:
+        full = 255 if image.dtype == np.uint8 else 65535
+        colour, opaque = image[..., :3].astype(np.float32) / full, image[..., 3] / np.float32(full)
+        on_white = cv2.cvtColor(colour, cv2.COLOR_BGR2GRAY) * opaque + (1 - opaque)
+        grey = np.rint(on_white * 255).astype(np.uint8)
+    return np.asarray(grey, np.uint8)
+
+
+def _border(grey: NDArray[Any]) -> NDArray[Any]:
+    return np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
+
+
+def _garment(difference: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Return where the picture differs from its background by more than the background's own noise."""
+    cv2 = opencv()
+    noise = float(np.median(np.abs(_border(difference))))
+    garment = (np.abs(difference) > _LEAST_CONTRAST + 5 * noise).astype(np.uint8)
+    if min(garment.shape) >= 100:  # specks of dust, or of JPEG, are no part of it
+        garment = cv2.morphologyEx(garment, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+    return garment.astype(np.bool_)
+
+
+def _fit(light: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Bring the longest edge to 28, sharpen what was made smaller, and put it in the middle of a black square."""
+    cv2 = opencv()
+    height, width = light.shape
+    scale = 28 / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    small = cv2.resize(light, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    image = np.zeros((28, 28), np.float32)
+    # An odd pixel goes above or to the left, as it does in the data set.
+    top, left = (29 - size[1]) // 2, (29 - size[0]) // 2
+    image[top : top + size[1], left : left + size[0]] = small
+    if scale < 1:
+        # A third of the paper's "Gaussian operator of the radius and standard deviation of 1.0"; within the garment.
+        sharp = image + 0.3 * (image - cv2.GaussianBlur(image, (3, 3), 1.0))
+        image = np.where(image > 0, sharp, 0)
+    return np.rint(image.clip(0, 255)).astype(np.uint8)

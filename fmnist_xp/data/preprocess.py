@@ -1,0 +1,30 @@
+"""From images to the rows a network takes."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fmnist_xp.data.dataset import Dataset
+
+_CHUNK = 1000
+"""Rows: 3 MB of float32, which stay in the processor's cache between the three steps."""
+
+
+def preprocess(dataset: Dataset, shuffle_seed: int | None = None) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Return (X, y): rows `(pixel - 127.5) / 127.5`, float32 (n, 784) in [-1, 1], and labels, uint8 (n,).
+
+    With a `shuffle_seed` rows and labels are put in the order of one permutation,
+    `numpy.random.default_rng(shuffle_seed).permutation(n)`; without, they keep theirs. Beside the result
+    only a few MB are held.
+    """
+    n = len(dataset)
+    order = None if shuffle_seed is None else np.random.default_rng(shuffle_seed).permutation(n)
+    pixels = dataset.images.reshape(n, -1)
+    rows = np.empty(pixels.shape, np.float32)
+    half = np.float32(127.5)
+    for start in range(0, n, _CHUNK):
+        part = slice(start, start + _CHUNK)
+        chunk = rows[part]
+        chunk[:] = pixels[part] if order is None else pixels[order[part]]
+        chunk -= half
+        chunk /= half
+    return rows, dataset.labels.copy() if order is None else dataset.labels[order]

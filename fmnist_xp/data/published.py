@@ -1,0 +1,84 @@
+"""What Zalando published as Fashion-MNIST: where, and how to know it. https://github.com/zalandoresearch/fashion-mnist"""
+
+import gzip
+import hashlib
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fmnist_xp.data.dataset import Dataset
+from fmnist_xp.errors import DataError
+
+ADDRESS = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+
+
+@dataclass(frozen=True)
+class Published:
+    """The checksums of one file: MD5 of the .gz as published, SHA-256 of what is in it."""
+
+    md5_gz: str
+    sha256: str
+
+
+FILES = {
+    "train-images-idx3-ubyte.gz": Published(
+        "8d4fb7e6c68d591d4c3dfef9ec88bf0d", "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888"
+    ),
+    "train-labels-idx1-ubyte.gz": Published(
+        "25c81989df183df01b3e8a0aad5dffbe", "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9"
+    ),
+    "t10k-images-idx3-ubyte.gz": Published(
+        "bef4ecab320f06d8554ea6380940ec79", "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b"
+    ),
+    "t10k-labels-idx1-ubyte.gz": Published(
+        "bb300cfdad3c16e7a12a480ee83cd310", "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"
+    ),
+}
+
+SORTED_SHA256 = {
+    "train": "0ea1f470ff2180c9cd98dddf0ee864eaf26e700d7bc754089ad8ae6ce686691c",
+    "test": "4ae5dc49898f7d66d9c616d29845a06ea11e21d593c1c022316482efcfc5eef0",
+}
+"""`sorted_sha256` of the two splits, computed from files with the checksums above."""
+
+
+def verify(path: Path, name: str) -> None:
+    """Raise DataError unless the file at `path` is the published `name`, or holds the same bytes.
+
+    A mirror may have compressed the same content again, so the .gz itself need not be the published one.
+    """
+    expected = FILES[name]
+    with path.open("rb") as file:
+        if hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest() == expected.md5_gz:
+            return
+    found = hashlib.sha256()
+    try:
+        with gzip.open(path) as stream:
+            while chunk := stream.read(1 << 20):
+                found.update(chunk)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{name}: what came is no whole gzip file ({error}); try another address") from error
+    if found.hexdigest() != expected.sha256:
+        raise DataError(
+            f"{name}: its content has SHA-256 {found.hexdigest()}, the published file {expected.sha256}; "
+            "try another address"
+        )
+
+
+def sorted_sha256(dataset: Dataset) -> str:
+    """Return the SHA-256 of the images, then the labels, in order of label and within a label as they are.
+
+    That is the order of an image folder, so the IDX files and the folder made of them share this sum.
+    """
+    digest = hashlib.sha256()
+    for label in range(10):
+        digest.update(dataset.images[dataset.labels == label])
+    digest.update(np.sort(dataset.labels))
+    return digest.hexdigest()
+
+
+def is_published(train: Dataset, test: Dataset) -> bool:
+    """Return whether these are the published images and labels, in the IDX files' order or a folder's."""
+    return sorted_sha256(train) == SORTED_SHA256["train"] and sorted_sha256(test) == SORTED_SHA256["test"]

@@ -1,0 +1,52 @@
+"""What the command `devices` tells: what was found to compute with, and what is missing for CUDA."""
+
+import shutil
+import subprocess
+
+import numpy as np
+
+from fmnist_xp.backend import cuda_device_count, cuda_version, get_backend, import_cupy
+from fmnist_xp.errors import DeviceError
+from fmnist_xp.machine import blas_name, cpu_name, usable_cores
+
+
+def survey() -> list[tuple[str, str]]:
+    """Return (what, what was found) for the CPU, BLAS, threads, driver, CuPy, each GPU, and the advice to follow."""
+    rows = [
+        ("CPU", cpu_name()),
+        ("threads", f"{usable_cores()} usable"),
+        ("NumPy", np.__version__),
+        ("BLAS", blas_name()),
+        ("NVIDIA driver", _driver()),
+    ]
+    try:
+        cupy = import_cupy()
+        rows.append(("CuPy", f"{cupy.__version__} (CUDA {cuda_version(cupy.cuda.runtime.runtimeGetVersion())})"))
+        for index in range(cuda_device_count(cupy)):
+            properties = cupy.cuda.runtime.getDeviceProperties(index)
+            capability = f"{properties['major']}.{properties['minor']}"
+            memory = properties["totalGlobalMem"] / 2**30
+            rows.append((f"cuda:{index}", f"{_text(properties['name'])}, {memory:.0f} GiB, compute {capability}"))
+        get_backend("cuda")
+        rows.append(("CUDA", "ready"))
+    except DeviceError as error:
+        rows.append(("CUDA", f"not usable: {error}"))
+    rows.append(("--device auto", get_backend("auto").name))
+    return rows
+
+
+def _driver() -> str:
+    """Return what nvidia-smi says of the driver, which needs no CuPy."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return "none found (there is no nvidia-smi)"
+    command = [tool, "--query-gpu=driver_version,name", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return "nvidia-smi is there, but does not answer"
+    return "; ".join(answer.split("\n")[:-1]) or "no GPU found"
+
+
+def _text(name: str | bytes) -> str:
+    return name.decode() if isinstance(name, bytes) else name

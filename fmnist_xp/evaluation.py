@@ -1,0 +1,120 @@
+"""What is done with finished runs: scores on the test images, predictions, pictures."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fmnist_xp.backend import Backend
+from fmnist_xp.data import CLASS_NAMES, Dataset, load_fashion_mnist, prepare_photograph, preprocess
+from fmnist_xp.errors import RunError
+from fmnist_xp.model import Metrics
+from fmnist_xp.report.notebook import notebook_history
+from fmnist_xp.report.plots import plot_comparison, plot_confusion, plot_grey_values, plot_run, plot_samples
+from fmnist_xp.report.tables import ClassScore, class_report, confusion_matrix
+from fmnist_xp.runs import Run, load_run
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a run does on test images."""
+
+    dataset: str
+    rows: int
+    metrics: Metrics
+    scores: Sequence[ClassScore]
+    picture: Path
+
+
+def evaluate_run(folder: Path, source: str | None, backend: Backend) -> Evaluation:
+    """Evaluate the run in `folder` on the test images of `source`, by default those of the run.
+
+    The confusion matrix is drawn to confusion.png in the run's folder. Raises `RunError` where no source is named
+    and the run's own is no longer what it was trained on.
+    """
+    run = load_run(folder)
+    network = run.load_network(backend)
+    trained_on = run.result["dataset"]
+    if source is None:
+        source = "synthetic" if trained_on["name"] == "synthetic" else run.config["data"]["source"]
+        _train, test = load_fashion_mnist(source)
+        if test.name != trained_on["name"]:
+            raise RunError(
+                f"{folder} was trained on {trained_on['name']}, but its source {source!r} now gives {test.name}: "
+                "name the images with --data"
+            )
+    else:
+        _train, test = load_fashion_mnist(source)
+    X, y = preprocess(test)
+    matrix = confusion_matrix(y, network.predict(X))
+    picture = plot_confusion(
+        matrix,
+        folder / "confusion.png",
+        class_names=CLASS_NAMES,
+        title=f"{run.title}, tested on {len(test):,} {test.name} images",
+    )
+    return Evaluation(test.name, len(test), network.evaluate(X, y), class_report(matrix), picture)
+
+
+def predict_images(
+    folder: Path, images: Sequence[Path], backend: Backend
+) -> Iterator[tuple[Path, list[tuple[str, float]]]]:
+    """Yield for each photograph the class names with their probabilities, most likely first."""
+    network = load_run(folder).load_network(backend)
+    prepared = np.stack([prepare_photograph(image) for image in images])
+    X, _labels = preprocess(Dataset(prepared, np.zeros(len(prepared), dtype=np.uint8), "photographs", "files"))
+    for image, probabilities in zip(images, network.predict_proba(X).tolist(), strict=True):
+        ranking = sorted(zip(CLASS_NAMES, probabilities, strict=True), key=lambda pair: pair[1], reverse=True)
+        yield image, ranking
+
+
+def plot_runs(folders: Sequence[Path], out: Path, *, notebook: bool = False) -> list[Path]:
+    """Draw the notebook's pictures of each run into `out`/<run>, and a comparison of several runs into `out`."""
+    runs = [load_run(folder) for folder in folders]
+    names = _distinct_names(folders)
+    pictures: list[Path] = []
+    for name, run in zip(names, runs, strict=True):
+        experiment = run.result["experiment"]
+        pictures += plot_run(
+            run.history,
+            out / name,
+            title=run.title,
+            experiment=experiment,
+            notebook=notebook_history(experiment) if notebook else None,
+        )
+    if len(runs) > 1:
+        datasets = sorted({run.result["dataset"]["name"] for run in runs})
+        histories = dict(zip(names, (run.history for run in runs), strict=True))
+        pictures += plot_comparison(histories, out, title=f"{len(runs)} runs on {', '.join(datasets)}")
+    return pictures
+
+
+def plot_dataset(dataset: Dataset, folder: Path) -> list[Path]:
+    """Draw a grid of samples and the first image with its grey values, as the notebook does to verify its data."""
+    samples = plot_samples(
+        dataset.images,
+        dataset.labels,
+        folder / f"{dataset.name}-samples.png",
+        class_names=CLASS_NAMES,
+        title=f"{dataset.name}: samples of each class",
+    )
+    grey = plot_grey_values(
+        dataset.images[0],
+        folder / f"{dataset.name}-grey-values.png",
+        title=f"{dataset.name}: image 0, {CLASS_NAMES[dataset.labels[0]]}",
+    )
+    return [samples, grey]
+
+
+def _distinct_names(folders: Sequence[Path]) -> list[str]:
+    """Return the folders' names, or where two are alike their whole paths with dashes."""
+    names = [folder.resolve().name for folder in folders]
+    if len(set(names)) < len(names):
+        names = ["-".join(folder.resolve().parts[1:]) for folder in folders]
+    if len(set(names)) < len(names):
+        raise RunError("the same run folder is named twice: name each once")
+    return names
+
+
+__all__ = ["Evaluation", "Run", "evaluate_run", "plot_dataset", "plot_runs", "predict_images"]

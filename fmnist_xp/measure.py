@@ -1,0 +1,80 @@
+"""How fast the machine is and how fast the engine: products, copies, epochs, and an epoch's cost in operations.
+
+What `python -m bench` and `fmnist-xp bench` both measure with. Each function returns plain numbers.
+"""
+
+from collections.abc import Sequence
+
+from fmnist_xp.backend import Array, Backend
+from fmnist_xp.nn.network import Network
+from fmnist_xp.optim import Optimizer
+from fmnist_xp.train.trainer import train
+
+
+def epoch_flops(widths: Sequence[int], rows: int) -> int:
+    """Return the floating-point operations of an epoch's matrix products, Σ 2·rows·dᵢ₋₁·dᵢ · (3, but 2 for i = 1).
+
+    `widths` are d₀ … d_L, the columns of the input and of each Dense layer's output (`Network.widths`). A layer
+    has three products (forward, gradient of the weights, gradient of its input); the first needs no gradient of
+    its input.
+    """
+    pairs = zip(widths, widths[1:], strict=False)
+    return sum(2 * rows * before * after * (3 if i else 2) for i, (before, after) in enumerate(pairs))
+
+
+def gemm_rate(backend: Backend, dtype: str = "float32", *, size: int = 2048, repeats: int = 5) -> float:
+    """Return the highest rate of large matrix products in flop/s: the best of `repeats`, after one to warm up.
+
+    As many products of `size` × `size` run at once as the backend has threads, each on one, as the engine's blocks
+    do; on a GPU it is one.
+    """
+    xp = backend.xp
+    with backend.computing():
+        # Not constants: a GPU saves power on those, and clocks higher than it does in training.
+        generator = backend.generator(0)
+        left, right = (backend.asarray(generator.random((size, size), "float32"), dtype) for _ in range(2))
+        results = [xp.empty_like(left) for _ in range(backend.threads)]
+
+        def work(worker: int) -> None:
+            xp.dot(left, right, out=results[worker])
+
+        marks = []
+        for _ in range(repeats + 1):
+            marks.append(backend.mark())
+            backend.map(work, backend.threads)
+        marks.append(backend.mark())
+        return 2 * size**3 * backend.threads / min(backend.seconds_between(marks)[1:])
+
+
+def copy_rate(backend: Backend, *, megabytes: int = 256, repeats: int = 5) -> float:
+    """Return the highest rate of a copy within the device's memory in bytes/s, read and written bytes both counted.
+
+    Each of the backend's threads copies its part of `megabytes`; the best of `repeats`, after one to warm up.
+    """
+    xp = backend.xp
+    with backend.computing():
+        part = max(1, megabytes * 1_000_000 // backend.threads)
+        pairs = [(xp.ones(part, dtype="uint8"), xp.empty(part, dtype="uint8")) for _ in range(backend.threads)]
+
+        def work(worker: int) -> None:
+            source, target = pairs[worker]
+            target[...] = source
+
+        marks = []
+        for _ in range(repeats + 1):
+            marks.append(backend.mark())
+            backend.map(work, backend.threads)
+        marks.append(backend.mark())
+        return 2 * part * backend.threads / min(backend.seconds_between(marks)[1:])
+
+
+def time_epochs(
+    network: Network, X: Array, y: Array, optimizer: Optimizer, epochs: int, *, log_every: int = 10
+) -> list[float]:
+    """Train on for `epochs` epochs, after one to warm up, and return the seconds of each.
+
+    `X` and `y` are arrays of the network's backend. This is the training loop itself, so loss and accuracy are
+    computed and fetched every `log_every`th epoch, as `fit` does.
+    """
+    history = train(network, X, y, epochs=epochs + 1, optimizer=optimizer, log_every=log_every)
+    return history.epoch_seconds[1:]

@@ -1,0 +1,105 @@
+"""The notebook's three experiments over several seeds, beside the notebook's own figures."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from fmnist_xp.backend import Backend
+from fmnist_xp.data import Dataset
+from fmnist_xp.experiments import EXPERIMENTS
+from fmnist_xp.files import write_text
+from fmnist_xp.report.notebook import notebook_history
+from fmnist_xp.report.plots import plot_comparison, plot_run, plot_seeds
+from fmnist_xp.report.tables import reproduce_table
+from fmnist_xp.runs import RESULT, Run, Settings, dataset_sha256, load_run, train_run
+
+REPORT = "reproduce.md"
+
+
+def reproduce(
+    train: Dataset,
+    test: Dataset,
+    backend: Backend,
+    folder: Path,
+    *,
+    seeds: int,
+    epochs: int | None,
+    source: str,
+    verbose: bool = True,
+) -> Path:
+    """Train every experiment with the seeds 0 … `seeds` − 1 and write pictures and a report; return its path.
+
+    Runs are kept in `folder`/runs. One that is there already, finished and of the same settings and data, is
+    taken as it is, so that an interrupted reproduction goes on where it stopped; any other is trained again.
+    """
+    runs: dict[str, list[Run]] = {}
+    for name, experiment in EXPERIMENTS.items():
+        if epochs is not None:
+            experiment = replace(experiment, epochs=epochs)
+        for seed in range(seeds):
+            run_folder = folder / "runs" / f"{name}-s{seed}"
+            settings = Settings(experiment, seed=seed)
+            run = _finished(run_folder, settings, dataset_sha256(train, test), backend)
+            if run is None:
+                run = train_run(
+                    settings, train, test, backend, run_folder, source=source, force=True, verbose=verbose
+                )
+            if run.history.interrupted:
+                raise KeyboardInterrupt
+            runs.setdefault(name, []).append(run)
+    return write_report(runs, folder)
+
+
+def write_report(runs: Mapping[str, Sequence[Run]], folder: Path) -> Path:
+    """Write the pictures and the Markdown report of `runs`, by experiment, to `folder`; return the report's path."""
+    pictures: list[Path] = []
+    for name, of_seeds in runs.items():
+        notebook = notebook_history(name)
+        histories = {int(run.result["seed"]): run.history for run in of_seeds}
+        pictures += plot_seeds(histories, folder, experiment=name, title=_title(name, of_seeds), notebook=notebook)
+        plot_run(of_seeds[0].history, folder / name, title=of_seeds[0].title, experiment=name, notebook=notebook)
+    first = {name: of_seeds[0].history for name, of_seeds in runs.items()}
+    some = next(iter(runs.values()))
+    pictures += plot_comparison(first, folder, title=_title("the three experiments, first seed", some[:1]))
+    table = reproduce_table(
+        {name: [_numbers(run) for run in of_seeds] for name, of_seeds in runs.items()},
+        {name: [run.history for run in of_seeds] for name, of_seeds in runs.items()},
+    )
+    result = some[0].result
+    text = (
+        "# The notebook's experiments, reproduced\n\n"
+        f"{result['epochs']:,} full-batch epochs each on {result['dataset']['train_rows']:,} images of "
+        f"{result['dataset']['name']} on {result['device_name']} ({result['device']}, {result['precision']}).\n\n"
+        f"{table}\n"
+        + "".join(f"![{picture.stem}]({picture.relative_to(folder).as_posix()})\n\n" for picture in pictures).rstrip()
+        + "\n"
+    )
+    write_text(folder / REPORT, text)
+    return folder / REPORT
+
+
+def _finished(folder: Path, settings: Settings, data_sha256: str, backend: Backend) -> Run | None:
+    """Return the run in `folder` where it is what `settings` ask for, trained to its end on this device and data."""
+    if not (folder / RESULT).is_file():
+        return None
+    run = load_run(folder)
+    wanted = {
+        "device_name": backend.device_name,
+        "precision": settings.precision,
+        "seed": settings.seed,
+        "epochs": settings.experiment.epochs,
+    }
+    same = all(run.result[key] == value for key, value in wanted.items())
+    return run if same and run.result["dataset"]["sha256"] == data_sha256 else None
+
+
+def _title(subject: str, runs: Sequence[Run]) -> str:
+    result = runs[0].result
+    seeds = f"{len(runs)} seeds" if len(runs) > 1 else f"seed {result['seed']}"
+    return f"{subject} · {result['device']} · {seeds} · {result['dataset']['name']}"
+
+
+def _numbers(run: Run) -> dict[str, object]:
+    """Return the result with NaN where JSON had to say null."""
+    return {key: math.nan if value is None else value for key, value in run.result.items()}

@@ -1,0 +1,217 @@
+"""A run: one experiment trained on one data set, and the folder that keeps all of it."""
+
+import json
+import math
+import platform
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from fmnist_xp.backend import Backend
+from fmnist_xp.data import Dataset, preprocess
+from fmnist_xp.errors import RunError
+from fmnist_xp.experiments import Experiment
+from fmnist_xp.files import write_text
+from fmnist_xp.machine import blas_name
+from fmnist_xp.model import Sequential
+from fmnist_xp.report.plots import plot_metrics
+from fmnist_xp.train.history import History
+
+CONFIG, HISTORY, MODEL, METRICS, RESULT = (
+    "config.json",
+    "history.csv",
+    "model.safetensors",
+    "metrics.png",
+    "result.json",
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides what a run computes, besides the data and the device."""
+
+    experiment: Experiment
+    seed: int = 0
+    precision: str = "float32"
+    log_every: int = 10
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run in its folder."""
+
+    folder: Path
+    config: Mapping[str, Any]
+    result: Mapping[str, Any]
+    history: History
+
+    @cached_property
+    def title(self) -> str:
+        """What was trained on what, for the titles of pictures."""
+        result = self.result
+        return (
+            f"{result['experiment']} · {result['device']} · seed {result['seed']} · {result['dataset']['name']} "
+            f"({result['dataset']['train_rows']:,} images)"
+        )
+
+    def load_network(self, backend: Backend) -> Sequential:
+        """Return the trained network on `backend`; raise `RunError` where its file is missing or damaged."""
+        return Sequential.load(self.folder / MODEL, backend)
+
+
+def default_folder(settings: Settings, backend: Backend) -> Path:
+    """Return runs/<experiment>-<device>-s<seed>."""
+    return Path("runs") / f"{settings.experiment.name}-{backend.name.replace(':', '')}-s{settings.seed}"
+
+
+def train_run(
+    settings: Settings,
+    train: Dataset,
+    test: Dataset,
+    backend: Backend,
+    folder: Path,
+    *,
+    source: str,
+    force: bool = False,
+    verbose: bool = True,
+) -> Run:
+    """Train, evaluate and write the run to `folder`; an interrupted training is kept as far as it came.
+
+    `source` is how the data was asked for. Raises `RunError`, before anything is trained, where `folder` holds
+    something already and `force` is off.
+    """
+    experiment = settings.experiment
+    network = experiment.make_network(backend, settings.seed, settings.precision)
+    optimizer = experiment.make_optimizer()
+    dataset = {
+        "name": train.name,
+        "sha256": dataset_sha256(train, test),
+        "train_rows": len(train),
+        "test_rows": len(test),
+    }
+    config = {
+        "experiment": asdict(experiment),
+        "optimizer": {"type": type(optimizer).__name__, **optimizer.config()},
+        "seed": settings.seed,
+        "precision": settings.precision,
+        "log_every": settings.log_every,
+        "device": backend.name,
+        "device_name": backend.device_name,
+        "threads": backend.threads,
+        "data": {"source": source, "read_from": train.source, **dataset},
+        "versions": versions(),
+    }
+    reserved = _reserve(folder, config, force)
+    try:
+        X, y = preprocess(train, shuffle_seed=settings.seed)
+        started = time.perf_counter()
+        history = network.fit(
+            X, y, epochs=experiment.epochs, optimizer=optimizer, log_every=settings.log_every, verbose=verbose
+        )
+        backend.synchronize()
+        total_seconds = time.perf_counter() - started
+        trained = network.evaluate(X, y)
+        del X
+        tested = network.evaluate(*preprocess(test))
+        seconds = history.epoch_seconds
+        result = {
+            "experiment": experiment.name,
+            "device": backend.name,
+            "device_name": backend.device_name,
+            "precision": settings.precision,
+            "seed": settings.seed,
+            "dataset": dataset,
+            "epochs": len(history.epoch_seconds),
+            "interrupted": history.interrupted,
+            "test_accuracy": tested.accuracy,
+            "test_loss": tested.loss,
+            "train_accuracy": trained.accuracy,
+            "train_loss": trained.loss,
+            "epoch_seconds": {"median": statistics.median(seconds), "min": min(seconds), "max": max(seconds)},
+            "samples_per_second": len(train) / statistics.median(seconds),
+            "total_seconds": total_seconds,
+            "peak_memory_bytes": backend.peak_memory(),
+        }
+        run = Run(folder, config, result, history)
+        _write(run, network)
+    except BaseException:
+        if reserved:
+            (folder / CONFIG).unlink(missing_ok=True)
+            if not any(folder.iterdir()):
+                folder.rmdir()
+        raise
+    return run
+
+
+def load_run(folder: Path) -> Run:
+    """Return the run in `folder`; raise `RunError` where there is none, or a file of it is missing or damaged."""
+    if not folder.is_dir():
+        raise RunError(f"there is no run folder {folder}: make one with fmnist-xp train")
+    if not (folder / RESULT).is_file():
+        raise RunError(f"{folder} is not a finished run: it has no {RESULT}")
+    return Run(folder, _read_json(folder / CONFIG), _read_json(folder / RESULT), History.load(folder / HISTORY))
+
+
+def dataset_sha256(train: Dataset, test: Dataset) -> str:
+    """Return the SHA-256 of the two splits' own SHA-256 digests, training first, in hexadecimal."""
+    return sha256(bytes.fromhex(train.sha256) + bytes.fromhex(test.sha256)).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of everything that takes part in the arithmetic."""
+    found = {"python": platform.python_version(), "platform": platform.platform(), "blas": blas_name()}
+    packages = ("fmnist-xp", "numpy", "opencv-python", "opencv-python-headless", "cupy-cuda12x", "cupy-cuda13x")
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _reserve(folder: Path, config: Mapping[str, Any], force: bool) -> bool:
+    """Take `folder` for a new run; return whether it now holds nothing but the new run's settings."""
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder} is a file: name another folder with --out")
+    if folder.is_dir() and any(folder.iterdir()):
+        if force:
+            return False  # what is there stays whole until there is something to replace it
+        kind = "a finished run" if (folder / RESULT).is_file() else "something already"
+        raise RunError(f"{folder} holds {kind}: name another folder with --out, or replace it with --force")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / CONFIG, _json(config))
+    return True
+
+
+def _write(run: Run, network: Sequential) -> None:
+    """Write all files of `run`, its result last: a folder with a result is complete."""
+    write_text(run.folder / CONFIG, _json(run.config))
+    run.history.save(run.folder / HISTORY)
+    network.save(run.folder / MODEL)
+    if run.history:
+        plot_metrics(run.history, run.folder / METRICS, title=run.title, experiment=run.result["experiment"])
+    write_text(run.folder / RESULT, _json(run.result))
+
+
+def _json(values: Mapping[str, Any]) -> str:
+    # JSON has no NaN: the loss of a run that diverged is null.
+    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+    return json.dumps(finite, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError("it holds no object")
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise RunError(f"{path} is damaged: {error}") from error
+    return values
