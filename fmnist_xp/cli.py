@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fmnist_xp.backend import Backend, get_backend
+from fmnist_xp.data import CLASS_NAMES
 from fmnist_xp.errors import FmnistXpError
 from fmnist_xp.experiments import EXPERIMENTS, Experiment
 
@@ -273,8 +274,16 @@ def info(
     from fmnist_xp.evaluation import plot_dataset
 
     train_data, test_data = load_fashion_mnist(data, url=url)
-    for line in describe(train_data, test_data):
-        out.print(line, markup=False)
+    splits = describe(train_data, test_data)
+    for split in splits:
+        published = "the published images" if split.published else "not the published images"
+        out.print(f"{split.split}: {split.shape} {split.dtype}, {split.name} from {split.source}", markup=False)
+        out.print(f"  pixel mean {split.pixel_mean:.4f}, deviation {split.pixel_std:.4f}, of 0 to 1")
+        out.print(f"  SHA-256 {split.sha256}: {published}")
+    table = Table("class", *(split.split for split in splits))
+    for label, name in enumerate(CLASS_NAMES):
+        table.add_row(f"{label} {name}", *(f"{split.class_counts[label]:,}" for split in splits))
+    out.print(table)
     for picture in plot_dataset(train_data, out_folder):
         out.print(f"saved {picture}", markup=False)
 

@@ -97,12 +97,12 @@ def plot_dataset(dataset: Dataset, folder: Path) -> list[Path]:
         dataset.labels,
         folder / f"{dataset.name}-samples.png",
         class_names=CLASS_NAMES,
-        title=f"{dataset.name}: samples of each class",
+        title=f"{dataset.name}, training images",
     )
     grey = plot_grey_values(
         dataset.images[0],
         folder / f"{dataset.name}-grey-values.png",
-        title=f"{dataset.name}: image 0, {CLASS_NAMES[dataset.labels[0]]}",
+        title=f"{dataset.name}, training image 0: {CLASS_NAMES[dataset.labels[0]]}",
     )
     return [samples, grey]
 

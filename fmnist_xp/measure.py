@@ -4,6 +4,7 @@ What `python -m bench` and `fmnist-xp bench` both measure with. Each function re
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from fmnist_xp.backend import Array, Backend
 from fmnist_xp.nn.network import Network
@@ -18,7 +19,7 @@ def epoch_flops(widths: Sequence[int], rows: int) -> int:
     has three products (forward, gradient of the weights, gradient of its input); the first needs no gradient of
     its input.
     """
-    pairs = zip(widths, widths[1:], strict=False)
+    pairs = pairwise(widths)
     return sum(2 * rows * before * after * (3 if i else 2) for i, (before, after) in enumerate(pairs))
 
 

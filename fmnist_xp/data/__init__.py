@@ -1,8 +1,8 @@
 """Fashion-MNIST and its stand-in: found, fetched, verified, read, written and prepared for a network."""
 
 from fmnist_xp.data.dataset import CLASS_NAMES, Dataset
-from fmnist_xp.data.fashion_mnist import load_fashion_mnist
 from fmnist_xp.data.download import fetch
+from fmnist_xp.data.fashion_mnist import load_fashion_mnist
 from fmnist_xp.data.formats import FORMATS, export
 from fmnist_xp.data.info import SplitInfo, describe
 from fmnist_xp.data.photographs import prepare_photograph

@@ -111,7 +111,8 @@ def _fetch_file(url: str, folder: Path, name: str, show: bool) -> None:
             pooch.retrieve(url, known_hash=None, fname=name, path=folder, downloader=download)
             return
         except requests.HTTPError as error:
-            raise DataError(f"{url}: the server answers {error}; try another address") from error
+            answer = str(error).partition(" for url")[0]
+            raise DataError(f"{url}: the server answers {answer}; try another address") from error
         except (requests.Timeout, requests.ConnectionError) as error:
             raise NoAnswerError(f"{url}: {_reason(error)}") from error
         except requests.RequestException as error:

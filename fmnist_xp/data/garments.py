@@ -271,6 +271,6 @@ GARMENTS = tuple(
         _sneaker,
         _bag,
         _ankle_boot,
-    )  # fmt: skip
+    )
 )
 """For each label a function of a generator and n, giving the parts of n garments."""

@@ -54,7 +54,7 @@ def _write(folder: Path, split: str, kind: str, head: bytes, values: NDArray[np.
     # No name and no time in the gzip header, so that the file depends on its content alone.
     with path.open("wb") as file, gzip.GzipFile("", "wb", 6, file, mtime=0) as stream:
         stream.write(head)
-        stream.write(np.ascontiguousarray(values))
+        stream.write(np.ascontiguousarray(values).data)
 
 
 def _split(images_path: Path, labels_path: Path, source: str) -> Dataset:
@@ -91,7 +91,7 @@ def _parse(stream: BufferedIOBase, path: Path, kind: str, dimensions: int) -> ND
     if not 0 < shape[0] <= 10_000_000:
         raise DataError(f"{path}: its header promises {shape[0]} {kind}; is it the right file?")
     values = np.empty(shape, np.uint8)
-    view, filled = memoryview(values).cast("B"), 0
+    view, filled = values.data.cast("B"), 0
     while filled < len(view) and (got := stream.readinto(view[filled : filled + (1 << 20)])):
         filled += got
     if filled < len(view) or stream.read(1):

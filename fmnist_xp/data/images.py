@@ -184,7 +184,10 @@ def _read_member(path: Path, archive: zipfile.ZipFile, name: str) -> bytes:
 
 
 def _listed(folder: Path) -> list[str]:
-    return [name for name in os.listdir(folder) if not _is_hidden(name)] if folder.is_dir() else []
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        return [entry.name for entry in entries if not _is_hidden(entry.name)]
 
 
 def _files(folder: Path) -> list[str]:

@@ -61,7 +61,7 @@ def _read_grey(path: Path) -> NDArray[np.uint8]:
         raise DataError(f"{path}: not an image that OpenCV can decode; give a PNG or JPEG file")
     if image.ndim == 3 and image.shape[2] == 4:
         full = 255 if image.dtype == np.uint8 else 65535
-        colour, opaque = image[..., :3].astype(np.float32) / full, image[..., 3] / np.float32(full)
+        colour, opaque = image[..., :3].astype(np.float32) / full, image[..., 3].astype(np.float32) / full
         on_white = cv2.cvtColor(colour, cv2.COLOR_BGR2GRAY) * opaque + (1 - opaque)
         grey = np.rint(on_white * 255).astype(np.uint8)
     return np.asarray(grey, np.uint8)
@@ -96,4 +96,4 @@ def _fit(light: NDArray[np.float32]) -> NDArray[np.uint8]:
         # A third of the paper's "Gaussian operator of the radius and standard deviation of 1.0"; within the garment.
         sharp = image + 0.3 * (image - cv2.GaussianBlur(image, (3, 3), 1.0))
         image = np.where(image > 0, sharp, 0)
-    return np.rint(image.clip(0, 255)).astype(np.uint8)
+    return np.asarray(np.rint(image.clip(0, 255)), np.uint8)

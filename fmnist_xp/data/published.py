@@ -74,8 +74,8 @@ def sorted_sha256(dataset: Dataset) -> str:
     """
     digest = hashlib.sha256()
     for label in range(10):
-        digest.update(dataset.images[dataset.labels == label])
-    digest.update(np.sort(dataset.labels))
+        digest.update(dataset.images[dataset.labels == label].data)
+    digest.update(np.sort(dataset.labels).data)
     return digest.hexdigest()
 
 

@@ -95,4 +95,5 @@ def _texture(shapes: NDArray[np.float32], rng: np.random.Generator) -> NDArray[n
     light = 1 + each(-0.35, 0.35) * x + each(-0.25, 0.25) * y
     grain = 1 + rng.standard_normal(shapes.shape, np.float32) * each(0.01, 0.1)
     garment = shapes * brightness * (1 + strength * wave) * light * grain
-    return np.clip(garment, 0, 255).astype(np.uint8)
+    result: NDArray[np.uint8] = np.clip(garment, 0, 255).astype(np.uint8)
+    return result

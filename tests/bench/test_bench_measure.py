@@ -1,0 +1,55 @@
+from collections.abc import Callable
+
+import pytest
+
+from bench.measure import alternate, epoch_bytes, fitted_exponent, floor_seconds, rounded, summarize
+
+
+@pytest.mark.parametrize("exponent", [-1.0, 0.0, 0.5, 1.0, 2.0])
+def test_fitted_exponent_of_a_power_law_is_its_exponent(exponent: float) -> None:
+    sizes = [6_000, 20_000, 60_000, 600_000]
+    assert fitted_exponent(sizes, [3e-6 * size**exponent for size in sizes]) == pytest.approx(exponent, abs=1e-3)
+
+
+def test_fitted_exponent_is_the_least_squares_one() -> None:
+    # logarithms 0, 1, 2 against 0, 2, 1: slope 1/2
+    assert fitted_exponent([1, 10, 100], [1, 100, 10]) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("values", [[], [5.0], [5.0, 0.0], [0.0, -1.0]])
+def test_no_exponent_from_fewer_than_two_positive_points(values: list[float]) -> None:
+    assert fitted_exponent([1.0, 2.0][: len(values)], values) is None
+
+
+def test_summary_has_median_and_spread() -> None:
+    summary = summarize([4.0, 1.0, 3.0, 2.0, 5.0])
+    assert summary == {"median": 3, "min": 1, "max": 5, "iqr": 2, "samples": [4, 1, 3, 2, 5]}
+    with pytest.raises(ValueError, match="no samples"):
+        summarize([])
+
+
+def test_rounded_keeps_six_digits() -> None:
+    assert rounded(123456789.0) == 123457000.0
+    assert rounded(0.00123456789) == 0.00123457
+
+
+def test_sides_take_turns() -> None:
+    calls: list[str] = []
+
+    def side(name: str) -> Callable[[], list[float]]:
+        def sample() -> list[float]:
+            calls.append(name)
+            return [float(len(calls)), 0.5]
+
+        return sample
+
+    samples = alternate({"A": side("A"), "B": side("B"), "C": side("C")}, 2)
+    assert calls == ["A", "B", "C", "A", "B", "C"]
+    assert samples == {"A": [1, 0.5, 4, 0.5], "B": [2, 0.5, 5, 0.5], "C": [3, 0.5, 6, 0.5]}
+
+
+def test_bytes_and_floor_by_hand() -> None:
+    assert epoch_bytes([3, 2, 1], 10, 4) == 4 * 10 * (2 * 3 + 6 * 2 + 6 * 1)
+    assert floor_seconds([3, 2, 1], 10, 4, flops=500, gemm=100.0, copy=None) == 5
+    assert floor_seconds([3, 2, 1], 10, 4, flops=500, gemm=100.0, copy=960.0) == 5
+    assert floor_seconds([3, 2, 1], 10, 4, flops=500, gemm=100.0, copy=96.0) == 10

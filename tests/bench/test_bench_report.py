@@ -1,0 +1,131 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import report
+
+MACHINE = {
+    "cpu": "Sample CPU", "cores_usable": 2, "memory_bytes": 8 * 2**30, "system": "Linux x86_64", "blas": "openblas 0",
+    "python": "3.11", "numpy": "2.0", "cupy": None, "torch": None, "jax": None, "scikit-learn": None, "opencv": "5",
+    "gpu": None, "cuda": None, "driver": None,
+}  # fmt: skip
+
+
+def summary(median: float) -> dict[str, Any]:
+    return {"median": median, "min": 0.9 * median, "max": 1.2 * median, "iqr": 0.05 * median, "samples": [median]}
+
+
+def record(benchmark: str, results: dict[str, Any], **settings: Any) -> dict[str, Any]:
+    data = {"name": "synthetic", "sha256": "00", "rows": 60_000, "test_rows": 10_000}
+    return {
+        "benchmark": benchmark,
+        "date": "2026-01-02",
+        "command": f"python -m bench {benchmark} --device cpu",
+        "device": "cpu",
+        "precision": "float32",
+        "quick": False,
+        "machine": MACHINE,
+        "settings": {"data": data, **settings},
+        "results": results,
+    }
+
+
+def samples() -> dict[str, dict[str, Any]]:
+    experiment = {
+        "widths": [784, 128, 128, 10], "epoch_seconds": summary(0.2), "epochs_per_second": 5.0,
+        "samples_per_second": 3e5, "flops_per_epoch": 30_443_520_000, "flops_per_second": 1.5e11,
+        "fraction_of_gemm": 0.8, "fraction_of_best_gemm": 0.75, "bytes_per_epoch": 1, "fraction_of_bandwidth": None,
+        "floor_seconds": 0.16, "peak_memory_bytes": 400_000_000, "joules_per_epoch": None,
+    }  # fmt: skip
+    engines = {
+        "fmnist_xp": {**summary(0.2), "note": "", "losses": [2.3]},
+        "fmnist_xp, no figures": {**summary(0.19), "note": "none", "losses": []},
+        "PyTorch, eager": {**summary(0.3), "note": "", "losses": [2.3]},
+        "notebook": {**summary(1.6), "note": "plain", "losses": [2.3]},
+    }
+    peers = {
+        "widths": [784, 128, 128, 10], "flops_per_epoch": 30_443_520_000, "gemm_flops_per_second": summary(2e11),
+        "engines": engines, "seconds_logging_every_10th": 0.191, "left_out": {"JAX, jit": "JAX is not installed"},
+        "ratios": {name: {"floor": 0.5, "ours": e["median"] / 0.2, "notebook": 2.0} for name, e in engines.items()},
+    }  # fmt: skip
+    points = [
+        {"sweep": "rows", "experiment": "sgd", "rows": rows, "flops_per_epoch": 5e5 * rows,
+         "epoch_seconds": summary(3e-6 * rows), "memory_added_bytes": 9_000_000}
+        for rows in (6_000, 60_000)
+    ]  # fmt: skip
+    rows = {"sgd": {"points": points, "time_exponent": 1.0, "memory_exponent": 0.0}}
+    readers = {"notebook's loop": summary(3.0), "zip, first time": summary(0.5)}
+    times = {"notebook's loop": 1.0, "zip, first time": 6.0}
+    return {
+        "throughput-cpu": record(
+            "throughput",
+            {
+                "gemm_flops_per_second": summary(2e11),
+                "copy_bytes_per_second": None,
+                "experiments": {"sgd": experiment},
+            },
+        ),
+        "peers-cpu": record("peers", {"sgd": peers}, tolerance=1e-4),
+        "scaling-cpu": record("scaling", {"rows": rows, "width": {}, "threads": {}, "left_out": ["too many rows"]}),
+        "loading-cpu": record(
+            "loading", {"readers": readers, "times_faster_than_notebook": times}, disk_cache="warm"
+        ),
+    }
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    results = tmp_path / "bench" / "results"
+    results.mkdir(parents=True)
+    for stem, sample in samples().items():
+        (results / f"{stem}.json").write_text(json.dumps(sample))
+    return results
+
+
+def test_report_is_the_same_twice_and_names_no_path(folder: Path) -> None:
+    path = report.write(folder)
+    first = path.read_text()
+    assert path == folder.parent / "README.md"
+    assert report.write(folder).read_text() == first
+    assert str(folder) not in first
+
+
+def test_report_has_the_figures_the_pictures_and_the_machine(folder: Path) -> None:
+    text = report.text(folder)
+    for stem in samples():
+        assert f"](results/{stem}.png)" in text
+    for piece in (
+        "| sgd, 784-128-128-10 | 0.200 s | 0.180 – 0.240 | 0.010 | 5 | 300 k | 150 | 0.80 | 0.75 | 0.80 | 400 | – |",
+        "PyTorch, eager, takes 1.50× our time",
+        "every 10th epoch, as `train` logs: 0.191 s an epoch",
+        "JAX, jit: left out, JAX is not installed.",
+        "Left out: too many rows.",
+        "sgd: time ∝ rows^1.00, memory ∝ rows^0.00.",
+        "| zip, first time | 0.500 s |",
+        "| CPU | Sample CPU |",
+        "| memory | 8 GiB |",
+    ):
+        assert piece in text
+
+
+def test_devices_without_results_are_not_yet_measured(folder: Path) -> None:
+    text = report.text(folder)
+    assert text.count(report.NOT_YET) == 3  # throughput, peers and scaling on CUDA
+    for path in folder.glob("*.json"):
+        path.unlink()
+    assert report.text(folder).count(report.NOT_YET) == 8  # these and the CPU's, loading and the machines
+
+
+def test_quick_results_are_marked(folder: Path) -> None:
+    path = folder / "loading-cpu.json"
+    path.write_text(path.read_text().replace('"quick": false', '"quick": true'))
+    assert report.text(folder).count("Quick sizes: not a result") == 1
+
+
+def test_a_second_precision_has_a_part_of_its_own(folder: Path) -> None:
+    other = samples()["throughput-cpu"] | {"precision": "float64"}
+    (folder / "throughput-cpu-float64.json").write_text(json.dumps(other))
+    text = report.text(folder)
+    assert text.index("results/throughput-cpu.png") < text.index("results/throughput-cpu-float64.png")

@@ -1,0 +1,69 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from data_helpers import by_label, made
+
+from fmnist_xp.data import Dataset, describe, export, is_published, load_fashion_mnist, published
+from fmnist_xp.errors import DataError
+
+
+def test_a_source_that_is_nothing_says_what_is_allowed() -> None:
+    with pytest.raises(DataError, match="download: no such folder or zip; give its path, 'auto' or 'synthetic'"):
+        load_fashion_mnist("download")
+
+
+def test_auto_takes_the_path_in_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    export(made(20), made(10, 1), tmp_path / "idx", "idx")
+    monkeypatch.setenv("FMNIST_XP_DATA", str(tmp_path / "idx"))
+    train, test = load_fashion_mnist()
+    assert np.array_equal(train.images, made(20).images)
+    assert np.array_equal(test.images, made(10, 1).images)
+
+
+def test_a_variable_that_is_wrong_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FMNIST_XP_DATA", str(tmp_path / "gone"))
+    with pytest.raises(DataError, match="FMNIST_XP_DATA") as raised:
+        load_fashion_mnist()
+    assert str(tmp_path / "gone") in str(raised.value)
+
+
+def test_figures_of_a_small_set() -> None:
+    images = np.zeros((4, 28, 28), np.uint8)
+    images[:2] = 255
+    train = Dataset(images, np.array([0, 1, 1, 9], np.uint8), "fashion-mnist", "made")
+    first, second = describe(train, made(10))
+    assert (first.split, second.split) == ("train", "test")
+    assert first.shape == (4, 28, 28)
+    assert first.dtype == "uint8"
+    assert first.class_counts == (1, 2, 0, 0, 0, 0, 0, 0, 0, 1)
+    assert first.pixel_mean == pytest.approx(0.5)
+    assert first.pixel_std == pytest.approx(0.5)
+    assert first.sha256 == train.sha256
+    assert not first.published
+    assert not is_published(train, made(10))
+
+
+def test_pixel_figures_do_not_depend_on_the_pieces_they_are_counted_in() -> None:
+    dataset = made(2345)
+    info, _ = describe(dataset, made(10))
+    assert info.pixel_mean == pytest.approx((dataset.images / 255).mean())
+    assert info.pixel_std == pytest.approx((dataset.images / 255).std())
+
+
+def test_the_real_set_is_the_published_one_in_either_order(real_folder: Path) -> None:
+    splits = load_fashion_mnist(real_folder)
+    assert is_published(*splits)
+    train, test = (Dataset(*by_label(split), split.name, "sorted") for split in splits)
+    assert is_published(train, test)
+    assert all(info.published for info in describe(*splits))
+    changed = train.images.copy()
+    changed[0, 14, 14] ^= 1
+    assert not is_published(Dataset(changed, train.labels, train.name, "changed"), test)
+
+
+def test_the_real_files_verify_whatever_compressed_them(real_folder: Path) -> None:
+    for name in published.FILES:
+        published.verify(real_folder / name, name)
+    with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte\.gz: its content has SHA-256"):
+        published.verify(real_folder / "train-labels-idx1-ubyte.gz", "t10k-labels-idx1-ubyte.gz")

@@ -1,0 +1,135 @@
+import gzip
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from data_helpers import made
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fmnist_xp.data import Dataset, export, idx, load_fashion_mnist
+from fmnist_xp.errors import DataError
+
+TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
+
+
+def images_file(n: int = 3, side: int = 28, magic: int = 0x0803) -> bytes:
+    return struct.pack(">IIII", magic, n, side, side) + bytes(i % 251 for i in range(n * side * side))
+
+
+def labels_file(labels: bytes = b"\x02\x00\x09", magic: int = 0x0801) -> bytes:
+    return struct.pack(">II", magic, len(labels)) + labels
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for prefix in ("train", "t10k"):
+        (tmp_path / f"{prefix}-images-idx3-ubyte").write_bytes(images_file())
+        (tmp_path / f"{prefix}-labels-idx1-ubyte").write_bytes(labels_file())
+    return tmp_path
+
+
+def test_plain_files_are_read_as_the_bytes_say(folder: Path) -> None:
+    train, test = load_fashion_mnist(folder)
+    expected = np.array([i % 251 for i in range(3 * 784)], np.uint8).reshape(3, 28, 28)
+    for split in (train, test):
+        assert split.images.dtype == split.labels.dtype == np.uint8
+        assert np.array_equal(split.images, expected)
+        assert split.labels.tolist() == [2, 0, 9]
+        assert split.name == "fashion-mnist"
+        assert str(folder) in split.source
+
+
+def test_gzip_files_are_read_and_may_stand_beside_plain_ones(folder: Path) -> None:
+    plain = folder / TRAIN_LABELS
+    (folder / f"{TRAIN_LABELS}.gz").write_bytes(gzip.compress(labels_file(b"\x01\x02\x03")))
+    assert load_fashion_mnist(folder)[0].labels.tolist() == [2, 0, 9]
+    plain.unlink()
+    assert load_fashion_mnist(folder)[0].labels.tolist() == [1, 2, 3]
+
+
+WRONG = {
+    "wrong magic": (TRAIN_IMAGES, images_file(magic=0x0801), "00000801 found"),
+    "labels' magic": (TRAIN_LABELS, labels_file(magic=0x0803), "00000803 found"),
+    "nothing in it": (TRAIN_IMAGES, b"", "nothing found"),
+    "cut in the header": (TRAIN_IMAGES, images_file()[:10], "cut short in its header"),
+    "cut in the images": (TRAIN_IMAGES, images_file()[:-1], "2351 bytes of images found, its header promises 2352"),
+    "bytes too many": (TRAIN_LABELS, labels_file() + b"\x00", "more bytes of labels found"),
+    "counts differ": (TRAIN_LABELS, labels_file(b"\x01\x02"), "2 labels found for the 3 images"),
+    "label over 9": (TRAIN_LABELS, labels_file(b"\x01\x0a\x02"), "label 10 found"),
+    "size": (TRAIN_IMAGES, images_file(side=32), "32 x 32 pixels found; 28 x 28 are needed"),
+    "no images": (TRAIN_IMAGES, images_file(n=0), "promises 0 images"),
+    "no sane number": (TRAIN_IMAGES, struct.pack(">IIII", 0x0803, 2**32 - 1, 28, 28), "promises 4294967295"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "content", "message"), WRONG.values(), ids=WRONG)
+def test_a_wrong_file_is_named(folder: Path, name: str, content: bytes, message: str) -> None:
+    (folder / name).write_bytes(content)
+    with pytest.raises(DataError, match=message) as raised:
+        load_fashion_mnist(folder)
+    assert str(folder / name) in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+GZIP = gzip.compress(images_file(), mtime=0)
+DAMAGED = {
+    "cut short": GZIP[:-9],
+    "cut in the header": GZIP[:5],
+    "no gzip": b"<html>not found</html>",
+    "a flipped bit in the checksum": GZIP[:-6] + bytes([GZIP[-6] ^ 1]) + GZIP[-5:],
+    "damaged inside": GZIP[:20] + b"\xff" * 40 + GZIP[60:],
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_gzip_is_named(folder: Path, content: bytes) -> None:
+    (folder / TRAIN_IMAGES).unlink()
+    path = folder / f"{TRAIN_IMAGES}.gz"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="cut short or damaged") as raised:
+        load_fashion_mnist(folder)
+    assert str(path) in str(raised.value)
+
+
+def test_a_missing_file_is_named(folder: Path) -> None:
+    (folder / "t10k-labels-idx1-ubyte").unlink()
+    with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte\.gz: missing"):
+        load_fashion_mnist(folder)
+
+
+def test_written_files_are_the_format_and_the_same_bytes_each_time(tmp_path: Path) -> None:
+    train, test = made(12), made(3, 1)
+    for name in ("a", "b"):
+        export(train, test, tmp_path / name, "idx")
+    names = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert names == sorted(f"{name}.gz" for name in idx.NAMES)
+    for name in names:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    content = gzip.decompress((tmp_path / "a" / f"{TRAIN_IMAGES}.gz").read_bytes())
+    assert content == struct.pack(">IIII", 2051, 12, 28, 28) + train.images.tobytes()
+    content = gzip.decompress((tmp_path / "a" / "t10k-labels-idx1-ubyte.gz").read_bytes())
+    assert content == struct.pack(">II", 2049, 3) + test.labels.tobytes()
+
+
+@given(labels=st.binary(min_size=1, max_size=5).map(lambda b: bytes(x % 10 for x in b)), seed=st.integers(0, 99))
+def test_what_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, labels: bytes, seed: int) -> None:
+    folder = tmp_path_factory.mktemp("idx")
+    values = np.frombuffer(labels, np.uint8)
+    dataset = Dataset(made(len(labels), seed).images, values, "fashion-mnist", "made")
+    for split in ("train", "test"):
+        idx.write(dataset, split, folder)
+    for read in idx.read(idx.find(folder), "here"):
+        assert np.array_equal(read.images, dataset.images)
+        assert np.array_equal(read.labels, values)
+
+
+def test_the_real_files_have_the_real_figures(real_folder: Path) -> None:
+    train, test = load_fashion_mnist(real_folder)
+    assert train.images.shape == (60_000, 28, 28)
+    assert test.images.shape == (10_000, 28, 28)
+    assert np.bincount(train.labels).tolist() == [6000] * 10
+    assert np.bincount(test.labels).tolist() == [1000] * 10
+    assert train.images.mean() / 255 == pytest.approx(0.2860, abs=5e-5)
+    assert train.images.std() / 255 == pytest.approx(0.3530, abs=5e-5)

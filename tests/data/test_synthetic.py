@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from fmnist_xp.data import Dataset, fashion_mnist, load_fashion_mnist, make_synthetic, preprocess
+from fmnist_xp.data.synthetic import _BLOCK
+
+
+@pytest.fixture(scope="module")
+def splits() -> tuple[Dataset, Dataset]:
+    return make_synthetic(6000, 1500, seed=3)
+
+
+def test_shapes_names_and_balance(splits: tuple[Dataset, Dataset]) -> None:
+    for split, n in zip(splits, (6000, 1500), strict=True):
+        assert split.images.shape == (n, 28, 28)
+        assert split.images.dtype == split.labels.dtype == np.uint8
+        assert np.bincount(split.labels, minlength=10).tolist() == [n // 10] * 10
+        assert split.name == "synthetic"
+        assert np.any(np.diff(split.labels.astype(int)) < 0)  # shuffled
+
+
+def test_a_number_that_ten_does_not_divide() -> None:
+    train, test = make_synthetic(23, 4)
+    assert sorted(np.bincount(train.labels, minlength=10).tolist()) == [2] * 7 + [3] * 3
+    assert len(test) == 4
+
+
+def test_the_same_seed_gives_the_same_bits_on_any_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    sums = set()
+    for cores in (1, 2, 4):
+        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+        train, test = make_synthetic(3 * _BLOCK, 40, seed=5)
+        sums.add((train.sha256, test.sha256))
+    assert len(sums) == 1
+    assert make_synthetic(3 * _BLOCK, 40, seed=6)[0].sha256 not in {train for train, _ in sums}
+
+
+def test_no_image_is_there_twice_or_empty(splits: tuple[Dataset, Dataset]) -> None:
+    images = np.concatenate([split.images for split in splits])
+    assert len({image.tobytes() for image in images}) == len(images)
+    assert images.max(axis=(1, 2)).min() > 30
+
+
+def test_pixels_are_of_the_order_of_the_real_ones(splits: tuple[Dataset, Dataset]) -> None:
+    pixels = splits[0].images / 255
+    assert 0.15 < pixels.mean() < 0.35
+    assert 0.25 < pixels.std() < 0.4
+    corners = splits[0].images[:, [0, 0, -1, -1], [0, -1, 0, -1]]
+    assert (corners == 0).mean() > 0.97
+
+
+def linear_accuracy(train: Dataset, test: Dataset) -> float:
+    """Accuracy on `test` of a ridge regression on one-hot labels, in closed form."""
+
+    def rows(split: Dataset) -> NDArray[np.float64]:
+        return np.hstack([preprocess(split)[0], np.ones((len(split), 1))]).astype(np.float64)
+
+    x = rows(train)
+    weights = np.linalg.solve(x.T @ x + 50 * np.eye(785), x.T @ np.eye(10)[train.labels])
+    return float(((rows(test) @ weights).argmax(1) == test.labels).mean())
+
+
+def test_a_linear_model_learns_much_but_not_all(splits: tuple[Dataset, Dataset]) -> None:
+    accuracy = linear_accuracy(*splits)
+    assert 0.6 < accuracy < 0.95
+
+
+def test_the_source_synthetic_goes_through_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def small() -> tuple[Dataset, Dataset]:
+        calls.append(1)
+        return make_synthetic(20, 10)
+
+    monkeypatch.setattr(fashion_mnist, "make_synthetic", small)
+    first, second = load_fashion_mnist("synthetic"), load_fashion_mnist("synthetic")
+    assert len(calls) == 1
+    assert first[0].sha256 == second[0].sha256 == make_synthetic(20, 10)[0].sha256
+    assert second[0].name == "synthetic"

@@ -1,0 +1,189 @@
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fmnist_xp.nn import CategoricalCrossentropy, Dense, Softmax, SoftmaxCategoricalCrossentropy
+
+BOTH = pytest.mark.parametrize("kind", [CategoricalCrossentropy, SoftmaxCategoricalCrossentropy])
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def make_batch(rows: int = 6, classes: int = 4, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return probabilities (rows, classes) and labels (rows,)."""
+    generator = np.random.default_rng(seed)
+    exponentials = np.exp(generator.standard_normal((rows, classes)))
+    return exponentials / exponentials.sum(axis=1, keepdims=True), generator.integers(0, classes, rows)
+
+
+def test_losses_and_mean_by_hand() -> None:
+    loss = CategoricalCrossentropy()
+    predictions = np.array([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]])
+    np.testing.assert_allclose(loss.forward(predictions, np.array([1, 2])), [math.log(4), -math.log(0.8)], rtol=1e-15)
+    assert float(loss.calculate(predictions, [1, 2])) == pytest.approx((math.log(4) - math.log(0.8)) / 2, rel=1e-15)
+
+
+# In float32 the steps below 1 are 6e-8 wide: 1 - 1e-7 becomes 1 - 1.19e-7.
+@pytest.mark.parametrize(("dtype", "rel"), [("float64", 1e-8), ("float32", 0.2)])
+def test_predictions_are_clipped_at_both_ends(dtype: str, rel: float) -> None:
+    losses = CategoricalCrossentropy().forward(np.array([[0, 1], [0, 1]], dtype=dtype), np.array([0, 1]))
+    assert losses[0] == pytest.approx(-math.log(1e-7), rel=1e-6)
+    assert losses[1] == pytest.approx(1e-7, rel=rel)
+    assert losses.dtype == dtype
+
+
+def test_crossentropy_gradient_by_hand() -> None:
+    dinputs = CategoricalCrossentropy().backward(np.array([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]]), np.array([1, 2]))
+    np.testing.assert_allclose(dinputs, [[0, -1 / 0.25 / 2, 0], [0, 0, -1 / 0.8 / 2]], rtol=1e-15)
+
+
+def test_crossentropy_gradient_stays_finite_at_zero() -> None:
+    dinputs = CategoricalCrossentropy().backward(np.array([[0.0, 1.0]]), np.array([0]))
+    np.testing.assert_allclose(dinputs, [[-1e7, 0]], rtol=1e-12)
+
+
+def test_joined_gradient_by_hand() -> None:
+    loss = SoftmaxCategoricalCrossentropy()
+    probabilities = np.array([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]])
+    dinputs = loss.backward(probabilities, np.array([1, 2]))
+    np.testing.assert_allclose(dinputs, [[0.25, -0.375, 0.125], [0.05, 0.05, -0.1]], rtol=1e-14)
+    assert dinputs is loss.dinputs
+
+
+def test_joined_loss_is_softmax_then_crossentropy() -> None:
+    _, labels = make_batch()
+    logits = np.random.default_rng(1).standard_normal((6, 4))
+    joined, softmax, alone = SoftmaxCategoricalCrossentropy(), Softmax(), CategoricalCrossentropy()
+    value = joined.forward(logits, labels)
+    assert float(value) == pytest.approx(float(alone.calculate(softmax.forward(logits), labels)), rel=1e-15)
+    np.testing.assert_array_equal(joined.output, softmax.output)
+    chained = softmax.backward(alone.backward(softmax.output, labels))
+    np.testing.assert_allclose(joined.backward(joined.output, labels), chained, rtol=1e-12, atol=1e-16)
+
+
+def test_crossentropy_gradient_agrees_with_finite_differences(numeric_gradient: Callable[..., np.ndarray]) -> None:
+    loss = CategoricalCrossentropy()
+    predictions, labels = make_batch()
+    dinputs = loss.backward(predictions, labels)
+    expected = numeric_gradient(lambda: loss.calculate(predictions, labels), predictions)
+    np.testing.assert_allclose(dinputs, expected, rtol=1e-6, atol=1e-10)
+
+
+def test_joined_gradient_agrees_with_finite_differences(numeric_gradient: Callable[..., np.ndarray]) -> None:
+    loss = SoftmaxCategoricalCrossentropy()
+    logits = np.random.default_rng(1).standard_normal((6, 4))
+    _, labels = make_batch()
+    dinputs = loss.backward(loss.activate(logits), labels)
+    expected = numeric_gradient(lambda: loss.forward(logits, labels), logits)
+    np.testing.assert_allclose(dinputs, expected, rtol=1e-6, atol=1e-10)
+
+
+def test_values_and_gradients_agree_with_pytorch(torch: Any) -> None:
+    functional = torch.nn.functional
+    predictions, labels = make_batch()
+    logits = np.random.default_rng(1).standard_normal((6, 4))
+    classes = torch.tensor(labels)
+
+    tensor = torch.tensor(predictions, requires_grad=True)
+    expected = functional.nll_loss(torch.log(tensor), classes)
+    expected.backward()
+    alone = CategoricalCrossentropy()
+    assert float(alone.calculate(predictions, labels)) == pytest.approx(expected.item(), rel=1e-14)
+    np.testing.assert_allclose(alone.backward(predictions, labels), tensor.grad.numpy(), rtol=1e-13)
+
+    tensor = torch.tensor(logits, requires_grad=True)
+    expected = functional.cross_entropy(tensor, classes)
+    expected.backward()
+    joined = SoftmaxCategoricalCrossentropy()
+    assert float(joined.forward(logits, labels)) == pytest.approx(expected.item(), rel=1e-13)
+    np.testing.assert_allclose(joined.backward(joined.output, labels), tensor.grad.numpy(), rtol=1e-12)
+
+
+@BOTH
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int32", "int64"])
+def test_labels_of_any_integer_dtype_and_one_hot_agree(kind: type[CategoricalCrossentropy], dtype: str) -> None:
+    predictions, labels = make_batch(rows=40)
+    one_hot = np.eye(4, dtype=dtype)[labels]
+    reference = kind()
+    losses, correct, dinputs = (
+        reference.sample_losses(predictions, labels),
+        reference.correct(predictions, labels),
+        reference.backward(predictions, labels),
+    )
+    assert 0 < correct.sum() < 40
+    for given_labels in (labels.astype(dtype), one_hot, one_hot.tolist(), labels.tolist()):
+        loss = kind()
+        np.testing.assert_array_equal(loss.sample_losses(predictions, given_labels), losses)
+        np.testing.assert_array_equal(loss.correct(predictions, given_labels), correct)
+        np.testing.assert_array_equal(loss.backward(predictions, given_labels), dinputs)
+
+
+@BOTH
+@settings(deadline=None, max_examples=25)
+@given(seed=SEEDS, cuts=st.lists(st.integers(0, 30), max_size=5))
+def test_loss_and_gradient_add_up_over_any_partition_of_rows(
+    kind: type[CategoricalCrossentropy], seed: int, cuts: list[int]
+) -> None:
+    predictions, labels = make_batch(rows=30, seed=seed)
+    edges = sorted({0, 30, *cuts})
+    parts = [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    loss = kind()
+    whole = float(loss.calculate(predictions, labels))
+    total = sum(float(loss.sample_losses(predictions[part], labels[part]).sum()) for part in parts)
+    assert total / 30 == pytest.approx(whole, rel=1e-13)
+    gradients = [loss.backward(predictions[part], labels[part], samples=30) for part in parts]
+    np.testing.assert_array_equal(np.concatenate(gradients), loss.backward(predictions, labels))
+
+
+@BOTH
+@settings(deadline=None, max_examples=25)
+@given(seed=SEEDS)
+def test_order_of_rows_does_not_matter(kind: type[CategoricalCrossentropy], seed: int) -> None:
+    predictions, labels = make_batch(rows=30, seed=seed)
+    order = np.random.default_rng(seed).permutation(30)
+    loss = kind()
+    whole = float(loss.calculate(predictions, labels))
+    assert float(loss.calculate(predictions[order], labels[order])) == pytest.approx(whole, rel=1e-13)
+    permuted = loss.backward(predictions[order], labels[order])
+    np.testing.assert_array_equal(permuted, loss.backward(predictions, labels)[order])
+
+
+def test_correct_by_hand() -> None:
+    predictions = np.array([[0.5, 0.3, 0.2], [0.4, 0.4, 0.2], [0.1, 0.2, 0.7]])
+    np.testing.assert_array_equal(
+        CategoricalCrossentropy().correct(predictions, np.array([0, 1, 2])), [True, False, True]
+    )
+
+
+def test_regularization_loss_is_the_sum_over_layers() -> None:
+    first, second = Dense(1, 2, weight_regularizer_l1=0.5), Dense(2, 1, bias_regularizer_l2=0.25)
+    first.weights = [[1, -3]]
+    second.biases = [[4]]
+    loss = CategoricalCrossentropy()
+    assert float(loss.regularization_loss(first, second)) == pytest.approx(0.5 * 4 + 0.25 * 16)
+    assert float(loss.regularization_loss()) == 0
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("predictions", "labels"),
+    [
+        (np.full((2, 3), 1 / 3), np.array([0])),
+        (np.full((2, 3), 1 / 3), np.array([0, 1, 2])),
+        (np.full(3, 1 / 3), np.array([0, 1, 2])),
+        (np.full((2, 3), 1 / 3), np.zeros((2, 3, 1), dtype=int)),
+        (np.full((2, 3), 1 / 3), np.eye(2)),
+    ],
+    ids=["too few labels", "too many labels", "flat predictions", "three dimensions", "one-hot of other width"],
+)
+def test_shapes_that_do_not_fit_are_refused(
+    kind: type[CategoricalCrossentropy], predictions: np.ndarray, labels: np.ndarray
+) -> None:
+    with pytest.raises(
+        ValueError, match=r"labels must be \(rows,\) or \(rows, classes\) for predictions .* got labels"
+    ):
+        kind().sample_losses(predictions, labels)

@@ -1,0 +1,131 @@
+import dataclasses
+import gzip
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fmnist_xp.backend import CpuBackend
+from fmnist_xp.experiments import EXPERIMENTS, Experiment
+from fmnist_xp.nn import Dense, ReLU, SoftmaxCategoricalCrossentropy
+
+CPU = CpuBackend(1)
+NAMES = pytest.mark.parametrize("name", ["sgd", "momentum", "adam"])
+
+
+def test_experiments_are_the_notebooks_table() -> None:
+    assert list(EXPERIMENTS) == ["sgd", "momentum", "adam"]
+    assert {name: experiment.make_optimizer().config() for name, experiment in EXPERIMENTS.items()} == {
+        "sgd": {"learning_rate": 1.0, "decay": 0.01, "momentum": 0.0},
+        "momentum": {"learning_rate": 1.0, "decay": 0.01, "momentum": 0.5},
+        "adam": {"learning_rate": 0.02, "decay": 1e-5, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7},
+    }
+    assert [type(e.make_optimizer()).__name__ for e in EXPERIMENTS.values()] == ["SGD", "SGD", "Adam"]
+    assert {experiment.epochs for experiment in EXPERIMENTS.values()} == {1100}
+
+
+@pytest.mark.parametrize(("name", "hidden"), [("sgd", 128), ("momentum", 64), ("adam", 64)])
+def test_architecture_is_the_notebooks(name: str, hidden: int) -> None:
+    network = EXPERIMENTS[name].make_network(CPU, seed=1)
+    assert [type(layer) for layer in network.layers] == [Dense, ReLU, Dense, ReLU, Dense]
+    assert type(network.loss) is SoftmaxCategoricalCrossentropy
+    assert network.widths == [784, hidden, hidden, 10]
+    assert [tuple(layer.regularizers().values()) for layer in network.dense] == [
+        (0.0, 5e-4, 0.0, 5e-4),
+        (0.0, 0.0, 0.0, 0.0),
+        (0.0, 0.0, 0.0, 0.0),
+    ]
+    assert network.backend is CPU
+    assert network.dtype == "float32"
+
+
+# 5e-4 · 1e-4 · 784 · 128 = 0.00502, the notebook printed 0.00506; with 64 neurons 0.00251, printed 0.00248.
+@pytest.mark.parametrize(
+    ("name", "expected", "printed"),
+    [("sgd", 0.00502, 0.00506), ("momentum", 0.00251, 0.00248), ("adam", 0.00251, 0.00248)],
+)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_regularization_loss_at_the_start_is_the_expected_one(
+    name: str, expected: float, printed: float, seed: int
+) -> None:
+    loss = float(EXPERIMENTS[name].make_network(CPU, seed).regularization_loss())
+    # The sum of n squared normals spreads by √(2n): 0.45 % for 128 neurons, 0.63 % for 64.
+    assert loss == pytest.approx(expected, rel=0.02)
+    assert loss == pytest.approx(printed, rel=0.03)
+
+
+@NAMES
+def test_seed_decides_the_weights(name: str) -> None:
+    first, again, other = (EXPERIMENTS[name].make_network(CPU, seed).parameters for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_dtype_and_depth_are_free() -> None:
+    experiment = Experiment("deep", (5, 4, 3), "sgd", learning_rate=0.1, decay=0.0, momentum=0.9, l2=0.25)
+    network = experiment.make_network(CPU, seed=1, dtype="float64")
+    assert network.widths == [784, 5, 4, 3, 10]
+    assert network.parameters.dtype == np.float64
+    assert [layer.weight_regularizer_l2 for layer in network.dense] == [0.25, 0, 0, 0]
+    assert experiment.make_optimizer().config() == {"learning_rate": 0.1, "decay": 0.0, "momentum": 0.9}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hidden": (64, 0)}, "n_neurons must be at least 1, got 0"),
+        ({"l2": -1.0}, "weight_regularizer_l2 must be a finite number of at least 0, got -1.0"),
+    ],
+)
+def test_network_that_cannot_be_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(EXPERIMENTS["sgd"], **change).make_network(CPU, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"learning_rate": 0.0}, "learning_rate must be above 0"),
+        ({"momentum": 1.0}, "momentum must be at least 0 and below 1, got 1.0"),
+        ({"optimizer": "rmsprop"}, "rmsprop"),
+    ],
+)
+def test_optimizer_that_cannot_be_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(EXPERIMENTS["sgd"], **change).make_optimizer()
+
+
+def test_experiments_cannot_be_changed() -> None:
+    with pytest.raises(TypeError):
+        EXPERIMENTS["new"] = EXPERIMENTS["sgd"]  # type: ignore[index]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        EXPERIMENTS["sgd"].epochs = 1  # type: ignore[misc]
+
+
+@pytest.fixture(scope="module")
+def fashion_mnist() -> tuple[np.ndarray, np.ndarray]:
+    """Return the 60,000 training rows, scaled, and their labels, read here and not by the package."""
+    folder = os.environ.get("FMNIST_XP_DATA")
+    if not folder:
+        pytest.skip("FMNIST_XP_DATA does not name a folder with the four IDX .gz files")
+    images, labels = (
+        np.frombuffer(gzip.decompress((Path(folder) / name).read_bytes())[header:], dtype="uint8")
+        for name, header in (("train-images-idx3-ubyte.gz", 16), ("train-labels-idx1-ubyte.gz", 8))
+    )
+    return (images.reshape(-1, 784).astype("float32") - 127.5) / 127.5, labels
+
+
+# The losses printed at epochs 0 and 10. At the start it is ln 10 plus the regularization loss, whatever the draw;
+# at epoch 10 draws differ by about 0.1.
+@pytest.mark.parametrize(
+    ("name", "first", "tenth"), [("sgd", 2.308, 2.065), ("momentum", 2.305, 1.995), ("adam", 2.305, 1.166)]
+)
+def test_first_epochs_on_fashion_mnist_are_the_notebooks(
+    name: str, first: float, tenth: float, fashion_mnist: tuple[np.ndarray, np.ndarray]
+) -> None:
+    experiment = EXPERIMENTS[name]
+    network = experiment.make_network(CpuBackend(), seed=0)
+    history = network.fit(*fashion_mnist, epochs=11, optimizer=experiment.make_optimizer(), verbose=False)
+    assert history.loss == [pytest.approx(first, abs=0.002), pytest.approx(tenth, abs=0.3)]

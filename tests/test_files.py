@@ -1,0 +1,91 @@
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from fmnist_xp.files import replacing, write_text
+
+
+@pytest.fixture
+def umask() -> Iterator[int]:
+    """Set a umask that is not every system's, and afterwards the one there was."""
+    before = os.umask(0o027)
+    yield 0o027
+    os.umask(before)
+
+
+@pytest.fixture
+def slow_umask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let other threads run whenever the process's umask has been set."""
+    set_umask = os.umask
+
+    def set_and_wait(mask: int) -> int:
+        before = set_umask(mask)
+        time.sleep(0.001)
+        return before
+
+    monkeypatch.setattr(os, "umask", set_and_wait)
+
+
+def test_text_is_written_as_utf8_into_new_folders(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "text.txt"
+    write_text(path, "θ ← θ − lr·g\n")
+    assert path.read_bytes().decode("utf-8") == "θ ← θ − lr·g\n"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_failure_keeps_the_old_file_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    path = tmp_path / "model.txt"
+    path.write_text("old")
+
+    def write_half() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text("half of the new")
+            assert path.read_text() == "old"
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_failure_leaves_no_file_where_there_was_none(tmp_path: Path) -> None:
+    with pytest.raises(UnicodeEncodeError):
+        write_text(tmp_path / "new.txt", "\ud800")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_temporary_is_beside_the_file_with_its_suffix(tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    with replacing(path) as temporary:
+        assert temporary.parent == tmp_path
+        assert temporary.suffix == ".png"
+        assert temporary != path
+        temporary.write_bytes(b"new")
+    assert path.read_bytes() == b"new"
+    assert not temporary.exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes are of POSIX systems")
+def test_mode_is_that_of_any_new_file(tmp_path: Path, umask: int) -> None:
+    path = tmp_path / "text.txt"
+    write_text(path, "text")
+    assert path.stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes are of POSIX systems")
+@pytest.mark.usefixtures("slow_umask")
+def test_concurrent_writers_leave_whole_files_and_the_umask(tmp_path: Path, umask: int) -> None:
+    texts = [f"{number}\n" * 1000 for number in range(200)]
+    paths = [tmp_path / f"{number % 4}.txt" for number in range(200)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write_text, paths, texts))
+    assert sorted(tmp_path.iterdir()) == sorted(set(paths))
+    assert {path.read_text() for path in paths} <= set(texts)
+    assert {oct(path.stat().st_mode & 0o777) for path in paths} == {oct(0o666 & ~umask)}
+    after = os.umask(umask)
+    assert oct(after) == oct(umask)

@@ -1,0 +1,435 @@
+import dataclasses
+import json
+import signal
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
+
+from fmnist_xp.backend import CpuBackend
+from fmnist_xp.errors import RunError
+from fmnist_xp.model import Metrics, Sequential, load
+from fmnist_xp.nn import CategoricalCrossentropy, Dense, Layer, ReLU, Softmax
+from fmnist_xp.optim import SGD, Adam, Optimizer
+from fmnist_xp.train.history import COLUMNS, History
+
+GENERATOR = np.random.default_rng(0)
+X = GENERATOR.standard_normal((50, 6))
+Y = (X[:, :4] + 0.3 * GENERATOR.standard_normal((50, 4))).argmax(axis=1)
+
+
+def make_model(seed: int = 1, dtype: str = "float64", threads: int = 1, split_softmax: bool = False) -> Sequential:
+    """Return a 6-5-4 model with a penalty of every kind."""
+    layers: list[Layer] = [Dense(6, 5, 1e-3, 2e-3, 3e-3, 4e-3), ReLU(), Dense(5, 4, 0.0, 1e-3)]
+    loss = CategoricalCrossentropy() if split_softmax else None
+    return Sequential([*layers, Softmax()] if split_softmax else layers, loss, CpuBackend(threads), seed, dtype)
+
+
+def spread(model: Sequential) -> Sequential:
+    """Give `model` parameters away from 0: biases start there, where PyTorch's slope of |b| is another."""
+    model.parameters[...] = 0.5 * np.random.default_rng(3).standard_normal(model.parameters.shape)
+    return model
+
+
+def fit(model: Sequential, **arguments: Any) -> History:
+    return model.fit(X, Y, **{"epochs": 5, "optimizer": SGD(0.1), "log_every": 1, "verbose": False, **arguments})
+
+
+def reference_probabilities(model: Sequential) -> np.ndarray:
+    """Return the class probabilities of `X`, written out in NumPy."""
+    w1, b1, w2, b2 = (values.astype("float64") for values in model.state_dict().values())
+    exponentials = np.exp(np.maximum(X @ w1 + b1, 0) @ w2 + b2)
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+class Momentum:
+    """The notebook's SGD with momentum, for PyTorch tensors with gradients."""
+
+    def __init__(self, momentum: float) -> None:
+        self.momentum = momentum
+        self.velocities: list[Any] = []
+
+    def step(self, parameters: list[Any], rate: float) -> None:
+        self.velocities = self.velocities or [0 * parameter.detach() for parameter in parameters]
+        for number, parameter in enumerate(parameters):
+            self.velocities[number] = self.momentum * self.velocities[number] - rate * parameter.grad
+            parameter.data += self.velocities[number]
+
+
+class Oracle:
+    """An optimizer of PyTorch, made when the parameters are known."""
+
+    def __init__(self, make: Callable[[list[Any]], Any]) -> None:
+        self.make = make
+        self.optimizer: Any = None
+
+    def step(self, parameters: list[Any], rate: float) -> None:
+        self.optimizer = self.optimizer or self.make(parameters)
+        self.optimizer.param_groups[0]["lr"] = rate
+        self.optimizer.step()
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.02])
+@pytest.mark.parametrize(
+    ("make", "make_oracle"),
+    [
+        (lambda decay: SGD(0.5, decay), lambda torch: Oracle(lambda p: torch.optim.SGD(p, lr=0.5))),
+        (lambda decay: SGD(0.2, decay, 0.5), lambda torch: Momentum(0.5)),
+        (lambda decay: Adam(0.02, decay), lambda torch: Oracle(lambda p: torch.optim.Adam(p, lr=0.02, eps=1e-7))),
+    ],
+    ids=["sgd", "momentum", "adam"],
+)
+@pytest.mark.parametrize("split_softmax", [False, True], ids=["joined", "split"])
+def test_training_agrees_with_pytorch_after_five_and_fifty_epochs(
+    make: Callable[[float], Optimizer],
+    make_oracle: Callable[[Any], Any],
+    decay: float,
+    split_softmax: bool,
+    torch: Any,
+    torch_twin: Callable[[Sequential], Any],
+) -> None:
+    model = spread(make_model(split_softmax=split_softmax, threads=2))
+    twin, optimizer, oracle = torch_twin(model), make(decay), make_oracle(torch)
+    losses, logged = [], []
+    for epochs in (range(5), range(5, 50)):
+        logged += fit(model, epochs=len(epochs), optimizer=optimizer, block_rows=7).loss
+        for epoch in epochs:
+            losses.append(twin.loss(X, Y).item())
+            twin.gradients(X, Y)
+            oracle.step(twin.parameters, optimizer.learning_rate / (1 + decay * epoch))
+        np.testing.assert_allclose(model.parameters, twin.vector(), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(logged, losses, rtol=1e-9)
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_float32_training_follows_float64() -> None:
+    histories = [fit(make_model(dtype=dtype), epochs=30, optimizer=Adam(0.02)) for dtype in ("float32", "float64")]
+    for column in ("loss", "regularization_loss"):
+        np.testing.assert_allclose(*(getattr(history, column) for history in histories), rtol=1e-4)
+
+
+@pytest.mark.parametrize("split_softmax", [False, True], ids=["joined", "split"])
+@pytest.mark.parametrize(("dtype", "rtol"), [("float64", 1e-12), ("float32", 1e-5)])
+def test_predictions_and_metrics_are_those_written_out(split_softmax: bool, dtype: str, rtol: float) -> None:
+    model = spread(make_model(dtype=dtype, threads=2, split_softmax=split_softmax))
+    expected = reference_probabilities(model)
+    probabilities = model.predict_proba(X)
+    np.testing.assert_allclose(probabilities, expected, rtol=rtol)
+    assert probabilities.dtype == dtype
+    np.testing.assert_array_equal(model.predict(X), expected.argmax(axis=1))
+    metrics = model.evaluate(X, Y)
+    assert metrics.accuracy == pytest.approx((expected.argmax(axis=1) == Y).mean(), rel=1e-12)
+    assert metrics.loss == pytest.approx(-np.log(expected[np.arange(50), Y]).mean(), rel=rtol)
+
+
+def test_evaluation_is_the_data_loss_alone() -> None:
+    model = make_model()
+    history = fit(model, epochs=1)
+    before = make_model().evaluate(X, Y)
+    assert before.loss == pytest.approx(history.loss[0] - history.regularization_loss[0], rel=1e-12)
+    assert before.accuracy == history.accuracy[0]
+
+
+def test_metrics_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Metrics(accuracy=0.5, loss=1.0).loss = 0.0  # type: ignore[misc]
+
+
+LABELS = {
+    "uint8": Y.astype("uint8"),
+    "int32": Y.astype("int32"),
+    "list": Y.tolist(),
+    "one-hot": np.eye(4)[Y],
+    "one-hot uint8": np.eye(4, dtype="uint8")[Y],
+    "one-hot bool": np.eye(4, dtype=bool)[Y],
+    "one-hot list": np.eye(4, dtype=int)[Y].tolist(),
+}
+
+
+@pytest.mark.parametrize("labels", LABELS.values(), ids=LABELS)
+def test_labels_of_any_kind_give_the_same_bits(labels: Any) -> None:
+    model, expected = make_model(), make_model()
+    history = model.fit(X, labels, epochs=5, optimizer=SGD(0.1), log_every=1, verbose=False)
+    assert history.loss == fit(expected).loss
+    np.testing.assert_array_equal(model.parameters, expected.parameters)
+    assert model.evaluate(X, labels) == expected.evaluate(X, Y)
+
+
+@pytest.mark.parametrize(
+    "inputs", [X.tolist(), np.asfortranarray(X), np.repeat(X, 2, axis=0)[::2]], ids=["list", "Fortran", "strided"]
+)
+def test_inputs_of_any_layout_give_the_same_bits(inputs: Any) -> None:
+    model, expected = make_model(), make_model()
+    model.fit(inputs, Y, epochs=5, optimizer=SGD(0.1), verbose=False)
+    fit(expected)
+    np.testing.assert_array_equal(model.parameters, expected.parameters)
+
+
+def test_data_stays_as_it_is() -> None:
+    inputs, labels = X.copy(), Y.copy()
+    model = make_model()
+    model.fit(inputs, labels, epochs=3, verbose=False)
+    model.evaluate(inputs, labels)
+    model.predict(inputs)
+    np.testing.assert_array_equal(inputs, X)
+    np.testing.assert_array_equal(labels, Y)
+
+
+def test_same_seed_same_bits_and_another_seed_others() -> None:
+    first, again, other = make_model(seed=1), make_model(seed=1), make_model(seed=2)
+    histories = [fit(model) for model in (first, again, other)]
+    np.testing.assert_array_equal(first.parameters, again.parameters)
+    assert histories[0].loss == histories[1].loss != histories[2].loss
+    assert not np.array_equal(first.parameters, other.parameters)
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.integers(0, 2**32 - 1))
+def test_order_of_the_rows_does_not_matter_beyond_rounding(seed: int) -> None:
+    order = np.random.default_rng(seed).permutation(50)
+    model, expected = make_model(), make_model()
+    model.fit(X[order], Y[order], epochs=5, optimizer=SGD(0.1), verbose=False, block_rows=9)
+    fit(expected)
+    np.testing.assert_allclose(model.parameters, expected.parameters, rtol=1e-9, atol=1e-13)
+    np.testing.assert_array_equal(model.predict(X[order]), model.predict(X)[order])
+
+
+def test_two_fits_with_one_optimizer_equal_one_long_fit() -> None:
+    halves, whole, optimizer = make_model(), make_model(), Adam(0.02, decay=0.1)
+    first, second = fit(halves, optimizer=optimizer), fit(halves, optimizer=optimizer)
+    expected = fit(whole, epochs=10, optimizer=Adam(0.02, decay=0.1))
+    np.testing.assert_array_equal(halves.parameters, whole.parameters)
+    for column in COLUMNS[1:]:
+        assert getattr(first, column) + getattr(second, column) == getattr(expected, column)
+
+
+def test_optimizer_is_sgd_at_rate_one_unless_given() -> None:
+    model, expected = make_model(), make_model()
+    fit(model, optimizer=None)
+    fit(expected, optimizer=SGD(1.0))
+    np.testing.assert_array_equal(model.parameters, expected.parameters)
+
+
+def test_fit_without_epochs_changes_nothing() -> None:
+    model = make_model()
+    held = model.parameters.copy()
+    assert len(fit(model, epochs=0)) == 0
+    np.testing.assert_array_equal(model.parameters, held)
+
+
+def test_verbose_fit_prints_the_notebooks_lines_and_calls_back(capsys: pytest.CaptureFixture[str]) -> None:
+    epochs: list[int] = []
+    model = make_model()
+    history = model.fit(X, Y, epochs=11, optimizer=SGD(0.1), callbacks=[lambda h: epochs.append(h.epoch[-1])])
+    assert epochs == [0, 10]
+    assert capsys.readouterr().out.splitlines() == [
+        f"epoch: {epoch}, acc: {accuracy:.3f}, loss: {loss:.3f} "
+        f"(data_loss: {loss - penalty:.3f}, reg_loss: {penalty:.3f}), lr: 0.1"
+        for epoch, accuracy, loss, _, penalty in zip(*(getattr(history, c) for c in COLUMNS), strict=True)
+    ]
+
+
+def test_quiet_fit_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    fit(make_model())
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.usefixtures("sigint")
+def test_interrupt_keeps_what_was_learned() -> None:
+    model, expected = make_model(), make_model()
+
+    def interrupt(history: History) -> None:
+        if history.epoch[-1] == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    history = fit(model, epochs=50, callbacks=[interrupt])
+    fit(expected, epochs=3)
+    assert history.interrupted
+    assert history.epoch == [0, 1, 2]
+    np.testing.assert_array_equal(model.parameters, expected.parameters)
+
+
+def test_models_can_be_trained_in_threads_of_their_own() -> None:
+    models = [make_model(seed, threads=2) for seed in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(fit, models))
+    for seed, model in enumerate(models):
+        expected = make_model(seed)
+        fit(expected)
+        np.testing.assert_array_equal(model.parameters, expected.parameters)
+
+
+def with_value(row: int, column: int, value: float) -> np.ndarray:
+    changed = X.copy()
+    changed[row, column] = value
+    return changed
+
+
+def with_values(*values: float) -> np.ndarray:
+    changed = X.copy()
+    changed[0, : len(values)] = values
+    return changed
+
+
+BAD_INPUTS: dict[str, tuple[Any, str]] = {
+    "narrow": (X[:, :5], r"X must have the shape \(n, 6\) with n ≥ 1, got \(50, 5\)"),
+    "images": (X.reshape(50, 2, 3), r"X must have the shape \(n, 6\) with n ≥ 1, got \(50, 2, 3\)"),
+    "one row flat": (X[0], r"X must have the shape \(n, 6\) with n ≥ 1, got \(6,\)"),
+    "empty": (X[:0], r"X must have the shape \(n, 6\) with n ≥ 1, got \(0, 6\)"),
+    "a number": (3.0, r"X must have the shape \(n, 6\) with n ≥ 1, got \(\)"),
+    "NaN": (with_value(49, 5, np.nan), "X has values that are not finite"),
+    "infinity": (with_value(0, 0, np.inf), "X has values that are not finite"),
+    "both infinities": (with_values(np.inf, -np.inf), "X has values that are not finite"),
+}
+
+
+@pytest.mark.parametrize(("inputs", "message"), BAD_INPUTS.values(), ids=BAD_INPUTS)
+def test_inputs_that_do_not_fit_are_refused(inputs: Any, message: str) -> None:
+    model = make_model()
+    held = model.parameters.copy()
+    with pytest.raises(ValueError, match=message):
+        model.fit(inputs, Y, epochs=1, verbose=False)
+    with pytest.raises(ValueError, match=message):
+        model.evaluate(inputs, Y)
+    with pytest.raises(ValueError, match=message):
+        model.predict(inputs)
+    np.testing.assert_array_equal(model.parameters, held)
+
+
+def test_inputs_too_large_for_float32_are_refused() -> None:
+    with pytest.raises(ValueError, match="X has values that are not finite"):
+        make_model(dtype="float32").predict(with_value(0, 0, 1e300))
+
+
+def test_large_but_finite_inputs_are_taken() -> None:
+    # Their sum overflows, each of them does not.
+    model = make_model()
+    model.dense[0].weights = np.zeros((6, 5))
+    assert model.predict_proba(with_values(1e308, 1e308, 1e308)).shape == (50, 4)
+
+
+ONE_HOT = np.eye(4)[Y]
+BAD_LABELS: dict[str, tuple[Any, str]] = {
+    "too few": (Y[:-1], "X has 50 rows, but y has 49"),
+    "too few one-hot": (ONE_HOT[:-1], "X has 50 rows, but y has 49"),
+    "too large": (Y + 1, "y must be from 0 to 3, got 1 to 4"),
+    "negative": (Y - 1, "y must be from 0 to 3, got -1 to 2"),
+    "float": (Y.astype("float64"), r"y must be class indices \(n,\) of an integer dtype or .* of dtype float64"),
+    "bool": (Y > 1, r"y must be class indices .* of dtype bool"),
+    "text": (Y.astype("str"), r"y must be class indices .* of dtype <U"),
+    "column": (Y[:, None], r"y of two dimensions must be one-hot rows \(n, 4\), got the shape \(50, 1\)"),
+    "one-hot of other width": (np.eye(5)[Y], r"one-hot rows \(n, 4\), got the shape \(50, 5\)"),
+    "two ones": (np.maximum(ONE_HOT, np.eye(4)[0]), "must be one-hot rows"),
+    "all zero": (0 * ONE_HOT, "must be one-hot rows"),
+    "probabilities": (np.full((50, 4), 0.25), "must be one-hot rows"),
+    "twos": (2 * ONE_HOT, "must be one-hot rows"),
+    "three dimensions": (ONE_HOT[:, :, None], r"got the shape \(50, 4, 1\)"),
+    "a number": (3, r"got the shape \(\)"),
+    "empty": ([], r"got the shape \(0,\)"),
+}
+
+
+@pytest.mark.parametrize(("labels", "message"), BAD_LABELS.values(), ids=BAD_LABELS)
+def test_labels_that_do_not_fit_are_refused(labels: Any, message: str) -> None:
+    model = make_model()
+    held = model.parameters.copy()
+    with pytest.raises(ValueError, match=message):
+        model.fit(X, labels, epochs=1, verbose=False)
+    with pytest.raises(ValueError, match=message):
+        model.evaluate(X, labels)
+    np.testing.assert_array_equal(model.parameters, held)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"epochs": -1}, "epochs must be at least 0, got -1"),
+        ({"log_every": 0}, "log_every must be at least 1, got 0"),
+        ({"block_rows": 0}, "block_rows must be at least 1, got 0"),
+    ],
+)
+def test_argument_out_of_range_is_named(arguments: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fit(make_model(), **arguments)
+
+
+@pytest.mark.parametrize("split_softmax", [False, True], ids=["joined", "split"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_saved_model_is_loaded_bit_for_bit(tmp_path: Path, dtype: str, split_softmax: bool) -> None:
+    model = make_model(dtype=dtype, split_softmax=split_softmax)
+    fit(model)
+    path = tmp_path / "models" / "model.safetensors"
+    model.save(str(path))
+    backend = CpuBackend(2)
+    for loaded in (load(path, backend=backend), Sequential.load(str(path), backend)):
+        np.testing.assert_array_equal(loaded.parameters, model.parameters, strict=True)
+        assert [(type(layer), layer.config()) for layer in loaded.layers] == [
+            (type(layer), layer.config()) for layer in model.layers
+        ]
+        assert type(loaded.loss) is type(model.loss)
+        assert (loaded.dtype, loaded.backend) == (dtype, backend)
+        np.testing.assert_array_equal(loaded.predict_proba(X), model.predict_proba(X))
+    # What was loaded trains on as the model itself.
+    np.testing.assert_array_equal(fit(loaded).loss, fit(model).loss)
+
+
+def test_loaded_model_is_of_the_class_that_loads(tmp_path: Path) -> None:
+    class Special(Sequential):
+        """A model of another class."""
+
+    make_model().save(tmp_path / "model.safetensors")
+    assert type(Special.load(tmp_path / "model.safetensors")) is Special
+
+
+def test_missing_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"there is no model file .*none\.safetensors"):
+        load(tmp_path / "none.safetensors")
+
+
+def test_truncated_model_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    make_model().save(path)
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(RunError, match=r"model\.safetensors is damaged"):
+        load(path)
+
+
+def dense(**changes: Any) -> dict[str, Any]:
+    return {"type": "Dense", "n_inputs": 6, "n_neurons": 4, **changes}
+
+
+ARCHITECTURES: dict[str, Any] = {
+    "unknown layer": {"layers": [dense(), {"type": "Dropout"}]},
+    "unknown argument": {"layers": [dense(stride=2)]},
+    "layer without a type": {"layers": [{"n_inputs": 6, "n_neurons": 4}]},
+    "layer that is text": {"layers": ["Dense"]},
+    "other width": {"layers": [dense(n_inputs=5)]},
+    "width that is text": {"layers": [dense(n_inputs="six")]},
+    "bad penalty": {"layers": [dense(weight_regularizer_l1=-1)]},
+    "two layers": {"layers": [dense(), {"type": "ReLU"}, dense(n_inputs=4)]},
+    "no layers": {"layers": []},
+    "layers missing": {"layers": None},
+    "unknown loss": {"loss": "MeanSquaredError"},
+    "loss that does not fit": {"loss": "CategoricalCrossentropy"},
+    "dtype": {"dtype": "float16"},
+}
+
+
+@pytest.mark.parametrize("change", ARCHITECTURES.values(), ids=ARCHITECTURES)
+def test_architecture_that_does_not_fit_the_weights_is_named(tmp_path: Path, change: dict[str, Any]) -> None:
+    path = tmp_path / "model.safetensors"
+    Sequential([Dense(6, 4)]).save(path)
+    assert load(path).widths == [6, 4]
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    metadata = header["__metadata__"]
+    metadata["architecture"] = json.dumps({**json.loads(metadata["architecture"]), **change})
+    save_file(load_file(path), path, metadata=metadata)
+    with pytest.raises(RunError, match=r"architecture and the weights in .*model\.safetensors do not fit .*: .+"):
+        load(path)

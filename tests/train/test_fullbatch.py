@@ -1,0 +1,307 @@
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fmnist_xp.backend import CpuBackend
+from fmnist_xp.experiments import EXPERIMENTS
+from fmnist_xp.nn import CategoricalCrossentropy, Dense, Layer, Network, ReLU, Softmax
+from fmnist_xp.train.fullbatch import FullBatch
+from fmnist_xp.train.trainer import train
+
+ROWS = 23
+TIMEOUT = 60  # seconds until a thread that should have ended counts as hung
+
+
+def make_network(threads: int = 1, dtype: str = "float64", split_softmax: bool = False) -> Network:
+    layers: list[Layer] = [Dense(6, 5, 0.01, 0.02, 0.03, 0.04), ReLU(), Dense(5, 4, 0.0, 0.05)]
+    loss = CategoricalCrossentropy() if split_softmax else None
+    network = Network([*layers, Softmax()] if split_softmax else layers, loss, CpuBackend(threads), dtype=dtype)
+    network.parameters[...] = np.random.default_rng(1).standard_normal(network.parameters.shape)
+    return network
+
+
+def make_batch(rows: int = ROWS, dtype: str = "float64") -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(2)
+    return generator.standard_normal((rows, 6)).astype(dtype), generator.integers(0, 4, rows, dtype="uint8")
+
+
+def one_pass(network: Network, X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, list[float]]:
+    """Return the gradient and [data loss, accuracy, regularization loss], written out in NumPy."""
+    w1, b1, w2, b2 = (values.astype("float64") for values in network.state_dict().values())
+    hidden = np.maximum(X @ w1 + b1, 0)
+    logits = hidden @ w2 + b2
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    one_hot = np.eye(4)[y]
+    d2 = (probabilities - one_hot) / len(X)
+    d1 = (d2 @ w2.T) * (hidden > 0)
+    gradients = (
+        X.T @ d1 + 0.01 * np.sign(w1) + 0.04 * w1,
+        d1.sum(axis=0) + 0.03 * np.sign(b1) + 0.08 * b1,
+        hidden.T @ d2 + 0.1 * w2,
+        d2.sum(axis=0),
+    )
+    loss = -np.log((probabilities * one_hot).sum(axis=1)).mean()
+    accuracy = (probabilities.argmax(axis=1) == y).mean()
+    penalty = (
+        0.01 * np.abs(w1).sum()
+        + 0.02 * (w1**2).sum()
+        + 0.03 * np.abs(b1).sum()
+        + 0.04 * (b1**2).sum()
+        + 0.05 * (w2**2).sum()
+    )
+    return np.concatenate([part.ravel() for part in gradients]), [loss, accuracy, penalty]
+
+
+def held_to_time(work: Callable[[], Any]) -> Any:
+    """Call `work` in a thread, return or raise what it does, and fail where it hangs."""
+    results: list[tuple[Any, BaseException | None]] = []
+
+    def note() -> None:
+        try:
+            results.append((work(), None))
+        except BaseException as error:
+            results.append((None, error))
+
+    thread = threading.Thread(target=note, daemon=True)
+    thread.start()
+    thread.join(TIMEOUT)
+    assert not thread.is_alive(), "the work hangs"
+    ((result, error),) = results
+    if error is not None:
+        raise error
+    return result
+
+
+@pytest.mark.parametrize("split_softmax", [False, True], ids=["joined", "split"])
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("block_rows", [*range(1, ROWS + 1), ROWS + 100])
+def test_any_block_size_gives_the_one_pass_gradient_and_figures(
+    block_rows: int, threads: int, split_softmax: bool
+) -> None:
+    network = make_network(threads, split_softmax=split_softmax)
+    X, y = make_batch()
+    gradient, figures = one_pass(network, X, y)
+    batch = FullBatch(network, X, y, block_rows)
+    np.testing.assert_allclose(batch.compute_gradients(figures=True), figures, rtol=1e-12)
+    np.testing.assert_allclose(network.gradients, gradient, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("block_rows", [1, 7, ROWS])
+def test_float32_gradient_is_that_of_float64_within_rounding(block_rows: int) -> None:
+    network = make_network(dtype="float32")
+    X, y = make_batch(dtype="float32")
+    gradient, figures = one_pass(network, X, y)
+    computed = FullBatch(network, X, y, block_rows).compute_gradients(figures=True)
+    np.testing.assert_allclose(network.gradients, gradient, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(computed, figures, rtol=1e-6)
+    assert computed.dtype == np.float64
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_gradient_agrees_with_pytorch(threads: int, torch_twin: Callable[[Network], Any]) -> None:
+    network = make_network(threads)
+    X, y = make_batch()
+    FullBatch(network, X, y, 5).compute_gradients()
+    np.testing.assert_allclose(network.gradients, torch_twin(network).gradients(X, y), rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_figures_and_probabilities_alone_equal_those_of_one_pass(threads: int) -> None:
+    network = make_network(threads)
+    X, y = make_batch()
+    _, (loss, accuracy, _) = one_pass(network, X, y)
+    batch = FullBatch(network, X, y, 4)
+    figures = batch.compute_figures()
+    np.testing.assert_allclose(figures, [loss, accuracy], rtol=1e-12)
+    assert figures.shape == (2,)
+    np.testing.assert_allclose(batch.compute_probabilities(), network.forward(X), rtol=1e-12)
+
+
+def test_figures_are_computed_only_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    class Counting(CategoricalCrossentropy):
+        """Notes what is asked of it."""
+
+        def sample_losses(self, predictions: Any, labels: Any) -> Any:
+            calls.append("loss")
+            return super().sample_losses(predictions, labels)
+
+        def correct(self, predictions: Any, labels: Any) -> Any:
+            calls.append("correct")
+            return super().correct(predictions, labels)
+
+    network = Network([Dense(6, 4), Softmax()], Counting(), CpuBackend(1), seed=1, dtype="float64")
+    monkeypatch.setattr(network, "regularization_loss", lambda: calls.append("penalty") or 0.0)
+    batch = FullBatch(network, *make_batch(), block_rows=12)
+    assert batch.compute_gradients() is None
+    assert calls == []
+    assert batch.compute_gradients(figures=True) is not None
+    assert sorted(calls) == ["correct", "correct", "loss", "loss", "penalty"]
+
+
+def test_parameters_inputs_and_labels_stay_as_they_are() -> None:
+    network = make_network(2)
+    X, y = make_batch()
+    held = [a.copy() for a in (network.parameters, X, y)]
+    batch = FullBatch(network, X, y, 4)
+    batch.compute_gradients(figures=True)
+    batch.compute_figures()
+    batch.compute_probabilities()
+    for before, after in zip(held, (network.parameters, X, y), strict=True):
+        np.testing.assert_array_equal(after, before)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_fifty_epochs_have_the_same_bits_on_any_number_of_threads(
+    name: str, made_data: Callable[..., tuple[np.ndarray, np.ndarray]]
+) -> None:
+    X, y = made_data(2500, features=784)
+    results = []
+    for threads in (1, 2, 4):
+        network = EXPERIMENTS[name].make_network(CpuBackend(threads), seed=1)
+        optimizer = EXPERIMENTS[name].make_optimizer()
+        history = train(network, X.astype("float32"), y, epochs=50, optimizer=optimizer, log_every=7)
+        history.epoch_seconds = []
+        results.append((network.parameters, history))
+    for parameters, history in results[1:]:
+        np.testing.assert_array_equal(parameters, results[0][0])
+        assert history == results[0][1]
+    losses = results[0][1].loss
+    assert losses[-1] < losses[0]
+
+
+@settings(deadline=None, max_examples=15)
+@given(block_rows=st.integers(1, 12), threads=st.integers(2, 5), rows=st.integers(1, 40))
+def test_bits_do_not_depend_on_threads_for_any_blocks(block_rows: int, threads: int, rows: int) -> None:
+    X, y = make_batch(rows)
+    results = []
+    for backend_threads in (1, threads):
+        network = make_network(backend_threads)
+        figures = FullBatch(network, X, y, block_rows).compute_gradients(figures=True)
+        results.append((network.gradients, figures))
+    np.testing.assert_array_equal(results[0][0], results[1][0])
+    np.testing.assert_array_equal(results[0][1], results[1][1])
+
+
+@pytest.mark.parametrize("late", [0, 1, 2])
+def test_order_of_finishing_does_not_change_the_bits(late: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    X, y = make_batch()
+    expected_network = make_network()
+    expected = FullBatch(expected_network, X, y, 4).compute_gradients(figures=True)
+
+    later_done = threading.Event()
+    finished: list[int] = []
+    backward = Network.backward
+
+    def backward_with_a_late_block(network: Network, probabilities: Any, labels: Any, samples: int) -> None:
+        block = int((labels.ctypes.data - y.ctypes.data) // (4 * y.itemsize))
+        if block == late:
+            assert later_done.wait(TIMEOUT)
+        backward(network, probabilities, labels, samples)
+        finished.append(block)
+        if block == late + 2:
+            later_done.set()
+
+    monkeypatch.setattr(Network, "backward", backward_with_a_late_block)
+    network = make_network(threads=2)
+    batch = FullBatch(network, X, y, 4)
+    figures = held_to_time(lambda: batch.compute_gradients(figures=True))
+    assert finished.index(late) > finished.index(late + 2)
+    np.testing.assert_array_equal(network.gradients, expected_network.gradients)
+    np.testing.assert_array_equal(figures, expected)
+
+
+def test_slowest_block_first_holds_no_more_replicas_than_promised(monkeypatch: pytest.MonkeyPatch) -> None:
+    # With two workers there are four replicas. Block 0 stays on until nobody has a replica left to go on with.
+    X, y = make_batch()
+    others_done = threading.Event()
+    used: set[int] = set()
+    forward = Network.forward
+
+    def forward_with_a_late_block(network: Network, inputs: Any) -> Any:
+        used.add(id(network))
+        if np.shares_memory(inputs, X[:2]):
+            assert others_done.wait(TIMEOUT)
+        elif len(used) == 4:
+            others_done.set()
+        return forward(network, inputs)
+
+    monkeypatch.setattr(Network, "forward", forward_with_a_late_block)
+    network = make_network(threads=2)
+    batch = FullBatch(network, X, y, 2)
+    held_to_time(batch.compute_gradients)
+    assert len(used) == 4
+    monkeypatch.undo()
+    expected = make_network()
+    FullBatch(expected, X, y, 2).compute_gradients()
+    np.testing.assert_array_equal(network.gradients, expected.gradients)
+
+
+@pytest.mark.parametrize(
+    ("threads", "block_rows", "workers", "replicas"),
+    [(1, 4, 1, 1), (2, 4, 2, 4), (4, 12, 2, 4), (4, 23, 1, 1), (4, 8, 3, 6), (3, 100, 1, 1)],
+)
+def test_workers_never_exceed_blocks_and_replicas_are_twice_the_workers(
+    threads: int, block_rows: int, workers: int, replicas: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Network] = []
+    replica = Network.replica
+    monkeypatch.setattr(Network, "replica", lambda network: made.append(replica(network)) or made[-1])
+    batch = FullBatch(make_network(threads), *make_batch(), block_rows=block_rows)
+    batch.compute_gradients()
+    assert batch.workers == workers
+    assert len(made) == replicas
+
+
+@pytest.mark.parametrize("block_rows", [1, 5, 23, 24])
+def test_blocks_cover_every_row_once(block_rows: int) -> None:
+    batch = FullBatch(make_network(), *make_batch(), block_rows=block_rows)
+    rows = [row for block in batch.blocks for row in range(block.start, block.stop)]
+    assert rows == list(range(ROWS))
+    assert max(block.stop - block.start for block in batch.blocks) == min(block_rows, ROWS)
+
+
+def test_backend_chooses_the_blocks_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = make_network()
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(network.backend, "block_rows", lambda rows, size: asked.append((rows, size)) or 9)
+    assert FullBatch(network, *make_batch()).block_rows == 9
+    # An output and its gradient for 5 + 4 neurons of 8 bytes.
+    assert asked == [(ROWS, 2 * (5 + 4) * 8)]
+
+
+def test_block_rows_below_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="block_rows must be at least 1, got 0"):
+        FullBatch(make_network(), *make_batch(), block_rows=0)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+@pytest.mark.parametrize("failing", [0, 3, 5])
+def test_exception_in_a_worker_reaches_the_caller_and_the_engine_goes_on(
+    threads: int,
+    failing: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    X, y = make_batch()
+    network = make_network(threads)
+    batch = FullBatch(network, X, y, 4)
+    forward = Network.forward
+
+    def failing_forward(network: Network, inputs: Any) -> Any:
+        if np.shares_memory(inputs, X[4 * failing : 4 * failing + 4]):
+            raise ArithmeticError("block failed")
+        return forward(network, inputs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Network, "forward", failing_forward)
+        for compute in (batch.compute_gradients, batch.compute_figures, batch.compute_probabilities):
+            with pytest.raises(ArithmeticError, match="block failed"):
+                held_to_time(compute)
+    held_to_time(batch.compute_gradients)
+    np.testing.assert_allclose(network.gradients, one_pass(network, X, y)[0], rtol=1e-10, atol=1e-14)
