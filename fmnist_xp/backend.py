@@ -9,11 +9,11 @@ import itertools
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from types import ModuleType
-from typing import Any, TypeAlias
+from types import MappingProxyType, ModuleType
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -26,19 +26,40 @@ logger = logging.getLogger("fmnist_xp")
 # An array of either module. NumPy's and CuPy's types share no base class, so the checker cannot say more.
 Array: TypeAlias = Any
 
-FLOAT_DTYPES = ("float32", "float64")
+
+class Precision(NamedTuple):
+    """How numbers are kept and multiplied.
+
+    `parameters` is the dtype of parameters, gradients and moments, `operands` that of what enters a matrix product
+    (inputs, weights, hidden activations). `tf32` lets products round float32 operands to 10 bits of mantissa.
+    """
+
+    parameters: str
+    operands: str
+    tf32: bool = False
+
+
+PRECISIONS: Mapping[str, Precision] = MappingProxyType(
+    {
+        "float32": Precision("float32", "float32"),
+        "float64": Precision("float64", "float64"),
+        "tf32": Precision("float32", "float32", tf32=True),
+        "float16": Precision("float32", "float16"),
+    }
+)
 
 
 class Backend(ABC):
     """What the layers, losses, optimizers and the engine ask of a device.
 
-    `name` is "cpu" or "cuda:<index>", `xp` the array module, `device_name` the hardware in words and
-    `threads` how many blocks of rows are worked on at once.
+    `name` is "cpu" or "cuda:<index>", `xp` the array module, `device_name` the hardware in words, `precisions` the
+    names of those of `PRECISIONS` that it has, and `threads` how many blocks of rows are worked on at once.
     """
 
     name: str
     xp: ModuleType
     device_name: str
+    precisions: tuple[str, ...] = ("float32", "float64")
     threads: int = 1
 
     def __init__(self) -> None:
@@ -64,6 +85,27 @@ class Backend(ABC):
                 f"{self.xp.__name__} arrays: pass backend.asarray({name})"
             )
         return array
+
+    def precision(self, name: str) -> Precision:
+        """Return the precision `name`.
+
+        Raises `ValueError` where there is no such precision and `DeviceError` where this device lacks it.
+        """
+        if name not in PRECISIONS:
+            raise ValueError(f"dtype must be one of {', '.join(PRECISIONS)}, got {name!r}")
+        if name not in self.precisions:
+            raise DeviceError(
+                f"{self.name} ({self.device_name}) does not compute in {name}: use {' or '.join(self.precisions)}"
+            )
+        return PRECISIONS[name]
+
+    @abstractmethod
+    def dot(self, a: Array, b: Array, out: Array, *, scale: float = 1.0, tf32: bool = False) -> None:
+        """Write scale · a · b to `out`: a (m, k), b (k, n), out (m, n) C-contiguous.
+
+        `a` and `b` are of one dtype, C-contiguous or the transpose of that; `out` may be of a wider dtype on a GPU.
+        Sums are kept in at least float32.
+        """
 
     def generator(self, seed: int | None) -> np.random.Generator:
         """Return a random generator of the host: both devices start from the same bits."""
@@ -149,6 +191,12 @@ class CpuBackend(Backend):
     def synchronize(self) -> None:
         """Do nothing: NumPy computes at once."""
 
+    def dot(self, a: Array, b: Array, out: Array, *, scale: float = 1.0, tf32: bool = False) -> None:
+        """Call BLAS; `tf32` is for GPUs and without effect."""
+        np.dot(a, b, out=out)
+        if scale != 1:
+            np.multiply(out, scale, out=out)
+
     def _compile(self, formula: Callable[..., Any]) -> Callable[..., Any]:
         return functools.partial(formula, np)
 
@@ -229,6 +277,12 @@ class CudaBackend(Backend):
             ) from error
         name = properties["name"]
         self.device_name = name.decode() if isinstance(name, bytes) else name
+        # Tensor cores multiply halves since Volta (7.0) and TF32 since Ampere (8.0).
+        if properties["major"] >= 7:
+            self.precisions += ("float16",)
+        if properties["major"] >= 8:
+            self.precisions += ("tf32",)
+        self._factors: dict[tuple[float, str], np.ndarray[Any, Any]] = {}
 
     def asarray(self, array: Any, dtype: Any = None) -> Array:
         """Copy `array` to the device, unless it is there."""
@@ -243,6 +297,47 @@ class CudaBackend(Backend):
     def synchronize(self) -> None:
         """Wait for all streams of the device."""
         self._device.synchronize()
+
+    def dot(self, a: Array, b: Array, out: Array, *, scale: float = 1.0, tf32: bool = False) -> None:
+        """Call cuBLAS, which `cupy.dot` does for equal dtypes and without a scale."""
+        cublas = self.xp.cuda.cublas
+        double = out.dtype == "float64"
+        if double:
+            compute = cublas.CUBLAS_COMPUTE_64F
+        else:
+            compute = cublas.CUBLAS_COMPUTE_32F_FAST_TF32 if tf32 else cublas.CUBLAS_COMPUTE_32F
+        key = scale, "float64" if double else "float32"
+        factors = self._factors.get(key)  # kept, since cuBLAS is given its address
+        if factors is None:
+            factors = self._factors[key] = np.array([scale, 0], dtype=key[1])
+        alpha = factors.ctypes.data
+        # cuBLAS stores by columns, so a C-contiguous matrix is its own transpose there: outᵀ = bᵀ · aᵀ.
+        b, transpose_b, stride_b = self._operand(b)
+        a, transpose_a, stride_a = self._operand(a)
+        cublas.gemmEx(
+            self.xp.cuda.get_cublas_handle(),
+            transpose_b,
+            transpose_a,
+            *(out.shape[1], out.shape[0], a.shape[1]),
+            alpha,
+            *(b.data.ptr, self._cuda_type(b), stride_b),
+            *(a.data.ptr, self._cuda_type(a), stride_a),
+            alpha + factors.itemsize,
+            *(out.data.ptr, self._cuda_type(out), out.shape[1]),
+            compute,
+            cublas.CUBLAS_GEMM_DEFAULT,
+        )
+
+    def _operand(self, matrix: Array) -> tuple[Array, int, int]:
+        """Return a matrix, whether cuBLAS must transpose it back, and the stride of its rows or columns."""
+        if matrix.flags.f_contiguous and not matrix.flags.c_contiguous:
+            return matrix, 1, matrix.shape[0]
+        return self.xp.ascontiguousarray(matrix), 0, matrix.shape[1]
+
+    def _cuda_type(self, matrix: Array) -> int:
+        runtime = self.xp.cuda.runtime
+        types = {"e": runtime.CUDA_R_16F, "f": runtime.CUDA_R_32F, "d": runtime.CUDA_R_64F}
+        return int(types[matrix.dtype.char])
 
     def _compile(self, formula: Callable[..., Any]) -> Callable[..., Any]:
         compiled: Callable[..., Any] = self.xp.fuse(kernel_name=formula.__name__)(functools.partial(formula, self.xp))

@@ -47,6 +47,8 @@ class Precision(StrEnum):
 
     FLOAT32 = "float32"
     FLOAT64 = "float64"
+    TF32 = "tf32"
+    FLOAT16 = "float16"
 
 
 class ExportFormat(StrEnum):
@@ -133,7 +135,9 @@ def train(
     url: UrlOption = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Full-batch updates.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the weights and of the order of the images.")] = 0,
-    precision: Annotated[Precision, typer.Option(help="Floating-point type.")] = Precision.FLOAT32,
+    precision: Annotated[
+        Precision, typer.Option(help="Arithmetic; tf32 and float16 need a GPU.")
+    ] = Precision.FLOAT32,
     log_every: Annotated[int, typer.Option(min=1, help="Epochs from one logged epoch to the next.")] = 10,
     out_folder: Annotated[Path | None, typer.Option("--out", help="Run folder.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the run that the folder holds.")] = False,

@@ -133,15 +133,27 @@ class Sequential(nn.Network):
         return network
 
     def _inputs(self, X: Any) -> Array:
-        """Return `X` on the backend, in the network's dtype."""
+        """Return `X` on the backend, in the dtype of the products."""
         shape = np.shape(X)
         if len(shape) != 2 or shape[1] != self.n_inputs or shape[0] == 0:
             raise ValueError(f"X must have the shape (n, {self.n_inputs}) with n ≥ 1, got {shape}")
-        inputs = self.backend.asarray(X, dtype=self.dtype)
+        inputs = self.backend.asarray(X, dtype=self.parameters.dtype)
         # The sum is finite where all is; one number leaves the device, and no mask of all rows is made.
         if not np.isfinite(float(self.backend.xp.sum(inputs, dtype="float64"))):
             raise ValueError("X has values that are not finite (NaN or infinity)")
-        return inputs
+        return self._halves(inputs) if self.precision.operands == "float16" else inputs
+
+    def _halves(self, inputs: Array) -> Array:
+        """Return `inputs` in half precision: exactly, where they are pixels scaled to [−1, 1].
+
+        (pixel − 127.5) / 127.5 is (2·pixel − 255) / 255: the odd integer is exact in 11 bits, and the first
+        layer's product takes the factor up.
+        """
+        xp = self.backend.xp
+        integers = xp.rint(inputs * 255)
+        pixels = float(xp.max(xp.abs(inputs * 255 - integers))) < 1e-3 and float(xp.max(xp.abs(integers))) <= 2048
+        self.dense[0].input_scale = 1 / 255 if pixels else 1.0
+        return (integers if pixels else inputs).astype("float16")
 
     def _labels(self, y: Any, rows: int) -> Array:
         """Return `y` as class indices on the backend, checked on the host."""

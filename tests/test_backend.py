@@ -1,9 +1,11 @@
 import builtins
+import ctypes
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -21,7 +23,7 @@ from fmnist_xp.backend import (
     import_cupy,
 )
 from fmnist_xp.errors import DeviceError
-from fmnist_xp.model import Sequential
+from fmnist_xp.model import Sequential, load
 from fmnist_xp.nn import Dense, Layer, ReLU, Softmax
 from fmnist_xp.optim import SGD, Adam, Optimizer
 
@@ -30,6 +32,10 @@ GIB = 2**30
 
 class DeviceArray(np.ndarray):
     """A NumPy array that stands for one on the device: a plain one is not taken for it."""
+
+    @property
+    def data(self) -> Any:  # type: ignore[override]
+        return SimpleNamespace(ptr=self.ctypes.data)
 
 
 class OutOfMemoryError(MemoryError):
@@ -73,6 +79,19 @@ class Event:
         self.waits += 1
 
 
+CUDA_DTYPES = {2: "float16", 0: "float32", 1: "float64"}
+COMPUTE_32F, COMPUTE_64F, COMPUTE_TF32 = 68, 70, 77
+
+
+def stored_by_columns(pointer: int, dtype: str, rows: int, columns: int, stride: int) -> np.ndarray:
+    """Return the matrix at an address, as cuBLAS sees it."""
+    assert stride >= rows
+    size = np.dtype(dtype).itemsize
+    memory = (ctypes.c_char * (size * (stride * (columns - 1) + rows))).from_address(pointer)
+    flat = np.frombuffer(memory, dtype)
+    return np.lib.stride_tricks.as_strided(flat, (rows, columns), (size, stride * size))
+
+
 class StandIn(ModuleType):
     """CuPy as far as the package uses it, computing with NumPy."""
 
@@ -85,11 +104,13 @@ class StandIn(ModuleType):
         devices: int | Exception = 1,
         memory: tuple[int, int] = (8 * GIB, 10 * GIB),
         name: str | bytes = b"Stand-in GPU",
+        major: int = 9,
         failure: Exception | None = None,
     ) -> None:
         super().__init__("cupy")
         self.failure = failure
         self.fused: list[str] = []
+        self.products: list[int] = []
         self.pool = SimpleNamespace(free_bytes=lambda: 2 * GIB, total_bytes=lambda: 3 * GIB)
         self.cuda = SimpleNamespace(
             Device=lambda index: Device(index, memory),
@@ -100,7 +121,18 @@ class StandIn(ModuleType):
                 CUDARuntimeError=CUDARuntimeError,
                 driverGetVersion=lambda: answer(driver),
                 getDeviceCount=lambda: answer(devices),
-                getDeviceProperties=lambda _index: {"name": name},
+                getDeviceProperties=lambda _index: {"name": name, "major": major},
+                CUDA_R_16F=2,
+                CUDA_R_32F=0,
+                CUDA_R_64F=1,
+            ),
+            get_cublas_handle=lambda: 1,
+            cublas=SimpleNamespace(
+                CUBLAS_COMPUTE_32F=COMPUTE_32F,
+                CUBLAS_COMPUTE_64F=COMPUTE_64F,
+                CUBLAS_COMPUTE_32F_FAST_TF32=COMPUTE_TF32,
+                CUBLAS_GEMM_DEFAULT=-1,
+                gemmEx=self.gemm,
             ),
         )
 
@@ -114,6 +146,23 @@ class StandIn(ModuleType):
         if self.failure is not None:
             raise self.failure
         return np.dot(*args, **kwargs)
+
+    def gemm(self, *arguments: int) -> None:
+        """Write alpha · op(a) · op(b) + beta · c to c, each matrix an address, a type and a stride."""
+        if self.failure is not None:
+            raise self.failure
+        _, turn_a, turn_b, m, n, k, alpha, *ab, beta, c, c_type, c_stride, compute, _ = arguments
+        accumulator = "float64" if compute == COMPUTE_64F else "float32"
+        factor, old = (stored_by_columns(address, accumulator, 1, 1, 1)[0, 0] for address in (alpha, beta))
+        a, b = (
+            stored_by_columns(address, CUDA_DTYPES[kind], *(shape[::-1] if turned else shape), stride)
+            for (address, kind, stride), shape, turned in ((ab[:3], (m, k), turn_a), (ab[3:], (k, n), turn_b))
+        )
+        a, b = (matrix.T if turned else matrix for matrix, turned in ((a, turn_a), (b, turn_b)))
+        out = stored_by_columns(c, CUDA_DTYPES[c_type], m, n, c_stride)
+        assert old == 0
+        out[...] = factor * np.dot(a.astype(accumulator), b.astype(accumulator))
+        self.products.append(compute)
 
     def fuse(self, *, kernel_name: str) -> Callable[[Any], Any]:
         self.fused.append(kernel_name)
@@ -329,6 +378,140 @@ def test_formula_is_compiled_once_under_its_name(cuda: CudaBackend) -> None:
     assert cuda.fuse(shift) is cuda.fuse(shift)
     assert cuda.xp.fused == ["shift"]
     assert cuda.fuse(shift).__name__ == "shift"
+
+
+# Products and precisions
+
+
+@pytest.mark.parametrize("make", [lambda: CpuBackend(1), lambda: CudaBackend(cupy=StandIn())], ids=["cpu", "cuda"])
+@pytest.mark.parametrize("shape", [(2, 3, 4), (1, 3, 4), (2, 1, 4), (2, 3, 1), (1, 1, 1)])
+@pytest.mark.parametrize("turned", [(False, False), (True, False), (False, True), (True, True)])
+@pytest.mark.parametrize(("dtype", "scale"), [("float32", 1.0), ("float64", 1.0), ("float64", 0.3)])
+def test_dot_is_the_product(
+    make: Callable[[], Backend], shape: tuple[int, int, int], turned: tuple[bool, bool], dtype: str, scale: float
+) -> None:
+    backend, generator = make(), np.random.default_rng(0)
+    m, k, n = shape
+    a, b = (generator.standard_normal(size).astype(dtype) for size in ((m, k), (k, n)))
+    operands = [
+        backend.asarray(matrix.T).T if turn else backend.asarray(matrix)
+        for matrix, turn in zip((a, b), turned, strict=True)
+    ]
+    out = backend.xp.empty((m, n), dtype=dtype)
+    backend.dot(*operands, out, scale=scale)
+    np.testing.assert_allclose(out, scale * (a @ b), rtol=1e-5 if dtype == "float32" else 1e-13)
+
+
+def test_halves_are_summed_in_float32(cuda: CudaBackend) -> None:
+    # In half precision 2048 + 1 is 2048.
+    ones = cuda.asarray(np.ones((1, 3000)), dtype="float16")
+    out = cuda.xp.empty((1, 1), dtype="float32")
+    cuda.dot(ones, ones.T, out)
+    np.testing.assert_array_equal(out, [[3000]])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tf32", "compute"),
+    [
+        ("float32", False, COMPUTE_32F),
+        ("float32", True, COMPUTE_TF32),
+        ("float64", False, COMPUTE_64F),
+        ("float64", True, COMPUTE_64F),
+    ],
+)
+def test_tf32_is_used_only_where_asked_for(cuda: CudaBackend, dtype: str, tf32: bool, compute: int) -> None:
+    ones = cuda.asarray(np.ones((2, 2)), dtype=dtype)
+    cuda.dot(ones, ones, cuda.xp.empty_like(ones), tf32=tf32)
+    assert cuda.xp.products == [compute]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "tf32"])
+def test_model_multiplies_in_its_precision(cuda: CudaBackend, dtype: str) -> None:
+    model = Sequential([Dense(6, 5), ReLU(), Dense(5, 4)], backend=cuda, seed=1, dtype=dtype)
+    model.predict_proba(np.ones((3, 6)))
+    assert model.parameters.dtype == np.float32
+    assert (COMPUTE_TF32 in cuda.xp.products) == (dtype == "tf32")
+
+
+@pytest.mark.parametrize(
+    ("major", "lacking"), [(6, ["tf32", "float16"]), (7, ["tf32"]), (8, [])], ids=["Pascal", "Volta", "Ampere"]
+)
+def test_precisions_are_those_of_the_gpu(major: int, lacking: list[str]) -> None:
+    backend = CudaBackend(cupy=StandIn(major=major))
+    assert {"float32", "float64", "tf32", "float16"} - set(backend.precisions) == set(lacking)
+    for name in backend.precisions:
+        assert backend.precision(name).parameters == ("float64" if name == "float64" else "float32")
+    for name in lacking:
+        with pytest.raises(
+            DeviceError, match=rf"^cuda:0 \(Stand-in GPU\) does not compute in {name}: use float32 or"
+        ):
+            backend.precision(name)
+
+
+def test_unknown_precision_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^dtype must be one of float32, float64, tf32, float16, got 'int8'$"):
+        CpuBackend(1).precision("int8")
+
+
+@pytest.mark.parametrize("dtype", ["tf32", "float16"])
+def test_cpu_says_which_precisions_it_has(dtype: str) -> None:
+    message = rf"^cpu \(.+\) does not compute in {dtype}: use float32 or float64$"
+    with pytest.raises(DeviceError, match=message):
+        Sequential([Dense(6, 4)], backend=CpuBackend(1), dtype=dtype)
+    with pytest.raises(DeviceError, match=message):
+        Dense(6, 4, dtype=dtype, backend=CpuBackend(1))
+
+
+def make_half(cuda: CudaBackend, dtype: str = "float16") -> Sequential:
+    layers: list[Layer] = [Dense(20, 16, 0.0, 1e-4), ReLU(), Dense(16, 8), ReLU(), Dense(8, 4)]
+    model = Sequential(layers, backend=cuda, dtype=dtype)
+    model.parameters[...] = 0.3 * np.random.default_rng(0).standard_normal(model.parameters.shape)
+    return model
+
+
+def make_rows(pixels: bool) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(1)
+    values = generator.integers(0, 256, (200, 20)) if pixels else generator.uniform(0, 255, (200, 20))
+    rows = ((values - 127.5) / 127.5).astype("float32")
+    return rows, rows[:, :4].argmax(axis=1)
+
+
+@pytest.mark.parametrize("pixels", [True, False], ids=["pixels", "other rows"])
+def test_training_in_half_precision_follows_float32(cuda: CudaBackend, pixels: bool) -> None:
+    X, y = make_rows(pixels)
+    half, single = make_half(cuda), make_half(cuda, "float32")
+    losses = [m.fit(X, y, epochs=21, optimizer=SGD(0.3), verbose=False).loss for m in (half, single)]
+    np.testing.assert_allclose(*losses, rtol=5e-3)
+    assert losses[0][-1] < 0.9 * losses[0][0]
+    assert losses[0] != losses[1]
+    np.testing.assert_allclose(half.predict_proba(X), single.predict_proba(X), atol=0.01)
+
+
+def test_pixels_are_exact_in_half_precision(cuda: CudaBackend) -> None:
+    # One Dense whose weights are exact in half precision: with exact inputs only float32's own rounding is left.
+    X, _ = make_rows(pixels=True)
+    models = [Sequential([Dense(20, 4)], backend=cuda, dtype=dtype) for dtype in ("float16", "float32")]
+    for model in models:
+        model.parameters[...] = np.random.default_rng(0).integers(-8, 9, model.parameters.shape) / 16
+    half, single = (model.predict_proba(X) for model in models)
+    np.testing.assert_allclose(half, single, rtol=1e-5)
+
+
+def test_layers_by_hand_see_the_rows_as_they_are_after_a_prediction(cuda: CudaBackend) -> None:
+    X, _ = make_rows(pixels=True)
+    model = make_half(cuda)
+    predicted = model.predict_proba(X)
+    np.testing.assert_allclose(model.forward(cuda.asarray(X)), predicted, atol=0.01)
+
+
+@pytest.mark.parametrize("dtype", ["tf32", "float16"])
+def test_model_trained_in_a_gpus_precision_is_loaded_on_the_cpu(
+    cuda: CudaBackend, dtype: str, tmp_path: Path
+) -> None:
+    model = make_half(cuda, dtype)
+    model.save(tmp_path / "model.safetensors")
+    loaded = load(tmp_path / "model.safetensors", backend=CpuBackend(1))
+    np.testing.assert_array_equal(loaded.parameters, model.parameters)
 
 
 # The CPU

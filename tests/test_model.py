@@ -417,7 +417,7 @@ ARCHITECTURES: dict[str, Any] = {
     "layers missing": {"layers": None},
     "unknown loss": {"loss": "MeanSquaredError"},
     "loss that does not fit": {"loss": "CategoricalCrossentropy"},
-    "dtype": {"dtype": "float16"},
+    "dtype": {"dtype": "int8"},
 }
 
 

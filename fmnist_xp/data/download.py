@@ -86,10 +86,10 @@ def _wait_for_answer(url: str) -> None:
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     asking.join(TIMEOUT)
-    if asking.is_alive():
+    if asking.is_alive() or any(isinstance(error, requests.Timeout) for error in failures):
         raise NoAnswerError(f"{url}: no answer within {TIMEOUT:g} s")
     for error in failures:
-        if isinstance(error, requests.ConnectionError | requests.Timeout):
+        if isinstance(error, requests.ConnectionError):
             raise NoAnswerError(f"{url}: {_reason(error)}") from error
         raise DataError(f"{url}: not an address to fetch from ({_reason(error)})") from error
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Self
 
-from fmnist_xp.backend import FLOAT_DTYPES, Array, Backend
+from fmnist_xp.backend import Array, Backend
 from fmnist_xp.nn.module import Module
 
 
@@ -54,7 +54,7 @@ class Dense(Layer):
     seed
         Seed of the weights; None draws from the system's entropy.
     dtype
-        "float32" or "float64".
+        A precision of the backend: "float32" or "float64", on a GPU also "tf32" or "float16".
     backend
         Where to compute; by default the CPU.
     """
@@ -85,11 +85,19 @@ class Dense(Layer):
         for name, strength in self.regularizers().items():
             if not 0 <= strength < float("inf"):
                 raise ValueError(f"{name} must be a finite number of at least 0, got {strength}")
-        if dtype not in FLOAT_DTYPES:
-            raise ValueError(f"dtype must be one of {', '.join(FLOAT_DTYPES)}, got {dtype!r}")
-        empty = self.backend.xp.empty
-        self.attach(empty(self.size, dtype=dtype), empty(self.size, dtype=dtype))
+        self.set_precision(dtype)
+        empty = self.backend.xp.empty(self.size, dtype=self.precision.parameters)
+        self.attach(empty, self.backend.xp.empty_like(empty))
         self.draw(self.backend.generator(seed))
+
+    def set_precision(self, dtype: str, *, wide_output: bool = False) -> None:
+        """Compute in the precision `dtype`; `wide_output` keeps `output` in the parameters' dtype.
+
+        `input_scale`, a factor on the inputs that their product with the weights takes up, is set back to 1.
+        """
+        self.precision = self.backend.precision(dtype)
+        self.output_dtype = self.precision.parameters if wide_output else self.precision.operands
+        self.input_scale = 1.0
 
     @property
     def size(self) -> int:
@@ -149,13 +157,16 @@ class Dense(Layer):
     def forward(self, inputs: Array) -> Array:
         """Set and return `output` (rows, n_neurons), given `inputs` (rows, n_inputs)."""
         xp = self.backend.xp
-        dtype = self.parameters.dtype
-        inputs = xp.asarray(self.backend.check(inputs, "inputs"), dtype=dtype)
+        inputs = xp.asarray(self.backend.check(inputs, "inputs"), dtype=self.precision.operands)
         if inputs.ndim != 2 or inputs.shape[1] != self.n_inputs:
             raise ValueError(f"inputs must have the shape (rows, {self.n_inputs}), got {inputs.shape}")
         self.inputs = inputs
-        self.output = self._buffer("output", (len(inputs), self.n_neurons), dtype)
-        xp.dot(inputs, self._weights, out=self.output)
+        self._operand = self._weights
+        if self._weights.dtype != self.precision.operands:
+            self._operand = self._buffer("weights", self._weights.shape, self.precision.operands)
+            self._operand[...] = self._weights
+        self.output = self._buffer("output", (len(inputs), self.n_neurons), self.output_dtype)
+        self._dot(inputs, self._operand, self.output, scale=self.input_scale)
         self.backend.fuse(add_bias)(self.output, self._biases)
         return self.output
 
@@ -164,7 +175,7 @@ class Dense(Layer):
 
         `dvalues` (rows, n_neurons) is the gradient of the loss with respect to `output`.
         """
-        dvalues = self.backend.xp.asarray(self.backend.check(dvalues, "dvalues"), dtype=self.parameters.dtype)
+        dvalues = self.backend.check(dvalues, "dvalues")
         if dvalues.shape != self.output.shape:
             raise ValueError(f"dvalues must have the shape of output, {self.output.shape}, got {dvalues.shape}")
         self.backward_parameters(dvalues)
@@ -173,15 +184,19 @@ class Dense(Layer):
 
     def backward_parameters(self, dvalues: Array) -> None:
         """Set `dweights = inputsᵀ · dvalues` and `dbiases = Σ_rows dvalues`: the data's part alone."""
-        xp = self.backend.xp
-        xp.dot(self.inputs.T, dvalues, out=self.dweights)
-        xp.dot(self._ones(len(dvalues), dvalues.dtype)[None, :], dvalues, out=self.dbiases)
+        dvalues = self.backend.xp.asarray(dvalues, dtype=self.precision.operands)
+        self._dot(self.inputs.T, dvalues, self.dweights, scale=self.input_scale)
+        self._dot(self._ones(len(dvalues), dvalues.dtype)[None, :], dvalues, self.dbiases)
 
     def backward_inputs(self, dvalues: Array) -> Array:
         """Set and return `dinputs = dvalues · weightsᵀ`."""
+        dvalues = self.backend.xp.asarray(dvalues, dtype=self.precision.operands)
         self.dinputs = self._buffer("dinputs", (len(dvalues), self.n_inputs), dvalues.dtype)
-        self.backend.xp.dot(dvalues, self._weights.T, out=self.dinputs)
+        self._dot(dvalues, self._operand.T, self.dinputs)
         return self.dinputs
+
+    def _dot(self, a: Array, b: Array, out: Array, scale: float = 1.0) -> None:
+        self.backend.dot(a, b, out, scale=scale, tf32=self.precision.tf32)
 
     def add_penalty_gradients(self) -> None:
         """Add the gradient of `regularization_loss` to `dweights` and `dbiases`."""

@@ -44,6 +44,7 @@ class CategoricalCrossentropy(Module):
     def __init__(self, backend: Backend | None = None) -> None:
         """Compute on `backend`."""
         super().__init__(backend)
+        self.gradient_dtype: str | None = None  # of dinputs; None for that of the predictions
         self._class_rows: dict[tuple[int, Any], Array] = {}
 
     def bind(self, backend: Backend) -> None:
@@ -87,12 +88,15 @@ class CategoricalCrossentropy(Module):
         `samples` is the number that the mean is over; by default the rows given.
         """
         predictions, labels = self._checked(dvalues, labels)
-        self.dinputs = self._buffer("dinputs", predictions.shape, predictions.dtype)
+        self.dinputs = self._gradient_buffer(predictions)
         weight = 1 / (samples or len(labels))
         self.backend.fuse(crossentropy_gradient)(
             predictions, self._classes(predictions, labels), labels[:, None], CLIP, weight, self.dinputs
         )
         return self.dinputs
+
+    def _gradient_buffer(self, predictions: Array) -> Array:
+        return self._buffer("dinputs", predictions.shape, self.gradient_dtype or predictions.dtype)
 
     def _classes(self, predictions: Array, labels: Array) -> Array:
         """Return the class indices as a row (1, classes) of the labels' dtype, made once."""

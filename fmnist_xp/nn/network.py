@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
-from fmnist_xp.backend import FLOAT_DTYPES, Array, Backend, get_backend
+from fmnist_xp.backend import Array, Backend, get_backend
 from fmnist_xp.nn.activations import Softmax
 from fmnist_xp.nn.layers import Dense, Layer
 from fmnist_xp.nn.losses import CategoricalCrossentropy, SoftmaxCategoricalCrossentropy
@@ -29,7 +29,12 @@ class Network:
     seed
         Seed from which all weights are drawn anew, layer by layer; None keeps the weights that the layers have.
     dtype
-        "float32" or "float64".
+        A precision that the backend has: "float32" or "float64", on a GPU also "tf32" (float32 whose products
+        round their operands) or "float16" (half-precision activations and products, summed in float32, with
+        float32 parameters).
+
+    Raises `ValueError` where the layers do not fit each other or the loss, `DeviceError` where the backend lacks
+    the precision.
     """
 
     def __init__(
@@ -44,15 +49,20 @@ class Network:
         self.layers = list(layers)
         self.loss = loss or SoftmaxCategoricalCrossentropy(self.backend)
         self.dtype = dtype
-        _check_architecture(self.layers, self.loss, dtype)
+        self.precision = self.backend.precision(dtype)
+        _check_architecture(self.layers, self.loss)
         self.dense = [layer for layer in self.layers if isinstance(layer, Dense)]
         values = [layer.backend.to_host(layer.parameters) for layer in self.dense]
         for module in (*self.layers, self.loss):
             module.bind(self.backend)
-        self.parameters = self.backend.xp.empty(sum(layer.size for layer in self.dense), dtype=dtype)
+        for layer in self.dense:
+            layer.set_precision(dtype, wide_output=layer is self.dense[-1])
+        self.loss.gradient_dtype = self.precision.operands
+        size = sum(layer.size for layer in self.dense)
+        self.parameters = self.backend.xp.empty(size, dtype=self.precision.parameters)
         self.gradients = self.backend.xp.zeros_like(self.parameters)
         for layer, part, held in zip(self.dense, self._parts(), values, strict=True):
-            self.parameters[part] = self.backend.asarray(held, dtype=dtype)
+            self.parameters[part] = self.backend.asarray(held, dtype=self.precision.parameters)
             layer.attach(self.parameters[part], self.gradients[part])
         if seed is not None:
             generator = self.backend.generator(seed)
@@ -102,8 +112,8 @@ class Network:
     def backward(self, probabilities: Array, labels: Array, samples: int | None = None) -> None:
         """Set `gradients` to those of the data loss alone, after `forward` gave `probabilities`.
 
-        `samples` is the number that the loss is the mean over, by default the rows given: with all rows' number,
-        the gradients of blocks of rows add up to the whole. The gradient of the images is not computed.
+        `samples` is the number that the loss is the mean over, by default the rows given; with 1 the gradients are
+        sums, and those of blocks of rows add up to the whole. The gradient of the images is not computed.
         """
         dvalues = self.loss.backward(probabilities, labels, samples)
         for layer in reversed(self.layers[1:]):
@@ -139,7 +149,7 @@ class Network:
             raise ValueError(
                 f"the state has {', '.join(unknown)}, which this network of {len(self.dense)} Dense lacks"
             )
-        arrays = {name: self.backend.asarray(values, dtype=self.dtype) for name, values in state.items()}
+        arrays = {name: self.backend.asarray(values, dtype=self.parameters.dtype) for name, values in state.items()}
         for name, view in views.items():
             if arrays[name].shape != view.shape:
                 raise ValueError(f"{name} must have the shape {view.shape}, got {arrays[name].shape}")
@@ -154,10 +164,8 @@ class Network:
         }
 
 
-def _check_architecture(layers: Sequence[Layer], loss: CategoricalCrossentropy, dtype: str) -> None:
+def _check_architecture(layers: Sequence[Layer], loss: CategoricalCrossentropy) -> None:
     """Raise `ValueError` where the layers do not fit each other or the loss."""
-    if dtype not in FLOAT_DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(FLOAT_DTYPES)}, got {dtype!r}")
     if not layers or not isinstance(layers[0], Dense):
         raise ValueError("the first layer must be Dense")
     if len({id(layer) for layer in layers}) < len(layers):

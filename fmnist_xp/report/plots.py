@@ -280,9 +280,7 @@ def _draw(axes: Axes, curve: Curve, quantity: Quantity) -> None:
     axes.plot(epochs, getattr(curve.history, quantity.column), label=curve.label, **style)
     if curve.band:
         low, high = (getattr(history, quantity.column) for history in curve.band)
-        axes.fill_between(
-            epochs, low, high, color=style["color"], alpha=0.2, linewidth=0, label="lowest to highest"
-        )
+        axes.fill_between(epochs, low, high, color=style["color"], alpha=0.2, linewidth=0, label="lowest to highest")
 
 
 def _finish(axes: Axes, quantity: Quantity) -> None:

@@ -116,9 +116,7 @@ def reproduce_table(
                 notebook, verdict = "—", "—"
             else:
                 notebook = f"{getattr(NOTEBOOK_TEST[experiment], name):.3f}"
-                verdict = (
-                    f"not comparable: {differences}" if differences else _inside(float(notebook), values)
-                )
+                verdict = f"not comparable: {differences}" if differences else _inside(float(notebook), values)
             rows.append((experiment, data, seeds, label, spread, notebook, verdict))
     header = ("experiment", "data", "seeds", "figure", "ours", "notebook", "notebook inside our range")
     table = f"{markdown_table(header, rows)}\n{_LEGEND}\n"

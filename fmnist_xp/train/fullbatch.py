@@ -62,7 +62,7 @@ class FullBatch:
             probabilities = replica.forward(self.inputs[block])
             # The gradient is written over the probabilities, so the figures come first.
             sums = self._figures(replica, probabilities, labels) if figures else None
-            replica.backward(probabilities, labels, self.rows)
+            replica.backward(probabilities, labels, samples=1)
             return sums
 
         def finish(replica: Network, sums: Array | None, first: bool) -> None:
@@ -77,6 +77,8 @@ class FullBatch:
         if totals is not None:
             totals[:2] /= self.rows
             totals[2] = network.regularization_loss()
+        # The mean is taken here and not in each block: sums of halves would vanish, divided by many rows.
+        xp.multiply(network.gradients, 1 / self.rows, out=network.gradients)
         network.add_penalty_gradients()
         return totals
 

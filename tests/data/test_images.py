@@ -1,3 +1,4 @@
+import sys
 import zipfile
 from pathlib import Path
 
@@ -175,7 +176,7 @@ def test_an_empty_folder_and_a_missing_one_are_named(tmp_path: Path) -> None:
 
 
 def test_without_opencv_the_error_says_what_to_install(image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "cv2", None)
+    monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(DataError, match="pip install opencv-python"):
         load_fashion_mnist(image_folder)
 

@@ -1,3 +1,4 @@
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -130,7 +131,7 @@ def test_loss_and_gradient_add_up_over_any_partition_of_rows(
 ) -> None:
     predictions, labels = make_batch(rows=30, seed=seed)
     edges = sorted({0, 30, *cuts})
-    parts = [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [slice(a, b) for a, b in itertools.pairwise(edges)]
     loss = kind()
     whole = float(loss.calculate(predictions, labels))
     total = sum(float(loss.sample_losses(predictions[part], labels[part]).sum()) for part in parts)

@@ -243,13 +243,13 @@ def twice() -> list[Layer]:
 @pytest.mark.parametrize(
     ("make_layers", "arguments", "message"),
     [
-        (lambda: [], {}, "the first layer must be Dense"),
+        (list, {}, "the first layer must be Dense"),
         (lambda: [ReLU(), Dense(2, 2)], {}, "the first layer must be Dense"),
         (lambda: [Dense(2, 3), ReLU(), Dense(4, 2)], {}, "dense1 has 3 neurons, but dense2 takes 4 inputs"),
         (twice, {}, "each layer can stand in a network only once"),
         (lambda: [Dense(2, 2), Softmax()], {}, "brings its own softmax: leave the last Softmax layer out"),
         (lambda: [Dense(2, 2)], {"loss": CategoricalCrossentropy()}, r"end the layers with Softmax\(\)"),
-        (lambda: [Dense(2, 2)], {"dtype": "float16"}, "dtype must be one of float32, float64, got 'float16'"),
+        (lambda: [Dense(2, 2)], {"dtype": "int8"}, "dtype must be one of float32, float64, .*got 'int8'"),
         (lambda: [Dense(2, 2)], {"backend": "tpu"}, "device must be auto, cpu, cuda or cuda:<index>, got 'tpu'"),
     ],
 )

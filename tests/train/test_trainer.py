@@ -1,3 +1,4 @@
+import itertools
 import logging
 import signal
 from collections.abc import Callable
@@ -56,7 +57,7 @@ def test_callback_comes_after_the_update() -> None:
     seen = [network.parameters.copy()]
     run(network, callbacks=[lambda _history: seen.append(network.parameters.copy())])
     assert len(seen) == 4
-    assert all(not np.array_equal(before, after) for before, after in zip(seen, seen[1:], strict=False))
+    assert all(not np.array_equal(before, after) for before, after in itertools.pairwise(seen))
     np.testing.assert_array_equal(seen[-1], network.parameters)
 
 

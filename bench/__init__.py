@@ -1,0 +1,1 @@
+"""Benchmarks of `fmnist_xp`: `python -m bench throughput|peers|scaling|loading|report`."""

@@ -1,0 +1,82 @@
+"""The command `python -m bench`."""
+
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from matplotlib.figure import Figure
+
+from bench import loading, peers, report, scaling, throughput
+from bench.pictures import save_figure
+from bench.results import Options, load
+from fmnist_xp.errors import FmnistXpError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Measure fmnist_xp on this machine.")
+
+
+class Precision(StrEnum):
+    """Number formats."""
+
+    float32 = "float32"
+    float64 = "float64"
+
+
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<index>.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Small sizes and few rounds: to try it, not to measure.")]
+Data = Annotated[str, typer.Option(help="auto, synthetic, or a folder or zip of Fashion-MNIST.")]
+Unused = Annotated[str, typer.Option(help="Taken like that of the others, and not needed here.")]
+Out = Annotated[Path, typer.Option(help="Folder for the JSON file and the picture.")]
+RESULTS = Path("bench/results")
+
+
+@app.command("throughput")
+def measure_throughput(
+    device: Device = "auto",
+    quick: Quick = False,
+    data: Data = "auto",
+    out: Out = RESULTS,
+    precision: Precision = Precision.float32,
+) -> None:
+    """Each experiment: samples/s, GFLOP/s, distance from the floor, memory, joules."""
+    _finish(throughput.run, throughput.draw, Options(device, quick, data, out, precision.value))
+
+
+@app.command("peers")
+def measure_peers(device: Device = "auto", quick: Quick = False, data: Data = "auto", out: Out = RESULTS) -> None:
+    """Our engine beside the notebook's arithmetic, PyTorch, JAX and scikit-learn."""
+    _finish(peers.run, peers.draw, Options(device, quick, data, out))
+
+
+@app.command("scaling")
+def measure_scaling(device: Device = "auto", quick: Quick = False, data: Unused = "auto", out: Out = RESULTS) -> None:
+    """Time and memory as rows, width and threads grow; always on made data."""
+    _finish(scaling.run, scaling.draw, Options(device, quick, out=out))
+
+
+@app.command("loading")
+def measure_loading(device: Unused = "auto", quick: Quick = False, data: Data = "auto", out: Out = RESULTS) -> None:
+    """Image folder, zip, IDX and cache, against the notebook's loop; always by the CPU."""
+    _finish(loading.run, loading.draw, Options("cpu", quick, data, out, precision=""))
+
+
+@app.command("report")
+def write_report(out: Out = RESULTS) -> None:
+    """Write README.md beside the folder of results, from its JSON files."""
+    print(report.write(out))
+
+
+def _finish(run: Callable[[Options], Path], draw: Callable[[dict[str, Any]], Figure], options: Options) -> None:
+    try:
+        path = run(options)
+    except (FmnistXpError, RuntimeError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(1) from error
+    save_figure(draw(load(path)), path.with_suffix(".png"))
+    print(f"{path}\n{path.with_suffix('.png')}")
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m bench")

@@ -1,0 +1,46 @@
+"""One point of the scaling benchmark, in a process of its own: `python -m bench.child JSON` prints JSON."""
+
+import json
+import sys
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from bench.measure import peak_bytes, reset_peak, resident_bytes
+from fmnist_xp.backend import get_backend
+from fmnist_xp.experiments import EXPERIMENTS, N_INPUTS
+from fmnist_xp.measure import epoch_flops
+
+
+def measure(
+    *, device: str, threads: int, experiment: str, rows: int, epochs: int, width: int | None = None, **_sweep: Any
+) -> dict[str, Any]:
+    """Return the seconds of each of `epochs` epochs, and the bytes that `fit` added to what was there before it."""
+    backend = get_backend(device, threads=threads)
+    chosen = EXPERIMENTS[experiment]
+    if width is not None:
+        chosen = replace(chosen, hidden=(width, width))
+    generator = np.random.default_rng(0)
+    made = np.empty((rows, N_INPUTS), np.float32)
+    for start in range(0, rows, 1000):  # in place, so that nothing else was ever resident
+        made[start : start + 1000] = 2 * generator.random((min(1000, rows - start), N_INPUTS), np.float32) - 1
+    labels = generator.integers(0, 10, rows, dtype=np.uint8)
+    with backend.computing():
+        X, y = backend.asarray(made), backend.asarray(labels)
+    del made, labels
+    network = chosen.make_network(backend, seed=0)
+    optimizer = chosen.make_optimizer()
+    reset_peak(backend)
+    before = resident_bytes(backend)
+    history = network.fit(X, y, epochs=epochs + 1, optimizer=optimizer, verbose=False)
+    after = peak_bytes(backend)
+    return {
+        "flops_per_epoch": epoch_flops(network.widths, rows),
+        "epoch_seconds": history.epoch_seconds[1:],
+        "memory_added_bytes": None if before is None or after is None else after - before,
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(**json.loads(sys.argv[1]))))

@@ -1,0 +1,114 @@
+"""What a program must do to be compared: one epoch at a time, from given weights."""
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from fmnist_xp.backend import Backend
+from fmnist_xp.experiments import Experiment
+from fmnist_xp.machine import usable_cores
+
+
+class NotHereError(Exception):
+    """The program is not installed, or does not run on the device; the message says which."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every program starts from: the experiment, the weights it starts with, all rows and the device.
+
+    `state` has the weights and biases as `Network.state_dict` names them.
+    """
+
+    experiment: Experiment
+    state: Mapping[str, NDArray[np.float32]]
+    X: NDArray[np.float32]
+    y: NDArray[np.uint8]
+    backend: Backend
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the device is a GPU."""
+        return self.backend.name != "cpu"
+
+    @property
+    def device_index(self) -> int:
+        """Number of the GPU."""
+        return int(self.backend.name.partition(":")[2] or 0)
+
+    def dense(self) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """Return (weights (inputs, neurons), biases (neurons,)) of each Dense layer."""
+        count = len(self.state) // 2
+        return [(self.state[f"dense{i}.weights"], self.state[f"dense{i}.biases"][0]) for i in range(1, count + 1)]
+
+
+class Engine(ABC):
+    """A program with the task's network in it.
+
+    `name` is what tables call it, `note` what it does otherwise than the notebook, `l2` whether it regularizes the
+    first layer as the experiment says, and `gpu` whether it runs on a GPU. The constructor raises `NotHereError`
+    where the program cannot run.
+    """
+
+    name: ClassVar[str]
+    note: ClassVar[str] = ""
+    l2: ClassVar[bool] = True
+    gpu: ClassVar[bool] = True
+
+    @abstractmethod
+    def __init__(self, task: Task) -> None:
+        """Take over the rows, the labels and the weights."""
+
+    @abstractmethod
+    def epoch(self) -> tuple[Any, Any]:
+        """Make one update; return (loss, accuracy) before it, as the program has them, without waiting for them."""
+
+    def synchronize(self) -> None:
+        """Wait until the device has done all it was asked to do."""
+        return
+
+    def session(self) -> AbstractContextManager[Any]:
+        """Return what to hold around epochs: here all usable cores for BLAS and OpenMP."""
+        limits: AbstractContextManager[Any] = threadpool_limits(usable_cores())
+        return limits
+
+
+class Schedule:
+    """The learning rate lr₀ / (1 + decay · t) and Adam's corrections, one update after the other."""
+
+    beta_1 = 0.9
+    beta_2 = 0.999
+    epsilon = 1e-7
+
+    def __init__(self, experiment: Experiment) -> None:
+        self._experiment = experiment
+        self._updates = 0
+
+    def next(self) -> tuple[float, float, float]:
+        """Return the learning rate and the corrections 1 − βᵗ⁺¹ of the coming update, and count it."""
+        rate = self._experiment.learning_rate / (1 + self._experiment.decay * self._updates)
+        self._updates += 1
+        return rate, 1 - self.beta_1**self._updates, 1 - self.beta_2**self._updates
+
+
+def imported(name: str, package: str) -> ModuleType:
+    """Return the module `name`; raise `NotHereError` where `package` is not installed or does not load."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise NotHereError(f"{package} is not installed") from error
+    except (ImportError, RuntimeError, OSError) as error:
+        raise NotHereError(f"{package} does not load: {first_line(error)}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or its name."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

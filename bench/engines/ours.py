@@ -1,0 +1,47 @@
+"""This package's engine."""
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+from bench.engines.base import Engine, Task
+from fmnist_xp.train.fullbatch import FullBatch
+
+
+class Ours(Engine):
+    """`FullBatch` and the optimizer, with loss and accuracy in every epoch."""
+
+    name = "fmnist_xp"
+    figures = True
+
+    def __init__(self, task: Task) -> None:
+        """Make the network; the weights are copied."""
+        self._backend = task.backend
+        self._network = task.experiment.make_network(task.backend, seed=0)
+        self._network.load_state_dict(task.state)
+        self._optimizer = task.experiment.make_optimizer()
+        with self.session():
+            X, y = task.backend.asarray(task.X), task.backend.asarray(task.y)
+            self._batch = FullBatch(self._network, X, y)
+
+    def epoch(self) -> tuple[Any, Any]:
+        """Return the loss with its penalty, and the accuracy, still on the device."""
+        figures = self._batch.compute_gradients(figures=self.figures)
+        self._optimizer.step(self._network)
+        return (figures[0] + figures[2], figures[1]) if self.figures else (None, None)
+
+    def synchronize(self) -> None:
+        """Wait for the backend."""
+        self._backend.synchronize()
+
+    def session(self) -> AbstractContextManager[Any]:
+        """Hold what training holds: on the CPU, BLAS to one thread in each of the engine's own."""
+        context: AbstractContextManager[Any] = self._backend.computing()
+        return context
+
+
+class OursWithoutFigures(Ours):
+    """The epochs between two logged ones."""
+
+    name = "fmnist_xp, no figures"
+    note = "neither loss nor accuracy is computed, as between two logged epochs"
+    figures = False

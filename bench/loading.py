@@ -1,0 +1,137 @@
+"""Loading: image folder, zip, IDX files and the decoded cache, against the notebook's one-by-one loop."""
+
+import os
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from bench.measure import alternate, summarize
+from bench.notebook import load_mnist_dataset
+from bench.pictures import COLOURS, bars, figure_with_axes
+from bench.results import Options, about, save
+from fmnist_xp.backend import get_backend
+from fmnist_xp.data import Dataset, export, load_fashion_mnist
+
+NOTEBOOK = "notebook's loop"
+CACHE = "FMNIST_XP_CACHE"
+Arrays = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+
+
+def run(options: Options) -> Path:
+    """Write the data set out in every form, read each in turn, and return the path of the JSON file."""
+    train, test = options.load()
+    if options.quick:
+        train, test = _head(train, 1_000), _head(test, 500)
+    settings: dict[str, Any] = {
+        "data": about(train) | {"test_rows": len(test)},
+        "rounds": 1 if options.quick else 5,
+        "disk_cache": "warm: every file was read once before",
+    }
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        export(train, test, folder / "images", "png")
+        export(train, test, folder / "idx", "idx")
+        _zip(folder / "images", folder / "images.zip")
+        forms = {"image folder": folder / "images", "zip": folder / "images.zip", "IDX, gzip": folder / "idx"}
+        _check(forms, folder, (train.images, train.labels))
+        sides: dict[str, Callable[[], list[float]]] = {NOTEBOOK: partial(_timed_loop, folder / "images")}
+        for name, path in forms.items():
+            sides[f"{name}, first time"] = partial(_timed_first, path)
+            sides[f"{name}, from the cache"] = partial(_timed_again, path, folder / "cache")
+        samples = alternate(sides, settings["rounds"])
+    readers = {name: summarize(seconds) for name, seconds in samples.items()}
+    baseline = readers[NOTEBOOK]["median"]
+    ratios = {name: float(f"{baseline / reader['median']:.3g}") for name, reader in readers.items()}
+    results = {"readers": readers, "times_faster_than_notebook": ratios}
+    return save("loading", options, get_backend("cpu"), settings, results)
+
+
+def _timed_loop(folder: Path) -> list[float]:
+    start = time.perf_counter()
+    for split in ("train", "test"):
+        load_mnist_dataset(split, str(folder))
+    return [time.perf_counter() - start]
+
+
+def _timed_first(path: Path) -> list[float]:
+    """Return the seconds of a first reading, in which the cache is written."""
+    with tempfile.TemporaryDirectory() as empty, _cache_in(Path(empty)):
+        return _timed_read(path)
+
+
+def _timed_again(path: Path, cache: Path) -> list[float]:
+    with _cache_in(cache):
+        load_fashion_mnist(path)  # written here, if this is the first round
+        return _timed_read(path)
+
+
+def _timed_read(path: Path) -> list[float]:
+    start = time.perf_counter()
+    load_fashion_mnist(path)
+    return [time.perf_counter() - start]
+
+
+@contextmanager
+def _cache_in(folder: Path) -> Iterator[None]:
+    before = os.environ.get(CACHE)
+    os.environ[CACHE] = str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[CACHE]
+        else:
+            os.environ[CACHE] = before
+
+
+def _zip(folder: Path, target: Path) -> None:
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(folder.rglob("*.png")):
+            archive.write(path, path.relative_to(folder))
+
+
+def _head(dataset: Dataset, rows: int) -> Dataset:
+    return Dataset(dataset.images[:rows], dataset.labels[:rows], dataset.name, dataset.source)
+
+
+def _check(forms: dict[str, Path], folder: Path, expected: Arrays) -> None:
+    """Raise `RuntimeError` where a reader, or the loop, gives other images than were written (in any order)."""
+    wanted = _in_order(*expected)
+    found = {NOTEBOOK: load_mnist_dataset("train", str(folder / "images"))}
+    with _cache_in(folder / "check"):
+        for name, path in forms.items():
+            train, _ = load_fashion_mnist(path)
+            found[name] = train.images, train.labels
+    for name, arrays in found.items():
+        if not np.array_equal(_in_order(*arrays), wanted):
+            raise RuntimeError(f"{name}: read other images than were written")
+
+
+def _in_order(images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> NDArray[np.void]:
+    rows = np.concatenate([labels[:, None], images.reshape(len(images), -1)], axis=1)
+    return np.sort(np.ascontiguousarray(rows).view(f"V{rows.shape[1]}").ravel())
+
+
+def draw(record: dict[str, Any]) -> Figure:
+    """Return bars of the median seconds, and how many times faster than the notebook's loop that is."""
+    readers = record["results"]["readers"]
+    data = record["settings"]["data"]
+    title = f"Reading {data['rows'] + data['test_rows']:,} images from disk"
+    figure, (ax,) = figure_with_axes(1, 1, width=10, height=4, title=title, record=record)
+    times = record["results"]["times_faster_than_notebook"]
+    labels = [
+        f"{r['median']:.3g} s" + ("" if n == NOTEBOOK else f" · {times[n]:.3g}× its speed")
+        for n, r in readers.items()
+    ]
+    colours = [COLOURS["other"] if name == NOTEBOOK else COLOURS["ours"] for name in readers]
+    bars(ax, list(readers), list(readers.values()), labels, colours)
+    return figure

@@ -1,0 +1,61 @@
+"""What the machine is, in words that name no host and no path."""
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from bench.measure import nvml_device
+from fmnist_xp.backend import Backend, cuda_version
+from fmnist_xp.machine import blas_name, cpu_name, usable_cores
+
+PACKAGES = {
+    "numpy": ("numpy",),
+    "cupy": ("cupy-cuda12x", "cupy-cuda13x", "cupy"),
+    "torch": ("torch",),
+    "jax": ("jax",),
+    "scikit-learn": ("scikit-learn",),
+    "opencv": ("opencv-python", "opencv-python-headless"),
+}
+
+
+def describe(backend: Backend) -> dict[str, Any]:
+    """Return the hardware and the versions; None for what is not there or does not tell."""
+    return {
+        "cpu": cpu_name(),
+        "cores_usable": usable_cores(),
+        "memory_bytes": _memory(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "blas": blas_name(),
+        "python": platform.python_version(),
+        **{name: _version(*distributions) for name, distributions in PACKAGES.items()},
+        **_gpu(backend),
+    }
+
+
+def _memory() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _version(*distributions: str) -> str | None:
+    for name in distributions:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    return None
+
+
+def _gpu(backend: Backend) -> dict[str, str | None]:
+    if backend.name == "cpu":
+        return {"gpu": None, "cuda": None, "driver": None}
+    nvml, _handle = nvml_device(backend)
+    driver = nvml.nvmlSystemGetDriverVersion() if nvml else None
+    return {
+        "gpu": backend.device_name,
+        "cuda": cuda_version(backend.xp.cuda.runtime.runtimeGetVersion()),
+        "driver": driver.decode() if isinstance(driver, bytes) else driver,
+    }

@@ -1,0 +1,262 @@
+"""bench/README.md, generated from the JSON files of the results and from nothing else."""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench import results
+from fmnist_xp.files import write_text
+
+Record = dict[str, Any]
+DEVICES = ("cpu", "cuda")
+NOT_YET = "not yet measured"
+MACHINE = {
+    "gpu": "GPU", "driver": "driver", "cuda": "CUDA", "cpu": "CPU", "cores_usable": "cores used",
+    "memory_bytes": "memory", "system": "system", "blas": "BLAS", "python": "Python", "numpy": "NumPy",
+    "cupy": "CuPy", "torch": "PyTorch", "jax": "JAX", "scikit-learn": "scikit-learn", "opencv": "OpenCV",
+}  # fmt: skip
+
+HEAD = """# Benchmarks
+
+<!-- Written by `python -m bench report` from results/*.json. Do not edit: run it again. -->
+
+## How to run
+
+```
+pip install -e ".[bench]"
+python -m bench throughput --device cpu     # each experiment beside what the machine could do at most
+python -m bench peers --device cpu          # beside the notebook's arithmetic, PyTorch, JAX, scikit-learn
+python -m bench scaling --device cpu        # as rows, width and threads grow
+python -m bench loading                     # image folder, zip, IDX, cache
+python -m bench report                      # this page
+```
+
+On an NVIDIA GPU: `pip install -e ".[bench,cuda]"` and `--device cuda`. `--quick` tries everything at small sizes.
+Measure with nothing else running.
+
+## How to read
+
+- An **epoch** is one full-batch update: forward, loss, backward and optimizer over all rows, float32 unless said.
+- Times are **medians**; beside them the smallest, the largest and the interquartile range (IQR) of the samples. The
+  sides of a comparison take turns (A B C A B C …) in one process, so that a slow minute slows all of them. The first
+  epoch of each turn warms up and is not counted.
+- **GFLOP/s** counts matrix products alone: Σ 2·rows·dᵢ₋₁·dᵢ · (3, but 2 for the first layer). The **GEMM rate** is
+  that of large square products measured between the epochs, on all cores; the **floor** is the time that an epoch's
+  products would take at the median of it, on a GPU at least the time that its bytes take at the rate of a copy
+  within the device.
+- **Memory** is the process's peak resident size with the rows in it, on a GPU the memory pool's.
+"""
+
+
+def write(folder: Path) -> Path:
+    """Write README.md beside `folder`, which holds the results, and return its path."""
+    path = folder.parent / "README.md"
+    write_text(path, text(folder))
+    return path
+
+
+def text(folder: Path) -> str:
+    """Return the page; the same for the same files."""
+    records = [
+        results.load(path) | {"stem": path.stem} for path in sorted(folder.glob("*.json"), key=lambda path: path.stem)
+    ]
+    parts = [HEAD]
+    for title, benchmark, devices, tables in SECTIONS:
+        parts.append(f"## {title}\n")
+        for device in devices:
+            parts.append(f"### {device.upper()}\n" if len(devices) > 1 else "")
+            found = [r for r in records if (r["benchmark"], r["device"]) == (benchmark, device)]
+            if not found:
+                parts.append(f"{_missing(benchmark, device)}\n")
+            for record in found:
+                parts += [_origin(record, folder.name), *tables(record)]
+    parts += ["## Machines\n", _machines(records)]
+    return "\n".join(part for part in parts if part).rstrip() + "\n"
+
+
+def _missing(benchmark: str, device: str) -> str:
+    return table([benchmark, "result"], [[device, NOT_YET]])
+
+
+def _origin(record: Record, folder: str) -> str:
+    machine = record["machine"]
+    where = machine["gpu"] or f"{machine['cpu']}, {machine['cores_usable']} cores"
+    data = record["settings"]["data"]
+    rows = f", {data['rows']:,} rows of {data['name']}" if "rows" in data else ", made data"
+    quick = " **Quick sizes: not a result.**" if record["quick"] else ""
+    when = ", ".join(filter(None, [record["date"], record["precision"]]))
+    return (
+        f"`{record['command']}` on {where}, {when}{rows}.{quick}\n\n"
+        f"![{record['benchmark']} on {record['device']}]({folder}/{record['stem']}.png)\n"
+    )
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table; all columns but the first are aligned right."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def _spread(summary: Record) -> list[str]:
+    """Return median, minimum to maximum and IQR, all in the unit that suits the median."""
+    median, low, high, iqr = (_in_unit(summary[key], summary["median"]) for key in ("median", "min", "max", "iqr"))
+    return [f"{median} {_unit(summary['median'])}", f"{low} – {high}", iqr]
+
+
+def _seconds(value: float) -> str:
+    return f"{_in_unit(value, value)} {_unit(value)}"
+
+
+def _unit(size: float) -> str:
+    return "s" if size >= 0.1 else "ms"
+
+
+def _in_unit(value: float, size: float) -> str:
+    """Return `value` with as many digits as suit a median of `size` seconds."""
+    return f"{value:.3f}" if size >= 0.1 else f"{value * 1000:.{1 if size >= 0.01 else 3}f}"
+
+
+def _megabytes(value: int | None) -> str:
+    return "–" if value is None else f"{value / 1e6:,.0f}"
+
+
+def throughput(record: Record) -> list[str]:
+    """Return the tables of a throughput file."""
+    found = record["results"]
+    gemm, copy = found["gemm_flops_per_second"], found["copy_bytes_per_second"]
+    rows = [
+        [
+            f"{name}, {'-'.join(map(str, e['widths']))}",
+            *_spread(e["epoch_seconds"]),
+            f"{e['epochs_per_second']:.3g}",
+            f"{e['samples_per_second'] / 1e3:,.0f} k",
+            f"{e['flops_per_second'] / 1e9:,.0f}",
+            f"{e['fraction_of_gemm']:.2f}",
+            f"{e['fraction_of_best_gemm']:.2f}",
+            f"{e['floor_seconds'] / e['epoch_seconds']['median']:.2f}",
+            _megabytes(e["peak_memory_bytes"]),
+            "–" if e["joules_per_epoch"] is None else f"{e['joules_per_epoch']:.3g}",
+        ]
+        for name, e in found["experiments"].items()
+    ]
+    head = [
+        "experiment", "epoch", "min – max", "IQR", "epochs/s", "samples/s", "GFLOP/s", "of the GEMM rate",
+        "of its best", "floor / epoch", "peak MB", "J/epoch",
+    ]  # fmt: skip
+    rates = f"GEMM rate: median {gemm['median'] / 1e9:,.0f}, best {gemm['max'] / 1e9:,.0f} GFLOP/s."
+    if copy:
+        rates += f" Copy: median {copy['median'] / 1e9:,.0f} GB/s."
+    return [table(head, rows), rates + "\n"]
+
+
+def peers(record: Record) -> list[str]:
+    """Return the tables of a peers file, one an experiment."""
+    parts = []
+    notes: dict[str, str] = {}
+    left_out: dict[str, str] = {}
+    for name, result in record["results"].items():
+        rows = []
+        for engine, summary in result["engines"].items():
+            ratio = result["ratios"][engine]
+            times = [f"{ratio[key]:.2f}" if key in ratio else "–" for key in ("ours", "notebook", "floor")]
+            rows.append([engine, *_spread(summary), *times])
+            notes |= {engine: summary["note"]} if summary["note"] else {}
+        left_out |= result["left_out"]
+        parts.append(f"**{name}**, {'-'.join(map(str, result['widths']))}\n")
+        if fastest := _fastest_framework(result):
+            times = result["ratios"][fastest]["ours"]
+            parts.append(f"The fastest of the frameworks, {fastest}, takes {times:.2f}× our time.\n")
+        head = ["", "epoch", "min – max", "IQR", "× ours", "times the notebook's speed", "floor / epoch"]
+        parts.append(table(head, rows))
+        if result["seconds_logging_every_10th"] is not None:
+            seconds = _seconds(result["seconds_logging_every_10th"])
+            parts.append(f"fmnist_xp with figures in every 10th epoch, as `train` logs: {seconds} an epoch.\n")
+    parts.append(
+        "Loss and accuracy are computed in every epoch by all, unless noted. All were checked before: their losses\n"
+        "on the same weights, and after one and two updates, agree with ours to "
+        f"{record['settings']['tolerance']:g} relative.\n"
+    )
+    parts += [f"- {engine}: {note}." for engine, note in notes.items()]
+    parts += [f"- {engine}: left out, {reason}." for engine, reason in left_out.items()]
+    return [*parts, " "] if notes or left_out else parts
+
+
+def _fastest_framework(result: Record) -> str | None:
+    """Return who of PyTorch, JAX and scikit-learn has the smallest median, where ours was measured beside it."""
+    frameworks = ("PyTorch", "JAX", "scikit-learn")
+    found = {name: e["median"] for name, e in result["engines"].items() if name.startswith(frameworks)}
+    found = {name: seconds for name, seconds in found.items() if "ours" in result["ratios"][name]}
+    return min(found, key=lambda name: found[name], default=None)
+
+
+def scaling(record: Record) -> list[str]:
+    """Return the tables of a scaling file, one a sweep."""
+    parts = []
+    for sweep in ("rows", "width", "threads"):
+        found = record["results"][sweep]
+        if not found:
+            continue
+        rows = [
+            [
+                f"{point[sweep]:,}",
+                experiment,
+                *_spread(point["epoch_seconds"]),
+                f"{point['flops_per_epoch'] / point['epoch_seconds']['median'] / 1e9:,.0f}",
+                _megabytes(point["memory_added_bytes"]),
+            ]
+            for experiment, one in found.items()
+            for point in one["points"]
+        ]
+        parts.append(table([sweep, "experiment", "epoch", "min – max", "IQR", "GFLOP/s", "MB added by fit"], rows))
+        fits = [
+            f"{experiment}: time ∝ {sweep}^{_exponent(one['time_exponent'])}, "
+            f"memory ∝ {sweep}^{_exponent(one['memory_exponent'])}"
+            for experiment, one in found.items()
+        ]
+        parts.append(f"{'; '.join(fits)}.\n")
+    parts += [f"- Left out: {reason}." for reason in record["results"]["left_out"]]
+    return parts
+
+
+def _exponent(value: float | None) -> str:
+    return "?" if value is None else f"{value:.2f}"
+
+
+def loading(record: Record) -> list[str]:
+    """Return the table of a loading file."""
+    found = record["results"]
+    rows = [
+        [name, *_spread(summary), f"{found['times_faster_than_notebook'][name]:.3g}"]
+        for name, summary in found["readers"].items()
+    ]
+    data = record["settings"]["data"]
+    note = f"{data['rows']:,} + {data['test_rows']:,} images. Disk cache {record['settings']['disk_cache']}.\n"
+    return [table(["", "time", "min – max", "IQR", "times the notebook's speed"], rows), note]
+
+
+def _machines(records: Sequence[Record]) -> str:
+    if not records:
+        return f"{NOT_YET}\n"
+    kinds: dict[str, list[Record]] = {}
+    for record in records:
+        kinds.setdefault(repr(sorted(record["machine"].items(), key=lambda item: item[0])), []).append(record)
+    columns = list(kinds.values())
+    head = ["", *(", ".join(r["stem"] for r in column) for column in columns)]
+    rows = [
+        [title, *(_fact(key, column[0]["machine"].get(key)) for column in columns)] for key, title in MACHINE.items()
+    ]
+    return table(head, rows)
+
+
+def _fact(key: str, value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value / 2**30:.0f} GiB" if key == "memory_bytes" else str(value)
+
+
+SECTIONS: tuple[tuple[str, str, tuple[str, ...], Callable[[Record], list[str]]], ...] = (
+    ("Throughput", "throughput", DEVICES, throughput),
+    ("Peers", "peers", DEVICES, peers),
+    ("Scaling", "scaling", DEVICES, scaling),
+    ("Loading", "loading", ("cpu",), loading),
+)

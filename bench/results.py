@@ -1,0 +1,84 @@
+"""Results on disk: one JSON file a benchmark and device, and the options that every benchmark takes."""
+
+import json
+import re
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from bench.machine import describe
+from fmnist_xp.backend import Backend, get_backend
+from fmnist_xp.data import Dataset, load_fashion_mnist
+from fmnist_xp.files import write_text
+
+NAMED_SOURCES = ("auto", "synthetic")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was asked for on the command line."""
+
+    device: str = "auto"
+    quick: bool = False
+    data: str = "auto"
+    out: Path = Path("bench/results")
+    precision: str = "float32"
+    """Empty where nothing is computed."""
+
+    def backend(self) -> Backend:
+        """Return the backend asked for, with all cores."""
+        return get_backend(self.device)
+
+    def load(self) -> tuple[Dataset, Dataset]:
+        """Return (train, test) of the source asked for."""
+        return load_fashion_mnist(self.data)
+
+    def command(self, benchmark: str, backend: Backend) -> str:
+        """Return the command that repeats the run, without anybody's paths."""
+        data = "" if self.data == "auto" else f" --data {self.data if self.data in NAMED_SOURCES else 'FOLDER'}"
+        precision = "" if self.precision in ("", "float32") else f" --precision {self.precision}"
+        quick = " --quick" if self.quick else ""
+        return f"python -m bench {benchmark} --device {kind(backend)}{precision}{data}{quick}"
+
+
+def kind(backend: Backend) -> str:
+    """Return "cpu" or "cuda"."""
+    return backend.name.partition(":")[0]
+
+
+def about(dataset: Dataset) -> dict[str, Any]:
+    """Return what names a data set: never where it lies."""
+    return {"name": dataset.name, "sha256": dataset.sha256, "rows": len(dataset)}
+
+
+def save(
+    benchmark: str, options: Options, backend: Backend, settings: dict[str, Any], results: dict[str, Any]
+) -> Path:
+    """Write `<benchmark>-<device>.json` (with the precision, unless float32) and return its path."""
+    record = {
+        "benchmark": benchmark,
+        "date": date.today().isoformat(),
+        "command": options.command(benchmark, backend),
+        "device": kind(backend),
+        "precision": options.precision,
+        "quick": options.quick,
+        "machine": describe(backend),
+        "settings": settings,
+        "results": results,
+    }
+    suffix = "" if options.precision in ("", "float32") else f"-{options.precision}"
+    path = options.out / f"{benchmark}-{kind(backend)}{suffix}.json"
+    text = json.dumps(record, indent=1, allow_nan=False)
+    write_text(path, re.sub(r"\[[-+.,\s\deE]+\]", _on_one_line, text) + "\n")
+    return path
+
+
+def _on_one_line(numbers: re.Match[str]) -> str:
+    return re.sub(r"\s+", " ", numbers[0]).replace("[ ", "[").replace(" ]", "]")
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Return what `save` wrote."""
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return record

@@ -1,0 +1,152 @@
+"""Scaling: time and memory as rows, width and threads grow; each point in a fresh process."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
+
+from bench.measure import fitted_exponent, summarize
+from bench.pictures import SERIES, figure_with_axes
+from bench.results import Options, save
+from fmnist_xp.backend import Backend
+
+ROWS = (6_000, 20_000, 60_000, 200_000, 600_000)
+WIDTHS = (64, 128, 256, 512, 1024, 2048)
+QUICK_ROWS = (1_000, 3_000, 9_000)
+QUICK_WIDTHS = (32, 64, 128)
+ROW_BYTES = 784 * 4
+
+Point = dict[str, Any]
+"""A process to start: what `bench.child` takes."""
+
+
+def run(options: Options) -> Path:
+    """Measure every point in turn, as often as there are rounds, and return the path of the JSON file."""
+    backend = options.backend()
+    points, left_out = plan(backend, options.quick)
+    settings: dict[str, Any] = {
+        "data": {"name": "made"},
+        "rounds": 1 if options.quick else 2,
+        "epochs": 2 if options.quick else 5,
+    }
+    samples: list[list[Point]] = [[] for _ in points]
+    for _ in range(settings["rounds"]):
+        for point, found in zip(points, samples, strict=True):
+            found.append(in_fresh_process({**point, "epochs": settings["epochs"]}))
+    measured = [
+        {
+            **point,
+            "flops_per_epoch": found[0]["flops_per_epoch"],
+            "epoch_seconds": summarize([seconds for one in found for seconds in one["epoch_seconds"]]),
+            "memory_added_bytes": _largest([one["memory_added_bytes"] for one in found]),
+        }
+        for point, found in zip(points, samples, strict=True)
+    ]
+    results = {**{sweep: series(measured, sweep) for sweep in ("rows", "width", "threads")}, "left_out": left_out}
+    return save("scaling", options, backend, settings, results)
+
+
+def plan(backend: Backend, quick: bool) -> tuple[list[Point], list[str]]:
+    """Return the points to measure, and in words those that the machine is too small for."""
+    row_counts, widths = (QUICK_ROWS, QUICK_WIDTHS) if quick else (ROWS, WIDTHS)
+    some = row_counts[-1] if quick else 60_000
+    threads = backend.threads
+    points: list[Point] = []
+    left_out = []
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+    base = {"device": backend.name, "threads": threads}
+    for rows in row_counts:
+        if memory and rows * ROW_BYTES > memory / 2:
+            left_out.append(f"{rows:,} rows: more than half of this machine's memory")
+            continue
+        points += [{**base, "sweep": "rows", "experiment": e, "rows": rows} for e in ("sgd", "adam")]
+    points += [{**base, "sweep": "width", "experiment": "sgd", "rows": some, "width": width} for width in widths]
+    if backend.name == "cpu":
+        counts = sorted({2**power for power in range(threads.bit_length())} | {threads})
+        points += [
+            {**base, "sweep": "threads", "experiment": e, "rows": some, "threads": count}
+            for e in ("sgd", "adam")
+            for count in counts
+        ]
+    return points, left_out
+
+
+def in_fresh_process(point: Point) -> Point:
+    """Return what `python -m bench.child` measured, or raise `RuntimeError` with its last words."""
+    root = Path(__file__).parents[1]
+    paths = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.child", json.dumps(point)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": paths},
+    )
+    if done.returncode:
+        raise RuntimeError(f"the process for {point} failed: {done.stderr.strip().splitlines()[-1:]}")
+    answer: Point = json.loads(done.stdout)
+    return answer
+
+
+def series(measured: Sequence[Point], sweep: str) -> dict[str, Any]:
+    """Return the points of one sweep by experiment, with the exponents of time and of memory."""
+    found = {}
+    for experiment in dict.fromkeys(p["experiment"] for p in measured if p["sweep"] == sweep):
+        points = [p for p in measured if p["sweep"] == sweep and p["experiment"] == experiment]
+        sizes = [p[sweep] for p in points]
+        found[experiment] = {
+            "points": points,
+            "time_exponent": fitted_exponent(sizes, [p["epoch_seconds"]["median"] for p in points]),
+            "memory_exponent": fitted_exponent(sizes, [p["memory_added_bytes"] or 0 for p in points]),
+        }
+    return found
+
+
+def _largest(values: Sequence[int | None]) -> int | None:
+    return max((value for value in values if value is not None), default=None)
+
+
+def draw(record: dict[str, Any]) -> Figure:
+    """Return time above memory, over rows, width and threads, with the fitted exponents."""
+    sweeps = {name: found for name in ("rows", "width", "threads") if (found := record["results"][name])}
+    figure, axes = figure_with_axes(
+        2, len(sweeps), width=4.6 * len(sweeps), height=7, title="How time and memory grow", record=record
+    )
+    for column, (sweep, by_experiment) in enumerate(sweeps.items()):
+        time, memory = axes[column], axes[len(sweeps) + column]
+        for (experiment, found), colour in zip(by_experiment.items(), SERIES, strict=False):
+            points = found["points"]
+            sizes = [p[sweep] for p in points]
+            style: dict[str, Any] = {"color": colour, "marker": "o", "markersize": 4}
+            seconds = [p["epoch_seconds"]["median"] for p in points]
+            time.loglog(sizes, seconds, label=_label(experiment, sweep, found["time_exponent"]), **style)
+            low, high = ([p["epoch_seconds"][end] for p in points] for end in ("min", "max"))
+            time.fill_between(sizes, low, high, color=colour, alpha=0.2)
+            known = [p for p in points if p["memory_added_bytes"] is not None]
+            megabytes = [p["memory_added_bytes"] / 1e6 for p in known]
+            label = _label(experiment, sweep, found["memory_exponent"])
+            memory.plot([p[sweep] for p in known], megabytes, label=label, **style)
+        time.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        time.yaxis.set_major_formatter("{x:g}")
+        time.set_ylabel("seconds per epoch" if column == 0 else "")
+        memory.set_ylabel("MB added by fit" if column == 0 else "")
+        memory.set_xscale("log")
+        memory.set_ylim(bottom=0)
+        for ax in (time, memory):
+            ax.set_xlabel({"rows": "rows", "width": "neurons in each hidden layer", "threads": "threads"}[sweep])
+            sizes = sorted({p[sweep] for found in by_experiment.values() for p in found["points"]})
+            ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
+            ax.minorticks_off()
+            ax.grid(alpha=0.3)
+            ax.legend(fontsize=8)
+            ax.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _label(experiment: str, sweep: str, exponent: float | None) -> str:
+    return experiment if exponent is None else f"{experiment}: ∝ {sweep}^{exponent:.2f}"

@@ -1,0 +1,152 @@
+"""Throughput: each experiment on the device, beside what the device could do at most."""
+
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from bench.measure import (
+    Energy,
+    alternate,
+    epoch_bytes,
+    floor_seconds,
+    peak_bytes,
+    reset_peak,
+    rounded,
+    summarize,
+)
+from bench.pictures import COLOURS, bars, figure_with_axes
+from bench.results import Options, about, save
+from fmnist_xp.backend import Backend
+from fmnist_xp.data import preprocess
+from fmnist_xp.experiments import EXPERIMENTS, Experiment
+from fmnist_xp.measure import copy_rate, epoch_flops, gemm_rate, time_epochs
+from fmnist_xp.model import Sequential
+
+LOG_EVERY = 10
+
+
+def run(options: Options) -> Path:
+    """Measure every experiment and return the path of the JSON file."""
+    backend = options.backend()
+    on_gpu = backend.name != "cpu"
+    train, _ = options.load()
+    data = about(train)
+    rows, labels = preprocess(train, shuffle_seed=0)
+    del train
+    if options.quick:
+        rows, labels = rows[:6_000].copy(), labels[:6_000].copy()
+    with backend.computing():
+        X, y = backend.asarray(rows, dtype=options.precision), backend.asarray(labels)
+    del rows
+    settings: dict[str, Any] = {
+        "data": data | {"rows": len(X)},
+        "rounds": 2 if options.quick else 10,
+        "epochs_a_round": (20 if options.quick else 100) if on_gpu else (2 if options.quick else 10),
+        "log_every": LOG_EVERY,
+        "peak_size": (1024 if options.quick else 2048) * (4 if on_gpu else 1),
+    }
+    runs = {e.name: _Run(e, backend, X, y, options.precision) for e in EXPERIMENTS.values()}
+    memory = {name: one.peak_memory() for name, one in runs.items()}
+    joules = {name: one.joules() for name, one in runs.items()}
+
+    def gemm() -> list[float]:
+        return [gemm_rate(backend, options.precision, size=settings["peak_size"], repeats=1)]
+
+    sides: dict[str, Callable[[], list[float]]] = {"gemm": gemm}
+    if on_gpu:
+        sides["copy"] = lambda: [copy_rate(backend, repeats=1)]
+    sides |= {name: one.timed(settings["epochs_a_round"]) for name, one in runs.items()}
+    samples = alternate(sides, settings["rounds"])
+    gemm_rates, copy_rates = samples["gemm"], samples.get("copy")
+    results = {
+        "gemm_flops_per_second": summarize(gemm_rates),
+        "copy_bytes_per_second": summarize(copy_rates) if copy_rates else None,
+        "experiments": {
+            name: {
+                **figures(one.network, len(X), samples[name], gemm_rates, copy_rates),
+                "peak_memory_bytes": memory[name],
+                "joules_per_epoch": joules[name],
+            }
+            for name, one in runs.items()
+        },
+    }
+    return save("throughput", options, backend, settings, results)
+
+
+class _Run:
+    """An experiment that trains on and on."""
+
+    def __init__(self, experiment: Experiment, backend: Backend, X: Any, y: Any, dtype: str) -> None:
+        self.network = experiment.make_network(backend, seed=0, dtype=dtype)
+        self._optimizer = experiment.make_optimizer()
+        self._backend, self._X, self._y = backend, X, y
+
+    def timed(self, epochs: int) -> Callable[[], list[float]]:
+        return lambda: time_epochs(self.network, self._X, self._y, self._optimizer, epochs, log_every=LOG_EVERY)
+
+    def peak_memory(self) -> int | None:
+        """Return the most memory held during an epoch, rows included."""
+        reset_peak(self._backend)
+        self.timed(1)()
+        return peak_bytes(self._backend)
+
+    def joules(self, seconds: float = 2.0) -> float | None:
+        """Return the joules of an epoch, over enough of them for the counter, which moves a few times a second."""
+        energy = Energy(self._backend)
+        if energy.read() is None:
+            return None
+        epochs = max(10, int(seconds / median(self.timed(10)())))
+        before = energy.read()
+        self.timed(epochs - 1)()
+        after = energy.read()
+        return None if before is None or after is None else rounded((after - before) / epochs)
+
+
+def figures(
+    network: Sequential, rows: int, seconds: list[float], gemm_rates: list[float], copy_rates: list[float] | None
+) -> dict[str, Any]:
+    """Return the figures of one experiment from its epochs and the rates measured between them."""
+    widths, itemsize = network.widths, network.parameters.dtype.itemsize
+    flops = epoch_flops(widths, rows)
+    summary = summarize(seconds)
+    epoch = summary["median"]
+    copy = median(copy_rates) if copy_rates else None
+    return {
+        "widths": widths,
+        "epoch_seconds": summary,
+        "epochs_per_second": rounded(1 / epoch),
+        "samples_per_second": rounded(rows / epoch),
+        "flops_per_epoch": flops,
+        "flops_per_second": rounded(flops / epoch),
+        "fraction_of_gemm": rounded(flops / epoch / median(gemm_rates)),
+        "fraction_of_best_gemm": rounded(flops / epoch / max(gemm_rates)),
+        "bytes_per_epoch": epoch_bytes(widths, rows, itemsize),
+        "fraction_of_bandwidth": rounded(epoch_bytes(widths, rows, itemsize) / epoch / copy) if copy else None,
+        "floor_seconds": rounded(floor_seconds(widths, rows, itemsize, flops, median(gemm_rates), copy)),
+    }
+
+
+def draw(record: dict[str, Any]) -> Figure:
+    """Return bars of the median epoch, with the floor of each."""
+    experiments = record["results"]["experiments"]
+    figure, (ax,) = figure_with_axes(
+        1, 1, width=10, height=3.4, title="A full-batch epoch and its floor", record=record
+    )
+    names = [f"{name}\n{'-'.join(map(str, e['widths']))}" for name, e in experiments.items()]
+    labels = [
+        f"{e['epoch_seconds']['median']:.3g} s · {e['samples_per_second'] / 1e3:,.0f} k samples/s\n"
+        f"{e['flops_per_second'] / 1e9:,.0f} GFLOP/s, {e['fraction_of_gemm']:.0%} of the GEMM rate"
+        for e in experiments.values()
+    ]
+    summaries = [e["epoch_seconds"] for e in experiments.values()]
+    bars(ax, names, summaries, labels, [COLOURS["ours"]] * len(names), unit="seconds per epoch")
+    for place, e in enumerate(experiments.values()):
+        label = "floor: the matrix products at the rate measured between the epochs" if place == 0 else None
+        ax.plot(
+            [e["floor_seconds"]] * 2, [place - 0.4, place + 0.4], color=COLOURS["floor"], linewidth=2, label=label
+        )
+    ax.legend(loc="lower right", fontsize=8, frameon=False)
+    return figure
