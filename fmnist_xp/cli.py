@@ -167,7 +167,7 @@ def train(
     folder = out_folder or default_folder(settings, backend)
     train_data, test_data = load_fashion_mnist(data, url=url)
     if not quiet:
-        out.print(f"{train_data.name}: {len(train_data):,} + {len(test_data):,} images from {train_data.source}")
+        out.print(f"{train_data.name}: {len(train_data):,} + {len(test_data):,} images ({train_data.source})")
         out.print(f"{backend.name}: {backend.device_name}, {backend.threads} threads", markup=False)
     run = train_run(settings, train_data, test_data, backend, folder, source=data, force=force, verbose=not quiet)
     result = run.result
@@ -281,7 +281,7 @@ def info(
     splits = describe(train_data, test_data)
     for split in splits:
         published = "the published images" if split.published else "not the published images"
-        out.print(f"{split.split}: {split.shape} {split.dtype}, {split.name} from {split.source}", markup=False)
+        out.print(f"{split.split}: {split.shape} {split.dtype}, {split.name} ({split.source})", markup=False)
         out.print(f"  pixel mean {split.pixel_mean:.4f}, deviation {split.pixel_std:.4f}, of 0 to 1")
         out.print(f"  SHA-256 {split.sha256}: {published}")
     table = Table("class", *(split.split for split in splits))

@@ -3,11 +3,13 @@
 import hashlib
 import tempfile
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from fmnist_xp.data import idx, images
 from fmnist_xp.data.cache import cached
 from fmnist_xp.data.dataset import Dataset
+from fmnist_xp.data.published import is_published
 from fmnist_xp.errors import DataError
 
 FORMATS = ("png", "idx")
@@ -23,15 +25,17 @@ def read(path: Path) -> tuple[Dataset, Dataset]:
     try:
         if path.is_file():
             source = f"zip of images {path}"
-            return cached(f"zip {_sha256([path])}", source, lambda: images.read_zip(path, source))
+            return cached(f"zip {_sha256([path])}", source, lambda: _named(*images.read_zip(path, source)))
         if not path.is_dir():
             raise DataError(f"{path}: no such folder or zip")
         if files := idx.find(path):
             source = f"IDX files in {path}"
-            return cached(f"idx {_sha256(files)}", source, lambda: idx.read(files, source))
+            return cached(f"idx {_sha256(files)}", source, lambda: _named(*idx.read(files, source)))
         if images.is_folder_of_images(path):
             source = f"images in {path}"
-            return cached(f"images {images.fingerprint(path)}", source, lambda: images.read_folder(path, source))
+            return cached(
+                f"images {images.fingerprint(path)}", source, lambda: _named(*images.read_folder(path, source))
+            )
     except OSError as error:
         raise DataError(f"{error.filename or path}: cannot be read ({error.strerror or error})") from error
     raise DataError(f"{path}: neither the IDX files nor train/ and test/ found; is it the data set's folder?")
@@ -65,6 +69,13 @@ def export(train: Dataset, test: Dataset, folder: Path, format: str) -> None:
             made.rename(folder)
     except OSError as error:
         raise DataError(f"{folder}: cannot be written ({error.strerror or error})") from error
+
+
+def _named(train: Dataset, test: Dataset) -> tuple[Dataset, Dataset]:
+    """Return the splits under the name of what was published, where that is what they hold."""
+    if not is_published(train, test):
+        return train, test
+    return replace(train, name="fashion-mnist"), replace(test, name="fashion-mnist")
 
 
 def _sha256(files: Iterable[Path]) -> str:

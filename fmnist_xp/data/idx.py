@@ -66,7 +66,7 @@ def _split(images_path: Path, labels_path: Path, source: str) -> Dataset:
         )
     if labels.max() > 9:
         raise DataError(f"{labels_path}: label {labels.max()} found; labels go from 0 to 9")
-    return Dataset(images, labels, "fashion-mnist", source)
+    return Dataset(images, labels, "custom", source)
 
 
 def _read(path: Path, kind: str, dimensions: int) -> NDArray[np.uint8]:

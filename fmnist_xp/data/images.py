@@ -153,7 +153,7 @@ def _read_split(
 
     on_threads(work, range(0, len(names), _CHUNK))
     counts = [len(found) for found in labels]
-    return Dataset(images, np.repeat(np.arange(10, dtype=np.uint8), counts), "fashion-mnist", source)
+    return Dataset(images, np.repeat(np.arange(10, dtype=np.uint8), counts), "custom", source)
 
 
 def _found(image: NDArray[np.generic]) -> str:

@@ -12,7 +12,7 @@ from fmnist_xp.data import Dataset
 def made(n: int, seed: int = 0) -> Dataset:
     """Return n images of noise, labelled 0 to 9 in turn."""
     images = np.random.default_rng(seed).integers(0, 256, (n, 28, 28), dtype=np.uint8)
-    return Dataset(images, np.arange(n, dtype=np.uint8) % 10, "fashion-mnist", "made")
+    return Dataset(images, np.arange(n, dtype=np.uint8) % 10, "custom", "made")
 
 
 def by_label(dataset: Dataset) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

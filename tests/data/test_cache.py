@@ -26,7 +26,7 @@ def assert_made(splits: tuple[Dataset, Dataset]) -> None:
     for read, expected in zip(splits, (made(20), made(10, 1)), strict=True):
         assert np.array_equal(read.images, expected.images)
         assert np.array_equal(read.labels, expected.labels)
-        assert read.name == "fashion-mnist"
+        assert read.name == "custom"
 
 
 def test_a_key_is_built_once(cache: Path) -> None:

@@ -31,7 +31,7 @@ def test_a_variable_that_is_wrong_is_named(tmp_path: Path, monkeypatch: pytest.M
 def test_figures_of_a_small_set() -> None:
     images = np.zeros((4, 28, 28), np.uint8)
     images[:2] = 255
-    train = Dataset(images, np.array([0, 1, 1, 9], np.uint8), "fashion-mnist", "made")
+    train = Dataset(images, np.array([0, 1, 1, 9], np.uint8), "custom", "made")
     first, second = describe(train, made(10))
     assert (first.split, second.split) == ("train", "test")
     assert first.shape == (4, 28, 28)

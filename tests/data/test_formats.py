@@ -72,3 +72,9 @@ def test_the_real_images_survive_the_way_through_png(real_folder: Path, tmp_path
     for written, read in zip((part, test), load_fashion_mnist(tmp_path / "png"), strict=True):
         for one, other in zip(by_label(written), (read.images, read.labels), strict=True):
             assert np.array_equal(one, other)
+
+
+def test_only_the_published_images_are_called_fashion_mnist(real_folder: Path, tmp_path: Path) -> None:
+    assert {split.name for split in load_fashion_mnist(real_folder)} == {"fashion-mnist"}
+    export(made(30), made(10, 1), tmp_path / "made", "idx")
+    assert {split.name for split in load_fashion_mnist(tmp_path / "made")} == {"custom"}

@@ -37,7 +37,7 @@ def test_plain_files_are_read_as_the_bytes_say(folder: Path) -> None:
         assert split.images.dtype == split.labels.dtype == np.uint8
         assert np.array_equal(split.images, expected)
         assert split.labels.tolist() == [2, 0, 9]
-        assert split.name == "fashion-mnist"
+        assert split.name == "custom"
         assert str(folder) in split.source
 
 
@@ -117,7 +117,7 @@ def test_written_files_are_the_format_and_the_same_bytes_each_time(tmp_path: Pat
 def test_what_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, labels: bytes, seed: int) -> None:
     folder = tmp_path_factory.mktemp("idx")
     values = np.frombuffer(labels, np.uint8)
-    dataset = Dataset(made(len(labels), seed).images, values, "fashion-mnist", "made")
+    dataset = Dataset(made(len(labels), seed).images, values, "custom", "made")
     for split in ("train", "test"):
         idx.write(dataset, split, folder)
     for read in idx.read(idx.find(folder), "here"):

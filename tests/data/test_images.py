@@ -17,7 +17,7 @@ def assert_is_the_made_data(train: Dataset, test: Dataset) -> None:
         assert np.array_equal(read.images, images)
         assert np.array_equal(read.labels, labels)
         assert read.images.dtype == read.labels.dtype == np.uint8
-        assert read.name == "fashion-mnist"
+        assert read.name == "custom"
 
 
 def zipped(folder: Path, path: Path, top: str = "") -> Path:

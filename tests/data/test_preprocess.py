@@ -17,7 +17,7 @@ def test_rows_are_the_notebooks_expression_bit_for_bit(n: int) -> None:
 
 def test_every_grey_value_is_scaled_into_minus_one_to_one() -> None:
     images = (np.arange(784) % 256).astype(np.uint8).reshape(1, 28, 28)
-    rows, _ = preprocess(Dataset(images, np.zeros(1, np.uint8), "fashion-mnist", "made"))
+    rows, _ = preprocess(Dataset(images, np.zeros(1, np.uint8), "custom", "made"))
     assert rows[0, 0] == -1.0
     assert rows[0, 255] == 1.0
     assert np.all(np.diff(rows[0, :256]) > 0)
