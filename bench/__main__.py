@@ -71,7 +71,7 @@ def write_report(out: Out = RESULTS) -> None:
 def _finish(run: Callable[[Options], Path], draw: Callable[[dict[str, Any]], Figure], options: Options) -> None:
     try:
         path = run(options)
-    except (FmnistXpError, RuntimeError, ValueError) as error:
+    except (FmnistXpError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
     save_figure(draw(load(path)), path.with_suffix(".png"))

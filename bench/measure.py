@@ -67,6 +67,12 @@ def alternate(sides: Mapping[str, Callable[[], Sequence[float]]], rounds: int) -
     return samples
 
 
+def gemm_size(backend: Backend, quick: bool) -> int:
+    """Return the size of the square products whose rate stands for the device's best."""
+    size = 2048 if backend.name == "cpu" else 8192
+    return size // 4 if quick else size
+
+
 def fitted_exponent(sizes: Sequence[float], values: Sequence[float]) -> float | None:
     """Return b of values ≈ a · sizesᵇ by least squares on logarithms, or None with fewer than two positive points."""
     points = [(math.log(size), math.log(value)) for size, value in zip(sizes, values, strict=True) if value > 0]

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from bench.engines import ENGINES, Engine, Notebook, NotHereError, Ours, OursWithoutFigures, Task
-from bench.measure import alternate, rounded, summarize
+from bench.measure import alternate, gemm_size, rounded, summarize
 from bench.pictures import COLOURS, bars, figure_with_axes
 from bench.results import Options, about, save
 from fmnist_xp.data import preprocess
@@ -37,7 +37,7 @@ def run(options: Options, engines: Sequence[type[Engine]] = ENGINES) -> Path:
         "epochs_a_round_on_cpu": 1 if options.quick else 3,
         "epochs_a_round_on_gpu": 10 if options.quick else 50,
         "tolerance": TOLERANCE,
-        "peak_size": (1024 if options.quick else 2048) * (4 if backend.name != "cpu" else 1),
+        "peak_size": gemm_size(backend, options.quick),
     }
     results = {}
     for experiment in EXPERIMENTS.values():

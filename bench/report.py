@@ -31,8 +31,9 @@ python -m bench loading                     # image folder, zip, IDX, cache
 python -m bench report                      # this page
 ```
 
-On an NVIDIA GPU: `pip install -e ".[bench,cuda]"` and `--device cuda`. `--quick` tries everything at small sizes.
-Measure with nothing else running.
+On an NVIDIA GPU: `pip install -e ".[bench,cuda]" "jax[cuda12]"` and `--device cuda`. Without one, PyTorch's CPU build
+is smaller: install it first, `pip install torch --index-url https://download.pytorch.org/whl/cpu`. A peer that is not
+installed is left out, by name. `--quick` tries everything at small sizes. Measure with nothing else running.
 
 ## How to read
 
@@ -133,6 +134,7 @@ def throughput(record: Record) -> list[str]:
             f"{e['flops_per_second'] / 1e9:,.0f}",
             f"{e['fraction_of_gemm']:.2f}",
             f"{e['fraction_of_best_gemm']:.2f}",
+            "–" if e["fraction_of_bandwidth"] is None else f"{e['fraction_of_bandwidth']:.2f}",
             f"{e['floor_seconds'] / e['epoch_seconds']['median']:.2f}",
             _megabytes(e["peak_memory_bytes"]),
             "–" if e["joules_per_epoch"] is None else f"{e['joules_per_epoch']:.3g}",
@@ -141,7 +143,7 @@ def throughput(record: Record) -> list[str]:
     ]
     head = [
         "experiment", "epoch", "min – max", "IQR", "epochs/s", "samples/s", "GFLOP/s", "of the GEMM rate",
-        "of its best", "floor / epoch", "peak MB", "J/epoch",
+        "of its best", "of the bandwidth", "floor / epoch", "peak MB", "J/epoch",
     ]  # fmt: skip
     rates = f"GEMM rate: median {gemm['median'] / 1e9:,.0f}, best {gemm['max'] / 1e9:,.0f} GFLOP/s."
     if copy:

@@ -10,6 +10,7 @@ from typing import Any
 from bench.machine import describe
 from fmnist_xp.backend import Backend, get_backend
 from fmnist_xp.data import Dataset, load_fashion_mnist
+from fmnist_xp.errors import DeviceError
 from fmnist_xp.files import write_text
 
 NAMED_SOURCES = ("auto", "synthetic")
@@ -28,7 +29,10 @@ class Options:
 
     def backend(self) -> Backend:
         """Return the backend asked for, with all cores."""
-        return get_backend(self.device)
+        try:
+            return get_backend(self.device)
+        except ValueError as error:
+            raise DeviceError(str(error)) from error
 
     def load(self) -> tuple[Dataset, Dataset]:
         """Return (train, test) of the source asked for."""

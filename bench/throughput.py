@@ -12,6 +12,7 @@ from bench.measure import (
     alternate,
     epoch_bytes,
     floor_seconds,
+    gemm_size,
     peak_bytes,
     reset_peak,
     rounded,
@@ -46,7 +47,7 @@ def run(options: Options) -> Path:
         "rounds": 2 if options.quick else 10,
         "epochs_a_round": (20 if options.quick else 100) if on_gpu else (2 if options.quick else 10),
         "log_every": LOG_EVERY,
-        "peak_size": (1024 if options.quick else 2048) * (4 if on_gpu else 1),
+        "peak_size": gemm_size(backend, options.quick),
     }
     runs = {e.name: _Run(e, backend, X, y, options.precision) for e in EXPERIMENTS.values()}
     memory = {name: one.peak_memory() for name, one in runs.items()}

@@ -67,6 +67,7 @@ DataOption = Annotated[
     ),
 ]
 UrlOption = Annotated[str | None, typer.Option(help="Address to download the IDX files from.")]
+PrecisionOption = Annotated[Precision, typer.Option("--precision", help="Arithmetic; tf32 and float16 need a GPU.")]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Threads on the CPU; by default all usable cores.")]
 
 
@@ -264,6 +265,35 @@ def devices() -> None:
     table = Table(show_header=False)
     for name, found in survey():
         table.add_row(name, found)
+    out.print(table)
+
+
+@app.command()
+def bench(
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = Precision.FLOAT32,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs timed for each experiment.")] = 20,
+    threads: ThreadsOption = None,
+) -> None:
+    """Time each experiment on this machine, in epochs of 60,000 made images."""
+    from fmnist_xp.speed import ROWS, measure_speed
+
+    backend = _backend(device, threads)
+    table = Table("experiment", "network", "ms/epoch", "epochs/s", "GFLOP/s", "of peak")
+    for speed in measure_speed(backend, precision.value, epochs):
+        table.add_row(
+            speed.experiment,
+            "-".join(map(str, speed.widths)),
+            f"{1000 * speed.epoch_seconds:.2f}",
+            f"{1 / speed.epoch_seconds:.1f}",
+            f"{speed.flops / 1e9:,.0f}",
+            f"{speed.flops / speed.gemm_flops:.0%}",
+        )
+    out.print(
+        f"{ROWS:,} images an epoch on {backend.name}: {backend.device_name}, {backend.threads} threads, "
+        f"{precision.value}; peak: large matrix products in the same process",
+        markup=False,
+    )
     out.print(table)
 
 

@@ -23,21 +23,21 @@ def epoch_flops(widths: Sequence[int], rows: int) -> int:
     return sum(2 * rows * before * after * (3 if i else 2) for i, (before, after) in enumerate(pairs))
 
 
-def gemm_rate(backend: Backend, dtype: str = "float32", *, size: int = 2048, repeats: int = 5) -> float:
+def gemm_rate(backend: Backend, precision: str = "float32", *, size: int = 2048, repeats: int = 5) -> float:
     """Return the highest rate of large matrix products in flop/s: the best of `repeats`, after one to warm up.
 
     As many products of `size` × `size` run at once as the backend has threads, each on one, as the engine's blocks
     do; on a GPU it is one.
     """
-    xp = backend.xp
+    kind = backend.precision(precision)
     with backend.computing():
         # Not constants: a GPU saves power on those, and clocks higher than it does in training.
         generator = backend.generator(0)
-        left, right = (backend.asarray(generator.random((size, size), "float32"), dtype) for _ in range(2))
-        results = [xp.empty_like(left) for _ in range(backend.threads)]
+        left, right = (backend.asarray(generator.random((size, size), "float32"), kind.operands) for _ in range(2))
+        results = [backend.xp.empty_like(left) for _ in range(backend.threads)]
 
         def work(worker: int) -> None:
-            xp.dot(left, right, out=results[worker])
+            backend.dot(left, right, results[worker], tf32=kind.tf32)
 
         marks = []
         for _ in range(repeats + 1):

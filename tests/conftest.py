@@ -1,7 +1,10 @@
-"""What several test files share: made data, numeric gradients, and the same network in PyTorch."""
+"""What several test files share: made data, a small data set and a run of it, numeric gradients, PyTorch's twin."""
 
+import shutil
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -96,3 +99,64 @@ def sigint() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(scope="session")
+def small_data() -> tuple[Any, Any]:
+    """(train, test): 400 and 200 drawn garments."""
+    from fmnist_xp.data import make_synthetic
+
+    return make_synthetic(400, 200)
+
+
+@pytest.fixture(scope="session")
+def idx_folder(tmp_path_factory: pytest.TempPathFactory, small_data: tuple[Any, Any]) -> Path:
+    """The four IDX files of `small_data`."""
+    from fmnist_xp.data import export
+
+    folder = tmp_path_factory.mktemp("data") / "idx"
+    export(*small_data, folder, "idx")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory, idx_folder: Path) -> Path:
+    """The folder of a finished run of `adam` on `idx_folder`; not to be written to."""
+    from fmnist_xp.backend import CpuBackend
+    from fmnist_xp.data import formats
+    from fmnist_xp.experiments import EXPERIMENTS
+    from fmnist_xp.runs import Settings, train_run
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FMNIST_XP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        train, test = formats.read(idx_folder)
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    settings = Settings(replace(EXPERIMENTS["adam"], epochs=40), seed=1)
+    train_run(settings, train, test, CpuBackend(2), folder, source=str(idx_folder), verbose=False)
+    return folder
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path, finished_run: Path) -> Path:
+    """A copy of `finished_run`, to write to."""
+    return Path(shutil.copytree(finished_run, tmp_path / "a-run"))
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder with a data cache of its own, and small pictures."""
+    place = tmp_path / "workplace"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("FMNIST_XP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("FMNIST_XP_DATA", raising=False)
+    monkeypatch.delenv("FMNIST_XP_URL", raising=False)
+    monkeypatch.setattr("fmnist_xp.report.plots.DPI", 50)
+    return place
+
+
+@pytest.fixture
+def small_synthetic(monkeypatch: pytest.MonkeyPatch, small_data: tuple[Any, Any]) -> tuple[Any, Any]:
+    """Let the source "synthetic" be `small_data`."""
+    monkeypatch.setattr("fmnist_xp.data.fashion_mnist.make_synthetic", lambda: small_data)
+    return small_data

@@ -658,7 +658,8 @@ def test_cuda_names_its_hardware(name: str | bytes) -> None:
     [
         (1000, 1024, 1000),  # 0.7 · (8 + 2) GiB hold them all
         (1000, 7 * 2**20, 1000),  # 7000 MiB just do
-        (1000, 10 * 2**20, 500),  # 10000 MiB of 7168: two blocks
+        (1000, 15 * 2**19, 500),  # 7500 MiB of 7168: two blocks
+        (1000, 10 * 2**20, 500),
         (1001, 10 * 2**20, 501),
         (10, 100 * GIB, 1),
         (0, 1024, 1),

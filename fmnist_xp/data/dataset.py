@@ -18,8 +18,8 @@ class Dataset:
     """Images and their labels.
 
     `images` is uint8 of shape (n, 28, 28), `labels` uint8 of shape (n,) with values 0 to 9 (the index into
-    `CLASS_NAMES`). `name` says what the images are: "fashion-mnist" (the published ones, by their checksum), "synthetic" or
-    "custom". `source` says in words where they were read, for the log.
+    `CLASS_NAMES`). `name` says what the images are: "fashion-mnist" (the published ones, by their checksum),
+    "synthetic" or "custom". `source` says in words where they were read, for the log.
     """
 
     images: NDArray[np.uint8]

@@ -3,6 +3,7 @@
 import json
 import platform
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,9 @@ from bench import child, peers, scaling
 from bench.__main__ import app
 from bench.engines import ENGINES, Engine, Notebook, NotHereError, Ours, OursWithoutFigures, Task
 from bench.engines.pytorch import PyTorchCompiled
+from bench.engines.scikit_learn import ScikitLearn
 from bench.results import Options, load
+from fmnist_xp.backend import CpuBackend
 from fmnist_xp.data import Dataset, export
 
 # The frameworks are not ours to keep free of warnings.
@@ -140,10 +143,46 @@ def test_a_peer_that_computes_something_else_is_an_error(folder: Path, tmp_path:
     assert not list(tmp_path.glob("*.json"))
 
 
+def test_what_a_gpu_adds_under_a_stand_in(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Options, "backend", lambda _self: _StandIn())
+    run("throughput", "--quick", "--data", str(folder), "--out", str(tmp_path))
+    record = checked(tmp_path / "throughput-cuda.json", folder, tmp_path)
+    assert record["machine"]["gpu"] == "a stand-in"
+    assert record["machine"]["cuda"] == "12.4"
+    assert record["results"]["copy_bytes_per_second"]["median"] > 0
+    for experiment in record["results"]["experiments"].values():
+        assert experiment["fraction_of_bandwidth"] > 0
+        assert experiment["peak_memory_bytes"] == 5_000_000
+        assert experiment["joules_per_epoch"] is None
+    path = peers.run(Options("cuda", True, str(folder), tmp_path), [Ours, OursWithoutFigures, Notebook, ScikitLearn])
+    assert checked(path)["results"]["sgd"]["left_out"] == {"scikit-learn": "scikit-learn's MLPClassifier has no GPU"}
+    run("report", "--out", str(tmp_path))
+    assert "`python -m bench throughput --device cuda" in (tmp_path.parent / "README.md").read_text()
+
+
 def test_a_device_that_is_not_there_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["throughput", "--device", "tpu", "--quick", "--out", str(tmp_path)])
     assert result.exit_code == 1
     assert result.output.startswith("error: device must be")
+
+
+class _StandIn(CpuBackend):
+    """NumPy that calls itself a GPU and has what the benchmarks ask CuPy for besides arrays."""
+
+    name = "cuda:0"
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.device_name = "a stand-in"
+        xp = ModuleType("stand_in")
+        xp.__dict__.update(vars(np))
+        runtime = SimpleNamespace(runtimeGetVersion=lambda: 12040, deviceGetPCIBusId=lambda _index: "0000:00:00.0")
+        vars(xp)["cuda"] = SimpleNamespace(runtime=runtime)
+        vars(xp)["get_default_memory_pool"] = lambda: SimpleNamespace(free_all_blocks=lambda: None)
+        self.xp = xp
+
+    def peak_memory(self) -> int | None:
+        return 5_000_000
 
 
 class _Absent(Engine):

@@ -24,9 +24,7 @@ def made(epochs: int = 1100, every: int = 10, shift: float = 0.0) -> History:
     history = History()
     for epoch in range(0, epochs, every):
         decay = math.exp(-epoch / 200)
-        history.append(
-            epoch, 0.9 - 0.8 * decay - shift, 0.4 + 1.9 * decay + shift, 1 / (1 + 0.01 * epoch), 0.05
-        )
+        history.append(epoch, 0.9 - 0.8 * decay - shift, 0.4 + 1.9 * decay + shift, 1 / (1 + 0.01 * epoch), 0.05)
     return history
 
 
@@ -121,9 +119,7 @@ def test_markers_are_spaced(every: int, most: int) -> None:
 
 def test_experiments_keep_their_colours() -> None:
     alone = {
-        name: only_axes(plots.run_figures(made(), title="t", experiment=name)["loss.png"])
-        .lines[0]
-        .get_color()
+        name: only_axes(plots.run_figures(made(), title="t", experiment=name)["loss.png"]).lines[0].get_color()
         for name in ("sgd", "momentum", "adam")
     }
     together = only_axes(

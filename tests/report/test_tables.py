@@ -179,9 +179,7 @@ def test_reproduce_says_what_keeps_runs_from_comparing(changes: dict[str, Any], 
     runs = [result("momentum", seed, **changes) for seed in range(2)]
     table = reproduce_table({"momentum": runs}, {"momentum": [ended(0.8, 0.7), ended(0.9, 0.6)]})
     assert table.count(f"| not comparable: {reason} |\n") == 4
-    assert (
-        ("| momentum | synthetic |" in table) == ("**Synthetic data.**" in table) == ("synthetic" in reason)
-    )
+    assert ("| momentum | synthetic |" in table) == ("**Synthetic data.**" in table) == ("synthetic" in reason)
 
 
 def test_reproduce_of_an_experiment_the_notebook_lacks() -> None:

@@ -1,0 +1,54 @@
+"""The short benchmark behind `fmnist-xp bench`: how fast each experiment trains on this machine."""
+
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from fmnist_xp.backend import Backend
+from fmnist_xp.data import CLASS_NAMES
+from fmnist_xp.experiments import EXPERIMENTS, N_INPUTS
+from fmnist_xp.measure import epoch_flops, gemm_rate, time_epochs
+
+ROWS = 60_000
+
+
+@dataclass(frozen=True)
+class Speed:
+    """The speed of one experiment.
+
+    `epoch_seconds` is the median; `flops` the rate of the epoch's matrix products in flop/s, and `gemm_flops` that of
+    large matrix products in the same process, the higher of before and after.
+    """
+
+    experiment: str
+    widths: tuple[int, ...]
+    epoch_seconds: float
+    flops: float
+    gemm_flops: float
+
+
+def measure_speed(backend: Backend, precision: str, epochs: int, rows: int = ROWS) -> Iterator[Speed]:
+    """Yield the speed of each experiment over `epochs` epochs of `rows` made images.
+
+    The images are noise in [−1, 1]: arithmetic takes the same time on any finite numbers that are not mostly zeros.
+    """
+    generator = np.random.default_rng(0)
+    X = generator.random((rows, N_INPUTS), dtype=np.float32)
+    X *= 2
+    X -= 1
+    inputs = backend.asarray(X, dtype=backend.precision(precision).operands)
+    labels = backend.asarray(generator.integers(0, len(CLASS_NAMES), rows, dtype=np.uint8))
+    peak = gemm_rate(backend, precision)
+    for experiment in EXPERIMENTS.values():
+        network = experiment.make_network(backend, seed=0, dtype=precision)
+        seconds = statistics.median(time_epochs(network, inputs, labels, experiment.make_optimizer(), epochs))
+        before, peak = peak, gemm_rate(backend, precision)
+        yield Speed(
+            experiment.name,
+            tuple(network.widths),
+            seconds,
+            epoch_flops(network.widths, rows) / seconds,
+            max(before, peak),
+        )

@@ -1,0 +1,59 @@
+"""The command in this process, and questions to its answer."""
+
+import logging
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from fmnist_xp.cli import main
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How the command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[str]:
+        """Return the lines on stdout."""
+        return self.out.splitlines()
+
+    def assert_failed(self, code: int, *words: str) -> None:
+        """Assert that it ended with `code` and one line on stderr with all `words`."""
+        assert (self.code, self.err.count("\n")) == (code, 1), self
+        assert self.err.startswith("fmnist-xp: ")
+        assert "Traceback" not in self.out + self.err
+        for word in words:
+            assert word in self.err
+
+    def assert_went_well(self) -> None:
+        """Assert that it ended with 0 and said nothing on stderr."""
+        assert (self.code, self.err) == (0, ""), self
+
+
+Command = Callable[..., Answer]
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, workplace: Path) -> Command:
+    """Return a function that runs `fmnist-xp` with arguments, in `workplace`."""
+    logger = logging.getLogger("fmnist_xp")
+    monkeypatch.setattr(logger, "handlers", logger.handlers)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+
+    def run(*arguments: object) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["fmnist-xp", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = capsys.readouterr()
+        assert isinstance(end.value.code, int)
+        return Answer(end.value.code, out, err)
+
+    return run

@@ -1,0 +1,156 @@
+import functools
+import gzip
+import hashlib
+import http.server
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from run_helpers import CLASSES, contents, read_idx, read_json, read_picture
+
+from fmnist_xp.data import published
+
+Command = Callable[..., Any]
+FILES = {f"{split}-{kind}-ubyte.gz" for split in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")}
+
+
+def read_folder(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return (images, labels) of a folder `<label>/*.png`, by label and name."""
+    paths = sorted(folder.glob("*/*.png"))
+    images = [cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in paths]
+    return np.stack(images), np.array([int(path.parent.name) for path in paths], np.uint8)
+
+
+def test_info(command: Command, workplace: Path, idx_folder: Path) -> None:
+    answer = command("data", "info", "--data", idx_folder, "--out", "pictures")
+    answer.assert_went_well()
+    for prefix, split in (("train", "train"), ("t10k", "test")):
+        images, labels = read_idx(idx_folder, prefix)
+        assert f"{split}: {images.shape} uint8" in answer.out
+        digest = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
+        assert f"SHA-256 {digest}: not the published images" in answer.out
+        scaled = images / 255
+        assert f"pixel mean {scaled.mean():.4f}, deviation {scaled.std():.4f}" in answer.out
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in answer.lines if "│" in line]
+    assert rows == [[f"{label} {name}", "40", "20"] for label, name in enumerate(CLASSES)]
+    saved = [Path(line.removeprefix("saved ")) for line in answer.lines if line.startswith("saved ")]
+    assert {path.parent for path in saved} == {Path("pictures")}
+    assert len(saved) == 2
+    for path in saved:
+        assert read_picture(path).size > 10_000
+
+
+def test_info_of_synthetic_images_says_so(command: Command, workplace: Path, small_synthetic: Any) -> None:
+    answer = command("data", "info", "--data", "synthetic")
+    answer.assert_went_well()
+    assert "synthetic" in answer.lines[0]
+    assert all("synthetic" in path.name for path in workplace.glob("*.png"))
+    assert len(list(workplace.glob("*.png"))) == 2
+
+
+@pytest.mark.parametrize("formats", [("png", "idx"), ("idx", "png")])
+def test_export_there_and_back(
+    command: Command, workplace: Path, small_synthetic: Any, formats: tuple[str, str]
+) -> None:
+    first, second = formats
+    for form, data in ((first, "synthetic"), (second, first)):
+        answer = command("data", "export", form, "--format", form, "--data", data)
+        answer.assert_went_well()
+        assert form in answer.out
+    assert {path.name for path in (workplace / "idx").iterdir()} == FILES
+    for split, prefix, dataset in zip(("train", "test"), ("train", "t10k"), small_synthetic, strict=True):
+        order = np.argsort(dataset.labels, kind="stable")
+        images, labels = read_folder(workplace / "png" / split)
+        np.testing.assert_array_equal(images, dataset.images[order])
+        np.testing.assert_array_equal(labels, dataset.labels[order])
+        images, labels = read_idx(workplace / "idx", prefix)
+        if second == "idx":  # read from a folder, which has the order of the labels
+            order = np.arange(len(labels))[np.argsort(dataset.labels, kind="stable")]
+        else:
+            order = np.arange(len(labels))
+        np.testing.assert_array_equal(images, dataset.images[order])
+        np.testing.assert_array_equal(labels, dataset.labels[order])
+
+
+def test_export_writes_images_by_default(command: Command, workplace: Path, small_synthetic: Any) -> None:
+    command("data", "export", "images", "--data", "synthetic").assert_went_well()
+    assert (workplace / "images" / "train" / "9" / "0000.png").is_file()
+
+
+def test_export_writes_over_nothing(command: Command, workplace: Path, small_synthetic: Any) -> None:
+    (workplace / "mine").mkdir()
+    (workplace / "mine" / "letter.txt").write_text("dear")
+    command("data", "export", "mine", "--data", "synthetic").assert_failed(1, "mine", "not an empty folder")
+    assert contents(workplace) == {"mine/letter.txt": b"dear"}
+
+
+@pytest.fixture
+def address(idx_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Serve `idx_folder`; its files count as the published ones."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_arguments: object) -> None:
+            """Say nothing."""
+
+    class Server(http.server.ThreadingHTTPServer):
+        def handle_error(self, *_arguments: object) -> None:
+            """Say nothing of a client that asks whether one is there and leaves."""
+
+    sums = {
+        name: published.Published(
+            hashlib.md5((idx_folder / name).read_bytes(), usedforsecurity=False).hexdigest(),
+            hashlib.sha256(gzip.decompress((idx_folder / name).read_bytes())).hexdigest(),
+        )
+        for name in sorted(FILES)
+    }
+    monkeypatch.setattr(published, "FILES", sums)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Handler, directory=idx_folder)
+    ) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("how", ["--url", "environment"])
+def test_fetch_fills_the_cache_and_training_takes_it(
+    command: Command,
+    workplace: Path,
+    tmp_path: Path,
+    idx_folder: Path,
+    address: str,
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
+) -> None:
+    if how == "--url":
+        answer = command("data", "fetch", "--url", address)
+    else:
+        monkeypatch.setenv("FMNIST_XP_URL", address)
+        answer = command("data", "fetch")
+    answer.assert_went_well()
+    folder = Path(answer.out.strip())
+    assert tmp_path / "cache" in folder.parents
+    assert contents(folder) == contents(idx_folder)
+    monkeypatch.setenv("FMNIST_XP_URL", "http://127.0.0.1:9/")  # where nobody answers
+    command("train", "--epochs", 1, "--device", "cpu", "--out", "run").assert_went_well()
+    assert read_json(workplace / "run" / "result.json")["dataset"]["train_rows"] == 400
+
+
+def test_fetch_of_other_files_than_the_published_is_one_line(
+    command: Command, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = {name: published.Published("0" * 32, "0" * 64) for name in published.FILES}
+    monkeypatch.setattr(published, "FILES", wrong)
+    command("data", "fetch", "--url", address).assert_failed(1, "SHA-256", "-ubyte.gz")
+    assert not list((tmp_path / "cache").rglob("*-ubyte.gz"))
+
+
+def test_fetch_without_a_network_is_one_line(command: Command) -> None:
+    command("data", "fetch", "--url", "http://127.0.0.1:9/").assert_failed(1, "127.0.0.1:9")

@@ -1,0 +1,426 @@
+import math
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from run_helpers import (
+    RUN_FILES,
+    contents,
+    figures,
+    read_history,
+    read_idx,
+    read_json,
+    read_picture,
+)
+from safetensors.numpy import load_file
+
+from fmnist_xp.data import export, make_synthetic
+from fmnist_xp.model import Sequential
+from fmnist_xp.train import trainer
+
+Command = Callable[..., Any]
+ROOT = Path(__file__).parents[2]
+LOG_LINE = re.compile(
+    r"epoch: (\d+), acc: (\d\.\d{3}), loss: (\d\.\d{3}) \(data_loss: (\d\.\d{3}), reg_loss: (\d\.\d{3})\), lr: (\S+)"
+)
+
+
+@pytest.fixture
+def train(command: Command, idx_folder: Path) -> Command:
+    """Return a function that trains on the small data with two threads of the CPU."""
+    return lambda *arguments: command("train", *arguments, "--data", idx_folder, "--device", "cpu", "--threads", "2")
+
+
+def test_every_setting_reaches_the_run_folder(train: Command, workplace: Path, idx_folder: Path) -> None:
+    answer = train(
+        "sgd", "--epochs", 25, "--seed", 3, "--precision", "float64", "--log-every", 4, "--hidden", "32,16",
+        "--learning-rate", 0.5, "--decay", 0.02, "--momentum", 0.25, "--l2", 0.001, "--out", "some/run",
+    )  # fmt: skip
+    answer.assert_went_well()
+    folder = workplace / "some" / "run"
+    assert {path.name for path in folder.iterdir()} == RUN_FILES
+
+    config = read_json(folder / "config.json")
+    assert config["experiment"] == {
+        "name": "sgd", "hidden": [32, 16], "optimizer": "sgd", "learning_rate": 0.5, "decay": 0.02,
+        "momentum": 0.25, "l2": 0.001, "epochs": 25,
+    }  # fmt: skip
+    assert config["optimizer"] == {"type": "SGD", "learning_rate": 0.5, "decay": 0.02, "momentum": 0.25}
+    assert {key: config[key] for key in ("seed", "precision", "log_every", "device", "threads")} == {
+        "seed": 3, "precision": "float64", "log_every": 4, "device": "cpu", "threads": 2,
+    }  # fmt: skip
+    assert config["data"]["source"] == str(idx_folder)
+    assert config["versions"]["numpy"] == np.__version__
+    assert config["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
+
+    state = load_file(folder / "model.safetensors")
+    assert {name: (values.shape, str(values.dtype)) for name, values in state.items()} == {
+        "dense1.weights": ((784, 32), "float64"), "dense1.biases": ((1, 32), "float64"),
+        "dense2.weights": ((32, 16), "float64"), "dense2.biases": ((1, 16), "float64"),
+        "dense3.weights": ((16, 10), "float64"), "dense3.biases": ((1, 10), "float64"),
+    }  # fmt: skip
+
+    history = read_history(folder / "history.csv")
+    first_line = (folder / "history.csv").read_text().splitlines()[0]
+    assert first_line == "epoch,accuracy,loss,learning_rate,regularization_loss"
+    assert history["epoch"] == [0, 4, 8, 12, 16, 20, 24]
+    # The notebook prints the rate of the update before.
+    assert history["learning_rate"] == pytest.approx([0.5, *(0.5 / (1 + 0.02 * e) for e in (3, 7, 11, 15, 19, 23))])
+    # At the start: ten classes alike, and l2 · Σw² of 784 · 32 weights that spread by 0.01.
+    assert history["regularization_loss"][0] == pytest.approx(0.001 * 784 * 32 * 1e-4, rel=0.05)
+    assert history["loss"][0] == pytest.approx(math.log(10) + history["regularization_loss"][0], rel=1e-3)
+    read_picture(folder / "metrics.png")
+
+
+def test_result_has_every_field(train: Command, workplace: Path, idx_folder: Path) -> None:
+    train("momentum", "--epochs", 12, "--seed", 2, "--out", "run").assert_went_well()
+    folder = workplace / "run"
+    result = read_json(folder / "result.json")
+    types = {
+        "experiment": str, "device": str, "device_name": str, "precision": str, "seed": int, "dataset": dict,
+        "epochs": int, "interrupted": bool, "test_accuracy": float, "test_loss": float, "train_accuracy": float,
+        "train_loss": float, "epoch_seconds": dict, "samples_per_second": float, "total_seconds": float,
+        "peak_memory_bytes": int,
+    }  # fmt: skip
+    assert {key: type(value) for key, value in result.items() if key in types} == types
+    assert (result["experiment"], result["device"], result["precision"]) == ("momentum", "cpu", "float32")
+    assert (result["seed"], result["epochs"], result["interrupted"]) == (2, 12, False)
+    assert result["device_name"]
+    assert set(result["dataset"]) >= {"name", "sha256", "train_rows", "test_rows"}
+    assert (result["dataset"]["train_rows"], result["dataset"]["test_rows"]) == (400, 200)
+    assert re.fullmatch("[0-9a-f]{64}", result["dataset"]["sha256"])
+    seconds = result["epoch_seconds"]
+    assert 0 < seconds["min"] <= seconds["median"] <= seconds["max"] < result["total_seconds"]
+    assert result["samples_per_second"] == pytest.approx(400 / seconds["median"])
+    # More than NumPy alone needs, less than any machine that runs this has.
+    assert 20e6 < result["peak_memory_bytes"] < 20e9
+
+    for split, prefix in (("train", "train"), ("test", "t10k")):
+        accuracy, loss = figures(folder / "model.safetensors", *read_idx(idx_folder, prefix))
+        # One row whose two best classes round alike may fall either way in float32.
+        assert result[f"{split}_accuracy"] == pytest.approx(accuracy, abs=0.006)
+        assert result[f"{split}_loss"] == pytest.approx(loss, rel=1e-5)
+
+
+def test_data_sets_are_told_apart_by_their_checksums(command: Command, workplace: Path) -> None:
+    one, other = (make_synthetic(20, 20, seed=seed) for seed in (5, 6))
+    for name, splits in (("one", one), ("again", one), ("other", other)):
+        export(*splits, Path(name), "idx")
+        command("train", "--epochs", 1, "--device", "cpu", "--data", name, "--out", f"of-{name}").assert_went_well()
+    sums = [read_json(workplace / f"of-{n}" / "result.json")["dataset"]["sha256"] for n in ("one", "again", "other")]
+    assert sums[0] == sums[1] != sums[2]
+
+
+def test_it_learns(train: Command, workplace: Path) -> None:
+    train("adam", "--epochs", 60, "--out", "run").assert_went_well()
+    result, history = read_json(workplace / "run" / "result.json"), read_history(workplace / "run" / "history.csv")
+    # Ten balanced classes: guessing gives 0.1.
+    assert result["test_accuracy"] > 0.5
+    assert history["loss"][-1] < history["loss"][0] / 2
+    assert history["epoch"] == [0, 10, 20, 30, 40, 50]
+    assert result["train_accuracy"] > history["accuracy"][0] + 0.4
+
+
+def test_log_lines_are_the_notebooks(train: Command, workplace: Path) -> None:
+    answer = train("--epochs", 21, "--out", "run")
+    answer.assert_went_well()
+    history = read_history(workplace / "run" / "history.csv")
+    logged = [match.groups() for line in answer.lines if (match := LOG_LINE.fullmatch(line))]
+    assert logged == [
+        (f"{epoch:.0f}", f"{accuracy:.3f}", f"{loss:.3f}", f"{loss - penalty:.3f}", f"{penalty:.3f}", f"{rate}")
+        for epoch, accuracy, loss, rate, penalty in zip(*history.values(), strict=True)
+    ]
+    assert [epoch for epoch, *_figures in logged] == ["0", "10", "20"]
+
+
+def test_result_goes_to_stdout(train: Command, workplace: Path) -> None:
+    answer = train("--epochs", 3, "--out", "run")
+    result = read_json(workplace / "run" / "result.json")
+    assert answer.err == ""
+    for words in (
+        f"test accuracy {result['test_accuracy']:.4f}", f"test loss {result['test_loss']:.4f}", "3 epochs", "run",
+    ):  # fmt: skip
+        assert words in answer.lines[-1]
+    assert "400 + 200 images" in answer.out
+
+
+def test_quiet_prints_the_result_alone(train: Command) -> None:
+    answer = train("--epochs", 3, "--quiet", "--out", "run")
+    answer.assert_went_well()
+    assert len(answer.lines) == 1
+    assert "test accuracy" in answer.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "folder"),
+    [((), "adam-cpu-s0"), (("sgd", "--seed", 7), "sgd-cpu-s7"), (("momentum",), "momentum-cpu-s0")],
+)
+def test_default_folder(train: Command, workplace: Path, arguments: tuple[object, ...], folder: str) -> None:
+    train(*arguments, "--epochs", 1).assert_went_well()
+    assert [path.name for path in (workplace / "runs").iterdir()] == [folder]
+    assert read_json(workplace / "runs" / folder / "result.json")["experiment"] == folder.split("-")[0]
+
+
+def test_same_seed_gives_the_same_bits(train: Command, workplace: Path) -> None:
+    for name, seed in (("first", 4), ("again", 4), ("other", 5)):
+        train("--epochs", 5, "--seed", seed, "--out", name).assert_went_well()
+    first, again, other = (load_file(workplace / n / "model.safetensors") for n in ("first", "again", "other"))
+    assert {name: values.tobytes() for name, values in first.items()} == {
+        name: values.tobytes() for name, values in again.items()
+    }
+    assert not np.array_equal(first["dense1.weights"], other["dense1.weights"])
+    histories = [(workplace / name / "history.csv").read_bytes() for name in ("first", "again", "other")]
+    assert histories[0] == histories[1] != histories[2]
+
+
+def test_number_of_threads_changes_no_bit(command: Command, workplace: Path, small_synthetic: Any) -> None:
+    for threads in (1, 3):
+        arguments = ("--epochs", 4, "--data", "synthetic", "--device", "cpu", "--threads", threads)
+        command("train", *arguments, "--out", f"t{threads}").assert_went_well()
+        assert read_json(workplace / f"t{threads}" / "config.json")["threads"] == threads
+    one, three = (load_file(workplace / f"t{threads}" / "model.safetensors") for threads in (1, 3))
+    assert {name: values.tobytes() for name, values in one.items()} == {
+        name: values.tobytes() for name, values in three.items()
+    }
+
+
+def test_a_run_is_not_overwritten(train: Command, workplace: Path) -> None:
+    train("--epochs", 2, "--out", "run").assert_went_well()
+    before = contents(workplace)
+    train("--epochs", 3, "--seed", 9, "--out", "run", "--quiet").assert_failed(1, "run holds", "--out", "--force")
+    assert contents(workplace) == before
+
+
+def test_something_else_is_not_overwritten(train: Command, workplace: Path) -> None:
+    (workplace / "run").mkdir()
+    (workplace / "run" / "letter.txt").write_text("dear")
+    train("--epochs", 1, "--out", "run").assert_failed(1, "run holds", "--out", "--force")
+    assert contents(workplace) == {"run/letter.txt": b"dear"}
+
+
+def test_force_replaces_a_run(train: Command, command: Command, workplace: Path) -> None:
+    train("--epochs", 2, "--out", "run").assert_went_well()
+    train("sgd", "--epochs", 3, "--seed", 9, "--out", "run", "--force").assert_went_well()
+    train("sgd", "--epochs", 3, "--seed", 9, "--out", "fresh").assert_went_well()
+    for name in ("history.csv", "metrics.png"):
+        assert (workplace / "run" / name).read_bytes() == (workplace / "fresh" / name).read_bytes()
+    weights = [load_file(workplace / name / "model.safetensors")["dense3.weights"] for name in ("run", "fresh")]
+    np.testing.assert_array_equal(*weights)
+    result = read_json(workplace / "run" / "result.json")
+    assert (result["experiment"], result["seed"], result["epochs"]) == ("sgd", 9, 3)
+    assert read_json(workplace / "run" / "config.json")["experiment"]["name"] == "sgd"
+
+
+def test_force_leaves_no_confusion_matrix_of_the_run_before(
+    train: Command, command: Command, workplace: Path
+) -> None:
+    train("--epochs", 2, "--out", "run").assert_went_well()
+    command("evaluate", "run", "--device", "cpu").assert_went_well()
+    assert (workplace / "run" / "confusion.png").is_file()
+    train("--epochs", 3, "--out", "run", "--force").assert_went_well()
+    assert {path.name for path in (workplace / "run").iterdir()} == RUN_FILES
+
+
+def test_an_empty_folder_is_taken(train: Command, workplace: Path) -> None:
+    (workplace / "run").mkdir()
+    train("--epochs", 1, "--out", "run").assert_went_well()
+    assert {path.name for path in (workplace / "run").iterdir()} == RUN_FILES
+
+
+def test_a_file_in_the_place_of_the_folder(train: Command, workplace: Path) -> None:
+    (workplace / "run").write_text("mine")
+    train("--epochs", 1, "--out", "run").assert_failed(1, "run", "is a file")
+    train("--epochs", 1, "--out", "run/below").assert_failed(1, "run/below")
+    assert contents(workplace) == {"run": b"mine"}
+
+
+def fail(monkeypatch: pytest.MonkeyPatch, method: str, error: BaseException) -> None:
+    def failing(*_arguments: object, **_more: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Sequential, method, failing)
+
+
+@pytest.mark.parametrize("method", ["fit", "evaluate", "save"])
+def test_a_failing_training_leaves_nothing(
+    train: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    fail(monkeypatch, method, RuntimeError("boom\nand more"))
+    train("--epochs", 2, "--out", "run", "--quiet").assert_failed(1, "RuntimeError: boom and more", "--debug")
+    assert contents(workplace) == {}
+
+
+@pytest.mark.parametrize("method", ["fit", "evaluate", "save"])
+def test_a_failing_training_with_force_leaves_the_run_before(
+    train: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    train("--epochs", 2, "--out", "run").assert_went_well()
+    before = contents(workplace)
+    fail(monkeypatch, method, OSError(28, "No space left on device", "run/model.safetensors"))
+    answer = train("--epochs", 3, "--seed", 1, "--out", "run", "--force", "--quiet")
+    answer.assert_failed(1, "run/model.safetensors: No space left on device")
+    assert contents(workplace) == before
+
+
+def test_a_full_disk_is_one_line_and_the_folder_is_free_again(
+    train: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        fail(patch, "save", OSError(28, "No space left on device", "run/model.safetensors"))
+        train("--epochs", 2, "--out", "run", "--quiet").assert_failed(1, "No space left on device")
+    train("--epochs", 2, "--out", "run").assert_went_well()
+
+
+def test_breaking_off_leaves_nothing(train: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the second Ctrl-C does."""
+    fail(monkeypatch, "fit", KeyboardInterrupt())
+    answer = train("--epochs", 2, "--out", "run", "--quiet")
+    assert (answer.code, answer.err.strip()) == (130, "fmnist-xp: interrupted")
+    assert contents(workplace) == {}
+
+
+def test_synthetic_says_so_everywhere(
+    command: Command, workplace: Path, small_synthetic: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib.figure import Figure
+
+    titles: list[str] = []
+    write_title = Figure.suptitle
+
+    def suptitle(figure: Figure, text: str, **more: Any) -> Any:
+        titles.append(text)
+        return write_title(figure, text, **more)
+
+    monkeypatch.setattr(Figure, "suptitle", suptitle)
+    answer = command("train", "--data", "synthetic", "--device", "cpu", "--epochs", 2, "--out", "run")
+    answer.assert_went_well()
+    assert "synthetic" in answer.lines[0]
+    assert "synthetic" in answer.lines[-1]
+    assert read_json(workplace / "run" / "result.json")["dataset"]["name"] == "synthetic"
+    assert len(titles) == 1
+    assert "synthetic" in titles[0]
+
+
+def test_without_a_network_the_images_are_synthetic(command: Command, workplace: Path, small_synthetic: Any) -> None:
+    """Port 9 of this machine, discard, answers nobody."""
+    answer = command("train", "--url", "http://127.0.0.1:9/", "--epochs", 1, "--device", "cpu", "--out", "run")
+    assert (answer.code, answer.err.count("\n")) == (0, 1)
+    assert "synthetic" in answer.err
+    assert "127.0.0.1:9" in answer.err
+    assert read_json(workplace / "run" / "result.json")["dataset"]["name"] == "synthetic"
+
+
+def test_data_in_the_environment(
+    command: Command, workplace: Path, idx_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FMNIST_XP_DATA", str(idx_folder))
+    command("train", "--epochs", 1, "--device", "cpu", "--out", "run").assert_went_well()
+    assert read_json(workplace / "run" / "result.json")["dataset"]["train_rows"] == 400
+    assert read_json(workplace / "run" / "config.json")["data"]["source"] == "auto"
+
+
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")
+def test_a_run_that_diverged_can_be_read(train: Command, command: Command, workplace: Path) -> None:
+    answer = train("sgd", "--learning-rate", 1e30, "--epochs", 25, "--out", "run")
+    assert answer.code == 0
+    assert "diverged" in answer.err
+    assert "Traceback" not in answer.err
+    result = read_json(workplace / "run" / "result.json")
+    assert result["test_loss"] is None
+    assert result["train_loss"] is None
+    assert 0 <= result["test_accuracy"] <= 1
+    read_json(workplace / "run" / "config.json")
+    assert math.isnan(read_history(workplace / "run" / "history.csv")["loss"][-1])
+    for arguments in (("evaluate", "run", "--device", "cpu"), ("plot", "run")):
+        command(*arguments).assert_went_well()
+    read_picture(workplace / "plots" / "run" / "loss.png")
+
+
+def test_a_path_with_brackets_is_a_path(command: Command, workplace: Path, idx_folder: Path) -> None:
+    """Rich, which prints the lines, would take them for its markup."""
+    shutil.copytree(idx_folder, workplace / "my [bold]data[/x]")
+    arguments = ("--epochs", 1, "--device", "cpu", "--data", "my [bold]data[/x]", "--out", "run [red]1[/y]")
+    answer = command("train", *arguments)
+    answer.assert_went_well()
+    assert "my [bold]data[/x]" in answer.out
+    assert "run [red]1[/y]" in answer.out
+    answer = command("evaluate", "run [red]1[/y]", "--device", "cpu")
+    answer.assert_went_well()
+    assert str(Path("run [red]1[/y]") / "confusion.png") in answer.out
+
+
+def child(folder: Path, *arguments: object) -> subprocess.Popen[str]:
+    """Start the command as a process of its own, as a terminal does."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "fmnist_xp", *map(str, arguments)],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
+def test_interrupt_ends_cleanly_and_keeps_what_was_learned(workplace: Path, idx_folder: Path) -> None:
+    arguments = ("--epochs", 10**7, "--data", idx_folder, "--device", "cpu", "--threads", 2, "--out", "run")
+    with child(workplace, "train", "adam", *arguments) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("epoch: 20,"):
+                break
+        process.send_signal(signal.SIGINT)
+        rest, err = process.communicate()
+    assert process.returncode == 130
+    assert err.count("\n") == 1
+    assert "interrupted" in err
+    assert "Traceback" not in rest + err
+    folder = workplace / "run"
+    assert {path.name for path in folder.iterdir()} == RUN_FILES
+    result, history = read_json(folder / "result.json"), read_history(folder / "history.csv")
+    assert result["interrupted"] is True
+    assert 21 <= result["epochs"] < 10**7
+    assert history["epoch"] == list(range(0, result["epochs"], 10))
+    accuracy, loss = figures(folder / "model.safetensors", *read_idx(idx_folder, "t10k"))
+    assert result["test_accuracy"] == pytest.approx(accuracy, abs=0.006)
+    assert result["test_loss"] == pytest.approx(loss, rel=1e-3)
+    read_picture(folder / "metrics.png")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a broken pipe is a POSIX matter")
+def test_a_reader_that_leaves_ends_the_command_without_a_traceback(workplace: Path, idx_folder: Path) -> None:
+    """As in `fmnist-xp train | head -1`."""
+    arguments = ("--epochs", 10**7, "--data", idx_folder, "--device", "cpu", "--out", "run")
+    with child(workplace, "train", *arguments) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+        assert process.wait() == 1
+    assert not (workplace / "run").exists()
+
+
+def test_interrupt_between_epochs_is_one_line(
+    train: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch, sigint: None
+) -> None:
+    """In this process: SIGINT while an epoch is logged."""
+    warn = trainer._warn_once_diverged
+
+    def interrupt(history: Any) -> None:
+        warn(history)
+        if history.epoch[-1] == 10:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(trainer, "_warn_once_diverged", interrupt)
+    answer = train("--epochs", 500, "--out", "run")
+    answer.assert_failed(130, "interrupted", "run")
+    assert read_json(workplace / "run" / "result.json")["epochs"] == 11

@@ -1,0 +1,103 @@
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fmnist_xp import devices
+from fmnist_xp.backend import CpuBackend
+from fmnist_xp.devices import survey
+from fmnist_xp.errors import DeviceError
+
+
+def gpu(name: str | bytes, gib: int) -> dict[str, Any]:
+    return {"name": name, "major": 9, "minor": 0, "totalGlobalMem": gib * 2**30}
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CuPy with two GPUs; newer versions give their names as bytes."""
+    properties = [gpu(b"NVIDIA H100", 80), gpu("NVIDIA L4", 24)]
+    runtime = SimpleNamespace(
+        CUDARuntimeError=RuntimeError,
+        runtimeGetVersion=lambda: 12090,
+        driverGetVersion=lambda: 13000,
+        getDeviceCount=lambda: 2,
+        getDeviceProperties=properties.__getitem__,
+    )
+    cupy = SimpleNamespace(__version__="14.2.0", cuda=SimpleNamespace(runtime=runtime))
+    monkeypatch.setattr(devices, "import_cupy", lambda: cupy)
+
+
+def backend_named(name: str) -> CpuBackend:
+    backend = CpuBackend(1)
+    backend.name = name  # type: ignore[misc]
+    return backend
+
+
+def test_each_gpu_has_a_row(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "get_backend", lambda _device: backend_named("cuda:0"))
+    found = dict(survey())
+    assert found["CuPy"] == "14.2.0 (CUDA 12.9)"
+    assert found["cuda:0"] == "NVIDIA H100, 80 GiB, compute 9.0"
+    assert found["cuda:1"] == "NVIDIA L4, 24 GiB, compute 9.0"
+    assert found["CUDA"] == "ready"
+    assert found["--device auto"] == "cuda:0"
+    assert found["NumPy"] == np.__version__
+
+
+def test_gpu_that_cannot_compute_is_listed_with_the_reason(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def get_backend(device: str) -> CpuBackend:
+        if device == "cuda":
+            raise DeviceError("cannot compute on it (libnvrtc.so.12 is missing)")
+        return backend_named("cpu")
+
+    monkeypatch.setattr(devices, "get_backend", get_backend)
+    found = dict(survey())
+    assert "libnvrtc.so.12 is missing" in found["CUDA"]
+    assert "NVIDIA H100" in found["cuda:0"]
+    assert found["--device auto"] == "cpu"
+
+
+def test_without_cupy_the_rest_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    found = dict(survey())
+    assert "CuPy" not in found
+    assert "CuPy is not installed" in found["CUDA"]
+    assert "fmnist-xp[cuda]" in found["CUDA"]
+    assert found["--device auto"] == "cpu"
+    assert {"CPU", "threads", "NumPy", "BLAS", "NVIDIA driver"} < set(found)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the fake nvidia-smi is a shell script")
+@pytest.mark.parametrize(
+    ("script", "driver"),
+    [
+        ("echo '550.54.15, NVIDIA H100 80GB HBM3'", "550.54.15, NVIDIA H100 80GB HBM3"),
+        ("echo '580.1, NVIDIA L4'; echo '580.1, NVIDIA T4'", "580.1, NVIDIA L4; 580.1, NVIDIA T4"),
+        ("echo 'NVIDIA-SMI has failed' >&2; exit 9", "nvidia-smi is there, but does not answer"),
+        ("exit 0", "no GPU found"),
+        (None, "none found (there is no nvidia-smi)"),
+    ],
+    ids=["one", "two", "fails", "no GPU", "none"],
+)
+def test_driver_is_what_nvidia_smi_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str | None, driver: str
+) -> None:
+    if script is not None:
+        (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    assert dict(survey())["NVIDIA driver"] == driver
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the fake nvidia-smi is a shell script")
+def test_nvidia_smi_that_cannot_be_run_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "nvidia-smi").write_bytes(b"\x00not a program")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    assert dict(survey())["NVIDIA driver"] == "nvidia-smi is there, but does not answer"

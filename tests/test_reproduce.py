@@ -1,0 +1,210 @@
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from run_helpers import contents, read_json, read_picture
+
+import fmnist_xp.reproduce as module
+from fmnist_xp.backend import CpuBackend
+from fmnist_xp.data import make_synthetic
+from fmnist_xp.reproduce import reproduce, write_report
+from fmnist_xp.runs import load_run
+
+CPU = CpuBackend(1)
+EXPERIMENTS = ("sgd", "momentum", "adam")
+
+
+@pytest.fixture(scope="module")
+def tiny() -> tuple[Any, Any]:
+    return make_synthetic(30, 20)
+
+
+def run(folder: Path, data: tuple[Any, Any], backend: CpuBackend = CPU, **more: Any) -> Path:
+    arguments: dict[str, Any] = {"seeds": 1, "epochs": 2, "source": "made", "verbose": False, **more}
+    return reproduce(*data, backend, folder, **arguments)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny: tuple[Any, Any]) -> Path:
+    """A finished reproduction of two epochs; not to be written to."""
+    folder = tmp_path_factory.mktemp("finished") / "reproduce"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fmnist_xp.report.plots.DPI", 30)
+        run(folder, tiny)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of `finished`, to write to."""
+    monkeypatch.setattr("fmnist_xp.report.plots.DPI", 30)
+    return Path(shutil.copytree(finished, tmp_path / "reproduce"))
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The folders of the runs that are trained, by name; what is written around them is not."""
+    names: list[str] = []
+    train_run = module.train_run
+
+    def noted(settings: Any, train: Any, test: Any, backend: Any, folder: Path, **more: Any) -> Any:
+        names.append(folder.name)
+        return train_run(settings, train, test, backend, folder, **more)
+
+    monkeypatch.setattr(module, "train_run", noted)
+    monkeypatch.setattr(module, "write_report", lambda _runs, folder: folder / "reproduce.md")
+    return names
+
+
+ALL = [f"{name}-s0" for name in EXPERIMENTS]
+
+
+def test_runs_are_the_notebooks_experiments(finished: Path) -> None:
+    for name, hidden, optimizer in (("sgd", 128, "SGD"), ("momentum", 64, "SGD"), ("adam", 64, "Adam")):
+        config = read_json(finished / "runs" / f"{name}-s0" / "config.json")
+        assert config["experiment"]["hidden"] == [hidden, hidden]
+        assert config["optimizer"]["type"] == optimizer
+        assert (config["experiment"]["epochs"], config["seed"], config["log_every"]) == (2, 0, 10)
+
+
+def test_pictures_of_each_experiment(finished: Path) -> None:
+    report = (finished / "reproduce.md").read_text(encoding="utf-8")
+    for name in EXPERIMENTS:
+        for quantity in ("accuracy", "loss"):
+            read_picture(finished / f"{name}-seeds-{quantity}.png")
+            assert f"({name}-seeds-{quantity}.png)" in report
+        assert {path.name for path in (finished / name).iterdir()} == {
+            "accuracy.png",
+            "loss.png",
+            "learning-rate.png",
+        }
+    read_picture(finished / "comparison-accuracy.png")
+    assert "(comparison-accuracy.png)" in report
+
+
+def test_finished_runs_are_taken_as_they_are(folder: Path, tiny: tuple[Any, Any], trained: list[str]) -> None:
+    before = contents(folder / "runs")
+    run(folder, tiny)
+    assert trained == []
+    assert contents(folder / "runs") == before
+
+
+def test_more_seeds_train_only_the_new_ones(folder: Path, tiny: tuple[Any, Any], trained: list[str]) -> None:
+    run(folder, tiny, seeds=2)
+    assert trained == [f"{name}-s1" for name in EXPERIMENTS]
+
+
+def test_a_missing_run_is_trained_alone(folder: Path, tiny: tuple[Any, Any], trained: list[str]) -> None:
+    """As after an interrupt."""
+    shutil.rmtree(folder / "runs" / "momentum-s0")
+    (folder / "runs" / "adam-s0" / "result.json").unlink()
+    run(folder, tiny)
+    assert trained == ["momentum-s0", "adam-s0"]
+
+
+@pytest.mark.parametrize("change", ["epochs", "data", "device"])
+def test_other_settings_are_trained_again(
+    folder: Path, tiny: tuple[Any, Any], trained: list[str], change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if change == "epochs":
+        run(folder, tiny, epochs=3)
+        assert load_run(folder / "runs" / "sgd-s0").result["epochs"] == 3
+    elif change == "data":
+        run(folder, make_synthetic(30, 20, seed=1))
+    else:
+        backend = CpuBackend(1)
+        monkeypatch.setattr(backend, "device_name", "another processor")
+        run(folder, tiny, backend)
+    assert trained == ALL
+
+
+def test_a_changed_experiment_is_trained_again(
+    folder: Path, tiny: tuple[Any, Any], trained: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a new version of this program may bring one, under the same name."""
+    changed = {**module.EXPERIMENTS, "momentum": replace(module.EXPERIMENTS["momentum"], momentum=0.6)}
+    monkeypatch.setattr(module, "EXPERIMENTS", changed)
+    run(folder, tiny)
+    assert trained == ["momentum-s0"]
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [("result.json", "{"), ("result.json", "{}"), ("history.csv", ""), ("config.json", None)],
+    ids=["result cut short", "result without fields", "history empty", "no config"],
+)
+def test_a_damaged_run_is_trained_again(
+    folder: Path, tiny: tuple[Any, Any], trained: list[str], file: str, text: str | None
+) -> None:
+    path = folder / "runs" / "sgd-s0" / file
+    if text is None:
+        path.unlink()
+    else:
+        path.write_text(text)
+    run(folder, tiny)
+    assert trained == ["sgd-s0"]
+    assert load_run(folder / "runs" / "sgd-s0").result["epochs"] == 2
+
+
+def test_an_interrupt_ends_it_and_the_next_call_goes_on(
+    tmp_path: Path, tiny: tuple[Any, Any], trained: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_run = module.train_run
+
+    def interrupted(settings: Any, *arguments: Any, **more: Any) -> Any:
+        if settings.experiment.name != "momentum":
+            return train_run(settings, *arguments, **more)
+        # One epoch of two, as far as it came.
+        short = replace(settings, experiment=replace(settings.experiment, epochs=1))
+        run = train_run(short, *arguments, **more)
+        run.history.interrupted = True
+        return run
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "train_run", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, tiny)
+    assert trained == ["sgd-s0", "momentum-s0"]
+    run(tmp_path, tiny)
+    assert trained == ["sgd-s0", "momentum-s0", "momentum-s0", "adam-s0"]
+    assert load_run(tmp_path / "runs" / "momentum-s0").result["epochs"] == 2
+
+
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")
+def test_a_run_that_diverged_is_reported(
+    tmp_path: Path, tiny: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fmnist_xp.report.plots.DPI", 30)
+    wild = replace(module.EXPERIMENTS["sgd"], learning_rate=1e30)
+    monkeypatch.setattr(module, "EXPERIMENTS", {**module.EXPERIMENTS, "sgd": wild})
+    for _again in range(2):  # trained, and read back from its folder
+        report = run(tmp_path, tiny, epochs=12, seeds=2).read_text(encoding="utf-8")
+        row = next(line for line in report.splitlines() if line.startswith("| sgd |") and "test data loss" in line)
+        assert "nan" in row
+    assert read_json(tmp_path / "runs" / "sgd-s0" / "result.json")["test_loss"] is None
+
+
+def test_report_of_runs_that_compare_says_whether_the_notebook_lies_inside(tmp_path: Path, folder: Path) -> None:
+    """The figures of a real reproduction, put into runs' results by hand."""
+    runs = {}
+    for name in EXPERIMENTS:
+        one = load_run(folder / "runs" / f"{name}-s0")
+        dataset = {"name": "fashion-mnist", "sha256": "0", "train_rows": 60_000, "test_rows": 10_000}
+        shared = {**one.result, "dataset": dataset, "epochs": 1100, "test_loss": 0.4, "train_loss": 0.4}
+        runs[name] = [
+            replace(one, result={**shared, "seed": seed, "test_accuracy": accuracy})
+            for seed, accuracy in ((0, 0.83), (1, 0.85))
+        ]
+    text = write_report(runs, tmp_path).read_text(encoding="utf-8")
+    verdicts = {
+        line.split("|")[1].strip(): line.split("|")[-2].strip()
+        for line in text.splitlines()
+        if "test accuracy" in line
+    }
+    # The notebook's: 0.837, 0.812, 0.864.
+    assert verdicts == {"sgd": "yes", "momentum": "no", "adam": "no"}
+    assert "synthetic" not in text.lower()
+    assert "60,000 images of fashion-mnist" in text
+    assert "1,100 full-batch epochs" in text
