@@ -10,16 +10,15 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from fmnist_xp.errors import DeviceError
-from fmnist_xp.machine import cpu_name, peak_resident_bytes, usable_cores
+from fmnist_xp.machine import cpu_name, peak_resident_bytes, single_threaded_blas, usable_cores
 
 logger = logging.getLogger("fmnist_xp")
 
@@ -209,7 +208,7 @@ class CpuBackend(Backend):
     @contextmanager
     def computing(self) -> Iterator[None]:
         """Hold BLAS to one thread: the blocks are the parallelism, and one thread's sums have one order."""
-        with threadpool_limits(1, user_api="blas"):
+        with single_threaded_blas():
             try:
                 yield
             except MemoryError as error:
@@ -232,8 +231,12 @@ class CpuBackend(Backend):
         if self._pool is None or workers == 1:
             return super().map(work, workers)
         futures = [self._pool.submit(work, worker) for worker in range(workers)]
-        # Every worker must be back before the buffers are touched again, also when one of them failed.
-        errors = [future.exception() for future in futures]
+        try:
+            # Every worker must be back before the buffers are touched again, also when one of them failed.
+            errors = [future.exception() for future in futures]
+        except BaseException:
+            wait(futures)
+            raise
         for error in errors:
             if error is not None:
                 raise error
@@ -270,9 +273,8 @@ class CudaBackend(Backend):
                 self.xp.dot(ones + ones, ones)
                 self._device.synchronize()
         except Exception as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise DeviceError(
-                f"CuPy {self.xp.__version__} found {self.name} but cannot compute on it ({reason}): "
+                f"CuPy {self.xp.__version__} found {self.name} but cannot compute on it ({first_line(error)}): "
                 f"{CUDA_INSTALL}, or use --device cpu"
             ) from error
         name = properties["name"]
@@ -361,7 +363,7 @@ class CudaBackend(Backend):
                 free, total = self._device.mem_info
                 raise DeviceError(
                     f"{self.name} ({self.device_name}) is out of memory, {free / 2**30:.1f} of {total / 2**30:.1f} "
-                    f"GiB free: use fewer rows, narrower layers or float32 ({str(error).splitlines()[0]})"
+                    f"GiB free: use fewer rows, narrower layers or float32 ({first_line(error)})"
                 ) from error
 
     def mark(self) -> Any:
@@ -457,6 +459,11 @@ def cuda_device_count(cupy: ModuleType) -> int:
             "check nvidia-smi and CUDA_VISIBLE_DEVICES, or use --device cpu"
         )
     return count
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its type where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def cuda_version(number: int) -> str:

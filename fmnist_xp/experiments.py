@@ -45,9 +45,11 @@ class Experiment:
 
     def make_optimizer(self) -> Optimizer:
         """Return the optimizer at its start; raise `ValueError` for figures that it cannot have."""
+        if self.optimizer == "sgd":
+            return SGD(learning_rate=self.learning_rate, decay=self.decay, momentum=self.momentum)
         if self.optimizer == "adam":
             return Adam(learning_rate=self.learning_rate, decay=self.decay)
-        return SGD(learning_rate=self.learning_rate, decay=self.decay, momentum=self.momentum)
+        raise ValueError(f"optimizer must be sgd or adam, got {self.optimizer!r}")
 
 
 EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(

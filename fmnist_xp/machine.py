@@ -2,9 +2,12 @@
 
 import os
 import platform
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info, threadpool_limits
 
 
 def usable_cores() -> int:
@@ -41,10 +44,35 @@ def cpu_name() -> str:
 
 def blas_name() -> str:
     """Return NumPy's BLAS library with its version, as threadpoolctl finds it."""
-    for library in threadpool_info():
-        if library["user_api"] == "blas" and "numpy" in library["filepath"].lower():
-            return f"{library['internal_api']} {library['version']} ({library.get('architecture', 'unknown')})"
+    libraries = [library for library in threadpool_info() if library["user_api"] == "blas"]
+    # Other packages bring their own; where none lies in NumPy's folder, NumPy uses the system's.
+    for library in sorted(libraries, key=lambda library: "numpy" not in library["filepath"].lower()):
+        return f"{library['internal_api']} {library['version']} ({library.get('architecture', 'unknown')})"
     return "unknown"
+
+
+class _Blas:
+    """How many hold BLAS to one thread: a setting of the whole process, whoever asks for it."""
+
+    lock = threading.Lock()
+    holders = 0
+    limits: threadpool_limits
+
+
+@contextmanager
+def single_threaded_blas() -> Iterator[None]:
+    """Hold BLAS to one thread until the last of those who ask for it, on whatever thread, is done."""
+    with _Blas.lock:
+        if _Blas.holders == 0:
+            _Blas.limits = threadpool_limits(1, user_api="blas")
+        _Blas.holders += 1
+    try:
+        yield
+    finally:
+        with _Blas.lock:
+            _Blas.holders -= 1
+            if _Blas.holders == 0:
+                _Blas.limits.restore_original_limits()
 
 
 def peak_resident_bytes() -> int | None:

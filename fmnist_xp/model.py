@@ -1,7 +1,7 @@
 """The model people use: a network that trains, predicts, saves and loads itself."""
 
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fmnist_xp import nn
-from fmnist_xp.backend import Array, Backend
+from fmnist_xp.backend import PRECISIONS, Array, Backend, get_backend
 from fmnist_xp.errors import RunError
 from fmnist_xp.optim import SGD, Optimizer
 from fmnist_xp.train.checkpoint import load_model, save_model
@@ -70,14 +70,12 @@ class Sequential(nn.Network):
         for name, value, least in (("epochs", epochs, 0), ("log_every", log_every, 1)):
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
-        with self.backend.computing():
-            inputs, labels = self._inputs(X), self._labels(y, len(X))
         display = ProgressDisplay(epochs) if verbose else None
-        with display or nullcontext():
+        with self._prepared(X) as inputs, display or nullcontext():
             return train(
                 self,
                 inputs,
-                labels,
+                self._labels(y, len(inputs)),
                 epochs=epochs,
                 optimizer=optimizer or SGD(),
                 log_every=log_every,
@@ -87,15 +85,15 @@ class Sequential(nn.Network):
 
     def evaluate(self, X: Any, y: Any) -> Metrics:
         """Return accuracy and data loss on `X` and `y`."""
-        with self.backend.computing():
-            batch = FullBatch(self, self._inputs(X), self._labels(y, len(X)))
+        with self._prepared(X) as inputs:
+            batch = FullBatch(self, inputs, self._labels(y, len(inputs)))
             loss, accuracy = self.backend.to_host(batch.compute_figures()).tolist()
         return Metrics(accuracy=accuracy, loss=loss)
 
     def predict_proba(self, X: Any) -> NDArray[np.floating[Any]]:
         """Return the class probabilities of `X` as a NumPy array (n, classes)."""
-        with self.backend.computing():
-            return self.backend.to_host(FullBatch(self, self._inputs(X)).compute_probabilities())
+        with self._prepared(X) as inputs:
+            return self.backend.to_host(FullBatch(self, inputs).compute_probabilities())
 
     def predict(self, X: Any) -> NDArray[np.integer[Any]]:
         """Return the class of the highest probability for each row of `X`, as a NumPy array (n,)."""
@@ -113,7 +111,7 @@ class Sequential(nn.Network):
 
     @classmethod
     def load(cls, path: str | Path, backend: Backend | str = "cpu") -> Self:
-        """Return the network that `save` wrote, on `backend`.
+        """Return the network that `save` wrote, on `backend`; in float32 where that lacks tf32 or float16.
 
         Raises `RunError` where the file is missing, damaged, or not a model of this package.
         """
@@ -126,25 +124,42 @@ class Sequential(nn.Network):
                 for config in architecture["layers"]
             ]
             loss = losses[architecture["loss"]]()
-            network = cls(layers, loss=loss, backend=backend, dtype=architecture["dtype"])
+            backend, dtype = get_backend(backend), architecture["dtype"]
+            if dtype not in backend.precisions:  # trained in a precision of GPUs, which has float32 parameters
+                dtype = PRECISIONS[dtype].parameters
+            network = cls(layers, loss=loss, backend=backend, dtype=dtype)
             network.load_state_dict(state)
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(f"the architecture and the weights in {path} do not fit each other: {error}") from error
         return network
 
+    @contextmanager
+    def _prepared(self, X: Any) -> Iterator[Array]:
+        """Compute, with `X` on the backend in the dtype of the products, and in the scale of the first layer."""
+        with self.backend.computing():
+            inputs = self._inputs(X)
+            if self.precision.operands == "float16":
+                inputs, self.dense[0].input_scale = self._halves(inputs)
+            try:
+                yield inputs
+            finally:
+                self.dense[0].input_scale = 1.0
+
     def _inputs(self, X: Any) -> Array:
-        """Return `X` on the backend, in the dtype of the products."""
+        """Return `X` on the backend, in the dtype of the parameters."""
         shape = np.shape(X)
         if len(shape) != 2 or shape[1] != self.n_inputs or shape[0] == 0:
             raise ValueError(f"X must have the shape (n, {self.n_inputs}) with n ≥ 1, got {shape}")
-        inputs = self.backend.asarray(X, dtype=self.parameters.dtype)
-        # The sum is finite where all is; one number leaves the device, and no mask of all rows is made.
-        if not np.isfinite(float(self.backend.xp.sum(inputs, dtype="float64"))):
-            raise ValueError("X has values that are not finite (NaN or infinity)")
-        return self._halves(inputs) if self.precision.operands == "float16" else inputs
+        xp = self.backend.xp
+        with np.errstate(over="ignore"):  # what overflows is refused in the next line
+            inputs = self.backend.asarray(X, dtype=self.parameters.dtype)
+        # NaN and infinity show in the bounds; two numbers leave the device, and no mask of all rows is made.
+        if not np.isfinite([float(xp.min(inputs)), float(xp.max(inputs))]).all():
+            raise ValueError(f"X has values that are not finite in {inputs.dtype} (NaN or infinity)")
+        return inputs
 
-    def _halves(self, inputs: Array) -> Array:
-        """Return `inputs` in half precision: exactly, where they are pixels scaled to [−1, 1].
+    def _halves(self, inputs: Array) -> tuple[Array, float]:
+        """Return `inputs` in half precision and their scale: exactly, where they are pixels scaled to [−1, 1].
 
         (pixel − 127.5) / 127.5 is (2·pixel − 255) / 255: the odd integer is exact in 11 bits, and the first
         layer's product takes the factor up.
@@ -152,8 +167,11 @@ class Sequential(nn.Network):
         xp = self.backend.xp
         integers = xp.rint(inputs * 255)
         pixels = float(xp.max(xp.abs(inputs * 255 - integers))) < 1e-3 and float(xp.max(xp.abs(integers))) <= 2048
-        self.dense[0].input_scale = 1 / 255 if pixels else 1.0
-        return (integers if pixels else inputs).astype("float16")
+        if pixels:
+            return integers.astype("float16"), 1 / 255
+        if (largest := float(xp.max(xp.abs(inputs)))) > 65504:
+            raise ValueError(f"X has values up to {largest:g}, and float16 ends at 65504: scale X, or use float32")
+        return inputs.astype("float16"), 1.0
 
     def _labels(self, y: Any, rows: int) -> Array:
         """Return `y` as class indices on the backend, checked on the host."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from fmnist_xp.backend import (
     Backend,
@@ -546,6 +546,22 @@ def test_blas_has_one_thread_while_computing() -> None:
     with CpuBackend(2).computing():
         assert blas_threads() <= {1}
     assert blas_threads() == before
+
+
+def test_blas_is_held_to_one_thread_until_the_last_of_two_trainings_ends() -> None:
+    before = blas_threads()
+    if before <= {1}:
+        pytest.skip("BLAS has one thread here anyway")
+    first, second = CpuBackend(1).computing(), CpuBackend(1).computing()
+    try:
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert blas_threads() <= {1}
+        second.__exit__(None, None, None)
+        assert blas_threads() == before
+    finally:
+        threadpool_limits(max(before), user_api="blas")
 
 
 def test_full_memory_of_the_cpu_is_told() -> None:

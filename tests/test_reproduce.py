@@ -183,11 +183,18 @@ def test_a_run_that_diverged_is_reported(
         report = run(tmp_path, tiny, epochs=12, seeds=2).read_text(encoding="utf-8")
         row = next(line for line in report.splitlines() if line.startswith("| sgd |") and "test data loss" in line)
         assert "nan" in row
+        read_picture(tmp_path / "sgd-seeds-loss.png")
+        for name in ("plot_run", "plot_seeds", "plot_comparison"):  # drawn once, which is enough
+            monkeypatch.setattr(module, name, lambda *_arguments, **_more: [])
     assert read_json(tmp_path / "runs" / "sgd-s0" / "result.json")["test_loss"] is None
 
 
-def test_report_of_runs_that_compare_says_whether_the_notebook_lies_inside(tmp_path: Path, folder: Path) -> None:
+def test_report_of_runs_that_compare_says_whether_the_notebook_lies_inside(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The figures of a real reproduction, put into runs' results by hand."""
+    for name in ("plot_run", "plot_seeds", "plot_comparison"):
+        monkeypatch.setattr(module, name, lambda *_arguments, **_more: [])
     runs = {}
     for name in EXPERIMENTS:
         one = load_run(folder / "runs" / f"{name}-s0")

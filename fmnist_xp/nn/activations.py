@@ -56,6 +56,8 @@ class Softmax(Layer):
         """Set and return `output` (rows, classes), whose rows sum to 1."""
         xp = self.backend.xp
         inputs = self.backend.check(inputs, "inputs")
+        if inputs.dtype.kind != "f":
+            inputs = inputs.astype("float64")
         self.output = inputs if self.overwrite_inputs else self._buffer("output", inputs.shape, inputs.dtype)
         row = self._buffer("row", (len(inputs), 1), inputs.dtype)
         # Class by class in memory, the maxima of many rows are found at once: 5 times faster for 10 classes.

@@ -109,7 +109,7 @@ class CategoricalCrossentropy(Module):
         """Return both where they belong, the labels as class indices."""
         predictions = self.backend.check(predictions, "predictions")
         labels = self.backend.check(labels, "labels")
-        if predictions.ndim != 2 or labels.ndim not in (1, 2) or len(labels) != len(predictions):
+        if predictions.ndim != 2 or labels.shape not in (predictions.shape, predictions.shape[:1]):
             raise ValueError(
                 f"labels must be (rows,) or (rows, classes) for predictions (rows, classes), "
                 f"got labels {labels.shape} for predictions {predictions.shape}"

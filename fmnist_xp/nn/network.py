@@ -48,15 +48,15 @@ class Network:
         self.backend = get_backend(backend)
         self.layers = list(layers)
         self.loss = loss or SoftmaxCategoricalCrossentropy(self.backend)
-        self.dtype = dtype
-        self.precision = self.backend.precision(dtype)
+        self.dtype = str(dtype)
+        self.precision = self.backend.precision(self.dtype)
         _check_architecture(self.layers, self.loss)
         self.dense = [layer for layer in self.layers if isinstance(layer, Dense)]
         values = [layer.backend.to_host(layer.parameters) for layer in self.dense]
         for module in (*self.layers, self.loss):
             module.bind(self.backend)
         for layer in self.dense:
-            layer.set_precision(dtype, wide_output=layer is self.dense[-1])
+            layer.set_precision(self.dtype, wide_output=layer is self.dense[-1])
         self.loss.gradient_dtype = self.precision.operands
         size = sum(layer.size for layer in self.dense)
         self.parameters = self.backend.xp.empty(size, dtype=self.precision.parameters)

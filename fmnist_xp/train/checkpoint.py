@@ -30,11 +30,13 @@ def load_model(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                found = metadata.get("format")
+                raise RunError(f"{path} is not a model of this package: its format is {found!r}, not {FORMAT!r}")
+            architecture = json.loads(metadata["architecture"])
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError) as error:
         raise RunError(f"{path} is damaged or not a safetensors file ({error}): train again") from error
-    if metadata.get("format") != FORMAT:
-        raise RunError(
-            f"{path} is not a model of this package: its format is {metadata.get('format')!r}, not {FORMAT!r}"
-        )
-    return state, json.loads(metadata["architecture"])
+    except (KeyError, ValueError) as error:
+        raise RunError(f"{path} does not tell its architecture ({error}): train again") from error
+    return state, architecture

@@ -74,6 +74,6 @@ class History:
                 history.append(int(epoch), *(float(figure) for figure in figures))
         except OSError as error:
             raise RunError(f"cannot read the history {path}: {error.strerror}") from error
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, csv.Error) as error:
             raise RunError(f"{path} is not a history: {error}") from error
         return history

@@ -79,10 +79,12 @@ def _warn_once_diverged(history: History) -> None:
 def _interrupt_noted() -> Iterator[threading.Event]:
     """Turn the first SIGINT into an event; the second does what it did before."""
     noted = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield noted  # only the main thread receives signals
-        return
     before = signal.getsignal(signal.SIGINT)
+    # Only the main thread receives signals. One that is ignored (nohup) stays so, and a handler that was not set
+    # from Python could not be put back.
+    if threading.current_thread() is not threading.main_thread() or before in (None, signal.SIG_IGN):
+        yield noted
+        return
 
     def note(_signal: int, _frame: FrameType | None) -> None:
         noted.set()

@@ -109,9 +109,7 @@ def address(idx_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     }
     monkeypatch.setattr(published, "FILES", sums)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(Handler, directory=idx_folder)
-    ) as server:
+    with Server(("127.0.0.1", 0), functools.partial(Handler, directory=idx_folder)) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}/"

@@ -49,7 +49,11 @@ def test_report_pictures_and_runs_of_two_seeds(
     assert (folder / "reproduce.md").read_text(encoding="utf-8") == report
 
 
-def test_quiet_prints_the_report_alone(command: Command, workplace: Path, idx_folder: Path) -> None:
+def test_quiet_prints_the_report_alone(
+    command: Command, workplace: Path, idx_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("plot_run", "plot_seeds", "plot_comparison"):  # other tests look at the pictures
+        monkeypatch.setattr(f"fmnist_xp.reproduce.{name}", lambda *_arguments, **_more: [])
     arguments = ("reproduce", "--epochs", 1, "--device", "cpu", "--threads", 2, "--data", idx_folder)
     loud = command(*arguments)
     loud.assert_went_well()

@@ -1,0 +1,41 @@
+import functools
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from run_helpers import contents
+
+from fmnist_xp import speed
+
+Command = Callable[..., Any]
+ROWS, PEAK = 300, 1e12
+
+
+def test_each_experiment_has_its_speed(command: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On few images, against a peak of 1,000 GFLOP/s that no machine was asked for."""
+    monkeypatch.setattr(speed, "gemm_rate", lambda _backend, _precision: PEAK)
+    monkeypatch.setattr(speed, "measure_speed", functools.partial(speed.measure_speed, rows=ROWS))
+    answer = command("bench", "--device", "cpu", "--threads", 2, "--epochs", 3)
+    answer.assert_went_well()
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in answer.lines if line.startswith("│")]
+    assert [row[:2] for row in rows] == [
+        ["sgd", "784-128-128-10"], ["momentum", "784-64-64-10"], ["adam", "784-64-64-10"],
+    ]  # fmt: skip
+    for _name, network, milliseconds, rate, gflops, share in rows:
+        widths = [int(width) for width in network.split("-")]
+        # Forward, and two products backward but for the first layer, which has one.
+        products = [3 * a * b for a, b in itertools.pairwise(widths)]
+        flops = 2 * ROWS * (sum(products) - widths[0] * widths[1])
+        seconds = float(milliseconds) / 1000
+        assert 1 / float(rate) == pytest.approx(seconds, abs=1e-5, rel=0.01)
+        assert float(gflops.replace(",", "")) == pytest.approx(flops / seconds / 1e9, abs=1, rel=0.05)
+        assert float(share.rstrip("%")) / 100 == pytest.approx(flops / seconds / PEAK, abs=0.01, rel=0.05)
+    assert "2 threads" in answer.lines[0]
+    assert contents(workplace) == {}
+
+
+@pytest.mark.parametrize("arguments", [("--epochs", 0), ("--precision", "float8"), ("--device", "tpu")])
+def test_wrong_usage_is_one_line(command: Command, arguments: tuple[object, ...]) -> None:
+    command("bench", *arguments).assert_failed(2, "--help")

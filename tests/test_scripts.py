@@ -1,0 +1,236 @@
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BASH = shutil.which("bash")
+pytestmark = pytest.mark.skipif(sys.platform == "win32" or BASH is None, reason="the scripts need bash")
+
+# Of the system, nothing but what the scripts call; never its Python, pip or nvidia-smi.
+TOOLS = ("sed", "head", "cmp", "cp", "dirname", "basename", "env", "bash", "mkdir", "cat", "chmod")
+
+
+def program(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Path:
+    """The folder that is the whole PATH."""
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    for name in TOOLS:
+        found = shutil.which(name)
+        assert found, name
+        (folder / name).symlink_to(found)
+    return folder
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of what the scripts need of the project."""
+    folder = tmp_path / "project"
+    shutil.copytree(ROOT / "scripts", folder / "scripts")
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    return folder
+
+
+def bash(command: str, programs: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    assert BASH is not None
+    return subprocess.run(
+        [BASH, "-euo", "pipefail", "-c", command],
+        cwd=folder,
+        env={"PATH": str(programs)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def sourced(function: str, programs: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    return bash(f". scripts/setup.sh; {function}", programs, folder)
+
+
+@pytest.mark.parametrize("script", ["scripts/setup.sh", "scripts/train", "scripts/test", ".ci/run"])
+def test_syntax(script: str) -> None:
+    assert BASH is not None
+    checked = subprocess.run([BASH, "-n", ROOT / script], capture_output=True, text=True, check=False)
+    assert (checked.returncode, checked.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("script", ["scripts/train", "scripts/test", ".ci/run"])
+def test_scripts_can_be_run(script: str) -> None:
+    assert os.access(ROOT / script, os.X_OK)
+    assert (ROOT / script).read_text().startswith("#!/usr/bin/env bash\n")
+
+
+# The head of nvidia-smi's table, of drivers 550 and 580.
+SMI = """
++-----------------------------------------------------------------------------------------+
+| NVIDIA-SMI {driver}              Driver Version: {driver}      CUDA Version: {cuda}     |
+|-----------------------------------------+------------------------+----------------------+
+| GPU  Name                 Persistence-M | Bus-Id          Disp.A | Volatile Uncorr. ECC |
+"""
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "extra"),
+    [
+        (SMI.format(driver="550.54.15", cuda="12.4"), 0, "cuda"),
+        (SMI.format(driver="525.60.13", cuda="12.0"), 0, "cuda"),
+        (SMI.format(driver="580.65.06", cuda="13.0"), 0, "cuda13"),
+        (SMI.format(driver="580.65.06", cuda="14.1"), 0, "cuda13"),
+        ("NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.", 9, ""),
+        ("No devices were found", 6, ""),
+        ("", 0, ""),
+        (None, 0, ""),
+    ],
+    ids=["12.4", "12.0", "13.0", "14.1", "no driver", "no device", "silent", "none"],
+)
+def test_extra_fits_the_driver(programs: Path, project: Path, answer: str | None, status: int, extra: str) -> None:
+    if answer is not None:
+        (programs / "answer.txt").write_text(answer)
+        program(programs / "nvidia-smi", f"cat {programs / 'answer.txt'}\nexit {status}")
+    found = sourced("cuda_extra", programs, project)
+    assert (found.returncode, found.stdout.strip(), found.stderr) == (0, extra, "")
+
+
+OLD, NEW = "exit 1", "exit 0"  # what a Python of the version answers to the question whether it is new enough
+
+
+@pytest.mark.parametrize(
+    ("pythons", "found"),
+    [
+        ({"python3": NEW}, "python3"),
+        ({"python3": OLD, "python3.12": NEW}, "python3.12"),
+        ({"python3": OLD, "python3.11": NEW, "python": NEW}, "python3.11"),
+        ({"python": NEW}, "python"),
+        ({"python3.14": NEW, "python3.11": NEW}, "python3.14"),
+        ({"python3": OLD, "python": OLD}, None),
+        ({}, None),
+    ],
+)
+def test_python_that_is_new_enough_is_found(
+    programs: Path, project: Path, pythons: dict[str, str], found: str | None
+) -> None:
+    for name, answer in pythons.items():
+        program(programs / name, answer)
+    asked = sourced("find_python", programs, project)
+    assert (asked.stdout.strip(), asked.returncode == 0) == (found or "", found is not None)
+
+
+@pytest.mark.parametrize("version", ["3.10", "3.11", "3.12", "4.0"])
+def test_question_to_a_python_is_the_projects_version(programs: Path, project: Path, version: str) -> None:
+    """The question is put to this Python, which says that it is of another version."""
+    code = f"import sys; sys.version_info = ({version.replace('.', ', ')}, 0); exec(sys.argv[1])"
+    program(programs / "python3", f"exec {sys.executable} -c '{code}' \"$2\"")
+    asked = sourced("find_python", programs, project)
+    assert asked.stdout.strip() == ("" if version == "3.10" else "python3")
+
+
+def fake_python(path: Path, log: Path, pip: int = 0) -> None:
+    """Write a Python that notes how it is called and makes a .venv with a copy of itself."""
+    program(
+        path,
+        f'echo "$*" >> {log}\n'
+        'case "$*" in\n'
+        "  -c*) exit 0;;\n"
+        "  --version) echo Python 3.13.1;;\n"
+        f'  "-m venv .venv") mkdir -p .venv/bin; cp "$0" .venv/bin/python;;\n'
+        f"  -m\\ pip*) exit {pip};;\n"
+        '  *) echo "ran: $*";;\n'
+        "esac",
+    )
+
+
+def installs(log: Path) -> list[str]:
+    """Return what pip was asked to install, call by call."""
+    calls = log.read_text().splitlines() if log.is_file() else []
+    assert all("--editable" in call for call in calls if "pip install" in call)
+    return [call.split()[-1] for call in calls if "pip install" in call]
+
+
+def test_set_up_makes_an_environment_once(programs: Path, project: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    fake_python(programs / "python3", log)
+    first = sourced("setup test", programs, project)
+    assert first.returncode == 0
+    assert "making .venv with Python 3.13.1" in first.stderr
+    assert installs(log) == [".[test]"]
+    again = sourced("setup test", programs, project)
+    assert (again.returncode, again.stdout + again.stderr) == (0, "")
+    assert installs(log) == [".[test]"]
+
+
+def test_set_up_installs_again_what_changed(programs: Path, project: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    fake_python(programs / "python3", log)
+    for extras in ("", "test", "test,oracle", "", "test"):
+        assert sourced(f'setup "{extras}"', programs, project).returncode == 0
+    assert installs(log) == [".", ".[test]", ".[test,oracle]"]
+    (project / "pyproject.toml").write_text("changed")
+    assert sourced("setup test", programs, project).returncode == 0
+    assert installs(log)[3:] == [".[test]"]
+
+
+def test_set_up_that_fails_is_said_and_tried_again(programs: Path, project: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    fake_python(programs / "python3", log, pip=1)
+    for attempt in (1, 2):
+        failed = sourced("setup test", programs, project)
+        assert failed.returncode == 1
+        assert "installing .[test] failed" in failed.stderr
+        assert len(installs(log)) == attempt
+
+
+def test_set_up_without_a_python_says_what_it_needs(programs: Path, project: Path) -> None:
+    program(programs / "python3", 'case "$*" in --version) echo Python 3.9.2;; *) exit 1;; esac')
+    failed = sourced("setup test", programs, project)
+    assert failed.returncode == 1
+    assert "needs Python 3.11 or newer, found Python 3.9.2" in failed.stderr
+    assert not (project / ".venv").exists()
+
+
+def test_set_up_without_venv_says_what_to_install(programs: Path, project: Path) -> None:
+    program(programs / "python3", 'case "$*" in -m*) exit 1;; esac')
+    failed = sourced("setup test", programs, project)
+    assert failed.returncode == 1
+    assert "python3-venv" in failed.stderr
+
+
+@pytest.mark.parametrize(
+    ("call", "extras", "ran"),
+    [
+        ("scripts/test", ".[test]", "ran: -m pytest --numprocesses auto"),
+        ("scripts/test tests/nn -k 'a b'", ".[test]", "ran: -m pytest --numprocesses auto tests/nn -k a b"),
+        ("scripts/test --full -x", ".[test,oracle]", "ran: -m pytest --numprocesses auto -x"),
+    ],
+)
+def test_the_suite_is_run(programs: Path, project: Path, tmp_path: Path, call: str, extras: str, ran: str) -> None:
+    log = tmp_path / "log"
+    fake_python(programs / "python3", log)
+    done = bash(f"cd /; {project}/{call}", programs, project)
+    assert (done.returncode, done.stdout.strip()) == (0, ran)
+    assert installs(log) == [extras]
+
+
+@pytest.mark.parametrize(("cuda", "target"), [(None, "."), ("12.8", ".[cuda]"), ("13.1", ".[cuda13]")])
+def test_training_is_run_with_its_arguments(
+    programs: Path, project: Path, tmp_path: Path, cuda: str | None, target: str
+) -> None:
+    log = tmp_path / "log"
+    fake_python(programs / "python3", log)
+    fake_python(project / ".venv" / "bin" / "python", log)
+    program(project / ".venv" / "bin" / "fmnist-xp", 'echo "$# $*"; exit 3')
+    if cuda:
+        program(programs / "nvidia-smi", f"echo '| NVIDIA-SMI 1  Driver Version: 1  CUDA Version: {cuda} |'")
+    done = bash("scripts/train --epochs 3 --out 'my run'", programs, project)
+    assert done.stdout.strip() == "6 train adam --epochs 3 --out my run"
+    assert done.returncode == 3
+    assert installs(log) == [target]
