@@ -27,11 +27,16 @@ app = typer.Typer(
 data_app = typer.Typer(help="Look at, fetch or export the data set.", rich_markup_mode=None)
 app.add_typer(data_app, name="data")
 
-out = Console(highlight=False, soft_wrap=True)
+# A path may hold brackets, and "[cuda]" is no markup.
+out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 # The class that typer's own complaints about arguments share; typer gives it no public name.
 UsageError: Any = typer.BadParameter.__base__
 INTERRUPTED = 130
+
+
+class Interrupted(Exception):
+    """A command was ended by Ctrl-C, in order; the message says what there is to keep."""
 
 
 class ExperimentName(StrEnum):
@@ -78,8 +83,12 @@ def main() -> None:
     debug = len(arguments) < len(sys.argv) - 1
     try:
         code = app(args=arguments, prog_name="fmnist-xp", standalone_mode=False)
+        if code == INTERRUPTED:  # what typer makes of a KeyboardInterrupt
+            _fail("interrupted", INTERRUPTED)
     except UsageError as error:
         code = _fail(f"{error.format_message().rstrip('.')}; see fmnist-xp --help", 2)
+    except Interrupted as error:
+        code = _fail(str(error), INTERRUPTED)
     except (KeyboardInterrupt, typer.Abort):
         code = _fail("interrupted", INTERRUPTED)
     except BrokenPipeError:
@@ -94,6 +103,10 @@ def main() -> None:
             raise
         place = f"{error.filename}: " if error.filename else ""
         code = _fail(f"{place}{error.strerror or error}", 1)
+    except MemoryError as error:
+        if debug:
+            raise
+        code = _fail(f"not enough memory: {error}; use narrower layers or fewer images", 1)
     except Exception as error:
         if debug:
             raise
@@ -115,10 +128,20 @@ def _usage() -> Iterator[None]:
         raise UsageError(str(error)) from error
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from fmnist_xp import __version__
+
+        print(f"fmnist-xp {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def common(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Show the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version.")
+    ] = False,
 ) -> None:
     """A neural network from scratch, trained full batch on Fashion-MNIST, on NumPy or CuPy."""
     handler = logging.StreamHandler()
@@ -169,16 +192,15 @@ def train(
     train_data, test_data = load_fashion_mnist(data, url=url)
     if not quiet:
         out.print(f"{train_data.name}: {len(train_data):,} + {len(test_data):,} images ({train_data.source})")
-        out.print(f"{backend.name}: {backend.device_name}, {backend.threads} threads", markup=False)
+        out.print(f"{backend.name}: {backend.device_name}, {backend.threads} threads")
     run = train_run(settings, train_data, test_data, backend, folder, source=data, force=force, verbose=not quiet)
     result = run.result
     out.print(
         f"test accuracy {result['test_accuracy']:.4f}, test loss {result['test_loss']:.4f} on {test_data.name} after "
         f"{result['epochs']:,} epochs in {result['total_seconds']:.1f} s; written to {folder}",
-        markup=False,
     )
     if result["interrupted"]:
-        raise typer.Exit(_fail(f"interrupted: what was learned is kept in {folder}", INTERRUPTED))
+        raise Interrupted(f"interrupted: what was learned is kept in {folder}")
 
 
 @app.command()
@@ -216,7 +238,7 @@ def predict(
 
     for image, ranking in predict_images(run_folder, images, _backend(device)):
         classes = ", ".join(f"{name} {probability:.1%}" for name, probability in ranking[:top])
-        out.print(f"{image}: {classes}", markup=False)
+        out.print(f"{image}: {classes}")
 
 
 @app.command()
@@ -229,7 +251,7 @@ def plot(
     from fmnist_xp.evaluation import plot_runs
 
     for picture in plot_runs(run_folders, out_folder, notebook=notebook):
-        out.print(str(picture), markup=False)
+        out.print(str(picture))
 
 
 @app.command()
@@ -253,8 +275,8 @@ def reproduce(
     report = reproduce_experiments(
         train_data, test_data, backend, out_folder, seeds=seeds, epochs=epochs, source=data, verbose=not quiet
     )
-    out.print(report.read_text(encoding="utf-8"), markup=False)
-    out.print(f"written to {report}", markup=False)
+    out.print(report.read_text(encoding="utf-8"))
+    out.print(f"written to {report}")
 
 
 @app.command()
@@ -292,7 +314,6 @@ def bench(
     out.print(
         f"{ROWS:,} images an epoch on {backend.name}: {backend.device_name}, {backend.threads} threads, "
         f"{precision.value}; peak: large matrix products in the same process",
-        markup=False,
     )
     out.print(table)
 
@@ -311,7 +332,7 @@ def info(
     splits = describe(train_data, test_data)
     for split in splits:
         published = "the published images" if split.published else "not the published images"
-        out.print(f"{split.split}: {split.shape} {split.dtype}, {split.name} ({split.source})", markup=False)
+        out.print(f"{split.split}: {split.shape} {split.dtype}, {split.name} ({split.source})")
         out.print(f"  pixel mean {split.pixel_mean:.4f}, deviation {split.pixel_std:.4f}, of 0 to 1")
         out.print(f"  SHA-256 {split.sha256}: {published}")
     table = Table("class", *(split.split for split in splits))
@@ -319,7 +340,7 @@ def info(
         table.add_row(f"{label} {name}", *(f"{split.class_counts[label]:,}" for split in splits))
     out.print(table)
     for picture in plot_dataset(train_data, out_folder):
-        out.print(f"saved {picture}", markup=False)
+        out.print(f"saved {picture}")
 
 
 @data_app.command()
@@ -327,7 +348,7 @@ def fetch(url: UrlOption = None) -> None:
     """Download Fashion-MNIST into the cache, and say where it lies."""
     from fmnist_xp.data import fetch as fetch_files
 
-    out.print(str(fetch_files(url)), markup=False)
+    out.print(str(fetch_files(url)))
 
 
 @data_app.command()
@@ -341,7 +362,7 @@ def export(
     from fmnist_xp.data import load_fashion_mnist
 
     export_files(*load_fashion_mnist(data), folder, form.value)
-    out.print(f"written to {folder}", markup=False)
+    out.print(f"written to {folder}")
 
 
 def _backend(device: str, threads: int | None = None) -> Backend:

@@ -13,7 +13,7 @@ from fmnist_xp.model import Metrics
 from fmnist_xp.report.notebook import notebook_history
 from fmnist_xp.report.plots import plot_comparison, plot_confusion, plot_grey_values, plot_run, plot_samples
 from fmnist_xp.report.tables import ClassScore, class_report, confusion_matrix
-from fmnist_xp.runs import Run, load_run
+from fmnist_xp.runs import CONFUSION, Run, dataset_sha256, load_run
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Evaluation:
 def evaluate_run(folder: Path, source: str | None, backend: Backend) -> Evaluation:
     """Evaluate the run in `folder` on the test images of `source`, by default those of the run.
 
-    The confusion matrix is drawn to confusion.png in the run's folder. Raises `RunError` where no source is named
+    The confusion matrix is drawn to `CONFUSION` in the run's folder. Raises `RunError` where no source is named
     and the run's own is no longer what it was trained on.
     """
     run = load_run(folder)
@@ -38,11 +38,11 @@ def evaluate_run(folder: Path, source: str | None, backend: Backend) -> Evaluati
     trained_on = run.result["dataset"]
     if source is None:
         source = "synthetic" if trained_on["name"] == "synthetic" else run.config["data"]["source"]
-        _train, test = load_fashion_mnist(source)
-        if test.name != trained_on["name"]:
+        train, test = load_fashion_mnist(source)
+        if (test.name, dataset_sha256(train, test)) != (trained_on["name"], trained_on["sha256"]):
             raise RunError(
-                f"{folder} was trained on {trained_on['name']}, but its source {source!r} now gives {test.name}: "
-                "name the images with --data"
+                f"{folder} was trained on {trained_on['name']}, but its source {source} now gives other images "
+                f"({test.name}): name the images to test on with --data"
             )
     else:
         _train, test = load_fashion_mnist(source)
@@ -50,7 +50,7 @@ def evaluate_run(folder: Path, source: str | None, backend: Backend) -> Evaluati
     matrix = confusion_matrix(y, network.predict(X))
     picture = plot_confusion(
         matrix,
-        folder / "confusion.png",
+        folder / CONFUSION,
         class_names=CLASS_NAMES,
         title=f"{run.title}, tested on {len(test):,} {test.name} images",
     )

@@ -1,18 +1,20 @@
 """The notebook's three experiments over several seeds, beside the notebook's own figures."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from fmnist_xp.backend import Backend
 from fmnist_xp.data import Dataset
+from fmnist_xp.errors import RunError
 from fmnist_xp.experiments import EXPERIMENTS
 from fmnist_xp.files import write_text
 from fmnist_xp.report.notebook import notebook_history
 from fmnist_xp.report.plots import plot_comparison, plot_run, plot_seeds
 from fmnist_xp.report.tables import reproduce_table
-from fmnist_xp.runs import RESULT, Run, Settings, dataset_sha256, load_run, train_run
+from fmnist_xp.runs import Run, Settings, dataset_sha256, load_run, train_run
 
 REPORT = "reproduce.md"
 
@@ -81,17 +83,14 @@ def write_report(runs: Mapping[str, Sequence[Run]], folder: Path) -> Path:
 
 def _finished(folder: Path, settings: Settings, data_sha256: str, backend: Backend) -> Run | None:
     """Return the run in `folder` where it is what `settings` ask for, trained to its end on this device and data."""
-    if not (folder / RESULT).is_file():
+    try:
+        run = load_run(folder)
+    except RunError:
         return None
-    run = load_run(folder)
-    wanted = {
-        "device_name": backend.device_name,
-        "precision": settings.precision,
-        "seed": settings.seed,
-        "epochs": settings.experiment.epochs,
-    }
-    same = all(run.result[key] == value for key, value in wanted.items())
-    return run if same and run.result["dataset"]["sha256"] == data_sha256 else None
+    wanted = json.loads(json.dumps({**asdict(settings), "device_name": backend.device_name}))
+    found = {key: run.config.get(key) for key in wanted}
+    whole = run.result["epochs"] == settings.experiment.epochs
+    return run if found == wanted and whole and run.result["dataset"]["sha256"] == data_sha256 else None
 
 
 def _title(subject: str, runs: Sequence[Run]) -> str:

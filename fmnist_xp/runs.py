@@ -5,12 +5,13 @@ import math
 import platform
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from fmnist_xp.backend import Backend
@@ -23,13 +24,12 @@ from fmnist_xp.model import Sequential
 from fmnist_xp.report.plots import plot_metrics
 from fmnist_xp.train.history import History
 
-CONFIG, HISTORY, MODEL, METRICS, RESULT = (
-    "config.json",
-    "history.csv",
-    "model.safetensors",
-    "metrics.png",
-    "result.json",
-)
+CONFIG = "config.json"
+HISTORY = "history.csv"
+MODEL = "model.safetensors"
+METRICS = "metrics.png"
+RESULT = "result.json"
+CONFUSION = "confusion.png"  # drawn later, by an evaluation
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def train_run(
         "device": backend.name,
         "device_name": backend.device_name,
         "threads": backend.threads,
-        "data": {"source": source, "read_from": train.source, **dataset},
+        "data": {"source": _absolute(source), "read_from": train.source, **dataset},
         "versions": versions(),
     }
     reserved = _reserve(folder, config, force)
@@ -155,7 +155,9 @@ def load_run(folder: Path) -> Run:
         raise RunError(f"there is no run folder {folder}: make one with fmnist-xp train")
     if not (folder / RESULT).is_file():
         raise RunError(f"{folder} is not a finished run: it has no {RESULT}")
-    return Run(folder, _read_json(folder / CONFIG), _read_json(folder / RESULT), History.load(folder / HISTORY))
+    config = _read_json(folder / CONFIG, ("experiment", "seed", "precision", "log_every", "data"))
+    result = _read_json(folder / RESULT, ("experiment", "device", "device_name", "seed", "epochs", "dataset"))
+    return Run(folder, config, result, History.load(folder / HISTORY))
 
 
 def dataset_sha256(train: Dataset, test: Dataset) -> str:
@@ -190,13 +192,28 @@ def _reserve(folder: Path, config: Mapping[str, Any], force: bool) -> bool:
 
 
 def _write(run: Run, network: Sequential) -> None:
-    """Write all files of `run`, its result last: a folder with a result is complete."""
-    write_text(run.folder / CONFIG, _json(run.config))
-    run.history.save(run.folder / HISTORY)
-    network.save(run.folder / MODEL)
-    if run.history:
-        plot_metrics(run.history, run.folder / METRICS, title=run.title, experiment=run.result["experiment"])
-    write_text(run.folder / RESULT, _json(run.result))
+    """Write all files of `run` beside its folder, then move them in, the result last.
+
+    So a folder with a result is a whole run, and a disk that fills up leaves a run that was there as it was.
+    """
+    with TemporaryDirectory(prefix=f".{run.folder.name}-", dir=run.folder.parent) as temporary:
+        staged = Path(temporary)
+        write_text(staged / CONFIG, _json(run.config))
+        run.history.save(staged / HISTORY)
+        network.save(staged / MODEL)
+        if run.history:
+            plot_metrics(run.history, staged / METRICS, title=run.title, experiment=run.result["experiment"])
+        write_text(staged / RESULT, _json(run.result))
+        for stale in (RESULT, METRICS, CONFUSION):
+            (run.folder / stale).unlink(missing_ok=True)
+        for name in (CONFIG, HISTORY, MODEL, METRICS, RESULT):
+            if (staged / name).exists():
+                (staged / name).replace(run.folder / name)
+
+
+def _absolute(source: str) -> str:
+    """Return a source that means the same in another working directory."""
+    return source if source in ("auto", "synthetic") else str(Path(source).expanduser().resolve())
 
 
 def _json(values: Mapping[str, Any]) -> str:
@@ -205,11 +222,13 @@ def _json(values: Mapping[str, Any]) -> str:
     return json.dumps(finite, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path, fields: Sequence[str]) -> dict[str, Any]:
     try:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
             raise ValueError("it holds no object")
+        if lacking := [field for field in fields if field not in values]:
+            raise ValueError(f"it lacks {', '.join(lacking)}")
     except OSError as error:
         raise RunError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:

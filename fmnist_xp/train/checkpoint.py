@@ -14,8 +14,10 @@ def save_model(path: Path, state: dict[str, Any], architecture: dict[str, Any]) 
     """Write `state`, NumPy arrays by name, and `architecture`, plain JSON values, to `path`."""
     from safetensors.numpy import save_file
 
+    # One key, since safetensors writes several in any order: one model has one content.
+    metadata = {FORMAT: json.dumps(architecture)}
     with replacing(path) as temporary:
-        save_file(state, temporary, metadata={"format": FORMAT, "architecture": json.dumps(architecture)})
+        save_file(state, temporary, metadata=metadata)
 
 
 def load_model(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -30,13 +32,13 @@ def load_model(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
+            if FORMAT not in metadata:
                 found = metadata.get("format")
                 raise RunError(f"{path} is not a model of this package: its format is {found!r}, not {FORMAT!r}")
-            architecture = json.loads(metadata["architecture"])
+            architecture = json.loads(metadata[FORMAT])
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError) as error:
         raise RunError(f"{path} is damaged or not a safetensors file ({error}): train again") from error
-    except (KeyError, ValueError) as error:
+    except ValueError as error:
         raise RunError(f"{path} does not tell its architecture ({error}): train again") from error
     return state, architecture

@@ -23,7 +23,7 @@ class ProgressDisplay:
     """A callback that prints a line for each logged epoch and keeps a bar of all `epochs` up to date."""
 
     def __init__(self, epochs: int, console: Console | None = None) -> None:
-        self._console = console or Console(highlight=False, soft_wrap=True)
+        self._console = console or Console(highlight=False, soft_wrap=True, markup=False)
         self._progress = Progress(
             TextColumn("training"),
             BarColumn(),
@@ -51,4 +51,4 @@ class ProgressDisplay:
         rate = done / (time.perf_counter() - self._started)
         figures = f"{rate:.1f} epochs/s  loss {history.loss[-1]:.3f}  accuracy {history.accuracy[-1]:.3f}"
         self._progress.update(self._task, completed=done, figures=figures)
-        self._console.print(log_line(history), markup=False)
+        self._console.print(log_line(history))

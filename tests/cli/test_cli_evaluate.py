@@ -79,22 +79,14 @@ def test_a_synthetic_run_is_evaluated_on_synthetic_images_and_says_so(
 
 @pytest.mark.parametrize("name", ["custom", "synthetic"])
 def test_another_source_than_the_runs_is_not_taken_in_silence(
-    command: Command,
-    workplace: Path,
-    small_synthetic: Any,
-    idx_folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    name: str,
+    command: Command, workplace: Path, small_synthetic: Any, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """`auto` gave the images in $FMNIST_XP_DATA; now it gives others, of another name or of the same."""
-    shutil.copytree(idx_folder, workplace / "images")
+    export(*make_synthetic(30, 40, seed=1), Path("images"), "idx")
+    export(*make_synthetic(30, 40, seed=2), Path("others"), "idx")
     monkeypatch.setenv("FMNIST_XP_DATA", "images")
     command("train", "--epochs", 1, "--device", "cpu", "--out", "run").assert_went_well()
-    if name == "synthetic":
-        monkeypatch.setenv("FMNIST_XP_DATA", "synthetic")
-    else:
-        shutil.rmtree("images")
-        export(*make_synthetic(30, 40, seed=1), Path("images"), "idx")
+    monkeypatch.setenv("FMNIST_XP_DATA", {"synthetic": "synthetic", "custom": "others"}[name])
     answer = command("evaluate", "run", "--device", "cpu")
     answer.assert_failed(1, "--data", "run")
     assert answer.out == ""

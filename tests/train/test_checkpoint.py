@@ -28,8 +28,7 @@ def test_round_trip_keeps_every_bit(tmp_path: Path) -> None:
 def test_file_is_plain_safetensors(tmp_path: Path) -> None:
     save_model(tmp_path / "model.safetensors", STATE, ARCHITECTURE)
     with safe_open(tmp_path / "model.safetensors", framework="numpy") as file:
-        assert file.metadata()["format"] == FORMAT
-        assert json.loads(file.metadata()["architecture"]) == ARCHITECTURE
+        assert {name: json.loads(text) for name, text in file.metadata().items()} == {FORMAT: ARCHITECTURE}
         assert set(file.keys()) == set(STATE)
 
 
@@ -83,10 +82,10 @@ def test_file_of_another_program_in_a_dtype_numpy_lacks_is_named(tmp_path: Path)
         load_model(path)
 
 
-@pytest.mark.parametrize("architecture", [{}, {"architecture": "{not JSON"}], ids=["none", "not JSON"])
-def test_file_without_an_architecture_is_named(tmp_path: Path, architecture: dict[str, str]) -> None:
+@pytest.mark.parametrize("architecture", ["", "{not JSON"])
+def test_file_without_an_architecture_is_named(tmp_path: Path, architecture: str) -> None:
     path = tmp_path / "model.safetensors"
-    save_file(STATE, path, metadata={"format": FORMAT, **architecture})
+    save_file(STATE, path, metadata={FORMAT: architecture})
     with pytest.raises(RunError, match=r"model\.safetensors"):
         load_model(path)
 
