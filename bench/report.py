@@ -31,8 +31,9 @@ python -m bench loading                     # image folder, zip, IDX, cache
 python -m bench report                      # this page
 ```
 
-On an NVIDIA GPU: `pip install -e ".[bench,cuda]" "jax[cuda12]"` and `--device cuda`. Without one, a CPU build
-of PyTorch is enough and far smaller: install that first. A peer that is not installed is left out, by name. `--quick` tries everything at small sizes. Measure with nothing else running.
+On an NVIDIA GPU: `pip install -e ".[bench,cuda]" "jax[cuda12]"` and `--device cuda`. Without one, a CPU build of
+PyTorch is enough and far smaller: install that first. A peer that is not installed is left out, by name. `--quick`
+tries everything at small sizes. Measure with nothing else running.
 
 ## How to read
 

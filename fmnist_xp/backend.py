@@ -208,7 +208,7 @@ class CpuBackend(Backend):
     @contextmanager
     def computing(self) -> Iterator[None]:
         """Hold BLAS to one thread: the blocks are the parallelism, and one thread's sums have one order."""
-        with single_threaded_blas():
+        with single_threaded_blas(), _quiet():
             try:
                 yield
             except MemoryError as error:
@@ -230,7 +230,12 @@ class CpuBackend(Backend):
         """Call `work` on the pool's threads."""
         if self._pool is None or workers == 1:
             return super().map(work, workers)
-        futures = [self._pool.submit(work, worker) for worker in range(workers)]
+
+        def quiet(worker: int) -> None:
+            with _quiet():  # each thread has its own
+                work(worker)
+
+        futures = [self._pool.submit(quiet, worker) for worker in range(workers)]
         try:
             # Every worker must be back before the buffers are touched again, also when one of them failed.
             errors = [future.exception() for future in futures]
@@ -241,6 +246,11 @@ class CpuBackend(Backend):
             if error is not None:
                 raise error
         return None
+
+
+def _quiet() -> np.errstate:
+    """Return a context in which NumPy, like CuPy, says nothing of overflow: the trainer tells of divergence, once."""
+    return np.errstate(over="ignore", invalid="ignore", divide="ignore")
 
 
 class CudaBackend(Backend):

@@ -175,7 +175,7 @@ def train(
 ) -> None:
     """Train one experiment and write its run folder."""
     from fmnist_xp.data import load_fashion_mnist
-    from fmnist_xp.runs import Settings, default_folder, train_run
+    from fmnist_xp.runs import Settings, check_folder, default_folder, train_run
 
     overrides: dict[str, Any] = {
         "epochs": epochs,
@@ -189,6 +189,8 @@ def train(
     backend = _backend(device, threads)
     settings = Settings(chosen, seed=seed, precision=precision.value, log_every=log_every)
     folder = out_folder or default_folder(settings, backend)
+    backend.precision(settings.precision)  # both before anything is read or downloaded
+    check_folder(folder, force)
     train_data, test_data = load_fashion_mnist(data, url=url)
     if not quiet:
         out.print(f"{train_data.name}: {len(train_data):,} + {len(test_data):,} images ({train_data.source})")

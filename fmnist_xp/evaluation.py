@@ -64,7 +64,10 @@ def predict_images(
     network = load_run(folder).load_network(backend)
     prepared = np.stack([prepare_photograph(image) for image in images])
     X, _labels = preprocess(Dataset(prepared, np.zeros(len(prepared), dtype=np.uint8), "photographs", "files"))
-    for image, probabilities in zip(images, network.predict_proba(X).tolist(), strict=True):
+    probabilities_of_all = network.predict_proba(X)
+    if not np.isfinite(probabilities_of_all).all():
+        raise RunError(f"the model in {folder} holds numbers that are not finite: its training diverged; train again")
+    for image, probabilities in zip(images, probabilities_of_all.tolist(), strict=True):
         ranking = sorted(zip(CLASS_NAMES, probabilities, strict=True), key=lambda pair: pair[1], reverse=True)
         yield image, ranking
 

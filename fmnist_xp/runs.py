@@ -65,6 +65,15 @@ class Run:
         return Sequential.load(self.folder / MODEL, backend)
 
 
+def check_folder(folder: Path, force: bool) -> None:
+    """Raise `RunError` where a run must not be written to `folder`: it is a file, or holds something to lose."""
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder} is a file: name another folder with --out")
+    if not force and folder.is_dir() and any(folder.iterdir()):
+        kind = "a finished run" if (folder / RESULT).is_file() else "something already"
+        raise RunError(f"{folder} holds {kind}: name another folder with --out, or replace it with --force")
+
+
 def default_folder(settings: Settings, backend: Backend) -> Path:
     """Return runs/<experiment>-<device>-s<seed>."""
     return Path("runs") / f"{settings.experiment.name}-{backend.name.replace(':', '')}-s{settings.seed}"
@@ -179,24 +188,20 @@ def versions() -> dict[str, str]:
 
 def _reserve(folder: Path, config: Mapping[str, Any], force: bool) -> bool:
     """Take `folder` for a new run; return whether it now holds nothing but the new run's settings."""
-    if folder.exists() and not folder.is_dir():
-        raise RunError(f"{folder} is a file: name another folder with --out")
+    check_folder(folder, force)
     if folder.is_dir() and any(folder.iterdir()):
-        if force:
-            return False  # what is there stays whole until there is something to replace it
-        kind = "a finished run" if (folder / RESULT).is_file() else "something already"
-        raise RunError(f"{folder} holds {kind}: name another folder with --out, or replace it with --force")
+        return False  # what is there stays whole until there is something to replace it
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / CONFIG, _json(config))
     return True
 
 
 def _write(run: Run, network: Sequential) -> None:
-    """Write all files of `run` beside its folder, then move them in, the result last.
+    """Write all files of `run` to one side in its folder, then move them to their places, the result last.
 
     So a folder with a result is a whole run, and a disk that fills up leaves a run that was there as it was.
     """
-    with TemporaryDirectory(prefix=f".{run.folder.name}-", dir=run.folder.parent) as temporary:
+    with TemporaryDirectory(prefix=".unfinished-", dir=run.folder) as temporary:
         staged = Path(temporary)
         write_text(staged / CONFIG, _json(run.config))
         run.history.save(staged / HISTORY)

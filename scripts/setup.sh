@@ -20,8 +20,8 @@ find_python() {
 # The extra that fits the NVIDIA driver, or nothing where no driver answers.
 cuda_extra() {
   local version
-  version=$(nvidia-smi 2>/dev/null | sed -n 's/.*CUDA Version: *\([0-9]*\)\..*/\1/p' | head -n 1) || true
-  if [ -z "$version" ]; then return; fi
+  version=$(nvidia-smi 2>/dev/null | sed -n 's/.*CUDA[A-Za-z ]*Version: *\([0-9]*\)\..*/\1/p' | head -n 1) || true
+  if [ "${version:-0}" -lt 12 ]; then return; fi # CuPy 14 is for CUDA 12 and 13
   if [ "$version" -ge 13 ]; then echo cuda13; else echo cuda; fi
 }
 
