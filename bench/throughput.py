@@ -40,7 +40,7 @@ def run(options: Options) -> Path:
     if options.quick:
         rows, labels = rows[:6_000].copy(), labels[:6_000].copy()
     with backend.computing():
-        X, y = backend.asarray(rows, dtype=options.precision), backend.asarray(labels)
+        X, y = backend.asarray(rows, dtype=backend.precision(options.precision).operands), backend.asarray(labels)
     del rows
     settings: dict[str, Any] = {
         "data": data | {"rows": len(X)},

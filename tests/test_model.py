@@ -17,6 +17,7 @@ from fmnist_xp.errors import RunError
 from fmnist_xp.model import Metrics, Sequential, load
 from fmnist_xp.nn import CategoricalCrossentropy, Dense, Layer, ReLU, Softmax
 from fmnist_xp.optim import SGD, Adam, Optimizer
+from fmnist_xp.train.checkpoint import FORMAT
 from fmnist_xp.train.history import COLUMNS, History
 
 GENERATOR = np.random.default_rng(0)
@@ -429,7 +430,7 @@ def test_architecture_that_does_not_fit_the_weights_is_named(tmp_path: Path, cha
     with path.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     metadata = header["__metadata__"]
-    metadata["architecture"] = json.dumps({**json.loads(metadata["architecture"]), **change})
+    metadata[FORMAT] = json.dumps({**json.loads(metadata[FORMAT]), **change})
     save_file(load_file(path), path, metadata=metadata)
     with pytest.raises(RunError, match=r"architecture and the weights in .*model\.safetensors do not fit .*: .+"):
         load(path)
