@@ -148,7 +148,16 @@ def throughput(record: Record) -> list[str]:
     rates = f"GEMM rate: median {gemm['median'] / 1e9:,.0f}, best {gemm['max'] / 1e9:,.0f} GFLOP/s."
     if copy:
         rates += f" Copy: median {copy['median'] / 1e9:,.0f} GB/s."
-    return [table(head, rows), rates + "\n"]
+    lines = [table(head, rows), rates + "\n"]
+    if notebook := found.get("notebook"):
+        theirs = notebook["epoch_seconds"]
+        ours = found["experiments"][notebook["experiment"]]["epoch_seconds"]["median"]
+        lines.append(
+            f"The notebook's arithmetic in plain NumPy, between the same epochs: {notebook['experiment']} "
+            f"{_seconds(theirs['median'])} an epoch ({theirs['min']:.2f} – {theirs['max']:.2f}), "
+            f"{theirs['median'] / ours:.2f}× ours.\n"
+        )
+    return lines
 
 
 def peers(record: Record) -> list[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from time import perf_counter
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -18,6 +19,7 @@ from bench.measure import (
     rounded,
     summarize,
 )
+from bench.notebook import NotebookNetwork, OptimizerSGD
 from bench.pictures import COLOURS, bars, figure_with_axes
 from bench.results import Options, about, save
 from fmnist_xp.backend import Backend
@@ -27,6 +29,8 @@ from fmnist_xp.measure import copy_rate, epoch_flops, gemm_rate, time_epochs
 from fmnist_xp.model import Sequential
 
 LOG_EVERY = 10
+NOTEBOOK_RUN = "sgd"
+"""The experiment that the notebook's arithmetic is timed on beside ours, on the CPU."""
 
 
 def run(options: Options) -> Path:
@@ -60,11 +64,14 @@ def run(options: Options) -> Path:
     if on_gpu:
         sides["copy"] = lambda: [copy_rate(backend, repeats=1)]
     sides |= {name: one.timed(settings["epochs_a_round"]) for name, one in runs.items()}
+    if not on_gpu:
+        sides["notebook"] = _notebook(runs[NOTEBOOK_RUN].network, X, y)
     samples = alternate(sides, settings["rounds"])
     gemm_rates, copy_rates = samples["gemm"], samples.get("copy")
     results = {
         "gemm_flops_per_second": summarize(gemm_rates),
         "copy_bytes_per_second": summarize(copy_rates) if copy_rates else None,
+        "notebook": None if on_gpu else {"experiment": NOTEBOOK_RUN, "epoch_seconds": summarize(samples["notebook"])},
         "experiments": {
             name: {
                 **figures(one.network, len(X), samples[name], gemm_rates, copy_rates),
@@ -75,6 +82,20 @@ def run(options: Options) -> Path:
         },
     }
     return save("throughput", options, backend, settings, results)
+
+
+def _notebook(network: Sequential, X: Any, y: Any) -> Callable[[], list[float]]:
+    """Return a function that times one epoch of the notebook's arithmetic, with no framework in the process."""
+    experiment = EXPERIMENTS[NOTEBOOK_RUN]
+    optimizer = OptimizerSGD(experiment.learning_rate, experiment.decay, experiment.momentum)
+    notebook = NotebookNetwork(network.state_dict(), experiment.l2, optimizer)
+
+    def timed() -> list[float]:
+        started = perf_counter()
+        notebook.epoch(X, y)
+        return [perf_counter() - started]
+
+    return timed
 
 
 class _Run:

@@ -1,6 +1,5 @@
 """OpenCV, imported when the first image needs it, so that the package starts and trains without it."""
 
-import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmnist_xp.errors import DataError
+from fmnist_xp.machine import usable_cores
 
 Item = TypeVar("Item")
 
@@ -27,6 +27,12 @@ def opencv() -> ModuleType:
     return module
 
 
+def silence() -> None:
+    """Keep OpenCV from writing to stderr of files it cannot read: the caller says that, once."""
+    logging = opencv().utils.logging
+    logging.setLogLevel(logging.LOG_LEVEL_SILENT)
+
+
 def decode(file: bytes, flags: int) -> NDArray[np.generic] | None:
     """Return the image in the bytes of a file, any shape and dtype, or None where there is none to decode."""
     cv2 = opencv()
@@ -40,10 +46,9 @@ def decode(file: bytes, flags: int) -> NDArray[np.generic] | None:
 def on_threads(work: Callable[[Item], None], items: Iterable[Item]) -> None:
     """Do `work` on each item, a few at a time; the first error ends it and is raised here.
 
-    OpenCV and the disk let go of Python's lock, so threads help; the calls between do not, so more than
-    four do not.
+    OpenCV and the disk let go of Python's lock, so threads help; the calls between do not, so very many do not.
     """
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(8, usable_cores())) as pool:
         results = [pool.submit(work, item) for item in items]
         try:
             for result in results:
