@@ -349,8 +349,12 @@ def info(
 def fetch(url: UrlOption = None) -> None:
     """Download Fashion-MNIST into the cache, and say where it lies."""
     from fmnist_xp.data import fetch as fetch_files
+    from fmnist_xp.data.download import NoAnswerError
 
-    out.print(str(fetch_files(url)))
+    try:
+        out.print(str(fetch_files(url)))
+    except NoAnswerError as error:
+        raise NoAnswerError(f"{error}; check the connection, or name another address with --url") from error
 
 
 @data_app.command()

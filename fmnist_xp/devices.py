@@ -30,7 +30,9 @@ def survey() -> list[tuple[str, str]]:
         get_backend("cuda")
         rows.append(("CUDA", "ready"))
     except DeviceError as error:
-        rows.append(("CUDA", f"not usable: {str(error).removeprefix('a CUDA device was asked for, ')}"))
+        rows.append(
+            ("CUDA", f"not usable: {str(error).removeprefix('a CUDA device was asked for, ').removeprefix('but ')}")
+        )
     rows.append(("--device auto", get_backend("auto").name))
     return rows
 

@@ -293,6 +293,7 @@ def _finish(axes: Axes, quantity: Quantity) -> None:
         axes.set_ylim(0, LOSS_TOP)
         axes.set_ylabel(f"{quantity.label} (cut off above {LOSS_TOP:g})")
     axes.locator_params(axis="x", integer=True)
+    axes.ticklabel_format(axis="y", useOffset=False)
     axes.grid(alpha=0.3)
     axes.legend()
 
