@@ -518,7 +518,7 @@ def test_model_trained_in_a_gpus_precision_is_loaded_on_the_cpu(
 
 
 def test_threads_are_the_usable_cores_unless_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fmnist_xp.backend.usable_cores", lambda: 7)
+    monkeypatch.setattr("fmnist_xp.backend.cpu.usable_cores", lambda: 7)
     assert CpuBackend().threads == 7
     assert CpuBackend(2).threads == 2
 
@@ -587,7 +587,7 @@ def test_cpu_marks_are_seconds_of_a_clock() -> None:
 
 
 def test_peak_memory_of_the_cpu_is_that_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fmnist_xp.backend.peak_resident_bytes", lambda: 12345)
+    monkeypatch.setattr("fmnist_xp.backend.cpu.peak_resident_bytes", lambda: 12345)
     assert CpuBackend(1).peak_memory() == 12345
 
 

@@ -1,0 +1,59 @@
+"""The array backend: NumPy on the CPU or CuPy on a CUDA GPU, and everything that differs between the two.
+
+Code above it takes `xp` from a backend, writes each formula once as an `xp` expression, and never asks which
+device it is on.
+"""
+
+import functools
+import logging
+
+from fmnist_xp.backend.base import PRECISIONS, Array, Backend, Precision
+from fmnist_xp.backend.cpu import CpuBackend
+from fmnist_xp.backend.cuda import CUDA_INSTALL, CudaBackend, cuda_device_count, cuda_version, import_cupy
+from fmnist_xp.errors import DeviceError
+
+logger = logging.getLogger("fmnist_xp")
+
+__all__ = [
+    "CUDA_INSTALL",
+    "PRECISIONS",
+    "Array",
+    "Backend",
+    "CpuBackend",
+    "CudaBackend",
+    "Precision",
+    "cuda_device_count",
+    "cuda_version",
+    "default_backend",
+    "get_backend",
+    "import_cupy",
+]
+
+
+def get_backend(device: str | Backend = "auto", *, threads: int | None = None) -> Backend:
+    """Return the backend of `device`: "cpu", "cuda", "cuda:<index>", or "auto" for CUDA where it answers, else CPU.
+
+    `threads` is for the CPU; by default all cores the process may use. A `Backend` is returned as it is.
+    Raises `DeviceError` where a CUDA device is asked for and cannot be used (there is no fallback), and
+    `ValueError` for any other name.
+    """
+    if isinstance(device, Backend):
+        return device
+    kind, colon, index = device.partition(":")
+    if device == "cpu":
+        return CpuBackend(threads)
+    if kind == "cuda" and (not colon or index.isdecimal()):
+        return CudaBackend(int(index or 0))
+    if device != "auto":
+        raise ValueError(f"device must be auto, cpu, cuda or cuda:<index>, got {device!r}")
+    try:
+        return CudaBackend()
+    except DeviceError as error:
+        logger.debug("auto: %s", error)
+        return CpuBackend(threads)
+
+
+@functools.cache
+def default_backend() -> Backend:
+    """Return the CPU backend that a layer, loss or optimizer used alone computes with."""
+    return CpuBackend()

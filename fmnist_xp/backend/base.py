@@ -1,0 +1,156 @@
+"""What every device offers: the interface that all code above takes `xp` and everything else from."""
+
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType, ModuleType
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from fmnist_xp.errors import DeviceError
+
+# An array of either module. NumPy's and CuPy's types share no base class, so the checker cannot say more.
+Array: TypeAlias = Any
+
+
+class Precision(NamedTuple):
+    """How numbers are kept and multiplied.
+
+    `parameters` is the dtype of parameters, gradients and moments, `operands` that of what enters a matrix product
+    (inputs, weights, hidden activations). `tf32` lets products round float32 operands to 10 bits of mantissa.
+    """
+
+    parameters: str
+    operands: str
+    tf32: bool = False
+
+
+PRECISIONS: Mapping[str, Precision] = MappingProxyType(
+    {
+        "float32": Precision("float32", "float32"),
+        "float64": Precision("float64", "float64"),
+        "tf32": Precision("float32", "float32", tf32=True),
+        "float16": Precision("float32", "float16"),
+    }
+)
+
+
+class Backend(ABC):
+    """What the layers, losses, optimizers and the engine ask of a device.
+
+    `name` is "cpu" or "cuda:<index>", `xp` the array module, `device_name` the hardware in words, `precisions` the
+    names of those of `PRECISIONS` that it has, and `threads` how many blocks of rows are worked on at once.
+    """
+
+    name: str
+    xp: ModuleType
+    device_name: str
+    precisions: tuple[str, ...] = ("float32", "float64")
+    threads: int = 1
+
+    def __init__(self) -> None:
+        """Start with nothing compiled."""
+        self._fused: dict[Callable[..., Any], Callable[..., Any]] = {}
+
+    def __repr__(self) -> str:
+        """Return the name and the hardware."""
+        return f"<{type(self).__name__} {self.name}: {self.device_name}>"
+
+    def asarray(self, array: Any, dtype: Any = None) -> Array:
+        """Return `array` (of the host or of this device) as a C-contiguous array of this device."""
+        return self.xp.ascontiguousarray(self.xp.asarray(array, dtype=dtype))
+
+    def check(self, array: Array, name: str) -> Array:
+        """Return `array` (a list becomes one), or raise `ValueError` where it does not live on this backend."""
+        if isinstance(array, list | tuple):
+            return self.asarray(array)
+        if not isinstance(array, self.xp.ndarray):
+            kind = type(array)
+            raise ValueError(
+                f"{name} is a {kind.__module__}.{kind.__qualname__}, but this object computes on {self.name} with "
+                f"{self.xp.__name__} arrays: pass backend.asarray({name})"
+            )
+        return array
+
+    def precision(self, name: str) -> Precision:
+        """Return the precision `name`.
+
+        Raises `ValueError` where there is no such precision and `DeviceError` where this device lacks it.
+        """
+        if name not in PRECISIONS:
+            raise ValueError(f"dtype must be one of {', '.join(PRECISIONS)}, got {name!r}")
+        if name not in self.precisions:
+            raise DeviceError(
+                f"{self.name} ({self.device_name}) does not compute in {name}: use {' or '.join(self.precisions)}"
+            )
+        return PRECISIONS[name]
+
+    @abstractmethod
+    def dot(self, a: Array, b: Array, out: Array, *, scale: float = 1.0, tf32: bool = False) -> None:
+        """Write scale · a · b to `out`: a (m, k), b (k, n), out (m, n) C-contiguous.
+
+        `a` and `b` are of one dtype, C-contiguous or the transpose of that; `out` may be of a wider dtype on a GPU.
+        Sums are kept in at least float32.
+        """
+
+    def generator(self, seed: int | None) -> np.random.Generator:
+        """Return a random generator of the host: both devices start from the same bits."""
+        return np.random.default_rng(seed)
+
+    @abstractmethod
+    def to_host(self, array: Array) -> np.ndarray[Any, Any]:
+        """Return `array` as a NumPy array, waiting for the device where it must."""
+
+    @abstractmethod
+    def synchronize(self) -> None:
+        """Wait until the device has done all it was asked to do."""
+
+    def fuse(self, formula: Callable[..., Any]) -> Callable[..., Any]:
+        """Return `formula(xp, *arrays_and_scalars)` with `xp` bound, as one kernel where the device has kernels.
+
+        A formula is element-wise, takes positional arguments and writes its results with `out=`. Python floats
+        reach it as scalars of the first array's dtype, so that both modules round them alike.
+        """
+        if formula not in self._fused:
+            compiled = self._compile(formula)
+            array_type = self.xp.ndarray
+
+            @functools.wraps(formula)
+            def fused(*arguments: Any) -> Any:
+                if float in map(type, arguments):
+                    scalar = next(a.dtype.type for a in arguments if isinstance(a, array_type))
+                    arguments = tuple(scalar(a) if type(a) is float else a for a in arguments)
+                return compiled(*arguments)
+
+            self._fused[formula] = fused
+        return self._fused[formula]
+
+    @abstractmethod
+    def _compile(self, formula: Callable[..., Any]) -> Callable[..., Any]:
+        """Return `formula` with `xp` bound."""
+
+    @abstractmethod
+    def block_rows(self, rows: int, row_bytes: int) -> int:
+        """Return how many of `rows` rows to compute in one block, where each needs `row_bytes` of buffers."""
+
+    @abstractmethod
+    def computing(self) -> Any:
+        """Return a context manager to hold while computing: thread limits, current device, out of memory."""
+
+    @abstractmethod
+    def mark(self) -> Any:
+        """Return a mark in the device's stream of work, without waiting for it."""
+
+    @abstractmethod
+    def seconds_between(self, marks: Sequence[Any]) -> list[float]:
+        """Return the seconds from each mark to the next, once the device has passed the last one."""
+
+    @abstractmethod
+    def peak_memory(self) -> int | None:
+        """Return the most memory held so far in bytes: resident on the CPU, the memory pool on a GPU."""
+
+    def map(self, work: Callable[[int], None], workers: int) -> None:
+        """Call `work(0)` to `work(workers - 1)`, at once where the device has threads; raise what they raise."""
+        for worker in range(workers):
+            work(worker)

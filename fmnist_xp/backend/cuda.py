@@ -1,0 +1,211 @@
+"""CuPy on a CUDA GPU: the only file that imports CuPy."""
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from fmnist_xp.backend.base import Array, Backend
+from fmnist_xp.errors import DeviceError
+
+CUDA_INSTALL = 'pip install "fmnist-xp[cuda]" for CUDA 12, "fmnist-xp[cuda13]" for CUDA 13'
+
+
+class CudaBackend(Backend):
+    """CuPy on one CUDA GPU."""
+
+    # Share of the free memory that a block's buffers may take: the products need workspace besides.
+    memory_share = 0.7
+
+    def __init__(self, index: int = 0, *, cupy: ModuleType | None = None) -> None:
+        """Open device `index`.
+
+        `cupy` is the module to compute with, by default the installed one. Raises `DeviceError` where CuPy, the
+        driver or the device is missing, or where a first computation fails.
+        """
+        super().__init__()
+        self.xp = cupy or import_cupy()
+        self.name = f"cuda:{index}"
+        count = cuda_device_count(self.xp)
+        if index >= count:
+            raise DeviceError(
+                f"device cuda:{index} was asked for, but there {'is' if count == 1 else 'are'} only {count} CUDA "
+                f"device{'s' if count > 1 else ''}: use cuda:0{f' to cuda:{count - 1}' if count > 1 else ''}"
+            )
+        self._device = self.xp.cuda.Device(index)
+        try:
+            with self._device:
+                properties = self.xp.cuda.runtime.getDeviceProperties(index)
+                # The first kernel and the first product load NVRTC and cuBLAS: better to miss them here.
+                ones = self.xp.ones((2, 2), dtype="float32")
+                self.xp.dot(ones + ones, ones)
+                self._device.synchronize()
+        except Exception as error:
+            raise DeviceError(
+                f"CuPy {self.xp.__version__} found {self.name} but cannot compute on it ({first_line(error)}): "
+                f"{CUDA_INSTALL}, or use --device cpu"
+            ) from error
+        name = properties["name"]
+        self.device_name = name.decode() if isinstance(name, bytes) else name
+        # Tensor cores multiply halves since Volta (7.0) and TF32 since Ampere (8.0).
+        if properties["major"] >= 7:
+            self.precisions += ("float16",)
+        if properties["major"] >= 8:
+            self.precisions += ("tf32",)
+        self._factors: dict[tuple[float, str], np.ndarray[Any, Any]] = {}
+
+    def asarray(self, array: Any, dtype: Any = None) -> Array:
+        """Copy `array` to the device, unless it is there."""
+        with self._device:
+            return super().asarray(array, dtype)
+
+    def to_host(self, array: Array) -> np.ndarray[Any, Any]:
+        """Copy `array` to the host, which waits for the device."""
+        host: np.ndarray[Any, Any] = self.xp.asnumpy(array)
+        return host
+
+    def synchronize(self) -> None:
+        """Wait for all streams of the device."""
+        self._device.synchronize()
+
+    def dot(self, a: Array, b: Array, out: Array, *, scale: float = 1.0, tf32: bool = False) -> None:
+        """Call cuBLAS, which `cupy.dot` does for equal dtypes and without a scale."""
+        cublas = self.xp.cuda.cublas
+        double = out.dtype == "float64"
+        if double:
+            compute = cublas.CUBLAS_COMPUTE_64F
+        else:
+            compute = cublas.CUBLAS_COMPUTE_32F_FAST_TF32 if tf32 else cublas.CUBLAS_COMPUTE_32F
+        key = scale, "float64" if double else "float32"
+        factors = self._factors.get(key)  # kept, since cuBLAS is given its address
+        if factors is None:
+            factors = self._factors[key] = np.array([scale, 0], dtype=key[1])
+        alpha = factors.ctypes.data
+        # cuBLAS stores by columns, so a C-contiguous matrix is its own transpose there: outᵀ = bᵀ · aᵀ.
+        b, transpose_b, stride_b = self._operand(b)
+        a, transpose_a, stride_a = self._operand(a)
+        cublas.gemmEx(
+            self.xp.cuda.get_cublas_handle(),
+            transpose_b,
+            transpose_a,
+            *(out.shape[1], out.shape[0], a.shape[1]),
+            alpha,
+            *(b.data.ptr, self._cuda_type(b), stride_b),
+            *(a.data.ptr, self._cuda_type(a), stride_a),
+            alpha + factors.itemsize,
+            *(out.data.ptr, self._cuda_type(out), out.shape[1]),
+            compute,
+            cublas.CUBLAS_GEMM_DEFAULT,
+        )
+
+    def _operand(self, matrix: Array) -> tuple[Array, int, int]:
+        """Return a matrix, whether cuBLAS must transpose it back, and the stride of its rows or columns."""
+        if matrix.flags.f_contiguous and not matrix.flags.c_contiguous:
+            return matrix, 1, matrix.shape[0]
+        return self.xp.ascontiguousarray(matrix), 0, matrix.shape[1]
+
+    def _cuda_type(self, matrix: Array) -> int:
+        runtime = self.xp.cuda.runtime
+        types = {"e": runtime.CUDA_R_16F, "f": runtime.CUDA_R_32F, "d": runtime.CUDA_R_64F}
+        return int(types[matrix.dtype.char])
+
+    def _compile(self, formula: Callable[..., Any]) -> Callable[..., Any]:
+        compiled: Callable[..., Any] = self.xp.fuse(kernel_name=formula.__name__)(functools.partial(formula, self.xp))
+        return compiled
+
+    def block_rows(self, rows: int, row_bytes: int) -> int:
+        """Take all rows where the free memory allows, else as few equal blocks as fit."""
+        free, _total = self._device.mem_info
+        pool = self.xp.get_default_memory_pool()
+        room = int(self.memory_share * (free + pool.free_bytes()))
+        blocks = -(-rows * row_bytes // max(1, room))
+        return max(1, -(-rows // max(1, blocks)))
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Make the device current and say plainly when its memory is full."""
+        with self._device:
+            try:
+                yield
+            except self.xp.cuda.memory.OutOfMemoryError as error:
+                free, total = self._device.mem_info
+                raise DeviceError(
+                    f"{self.name} ({self.device_name}) is out of memory, {free / 2**30:.1f} of {total / 2**30:.1f} "
+                    f"GiB free: use fewer rows, narrower layers or float32 ({first_line(error)})"
+                ) from error
+
+    def mark(self) -> Any:
+        """Record an event in the current stream."""
+        event = self.xp.cuda.Event()
+        event.record()
+        return event
+
+    def seconds_between(self, marks: Sequence[Any]) -> list[float]:
+        """Wait for the last event and read the device's clock at each."""
+        if marks:
+            marks[-1].synchronize()
+        elapsed = self.xp.cuda.get_elapsed_time
+        return [elapsed(start, end) / 1000 for start, end in itertools.pairwise(marks)]
+
+    def peak_memory(self) -> int | None:
+        """Return what CuPy's memory pool holds; it gives nothing back while a training runs."""
+        with self._device:
+            return int(self.xp.get_default_memory_pool().total_bytes())
+
+
+def import_cupy() -> ModuleType:
+    """Return the installed CuPy; raise `DeviceError` where there is none or it does not load."""
+    try:
+        import cupy
+    except ModuleNotFoundError as error:
+        raise DeviceError(
+            f"a CUDA device was asked for, but CuPy is not installed: {CUDA_INSTALL}, or use --device cpu"
+        ) from error
+    except ImportError as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip(" =")), "no reason given")
+        raise DeviceError(
+            f"a CUDA device was asked for, but CuPy does not load ({reason}): {CUDA_INSTALL}"
+        ) from error
+    return cupy  # type: ignore[no-any-return, unused-ignore]
+
+
+def cuda_device_count(cupy: ModuleType) -> int:
+    """Return the number of CUDA devices; raise `DeviceError` where there is no driver or no device."""
+    runtime = cupy.cuda.runtime
+    try:
+        driver = runtime.driverGetVersion()
+    except runtime.CUDARuntimeError:
+        driver = 0
+    if driver == 0:
+        raise DeviceError(
+            f"a CUDA device was asked for, and CuPy {cupy.__version__} is installed, but no NVIDIA driver answers: "
+            "install the driver of your GPU, or use --device cpu"
+        )
+    try:
+        count = int(runtime.getDeviceCount())
+    except runtime.CUDARuntimeError as error:
+        raise DeviceError(
+            f"a CUDA device was asked for, but the NVIDIA driver (CUDA {cuda_version(driver)}) offers none to CuPy "
+            f"{cupy.__version__} ({error}): check nvidia-smi, CUDA_VISIBLE_DEVICES and that CuPy's CUDA version is "
+            "not newer than the driver's, or use --device cpu"
+        ) from error
+    if count == 0:
+        raise DeviceError(
+            f"a CUDA device was asked for, but the NVIDIA driver (CUDA {cuda_version(driver)}) finds no GPU: "
+            "check nvidia-smi and CUDA_VISIBLE_DEVICES, or use --device cpu"
+        )
+    return count
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its type where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def cuda_version(number: int) -> str:
+    """Return CUDA's version number, such as 12040, as 12.4."""
+    return f"{number // 1000}.{number % 1000 // 10}"
