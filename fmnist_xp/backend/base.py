@@ -1,6 +1,7 @@
 """What every device offers: the interface that all code above takes `xp` and everything else from."""
 
 import functools
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType, ModuleType
@@ -63,15 +64,15 @@ class Backend(ABC):
 
     def check(self, array: Array, name: str) -> Array:
         """Return `array` (a list becomes one), or raise `ValueError` where it does not live on this backend."""
+        if isinstance(array, self.xp.ndarray):
+            return array
         if isinstance(array, list | tuple):
             return self.asarray(array)
-        if not isinstance(array, self.xp.ndarray):
-            kind = type(array)
-            raise ValueError(
-                f"{name} is a {kind.__module__}.{kind.__qualname__}, but this object computes on {self.name} with "
-                f"{self.xp.__name__} arrays: pass backend.asarray({name})"
-            )
-        return array
+        kind = type(array)
+        raise ValueError(
+            f"{name} is a {kind.__module__}.{kind.__qualname__}, but this object computes on {self.name} with "
+            f"{self.xp.__name__} arrays: pass backend.asarray({name})"
+        )
 
     def precision(self, name: str) -> Precision:
         """Return the precision `name`.
@@ -87,7 +88,7 @@ class Backend(ABC):
         return PRECISIONS[name]
 
     @abstractmethod
-    def dot(self, a: Array, b: Array, out: Array, *, scale: float = 1.0, tf32: bool = False) -> None:
+    def dot(self, a: Array, b: Array, out: Array, scale: float = 1.0, tf32: bool = False) -> None:
         """Write scale · a · b to `out`: a (m, k), b (k, n), out (m, n) C-contiguous.
 
         `a` and `b` are of one dtype, C-contiguous or the transpose of that; `out` may be of a wider dtype on a GPU.
@@ -109,22 +110,29 @@ class Backend(ABC):
     def fuse(self, formula: Callable[..., Any]) -> Callable[..., Any]:
         """Return `formula(xp, *arrays_and_scalars)` with `xp` bound, as one kernel where the device has kernels.
 
-        A formula is element-wise, takes positional arguments and writes its results with `out=`. Python floats
-        reach it as scalars of the first array's dtype, so that both modules round them alike.
+        A formula is element-wise, takes positional arguments, the first of them an array, and writes its results with
+        `out=`. Parameters annotated `float` reach it as scalars of the first array's dtype, so that both modules
+        round them alike.
         """
-        if formula not in self._fused:
-            compiled = self._compile(formula)
-            array_type = self.xp.ndarray
+        fused = self._fused.get(formula)
+        if fused is None:
+            fused = self._fused[formula] = self._with_scalars(formula, self._compile(formula))
+        return fused
 
-            @functools.wraps(formula)
-            def fused(*arguments: Any) -> Any:
-                if float in map(type, arguments):
-                    scalar = next(a.dtype.type for a in arguments if isinstance(a, array_type))
-                    arguments = tuple(scalar(a) if type(a) is float else a for a in arguments)
-                return compiled(*arguments)
+    def _with_scalars(self, formula: Callable[..., Any], compiled: Callable[..., Any]) -> Callable[..., Any]:
+        """Return `compiled` with its float arguments in the dtype of its first array; itself where it has none."""
+        parameters = list(inspect.signature(formula).parameters.values())[1:]  # without xp
+        first = next((i for i, parameter in enumerate(parameters) if parameter.annotation is float), None)
+        if first is None:
+            return compiled
 
-            self._fused[formula] = fused
-        return self._fused[formula]
+        @functools.wraps(formula)
+        def fused(*arguments: Any) -> Any:
+            scalar = arguments[0].dtype.type
+            numbers = [scalar(a) if type(a) is float else a for a in arguments[first:]]
+            return compiled(*arguments[:first], *numbers)
+
+        return fused
 
     @abstractmethod
     def _compile(self, formula: Callable[..., Any]) -> Callable[..., Any]:

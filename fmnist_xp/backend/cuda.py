@@ -72,7 +72,7 @@ class CudaBackend(Backend):
         """Wait for all streams of the device."""
         self._device.synchronize()
 
-    def dot(self, a: Array, b: Array, out: Array, *, scale: float = 1.0, tf32: bool = False) -> None:
+    def dot(self, a: Array, b: Array, out: Array, scale: float = 1.0, tf32: bool = False) -> None:
         """Call cuBLAS, which `cupy.dot` does for equal dtypes and without a scale."""
         cublas = self.xp.cuda.cublas
         double = out.dtype == "float64"

@@ -73,6 +73,7 @@ class Dense(Layer):
         backend: Backend | None = None,
     ) -> None:
         super().__init__(backend)
+        self.adds_bias = True  # else what follows adds `biases` to the output
         for name, size in (("n_inputs", n_inputs), ("n_neurons", n_neurons)):
             if size < 1:
                 raise ValueError(f"{name} must be at least 1, got {size}")
@@ -96,7 +97,8 @@ class Dense(Layer):
         `input_scale`, a factor on the inputs that their product with the weights takes up, is set back to 1.
         """
         self.precision = self.backend.precision(dtype)
-        self.output_dtype = self.precision.parameters if wide_output else self.precision.operands
+        self.operand_dtype = self.backend.xp.dtype(self.precision.operands)
+        self.output_dtype = self.backend.xp.dtype(self.precision.parameters) if wide_output else self.operand_dtype
         self.input_scale = 1.0
 
     @property
@@ -156,18 +158,20 @@ class Dense(Layer):
 
     def forward(self, inputs: Array) -> Array:
         """Set and return `output` (rows, n_neurons), given `inputs` (rows, n_inputs)."""
-        xp = self.backend.xp
-        inputs = xp.asarray(self.backend.check(inputs, "inputs"), dtype=self.precision.operands)
+        inputs = self.backend.check(inputs, "inputs")
+        if inputs.dtype != self.operand_dtype:
+            inputs = inputs.astype(self.operand_dtype)
         if inputs.ndim != 2 or inputs.shape[1] != self.n_inputs:
             raise ValueError(f"inputs must have the shape (rows, {self.n_inputs}), got {inputs.shape}")
         self.inputs = inputs
         self._operand = self._weights
-        if self._weights.dtype != self.precision.operands:
-            self._operand = self._buffer("weights", self._weights.shape, self.precision.operands)
+        if self._weights.dtype != self.operand_dtype:
+            self._operand = self._buffer("weights", self._weights.shape, self.operand_dtype)
             self._operand[...] = self._weights
         self.output = self._buffer("output", (len(inputs), self.n_neurons), self.output_dtype)
-        self._dot(inputs, self._operand, self.output, scale=self.input_scale)
-        self.backend.fuse(add_bias)(self.output, self._biases)
+        self.backend.dot(inputs, self._operand, self.output, self.input_scale, self.precision.tf32)
+        if self.adds_bias:
+            self.backend.fuse(add_bias)(self.output, self._biases)
         return self.output
 
     def backward(self, dvalues: Array) -> Array:
@@ -178,25 +182,25 @@ class Dense(Layer):
         dvalues = self.backend.check(dvalues, "dvalues")
         if dvalues.shape != self.output.shape:
             raise ValueError(f"dvalues must have the shape of output, {self.output.shape}, got {dvalues.shape}")
+        dvalues = dvalues.astype(self.operand_dtype, copy=False)
         self.backward_parameters(dvalues)
         self.add_penalty_gradients()
         return self.backward_inputs(dvalues)
 
     def backward_parameters(self, dvalues: Array) -> None:
-        """Set `dweights = inputsᵀ · dvalues` and `dbiases = Σ_rows dvalues`: the data's part alone."""
-        dvalues = self.backend.xp.asarray(dvalues, dtype=self.precision.operands)
-        self._dot(self.inputs.T, dvalues, self.dweights, scale=self.input_scale)
-        self._dot(self._ones(len(dvalues), dvalues.dtype)[None, :], dvalues, self.dbiases)
+        """Set `dweights = inputsᵀ · dvalues` and `dbiases = Σ_rows dvalues`: the data's part alone.
+
+        `dvalues` must be of the dtype of what enters a product.
+        """
+        dot, tf32 = self.backend.dot, self.precision.tf32
+        dot(self.inputs.T, dvalues, self.dweights, self.input_scale, tf32)
+        dot(self._ones(len(dvalues), dvalues.dtype).T, dvalues, self.dbiases, 1.0, tf32)
 
     def backward_inputs(self, dvalues: Array) -> Array:
-        """Set and return `dinputs = dvalues · weightsᵀ`."""
-        dvalues = self.backend.xp.asarray(dvalues, dtype=self.precision.operands)
+        """Set and return `dinputs = dvalues · weightsᵀ`, for `dvalues` as in `backward_parameters`."""
         self.dinputs = self._buffer("dinputs", (len(dvalues), self.n_inputs), dvalues.dtype)
-        self._dot(dvalues, self._operand.T, self.dinputs)
+        self.backend.dot(dvalues, self._operand.T, self.dinputs, 1.0, self.precision.tf32)
         return self.dinputs
-
-    def _dot(self, a: Array, b: Array, out: Array, scale: float = 1.0) -> None:
-        self.backend.dot(a, b, out, scale=scale, tf32=self.precision.tf32)
 
     def add_penalty_gradients(self) -> None:
         """Add the gradient of `regularization_loss` to `dweights` and `dbiases`."""

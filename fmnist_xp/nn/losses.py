@@ -27,10 +27,10 @@ def crossentropy_gradient(
 
 
 def softmax_crossentropy_gradient(
-    xp: Any, probabilities: Array, classes: Array, labels: Array, weight: float, dinputs: Array
+    xp: Any, probabilities: Array, classes: Array, labels: Array, dinputs: Array
 ) -> None:
-    """Write (ŷ − y) · weight to `dinputs`."""
-    xp.multiply(probabilities - (classes == labels), weight, out=dinputs)
+    """Write ŷ − y, the gradient of the samples' summed loss, to `dinputs`."""
+    xp.subtract(probabilities, classes == labels, out=dinputs)
 
 
 class CategoricalCrossentropy(Module):
@@ -44,7 +44,7 @@ class CategoricalCrossentropy(Module):
     def __init__(self, backend: Backend | None = None) -> None:
         """Compute on `backend`."""
         super().__init__(backend)
-        self.gradient_dtype: str | None = None  # of dinputs; None for that of the predictions
+        self.gradient_dtype: Any = None  # of dinputs; None for that of the predictions
         self._class_rows: dict[tuple[int, Any], Array] = {}
 
     def bind(self, backend: Backend) -> None:
@@ -56,14 +56,20 @@ class CategoricalCrossentropy(Module):
         """Return the class probabilities, given the output of a network's last layer: here the output itself."""
         return outputs
 
+    def true_probabilities(self, predictions: Array, labels: Array) -> Array:
+        """Return the probability given to the true class of each sample, (rows,)."""
+        predictions, labels = self._checked(predictions, labels)
+        return predictions[self.backend.xp.arange(len(labels)), labels]
+
+    def losses(self, true_probabilities: Array) -> Array:
+        """Return the loss of each sample, (rows,), from what `true_probabilities` gave."""
+        losses = self.backend.xp.empty_like(true_probabilities)
+        self.backend.fuse(crossentropy)(true_probabilities, CLIP, losses)
+        return losses
+
     def sample_losses(self, predictions: Array, labels: Array) -> Array:
         """Return the loss of each sample, (rows,)."""
-        xp = self.backend.xp
-        predictions, labels = self._checked(predictions, labels)
-        true_class = predictions[xp.arange(len(labels)), labels]
-        losses = self._buffer("losses", true_class.shape, true_class.dtype)
-        self.backend.fuse(crossentropy)(true_class, CLIP, losses)
-        return losses
+        return self.losses(self.true_probabilities(predictions, labels))
 
     def forward(self, predictions: Array, labels: Array) -> Array:
         """Return the loss of each sample, (rows,)."""
@@ -77,26 +83,18 @@ class CategoricalCrossentropy(Module):
         """Return the sum of the regularization losses of `layers`, as a scalar that stays on the device."""
         return sum((layer.regularization_loss() for layer in layers), start=0.0)
 
-    def correct(self, predictions: Array, labels: Array) -> Array:
-        """Return for each sample whether the class of the highest probability is the true one, (rows,) bool."""
-        predictions, labels = self._checked(predictions, labels)
-        return self.backend.xp.argmax(predictions, axis=1) == labels
-
     def backward(self, dvalues: Array, labels: Array, samples: int | None = None) -> Array:
         """Set and return `dinputs` (rows, classes) = −y/ŷ / samples, given ŷ as `dvalues`.
 
         `samples` is the number that the mean is over; by default the rows given.
         """
         predictions, labels = self._checked(dvalues, labels)
-        self.dinputs = self._gradient_buffer(predictions)
+        self.dinputs = self._buffer("dinputs", predictions.shape, self.gradient_dtype or predictions.dtype)
         weight = 1 / (samples or len(labels))
         self.backend.fuse(crossentropy_gradient)(
             predictions, self._classes(predictions, labels), labels[:, None], CLIP, weight, self.dinputs
         )
         return self.dinputs
-
-    def _gradient_buffer(self, predictions: Array) -> Array:
-        return self._buffer("dinputs", predictions.shape, self.gradient_dtype or predictions.dtype)
 
     def _classes(self, predictions: Array, labels: Array) -> Array:
         """Return the class indices as a row (1, classes) of the labels' dtype, made once."""
@@ -151,11 +149,12 @@ class SoftmaxCategoricalCrossentropy(CategoricalCrossentropy):
     def backward(self, dvalues: Array, labels: Array, samples: int | None = None) -> Array:
         """Set and return `dinputs` (rows, classes) = (ŷ − y) / samples, given ŷ (`output`) as `dvalues`."""
         probabilities, labels = self._checked(dvalues, labels)
-        self.dinputs = (
-            probabilities if self.reuse_buffers else self._buffer("dinputs", probabilities.shape, probabilities.dtype)
-        )
-        weight = 1 / (samples or len(labels))
-        self.backend.fuse(softmax_crossentropy_gradient)(
-            probabilities, self._classes(probabilities, labels), labels[:, None], weight, self.dinputs
-        )
+        dtype = self.gradient_dtype or probabilities.dtype
+        in_place = self.reuse_buffers and dtype == probabilities.dtype
+        self.dinputs = probabilities if in_place else self._buffer("dinputs", probabilities.shape, dtype)
+        classes = self._classes(probabilities, labels)
+        self.backend.fuse(softmax_crossentropy_gradient)(probabilities, classes, labels[:, None], self.dinputs)
+        samples = samples or len(labels)
+        if samples != 1:
+            self.backend.xp.multiply(self.dinputs, 1 / samples, out=self.dinputs)
         return self.dinputs

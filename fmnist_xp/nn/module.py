@@ -1,7 +1,8 @@
 """What layers and losses have in common: a backend and buffers."""
 
 import copy
-from typing import Self
+from collections.abc import Callable
+from typing import Any, Self
 
 from fmnist_xp.backend import Array, Backend, default_backend
 
@@ -33,20 +34,25 @@ class Module:
         twin._buffers = {}
         return twin
 
-    def _buffer(self, name: str, shape: tuple[int, ...], dtype: object) -> Array:
-        """Return an uninitialised array: the head of the buffer `name` in a replica, else a new one."""
-        if not self.reuse_buffers:
-            return self.backend.xp.empty(shape, dtype=dtype)
-        buffer = self._buffers.get(name)
-        if buffer is None or len(buffer) < shape[0] or buffer.shape[1:] != shape[1:] or buffer.dtype != dtype:
-            buffer = self._buffers[name] = self.backend.xp.empty(shape, dtype=dtype)
-        return buffer[: shape[0]]
+    def _buffer(
+        self, name: str, shape: tuple[int, ...], dtype: Any, fill: Callable[..., Array] | None = None
+    ) -> Array:
+        """Return an array of `shape`: the head of the buffer `name` in a replica, else a new one.
 
-    def _ones(self, count: int, dtype: object) -> Array:
-        """Return a vector of ones, (count,); a product with it is the fastest sum over rows or columns."""
+        `fill` is what makes it, by default `xp.empty`; in a replica it is called once.
+        """
+        fill = fill or self.backend.xp.empty
         if not self.reuse_buffers:
-            return self.backend.xp.ones(count, dtype=dtype)
-        ones = self._buffers.get("ones")
-        if ones is None or len(ones) < count or ones.dtype != dtype:
-            ones = self._buffers["ones"] = self.backend.xp.ones(count, dtype=dtype)
-        return ones[:count]
+            return fill(shape, dtype=dtype)
+        buffer = self._buffers.get(name)
+        if buffer is not None and buffer.dtype == dtype:
+            if buffer.shape == shape:
+                return buffer
+            if buffer.shape[1:] == shape[1:] and len(buffer) > shape[0]:
+                return buffer[: shape[0]]
+        self._buffers[name] = buffer = fill(shape, dtype=dtype)
+        return buffer
+
+    def _ones(self, count: int, dtype: Any) -> Array:
+        """Return a column of ones, (count, 1); a product with it is the fastest sum over rows or columns."""
+        return self._buffer("ones", (count, 1), dtype, self.backend.xp.ones)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from fmnist_xp.backend import Array, Backend, get_backend
-from fmnist_xp.nn.activations import Softmax
+from fmnist_xp.nn.activations import ReLU, Softmax
 from fmnist_xp.nn.layers import Dense, Layer
 from fmnist_xp.nn.losses import CategoricalCrossentropy, SoftmaxCategoricalCrossentropy
 
@@ -57,22 +57,18 @@ class Network:
             module.bind(self.backend)
         for layer in self.dense:
             layer.set_precision(self.dtype, wide_output=layer is self.dense[-1])
-        self.loss.gradient_dtype = self.precision.operands
-        size = sum(layer.size for layer in self.dense)
-        self.parameters = self.backend.xp.empty(size, dtype=self.precision.parameters)
+        self.loss.gradient_dtype = self.backend.xp.dtype(self.precision.operands)
+        ends = list(itertools.accumulate(layer.size for layer in self.dense))
+        self._parts = [slice(end - layer.size, end) for layer, end in zip(self.dense, ends, strict=True)]
+        self.parameters = self.backend.xp.empty(ends[-1], dtype=self.precision.parameters)
         self.gradients = self.backend.xp.zeros_like(self.parameters)
-        for layer, part, held in zip(self.dense, self._parts(), values, strict=True):
+        for layer, part, held in zip(self.dense, self._parts, values, strict=True):
             self.parameters[part] = self.backend.asarray(held, dtype=self.precision.parameters)
             layer.attach(self.parameters[part], self.gradients[part])
         if seed is not None:
             generator = self.backend.generator(seed)
             for layer in self.dense:
                 layer.draw(generator)
-
-    def _parts(self) -> list[slice]:
-        """Return the slice of the parameter vector that each Dense layer has."""
-        ends = [sum(layer.size for layer in self.dense[: i + 1]) for i in range(len(self.dense))]
-        return [slice(end - layer.size, end) for layer, end in zip(self.dense, ends, strict=True)]
 
     @property
     def n_inputs(self) -> int:
@@ -98,10 +94,16 @@ class Network:
         # A Dense layer never needs its own output again, so what follows it may write over that.
         for before, after in zip(twin.layers, [*twin.layers[1:], twin.loss], strict=True):
             after.overwrite_inputs = isinstance(before, Dense)
-        twin.gradients = self.backend.xp.empty_like(self.gradients)
-        for layer, part in zip(twin.dense, self._parts(), strict=True):
-            layer.attach_gradients(twin.gradients[part])
+            if isinstance(before, Dense) and isinstance(after, ReLU):
+                before.adds_bias, after.biases = False, before.biases
+        twin.attach_gradients(self.backend.xp.empty_like(self.gradients))
         return twin
+
+    def attach_gradients(self, gradients: Array) -> None:
+        """Make `gradients`, a vector like the present one, the memory of this network's gradients."""
+        self.gradients = gradients
+        for layer, part in zip(self.dense, self._parts, strict=True):
+            layer.attach_gradients(gradients[part])
 
     def forward(self, inputs: Array) -> Array:
         """Return the class probabilities (rows, classes) of `inputs` (rows, n_inputs)."""

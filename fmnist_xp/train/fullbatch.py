@@ -7,10 +7,10 @@ on any number of threads.
 
 import threading
 from collections.abc import Callable
-from typing import Any
 
 from fmnist_xp.backend import Array
 from fmnist_xp.nn.network import Network
+from fmnist_xp.train.ordered import OrderedSum
 
 
 class FullBatch:
@@ -43,9 +43,15 @@ class FullBatch:
             raise ValueError(f"block_rows must be at least 1, got {block_rows}")
         self.block_rows = block_rows or backend.block_rows(self.rows, row_bytes)
         self.blocks = [slice(i, min(i + self.block_rows, self.rows)) for i in range(0, self.rows, self.block_rows)]
+        if labels is not None:
+            self._true = backend.xp.empty(self.rows, dtype=network.parameters.dtype)
+            self._predicted = backend.xp.empty(self.rows, dtype="int64")
         self.workers = min(backend.threads, len(self.blocks))
-        # Twice as many replicas as workers, so that nobody waits while a slower neighbour's block is still due.
-        self._replicas = [network.replica() for _ in range(self.workers if self.workers == 1 else 2 * self.workers)]
+        self._replicas = [network.replica() for _ in range(self.workers)]
+        if len(self.blocks) == 1:
+            self._replicas[0].attach_gradients(network.gradients)  # nothing to add up
+        spare = [backend.xp.empty_like(network.gradients) for _ in range(self.workers if self.workers > 1 else 0)]
+        self._sum = OrderedSum(backend, network.gradients, spare)
 
     def compute_gradients(self, figures: bool = False) -> Array:
         """Set the network's `gradients` to those of data loss plus regularization loss over all rows.
@@ -54,101 +60,77 @@ class FullBatch:
         the device; else None, and neither logarithm nor argmax is computed.
         """
         network = self.network
-        xp = network.backend.xp
-        totals: Array = xp.zeros(3, dtype="float64") if figures else None
 
-        def work(replica: Network, block: slice) -> Array | None:
-            labels = self.labels[block]
+        def work(replica: Network, number: int) -> None:
+            block = self.blocks[number]
             probabilities = replica.forward(self.inputs[block])
-            # The gradient is written over the probabilities, so the figures come first.
-            sums = self._figures(replica, probabilities, labels) if figures else None
-            replica.backward(probabilities, labels, samples=1)
-            return sums
+            if figures:  # first, for the gradient is written over the probabilities
+                self._note(replica, probabilities, block)
+            replica.backward(probabilities, self.labels[block], samples=1)
+            free = self._sum.add(number, replica.gradients)
+            if free is not replica.gradients:
+                replica.attach_gradients(free)
 
-        def finish(replica: Network, sums: Array | None, first: bool) -> None:
-            if first:
-                network.gradients[...] = replica.gradients
-            else:
-                xp.add(network.gradients, replica.gradients, out=network.gradients)
-            if totals is not None:
-                totals[:2] += sums
-
-        self._run(work, finish)
-        if totals is not None:
-            totals[:2] /= self.rows
-            totals[2] = network.regularization_loss()
+        self._sum.start()
+        self._run(work)
+        totals = self._means(network.regularization_loss()) if figures else None
         # The mean is taken here and not in each block: sums of halves would vanish, divided by many rows.
-        xp.multiply(network.gradients, 1 / self.rows, out=network.gradients)
+        network.backend.xp.multiply(network.gradients, 1 / self.rows, out=network.gradients)
         network.add_penalty_gradients()
         return totals
 
     def compute_figures(self) -> Array:
         """Return [data loss, accuracy] over all rows as an array (2,) of float64 that stays on the device."""
-        totals = self.network.backend.xp.zeros(2, dtype="float64")
 
-        def work(replica: Network, block: slice) -> Array:
-            return self._figures(replica, replica.forward(self.inputs[block]), self.labels[block])
+        def work(replica: Network, number: int) -> None:
+            block = self.blocks[number]
+            self._note(replica, replica.forward(self.inputs[block]), block)
 
-        def finish(_replica: Network, sums: Array, _first: bool) -> None:
-            totals[...] += sums
-
-        self._run(work, finish)
-        return totals / self.rows
+        self._run(work)
+        return self._means()
 
     def compute_probabilities(self) -> Array:
         """Return the class probabilities of all rows, (rows, classes)."""
         network = self.network
         probabilities = network.backend.xp.empty((self.rows, network.n_classes), dtype=network.parameters.dtype)
 
-        def work(replica: Network, block: slice) -> None:
+        def work(replica: Network, number: int) -> None:
+            block = self.blocks[number]
             probabilities[block] = replica.forward(self.inputs[block])
 
-        self._run(work, lambda _replica, _result, _first: None)
+        self._run(work)
         return probabilities
 
-    @staticmethod
-    def _figures(replica: Network, probabilities: Array, labels: Array) -> Array:
-        """Return [sum of the losses, number of correct predictions] of a block as an array (2,) of float64."""
-        xp = replica.backend.xp
-        losses = replica.loss.sample_losses(probabilities, labels)
-        correct = replica.loss.correct(probabilities, labels)
-        return xp.stack([xp.sum(losses, dtype="float64"), xp.sum(correct, dtype="float64")])
+    def _note(self, replica: Network, probabilities: Array, block: slice) -> None:
+        """Keep of each sample of a block the probability of its true class, and the class of the highest one."""
+        self._true[block] = replica.loss.true_probabilities(probabilities, self.labels[block])
+        probabilities.argmax(axis=1, out=self._predicted[block])
 
-    def _run(self, work: Callable[[Network, slice], Any], finish: Callable[[Network, Any, bool], None]) -> None:
-        """Call `work(replica, block)` for every block on the workers, and `finish(replica, result, first)` in order.
+    def _means(self, *others: Array) -> Array:
+        """Return [mean loss, accuracy, *others] as an array of float64 that stays on the device."""
+        xp = self.network.backend.xp
+        losses = self.network.loss.losses(self._true)
+        correct = self._predicted == self.labels
+        return xp.stack([xp.mean(losses, dtype="float64"), xp.mean(correct, dtype="float64"), *others])
 
-        A replica is not used again before its block is finished. `finish` is never called twice at once.
-        """
-        indices = iter(range(len(self.blocks)))
-        free = list(self._replicas)
-        done: dict[int, tuple[Network, Any]] = {}
-        due = 0
+    def _run(self, work: Callable[[Network, int], None]) -> None:
+        """Call `work(replica, number)` for every block on the workers, each with a replica of its own."""
+        numbers = iter(range(len(self.blocks)))
+        lock = threading.Lock()
         failed = False
-        changed = threading.Condition()
 
-        def worker(_number: int) -> None:
-            nonlocal due, failed
+        def worker(index: int) -> None:
+            nonlocal failed
             try:
-                while True:
-                    with changed:
-                        changed.wait_for(lambda: free or failed)
-                        index = None if failed else next(indices, None)
-                        if index is None:
-                            return
-                        replica = free.pop()
-                    result = work(replica, self.blocks[index])
-                    with changed:
-                        done[index] = replica, result
-                        while due in done:
-                            finished, figures = done.pop(due)
-                            finish(finished, figures, due == 0)
-                            free.append(finished)
-                            due += 1
-                        changed.notify_all()
+                while not failed:
+                    with lock:
+                        number = next(numbers, None)
+                    if number is None:
+                        return
+                    work(self._replicas[index], number)
             except BaseException:
-                with changed:
-                    failed = True
-                    changed.notify_all()
+                failed = True
+                self._sum.abandon()
                 raise
 
         self.network.backend.map(worker, self.workers)

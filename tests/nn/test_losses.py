@@ -110,16 +110,10 @@ def test_labels_of_any_integer_dtype_and_one_hot_agree(kind: type[CategoricalCro
     predictions, labels = make_batch(rows=40)
     one_hot = np.eye(4, dtype=dtype)[labels]
     reference = kind()
-    losses, correct, dinputs = (
-        reference.sample_losses(predictions, labels),
-        reference.correct(predictions, labels),
-        reference.backward(predictions, labels),
-    )
-    assert 0 < correct.sum() < 40
+    losses, dinputs = reference.sample_losses(predictions, labels), reference.backward(predictions, labels)
     for given_labels in (labels.astype(dtype), one_hot, one_hot.tolist(), labels.tolist()):
         loss = kind()
         np.testing.assert_array_equal(loss.sample_losses(predictions, given_labels), losses)
-        np.testing.assert_array_equal(loss.correct(predictions, given_labels), correct)
         np.testing.assert_array_equal(loss.backward(predictions, given_labels), dinputs)
 
 
@@ -153,11 +147,13 @@ def test_order_of_rows_does_not_matter(kind: type[CategoricalCrossentropy], seed
     np.testing.assert_array_equal(permuted, loss.backward(predictions, labels)[order])
 
 
-def test_correct_by_hand() -> None:
-    predictions = np.array([[0.5, 0.3, 0.2], [0.4, 0.4, 0.2], [0.1, 0.2, 0.7]])
-    np.testing.assert_array_equal(
-        CategoricalCrossentropy().correct(predictions, np.array([0, 1, 2])), [True, False, True]
-    )
+def test_true_probabilities_and_their_losses_by_hand() -> None:
+    predictions, labels = np.array([[0.5, 0.3, 0.2], [0.4, 0.4, 0.2], [0.1, 0.2, 0.7]]), np.array([0, 1, 2])
+    loss = CategoricalCrossentropy()
+    np.testing.assert_array_equal(loss.true_probabilities(predictions, labels), [0.5, 0.4, 0.7])
+    expected = [0.6931471805599453, 0.916290731874155, 0.35667494393873245]  # ln 2, ln 2.5, ln 10/7
+    np.testing.assert_allclose(loss.losses(np.array([0.5, 0.4, 0.7])), expected, rtol=1e-15)
+    np.testing.assert_allclose(loss.sample_losses(predictions, labels), expected, rtol=1e-15)
 
 
 def test_regularization_loss_is_the_sum_over_layers() -> None:

@@ -128,13 +128,13 @@ def test_figures_are_computed_only_when_asked_for(monkeypatch: pytest.MonkeyPatc
     class Counting(CategoricalCrossentropy):
         """Notes what is asked of it."""
 
-        def sample_losses(self, predictions: Any, labels: Any) -> Any:
-            calls.append("loss")
-            return super().sample_losses(predictions, labels)
+        def true_probabilities(self, predictions: Any, labels: Any) -> Any:
+            calls.append(f"{len(labels)} true")
+            return super().true_probabilities(predictions, labels)
 
-        def correct(self, predictions: Any, labels: Any) -> Any:
-            calls.append("correct")
-            return super().correct(predictions, labels)
+        def losses(self, true_probabilities: Any) -> Any:
+            calls.append(f"{len(true_probabilities)} losses")
+            return super().losses(true_probabilities)
 
     network = Network([Dense(6, 4), Softmax()], Counting(), CpuBackend(1), seed=1, dtype="float64")
     monkeypatch.setattr(network, "regularization_loss", lambda: calls.append("penalty") or 0.0)
@@ -142,7 +142,7 @@ def test_figures_are_computed_only_when_asked_for(monkeypatch: pytest.MonkeyPatc
     assert batch.compute_gradients() is None
     assert calls == []
     assert batch.compute_gradients(figures=True) is not None
-    assert sorted(calls) == ["correct", "correct", "loss", "loss", "penalty"]
+    assert sorted(calls) == ["11 true", "12 true", "23 losses", "penalty"]
 
 
 def test_parameters_inputs_and_labels_stay_as_they_are() -> None:
@@ -217,22 +217,22 @@ def test_order_of_finishing_does_not_change_the_bits(late: int, monkeypatch: pyt
     np.testing.assert_array_equal(figures, expected)
 
 
-def test_slowest_block_first_holds_no_more_replicas_than_promised(monkeypatch: pytest.MonkeyPatch) -> None:
-    # With two workers there are four replicas. Block 0 stays on until nobody has a replica left to go on with.
+def test_slowest_block_first_holds_no_more_gradients_than_promised(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Two workers share four vectors of gradients. Block 0 stays on until the other worker has no spare one left.
     X, y = make_batch()
     others_done = threading.Event()
     used: set[int] = set()
-    forward = Network.forward
+    backward = Network.backward
 
-    def forward_with_a_late_block(network: Network, inputs: Any) -> Any:
-        used.add(id(network))
-        if np.shares_memory(inputs, X[:2]):
-            assert others_done.wait(TIMEOUT)
-        elif len(used) == 4:
+    def backward_with_a_late_block(network: Network, *arguments: Any, **options: Any) -> None:
+        used.add(network.gradients.ctypes.data)
+        if len(used) == 4:
             others_done.set()
-        return forward(network, inputs)
+        if np.shares_memory(network.dense[0].inputs, X[:2]):
+            assert others_done.wait(TIMEOUT)
+        backward(network, *arguments, **options)
 
-    monkeypatch.setattr(Network, "forward", forward_with_a_late_block)
+    monkeypatch.setattr(Network, "backward", backward_with_a_late_block)
     network = make_network(threads=2)
     batch = FullBatch(network, X, y, 2)
     held_to_time(batch.compute_gradients)
@@ -244,11 +244,10 @@ def test_slowest_block_first_holds_no_more_replicas_than_promised(monkeypatch: p
 
 
 @pytest.mark.parametrize(
-    ("threads", "block_rows", "workers", "replicas"),
-    [(1, 4, 1, 1), (2, 4, 2, 4), (4, 12, 2, 4), (4, 23, 1, 1), (4, 8, 3, 6), (3, 100, 1, 1)],
+    ("threads", "block_rows", "workers"), [(1, 4, 1), (2, 4, 2), (4, 12, 2), (4, 23, 1), (4, 8, 3), (3, 100, 1)]
 )
-def test_workers_never_exceed_blocks_and_replicas_are_twice_the_workers(
-    threads: int, block_rows: int, workers: int, replicas: int, monkeypatch: pytest.MonkeyPatch
+def test_each_worker_has_one_replica_and_workers_never_exceed_blocks(
+    threads: int, block_rows: int, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[Network] = []
     replica = Network.replica
@@ -256,7 +255,16 @@ def test_workers_never_exceed_blocks_and_replicas_are_twice_the_workers(
     batch = FullBatch(make_network(threads), *make_batch(), block_rows=block_rows)
     batch.compute_gradients()
     assert batch.workers == workers
-    assert len(made) == replicas
+    assert len(made) == workers
+
+
+def test_single_block_writes_its_gradient_where_it_belongs() -> None:
+    network = make_network()
+    X, y = make_batch()
+    batch = FullBatch(network, X, y, ROWS)
+    for _ in range(2):
+        batch.compute_gradients()
+        np.testing.assert_allclose(network.gradients, one_pass(network, X, y)[0], rtol=1e-10, atol=1e-14)
 
 
 @pytest.mark.parametrize("block_rows", [1, 5, 23, 24])

@@ -1,0 +1,166 @@
+"""What CPU and GPU have in common: the choice of a device, arrays, fused formulas, products."""
+
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from parity.standin import StandInCupy
+
+from fmnist_xp.backend import Backend, CpuBackend, CudaBackend, default_backend, get_backend
+from fmnist_xp.errors import DeviceError
+from fmnist_xp.nn import ReLU
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def backend(request: pytest.FixtureRequest) -> Backend:
+    return CpuBackend(1) if request.param == "cpu" else CudaBackend(cupy=StandInCupy())
+
+
+@pytest.fixture
+def cuda() -> CudaBackend:
+    return CudaBackend(cupy=StandInCupy())
+
+
+# get_backend
+
+
+def test_cpu_by_name() -> None:
+    backend = get_backend("cpu", threads=3)
+    assert isinstance(backend, CpuBackend)
+    assert (backend.name, backend.threads, backend.xp) == ("cpu", 3, np)
+    assert backend.device_name
+    assert repr(backend) == f"<CpuBackend cpu: {backend.device_name}>"
+
+
+def test_backend_is_returned_as_it_is() -> None:
+    backend = CpuBackend(1)
+    assert get_backend(backend) is backend
+
+
+@pytest.mark.parametrize(("device", "index"), [("cuda", 0), ("cuda:0", 0), ("cuda:1", 1)])
+def test_cuda_by_name(monkeypatch: pytest.MonkeyPatch, device: str, index: int) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", StandInCupy(devices=2))
+    backend = get_backend(device)
+    assert isinstance(backend, CudaBackend)
+    assert backend.name == f"cuda:{index}"
+
+
+def test_auto_is_cuda_where_it_answers_else_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", StandInCupy())
+    assert get_backend("auto").name == "cuda:0"
+    monkeypatch.setitem(sys.modules, "cupy", StandInCupy(devices=0))
+    backend = get_backend("auto", threads=2)
+    assert (backend.name, backend.threads) == ("cpu", 2)
+
+
+@pytest.mark.parametrize("device", ["", "gpu", "CPU", "cpu:0", "cuda:", "cuda:-1", "cuda:one", "cuda0", "auto:1"])
+def test_other_names_are_refused(device: str) -> None:
+    with pytest.raises(ValueError, match=f"^device must be auto, cpu, cuda or cuda:<index>, got '{device}'$"):
+        get_backend(device)
+
+
+def test_default_backend_is_one_cpu_backend() -> None:
+    assert default_backend() is default_backend()
+    assert isinstance(default_backend(), CpuBackend)
+
+
+def test_installed_cupy_without_a_driver_is_refused_and_auto_is_the_cpu() -> None:
+    cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
+    if cupy.is_available():
+        pytest.skip("a GPU is here")
+    with pytest.raises(DeviceError, match=r"^a CUDA device was asked for, .* use --device cpu$"):
+        get_backend("cuda")
+    assert get_backend("auto").name == "cpu"
+
+
+# Arrays
+
+
+def test_arrays_come_and_go_unchanged(backend: Backend) -> None:
+    values = np.arange(6, dtype="float64").reshape(2, 3)
+    array = backend.asarray(values.T, dtype="float32")
+    assert isinstance(array, backend.xp.ndarray)
+    assert array.flags.c_contiguous
+    assert array.dtype == np.float32
+    back = backend.to_host(array)
+    assert type(back) is np.ndarray
+    np.testing.assert_array_equal(back, values.T)
+    assert backend.asarray(array) is array
+    backend.synchronize()
+
+
+def test_check_takes_arrays_of_the_device_and_lists(cuda: CudaBackend) -> None:
+    array = cuda.asarray([1.0])
+    assert cuda.check(array, "x") is array
+    assert isinstance(cuda.check([1, 2], "x"), cuda.xp.ndarray)
+    np.testing.assert_array_equal(CpuBackend(1).check(((1, 2), (3, 4)), "x"), [[1, 2], [3, 4]])
+
+
+def test_check_refuses_an_array_of_another_device_with_the_cure(cuda: CudaBackend) -> None:
+    message = (
+        r"^inputs is a numpy\.ndarray, but this object computes on cuda:0 with cupy arrays: "
+        r"pass backend\.asarray\(inputs\)$"
+    )
+    with pytest.raises(ValueError, match=message):
+        ReLU(cuda).forward(np.ones((1, 1)))
+
+
+def test_generator_is_numpys_on_every_device(cuda: CudaBackend) -> None:
+    expected = np.random.default_rng(5).standard_normal(4)
+    for backend in (cuda, CpuBackend(1)):
+        np.testing.assert_array_equal(backend.generator(5).standard_normal(4), expected)
+
+
+# Formulas and products
+
+
+def shift(xp: Any, values: Any, by: float, count: int, output: Any) -> None:
+    """Write values + by + count to `output`."""
+    assert by.dtype == values.dtype  # type: ignore[attr-defined]
+    xp.add(values, by + count, out=output)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_fused_formula_takes_python_floats_in_the_arrays_dtype(backend: Backend, dtype: str) -> None:
+    values = backend.asarray([1, 2], dtype=dtype)
+    output = backend.xp.empty_like(values)
+    backend.fuse(shift)(values, 0.1, 2, output)
+    expected = np.array([1, 2], dtype=dtype) + (np.dtype(dtype).type(0.1) + 2)
+    np.testing.assert_array_equal(backend.to_host(output), expected)
+
+
+def test_formula_is_compiled_once_under_its_name(cuda: CudaBackend) -> None:
+    values = cuda.asarray([1.0])
+    for _ in range(2):
+        cuda.fuse(shift)(values, 0.5, 1, values)
+    assert cuda.fuse(shift) is cuda.fuse(shift)
+    assert (cuda.xp.fused, cuda.xp.kernels) == (["shift"], ["shift", "shift"])
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4), (1, 3, 4), (2, 1, 4), (2, 3, 1), (1, 1, 1)])
+@pytest.mark.parametrize("turned", [(False, False), (True, False), (False, True), (True, True)])
+@pytest.mark.parametrize(("dtype", "scale"), [("float32", 1.0), ("float64", 1.0), ("float64", 0.3)])
+def test_dot_is_the_product(
+    backend: Backend, shape: tuple[int, int, int], turned: tuple[bool, bool], dtype: str, scale: float
+) -> None:
+    generator = np.random.default_rng(0)
+    m, k, n = shape
+    a, b = (generator.standard_normal(size).astype(dtype) for size in ((m, k), (k, n)))
+    operands = [
+        backend.asarray(matrix.T).T if turn else backend.asarray(matrix)
+        for matrix, turn in zip((a, b), turned, strict=True)
+    ]
+    out = backend.xp.empty((m, n), dtype=dtype)
+    backend.dot(*operands, out, scale=scale)
+    np.testing.assert_allclose(backend.to_host(out), scale * (a @ b), rtol=1e-5 if dtype == "float32" else 1e-13)
+
+
+def test_unknown_precision_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^dtype must be one of float32, float64, tf32, float16, got 'int8'$"):
+        CpuBackend(1).precision("int8")
+
+
+def test_other_errors_pass_through_computing(backend: Backend) -> None:
+    with pytest.raises(ArithmeticError, match="mine"), backend.computing():
+        raise ArithmeticError("mine")

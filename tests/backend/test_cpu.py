@@ -1,0 +1,165 @@
+"""NumPy on the CPU: threads, blocks, precisions."""
+
+import signal
+import threading
+import time
+
+import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from fmnist_xp.backend import CpuBackend
+from fmnist_xp.errors import DeviceError
+from fmnist_xp.model import Sequential
+from fmnist_xp.nn import Dense
+
+
+@pytest.mark.parametrize("dtype", ["tf32", "float16"])
+def test_cpu_says_which_precisions_it_has(dtype: str) -> None:
+    message = rf"^cpu \(.+\) does not compute in {dtype}: use float32 or float64$"
+    with pytest.raises(DeviceError, match=message):
+        Sequential([Dense(6, 4)], backend=CpuBackend(1), dtype=dtype)
+    with pytest.raises(DeviceError, match=message):
+        Dense(6, 4, dtype=dtype, backend=CpuBackend(1))
+
+
+def test_threads_are_the_usable_cores_unless_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fmnist_xp.backend.cpu.usable_cores", lambda: 7)
+    assert CpuBackend().threads == 7
+    assert CpuBackend(2).threads == 2
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_fewer_threads_than_one_are_refused(threads: int) -> None:
+    with pytest.raises(ValueError, match=f"threads must be at least 1, got {threads}"):
+        CpuBackend(threads)
+
+
+@pytest.mark.parametrize(
+    ("rows", "row_bytes", "expected"),
+    [
+        (60_000, 1104, 1024),
+        (60_000, 2128, 640),
+        (60_000, 1560, 896),
+        (60_000, 100_000, 256),
+        (100, 1000, 100),
+        (5, 0, 5),
+    ],
+)
+def test_cpu_block_fills_the_cache_in_multiples_of_64_rows(rows: int, row_bytes: int, expected: int) -> None:
+    assert CpuBackend(1).block_rows(rows, row_bytes) == expected
+
+
+def blas_threads() -> set[int]:
+    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+
+def test_blas_has_one_thread_while_computing() -> None:
+    before = blas_threads()
+    with CpuBackend(2).computing():
+        assert blas_threads() <= {1}
+    assert blas_threads() == before
+
+
+def test_blas_is_held_to_one_thread_until_the_last_of_two_trainings_ends() -> None:
+    before = blas_threads()
+    if before <= {1}:
+        pytest.skip("BLAS has one thread here anyway")
+    first, second = CpuBackend(1).computing(), CpuBackend(1).computing()
+    try:
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert blas_threads() <= {1}
+        second.__exit__(None, None, None)
+        assert blas_threads() == before
+    finally:
+        threadpool_limits(max(before), user_api="blas")
+
+
+def test_full_memory_of_the_cpu_is_told() -> None:
+    with (
+        pytest.raises(DeviceError, match=r"^the CPU's memory is full \(no room\): use fewer rows"),
+        CpuBackend(1).computing(),
+    ):
+        raise MemoryError("no room")
+
+
+def test_cpu_marks_are_seconds_of_a_clock() -> None:
+    backend = CpuBackend(1)
+    assert backend.seconds_between([1.0, 1.5, 4.0]) == [0.5, 2.5]
+    assert backend.seconds_between([1.0]) == []
+    first, second = backend.mark(), backend.mark()
+    assert second >= first
+
+
+def test_peak_memory_of_the_cpu_is_that_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fmnist_xp.backend.cpu.peak_resident_bytes", lambda: 12345)
+    assert CpuBackend(1).peak_memory() == 12345
+
+
+@pytest.mark.parametrize(("threads", "workers"), [(1, 1), (1, 3), (3, 1), (3, 3), (2, 5)])
+def test_map_calls_every_worker_once(threads: int, workers: int) -> None:
+    called: list[int] = []
+    CpuBackend(threads).map(called.append, workers)
+    assert sorted(called) == list(range(workers))
+
+
+def test_map_runs_workers_at_once() -> None:
+    together = threading.Barrier(3, timeout=60)
+    passed: list[int] = []
+
+    def work(number: int) -> None:
+        together.wait()
+        passed.append(number)
+
+    CpuBackend(3).map(work, 3)
+    assert sorted(passed) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_map_raises_what_a_worker_raises(threads: int) -> None:
+    def work(number: int) -> None:
+        if number == 1:
+            raise ArithmeticError("worker 1")
+
+    with pytest.raises(ArithmeticError, match="worker 1"):
+        CpuBackend(threads).map(work, 2)
+
+
+def test_map_waits_for_all_workers_also_where_one_fails() -> None:
+    done: list[int] = []
+    failed = threading.Event()
+
+    def work(number: int) -> None:
+        if number == 0:
+            failed.set()
+            raise ArithmeticError("worker 0")
+        assert failed.wait(60)
+        time.sleep(0.1)
+        done.append(number)
+
+    with pytest.raises(ArithmeticError):
+        CpuBackend(2).map(work, 2)
+    assert done == [1]
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="sends a signal to one thread, as POSIX can")
+@pytest.mark.usefixtures("sigint")
+def test_map_waits_for_all_workers_also_where_the_caller_is_interrupted() -> None:
+    # Else a second Ctrl-C would leave threads writing to the network that the user has in hand.
+    done: list[int] = []
+    started = threading.Event()
+
+    def work(number: int) -> None:
+        if number == 1:
+            started.set()
+        else:
+            assert started.wait(60)
+            time.sleep(0.1)
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        time.sleep(0.2)
+        done.append(number)
+
+    with pytest.raises(KeyboardInterrupt):
+        CpuBackend(2).map(work, 2)
+    assert sorted(done) == [0, 1]

@@ -1,0 +1,282 @@
+"""CuPy on a GPU, on the stand-in for it: faults, precisions, memory, waiting."""
+
+import builtins
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from parity.standin import CUDARuntimeError, OutOfMemoryError, StandInCupy
+from parity.standin.cuda import COMPUTE_32F, COMPUTE_64F, COMPUTE_TF32
+
+from fmnist_xp.backend import CpuBackend, CudaBackend, cuda_version, import_cupy
+from fmnist_xp.errors import DeviceError
+from fmnist_xp.model import Sequential, load
+from fmnist_xp.nn import Dense, Layer, ReLU, Softmax
+from fmnist_xp.optim import SGD
+
+GIB = 2**30
+
+
+@pytest.fixture
+def cuda() -> CudaBackend:
+    return CudaBackend(cupy=StandInCupy())
+
+
+# What can be wrong with CUDA
+
+
+def import_failing_with(error: Exception) -> Callable[..., Any]:
+    real_import = builtins.__import__
+
+    def failing_import(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == "cupy":
+            raise error
+        return real_import(name, *args, **kwargs)
+
+    return failing_import
+
+
+INSTALL = r'pip install "fmnist-xp\[cuda\]" for CUDA 12, "fmnist-xp\[cuda13\]" for CUDA 13'
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ModuleNotFoundError("No module named 'cupy'"), f"CuPy is not installed: {INSTALL}, or use --device cpu"),
+        (ImportError("\n=====\nlibcuda: not found\n====="), rf"CuPy does not load \(libcuda: not found\): {INSTALL}"),
+        (ImportError(), rf"CuPy does not load \(no reason given\): {INSTALL}"),
+    ],
+)
+def test_cupy_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch, error: Exception, message: str) -> None:
+    monkeypatch.setattr(builtins, "__import__", import_failing_with(error))
+    with pytest.raises(DeviceError, match=f"^a CUDA device was asked for, but {message}") as caught:
+        import_cupy()
+    assert "\n" not in str(caught.value)
+
+
+FAULTS: dict[str, tuple[int, dict[str, Any], str]] = {
+    "no driver": (0, {"driver": 0}, "but no NVIDIA driver answers: install the driver .* or use --device cpu"),
+    "driver that fails": (
+        0,
+        {"driver": CUDARuntimeError("boom")},
+        "but no NVIDIA driver answers: install the driver",
+    ),
+    "no device": (
+        0,
+        {"devices": 0},
+        r"driver \(CUDA 12\.4\) finds no GPU: check nvidia-smi and CUDA_VISIBLE_DEVICES",
+    ),
+    "devices that fail": (
+        0,
+        {"devices": CUDARuntimeError("cudaErrorNoDevice: none")},
+        r"driver \(CUDA 12\.4\) offers none to CuPy 14\.2\.0 \(cudaErrorNoDevice: none\): check nvidia-smi",
+    ),
+    "index, one device": (1, {}, "device cuda:1 was asked for, but there is only 1 CUDA device: use cuda:0$"),
+    "index, two devices": (2, {"devices": 2}, "but there are only 2 CUDA devices: use cuda:0 to cuda:1$"),
+    "cannot compute": (
+        0,
+        {"failure": RuntimeError("  no NVRTC\nmore")},
+        rf"CuPy 14\.2\.0 found cuda:0 but cannot compute on it \(no NVRTC\): {INSTALL}, or use --device cpu$",
+    ),
+    "cannot compute, no reason": (0, {"failure": KeyError()}, r"cannot compute on it \(KeyError\)"),
+}
+
+
+@pytest.mark.parametrize(("index", "stand_in", "message"), FAULTS.values(), ids=FAULTS)
+def test_fault_of_cuda_is_told_in_one_line_with_what_to_do(
+    index: int, stand_in: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(DeviceError, match=message) as caught:
+        CudaBackend(index, cupy=StandInCupy(**stand_in))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("number", "version"), [(12040, "12.4"), (13000, "13.0"), (11080, "11.8")])
+def test_cuda_version_in_words(number: int, version: str) -> None:
+    assert cuda_version(number) == version
+
+
+def test_full_memory_of_the_gpu_is_told_with_figures() -> None:
+    backend = CudaBackend(cupy=StandInCupy(memory=(GIB // 2, 10 * GIB)))
+    message = (
+        r"^cuda:0 \(Stand-in GPU\) is out of memory, 0\.5 of 10\.0 GiB free: "
+        r"use fewer rows, narrower layers or float32 \(allocating 8 bytes\)$"
+    )
+    with pytest.raises(DeviceError, match=message), backend.computing():
+        raise OutOfMemoryError("allocating 8 bytes\nat length")
+
+
+def test_memory_that_runs_out_in_training_is_told(cuda: CudaBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Sequential([Dense(6, 4)], backend=cuda, seed=1)
+    monkeypatch.setattr(cuda.xp, "failure", OutOfMemoryError("allocating 8 bytes"))
+    with pytest.raises(DeviceError, match=r"out of memory, 8\.0 of 10\.0 GiB free"):
+        model.fit(np.ones((5, 6)), np.zeros(5, dtype=int), epochs=1, verbose=False)
+
+
+# Products and precisions
+
+
+def test_halves_are_summed_in_float32(cuda: CudaBackend) -> None:
+    # In half precision 2048 + 1 is 2048.
+    ones = cuda.asarray(np.ones((1, 3000)), dtype="float16")
+    out = cuda.xp.empty((1, 1), dtype="float32")
+    cuda.dot(ones, ones.T, out)
+    np.testing.assert_array_equal(cuda.to_host(out), [[3000]])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tf32", "compute"),
+    [
+        ("float32", False, COMPUTE_32F),
+        ("float32", True, COMPUTE_TF32),
+        ("float64", False, COMPUTE_64F),
+        ("float64", True, COMPUTE_64F),
+    ],
+)
+def test_tf32_is_used_only_where_asked_for(cuda: CudaBackend, dtype: str, tf32: bool, compute: int) -> None:
+    ones = cuda.asarray(np.ones((2, 2)), dtype=dtype)
+    cuda.dot(ones, ones, cuda.xp.empty_like(ones), tf32=tf32)
+    assert cuda.xp.products == [compute]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "tf32"])
+def test_model_multiplies_in_its_precision(cuda: CudaBackend, dtype: str) -> None:
+    model = Sequential([Dense(6, 5), ReLU(), Dense(5, 4)], backend=cuda, seed=1, dtype=dtype)
+    model.predict_proba(np.ones((3, 6)))
+    assert model.parameters.dtype == np.float32
+    assert (COMPUTE_TF32 in cuda.xp.products) == (dtype == "tf32")
+
+
+@pytest.mark.parametrize(
+    ("major", "lacking"), [(6, ["tf32", "float16"]), (7, ["tf32"]), (8, [])], ids=["Pascal", "Volta", "Ampere"]
+)
+def test_precisions_are_those_of_the_gpu(major: int, lacking: list[str]) -> None:
+    backend = CudaBackend(cupy=StandInCupy(major=major))
+    assert {"float32", "float64", "tf32", "float16"} - set(backend.precisions) == set(lacking)
+    for name in backend.precisions:
+        assert backend.precision(name).parameters == ("float64" if name == "float64" else "float32")
+    for name in lacking:
+        with pytest.raises(
+            DeviceError, match=rf"^cuda:0 \(Stand-in GPU\) does not compute in {name}: use float32 or"
+        ):
+            backend.precision(name)
+
+
+def make_half(cuda: CudaBackend, dtype: str = "float16") -> Sequential:
+    layers: list[Layer] = [Dense(20, 16, 0.0, 1e-4), ReLU(), Dense(16, 8), ReLU(), Dense(8, 4)]
+    model = Sequential(layers, backend=cuda, dtype=dtype)
+    model.parameters[...] = cuda.asarray(0.3 * np.random.default_rng(0).standard_normal(model.parameters.shape))
+    return model
+
+
+def make_rows(pixels: bool) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(1)
+    values = generator.integers(0, 256, (200, 20)) if pixels else generator.uniform(0, 255, (200, 20))
+    rows = ((values - 127.5) / 127.5).astype("float32")
+    return rows, rows[:, :4].argmax(axis=1)
+
+
+@pytest.mark.parametrize("pixels", [True, False], ids=["pixels", "other rows"])
+def test_training_in_half_precision_follows_float32(cuda: CudaBackend, pixels: bool) -> None:
+    X, y = make_rows(pixels)
+    half, single = make_half(cuda), make_half(cuda, "float32")
+    losses = [m.fit(X, y, epochs=21, optimizer=SGD(0.3), verbose=False).loss for m in (half, single)]
+    np.testing.assert_allclose(*losses, rtol=5e-3)
+    assert losses[0][-1] < 0.9 * losses[0][0]
+    assert losses[0] != losses[1]
+    np.testing.assert_allclose(half.predict_proba(X), single.predict_proba(X), atol=0.01)
+
+
+def test_pixels_are_exact_in_half_precision(cuda: CudaBackend) -> None:
+    # One Dense whose weights are exact in half precision: with exact inputs only float32's own rounding is left.
+    X, _ = make_rows(pixels=True)
+    models = [Sequential([Dense(20, 4)], backend=cuda, dtype=dtype) for dtype in ("float16", "float32")]
+    for model in models:
+        model.parameters[...] = cuda.asarray(np.random.default_rng(0).integers(-8, 9, model.parameters.shape) / 16)
+    half, single = (model.predict_proba(X) for model in models)
+    np.testing.assert_allclose(half, single, rtol=1e-5)
+
+
+def test_layers_by_hand_see_the_rows_as_they_are_after_a_prediction(cuda: CudaBackend) -> None:
+    X, _ = make_rows(pixels=True)
+    model = make_half(cuda)
+    predicted = model.predict_proba(X)
+    np.testing.assert_allclose(cuda.to_host(model.forward(cuda.asarray(X))), predicted, atol=0.01)
+
+
+@pytest.mark.parametrize("dtype", ["tf32", "float16"])
+def test_model_trained_in_a_gpus_precision_is_loaded_on_the_cpu(
+    cuda: CudaBackend, dtype: str, tmp_path: Path
+) -> None:
+    model = make_half(cuda, dtype)
+    model.save(tmp_path / "model.safetensors")
+    loaded = load(tmp_path / "model.safetensors", backend=CpuBackend(1))
+    np.testing.assert_array_equal(loaded.parameters, cuda.to_host(model.parameters))
+
+
+def test_softmax_alone_computes_on_the_stand_in(cuda: CudaBackend) -> None:
+    softmax = Softmax(cuda)
+    output = softmax.forward(cuda.asarray(np.log([[1.0, 3.0]])))
+    assert isinstance(output, cuda.xp.ndarray)
+    np.testing.assert_allclose(cuda.to_host(output), [[0.25, 0.75]])
+
+
+# The device
+
+
+@pytest.mark.parametrize("name", [b"Stand-in GPU", "Stand-in GPU"])
+def test_cuda_names_its_hardware(name: str | bytes) -> None:
+    backend = CudaBackend(1, cupy=StandInCupy(devices=2, name=name))
+    assert repr(backend) == "<CudaBackend cuda:1: Stand-in GPU>"
+    assert backend.threads == 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "row_bytes", "expected"),
+    [
+        (1000, 1024, 1000),  # 0.7 · (8 + 2) GiB hold them all
+        (1000, 7 * 2**20, 1000),  # 7000 MiB just do
+        (1000, 15 * 2**19, 500),  # 7500 MiB of 7168: two blocks
+        (1000, 10 * 2**20, 500),
+        (1001, 10 * 2**20, 501),
+        (10, 100 * GIB, 1),
+        (0, 1024, 1),
+    ],
+)
+def test_cuda_takes_all_rows_or_as_few_equal_blocks_as_fit(
+    cuda: CudaBackend, rows: int, row_bytes: int, expected: int
+) -> None:
+    assert cuda.block_rows(rows, row_bytes) == expected
+
+
+def test_device_is_current_while_computing(cuda: CudaBackend) -> None:
+    device = cuda._device
+    with cuda.computing():
+        assert device.entered == 1
+    assert device.entered == 0
+
+
+def test_waiting_is_for_the_device(cuda: CudaBackend) -> None:
+    before = cuda._device.waits
+    cuda.synchronize()
+    assert cuda._device.waits == before + 1
+
+
+def test_cuda_marks_are_events_and_only_the_last_is_waited_for(cuda: CudaBackend) -> None:
+    marks = [cuda.mark() for _ in range(3)]
+    assert cuda.seconds_between(marks) == [1.0, 1.0]
+    assert [mark.waits for mark in marks] == [0, 0, 1]
+    assert cuda.seconds_between(marks[:1]) == []
+    assert cuda.seconds_between([]) == []
+
+
+def test_peak_memory_of_the_gpu_is_its_pools(cuda: CudaBackend) -> None:
+    assert cuda.peak_memory() == 3 * GIB
+
+
+def test_cuda_has_one_worker_after_another(cuda: CudaBackend) -> None:
+    called: list[int] = []
+    cuda.map(called.append, 3)
+    assert called == [0, 1, 2]

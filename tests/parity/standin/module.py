@@ -1,0 +1,254 @@
+"""The stand-in's module: its functions, its fusion, and what it counts."""
+
+import functools
+import os
+import sys
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+from parity.standin.arrays import DeviceArray, Memory, Scalar
+from parity.standin.cuda import make_cuda
+from parity.standin.fusion import FusedVariable, Kernel
+from parity.standin.tables import CONSTANTS, CREATION, ELEMENTWISE, FUNCTIONS, TYPES, UFUNCS, check_arguments
+
+GIB = 2**30
+COUNTED = (
+    *("synchronisations", "implicit", "transfers_to_device", "transfers_to_host"),
+    *("allocations", "kernels", "fused", "products"),
+)
+HERE = str(Path(__file__).parent) + os.sep
+
+
+class StandInCupy(ModuleType):
+    """CuPy as far as the tables go, computing with NumPy; see the package for what it refuses and counts.
+
+    Parameters
+    ----------
+    driver, devices
+        The driver's version and the number of devices, or the exception that asking for it raises.
+    memory
+        Free and total bytes of each device.
+    pool
+        Free and total bytes of the memory pool.
+    name, major
+        The devices' name, and the first number of their compute capability.
+    failure
+        What every product raises; None for products that succeed. May be changed later.
+    """
+
+    __version__ = "14.2.0"
+    ndarray = DeviceArray
+
+    def __init__(
+        self,
+        driver: int | Exception = 12040,
+        devices: int | Exception = 1,
+        memory: tuple[int, int] = (8 * GIB, 10 * GIB),
+        pool: tuple[int, int] = (2 * GIB, 3 * GIB),
+        name: str | bytes = b"Stand-in GPU",
+        major: int = 9,
+        failure: Exception | None = None,
+    ) -> None:
+        super().__init__("cupy")
+        self.failure = failure
+        self.synchronisations: list[str] = []
+        self.implicit: list[str] = []
+        self.transfers_to_device: list[str] = []
+        self.transfers_to_host: list[str] = []
+        self.allocations: list[str] = []
+        self.kernels: list[str] = []
+        self.fused: list[str] = []
+        self.products: list[int] = []
+        self.events = 0
+        self.cuda = make_cuda(self, driver, devices, memory, name, major)
+        self._pool = SimpleNamespace(free_bytes=lambda: pool[0], total_bytes=lambda: pool[1])
+        self._memory: weakref.WeakSet[Memory] = weakref.WeakSet()
+        self._kernel: Kernel | None = None  # the fused function under way
+        for function in UFUNCS:
+            inputs = ("x", "x1 x2")[getattr(np, function).nin - 1]
+            self._define(function, self._elementwise, f"{inputs} out | dtype")
+        for table, call in ((ELEMENTWISE, self._elementwise), (CREATION, self._create), (FUNCTIONS, self._call)):
+            for function, text in table.items():
+                self._define(function, call, text)
+        for constant in (*TYPES, *CONSTANTS):
+            setattr(self, constant, getattr(np, constant))
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"the stand-in has no cupy.{name}: where CuPy has it, add it to the tables")
+
+    def _define(self, name: str, call: Callable[..., Any], text: str) -> None:
+        """Make the function `name`, which takes the parameters of a table's entry."""
+        compute = getattr(np, name)
+
+        def function(*args: Any, **kwargs: Any) -> Any:
+            check_arguments(f"cupy.{name}", text, args, kwargs)
+            return call(compute, *args, **kwargs)
+
+        function.__name__ = function.__qualname__ = name
+        setattr(self, name, function)
+
+    # Counting.
+
+    def note(self, events: list[str], what: str) -> None:
+        """Add an event to one of the lists, with the place outside the stand-in where it happened."""
+        frame = sys._getframe(1)
+        while frame.f_back and frame.f_code.co_filename.startswith(HERE):
+            frame = frame.f_back
+        events.append(f"{what} at {Path(frame.f_code.co_filename).name}:{frame.f_lineno}")
+
+    def note_wait(self, what: str, implicit: bool = False) -> None:
+        """Count a synchronisation, and whether it looked like one."""
+        self.note(self.synchronisations, what)
+        if implicit:
+            self.note(self.implicit, what)
+
+    def counted(self, work: Callable[[], Any]) -> dict[str, int]:
+        """Return how many events of each kind `work()` makes, by the lists' names, where it makes any."""
+        before = {name: len(getattr(self, name)) for name in COUNTED}
+        work()
+        added = {name: len(getattr(self, name)) - count for name, count in before.items()}
+        return {name: count for name, count in added.items() if count}
+
+    # Between arrays of the device and the NumPy arrays in them.
+
+    def wrap(self, values: Any, sources: Sequence[DeviceArray], what: str) -> Any:
+        """Return a result of NumPy as an array of the device: one of `sources`, a view of one, or a new one."""
+        if not isinstance(values, np.ndarray | np.generic):
+            return values
+        for source in sources:
+            if values is source._values:
+                return source
+        values = np.asarray(values)
+        bounds = np.lib.array_utils.byte_bounds(values)
+        for source in sources:
+            if bounds in source._memory:
+                return DeviceArray(values, self, source._memory)
+        self.note(self.allocations, what)
+        memory = Memory(values)
+        self._memory.add(memory)
+        return DeviceArray(values, self, memory)
+
+    def unwrap(self, argument: Any) -> Any:
+        """Return the NumPy array in an argument; refuse arrays of the host and of other devices."""
+        if isinstance(argument, DeviceArray):
+            if argument._cupy is not self:
+                raise ValueError("the array lives on another device")
+            return argument._values
+        if isinstance(argument, np.ndarray | FusedVariable):
+            raise TypeError(f"Unsupported type {type(argument)}")
+        if isinstance(argument, list | tuple):
+            return type(argument)(self.unwrap(part) for part in argument)
+        return argument
+
+    def is_device_memory(self, address: int, size: int) -> bool:
+        """Return whether these bytes lie in one live block of the device's memory."""
+        return any((address, address + size) in memory for memory in self._memory)
+
+    # Functions.
+
+    def _elementwise(self, compute: Any, *args: Any, out: Any = None, **kwargs: Any) -> Any:
+        inputs = compute.nin if isinstance(compute, np.ufunc) else 3
+        if len(args) < inputs:
+            raise TypeError(f"the stand-in's cupy.{compute.__name__} takes {inputs} arrays or scalars by position")
+        args, (out, *_) = args[:inputs], (*args[inputs:], out)
+        if self._kernel is not None:
+            return self._fused_step(compute, args, out, kwargs)
+        for argument in args:
+            if not isinstance(argument, DeviceArray | Scalar):
+                raise TypeError(f"Unsupported type {type(argument)}")
+        return self._call(compute, *args, **({} if out is None else {"out": out}), **kwargs)
+
+    def _fused_step(self, compute: Any, args: Sequence[Any], out: Any, kwargs: dict[str, Any]) -> FusedVariable:
+        if kwargs:
+            raise TypeError(f"Wrong arguments {kwargs}")
+        assert self._kernel is not None
+        for argument in args:
+            if not isinstance(argument, FusedVariable | Scalar):
+                raise TypeError(f"Unsupported type {type(argument)}")
+        values = [arg._values if isinstance(arg, FusedVariable) else arg for arg in args]
+        if out is None:
+            return FusedVariable(compute(*values), self._kernel)
+        if not isinstance(out, FusedVariable) or not isinstance(out._values, np.ndarray):
+            raise TypeError("return arrays must be of ArrayType")
+        if out._argument:
+            self._kernel.check_written(out._values)
+        compute(*values, out=out._values)
+        return out
+
+    def _create(self, compute: Any, *args: Any, **kwargs: Any) -> DeviceArray:
+        """Make an array, from one of the host where the function takes one."""
+        source = args[0] if args else None
+        if compute.__name__ in ("array", "asarray", "ascontiguousarray") and not isinstance(source, DeviceArray):
+            self._refuse_in_kernel(compute.__name__)
+            self.note(self.transfers_to_device, compute.__name__)
+            return self.wrap(np.array(compute(*args, **kwargs)), [], compute.__name__)
+        return self._call(compute, *args, **kwargs)
+
+    def _call(self, compute: Any, *args: Any, **kwargs: Any) -> Any:
+        self._refuse_in_kernel(compute.__name__)
+        if self.failure is not None and compute.__name__ in ("dot", "matmul", "outer", "vdot"):
+            raise self.failure
+        sources = [
+            array
+            for argument in (*args, *kwargs.values())
+            for array in (argument if isinstance(argument, list | tuple) else [argument])
+            if isinstance(array, DeviceArray)
+        ]
+        if compute.__name__ in FUNCTIONS and not sources:
+            raise TypeError(f"Unsupported type {type(args[0]) if args else None}")
+        host = {name: self.unwrap(value) for name, value in kwargs.items()}
+        return self.wrap(compute(*map(self.unwrap, args), **host), sources, compute.__name__)
+
+    def _refuse_in_kernel(self, name: str) -> None:
+        if self._kernel is not None:
+            raise TypeError(f"cupy.{name} is not element-wise: a fused function cannot call it")
+
+    def asnumpy(self, array: Any) -> np.ndarray:
+        return array.get() if isinstance(array, DeviceArray) else np.asarray(array)
+
+    def get_default_memory_pool(self) -> Any:
+        return self._pool
+
+    # Fusion.
+
+    def fuse(self, function: Callable[..., Any] | None = None, *, kernel_name: str | None = None) -> Any:
+        if function is None:
+            return functools.partial(self.fuse, kernel_name=kernel_name)
+        name = kernel_name or function.__name__
+        self.fused.append(name)
+
+        @functools.wraps(function)
+        def kernel(*arguments: Any) -> Any:
+            arrays = [argument for argument in arguments if isinstance(argument, DeviceArray)]
+            if self._kernel is not None or not arrays:  # called by another fused function, or with numbers alone
+                return function(*arguments)
+            if not all(isinstance(argument, DeviceArray | Scalar | None) for argument in arguments):
+                types = ", ".join(repr(type(argument)) for argument in arguments)
+                raise TypeError(f"Invalid argument type for '{name}': ({types})")
+            self.kernels.append(name)
+            self._kernel = Kernel(self, name, arrays)
+            try:
+                returned = function(*(self._variable(argument) for argument in arguments))
+            finally:
+                self._kernel = None
+            if isinstance(returned, tuple):
+                return tuple(map(self._returned, returned))
+            return self._returned(returned)
+
+        return kernel
+
+    def _variable(self, argument: Any) -> Any:
+        if argument is None:
+            return None
+        return FusedVariable(self.unwrap(argument), self._kernel, argument=isinstance(argument, DeviceArray))
+
+    def _returned(self, variable: Any) -> Any:
+        if variable is None:
+            return None
+        if not isinstance(variable, FusedVariable):
+            raise TypeError(f"Fusion function can't return {type(variable)}")
+        return self.wrap(np.array(variable._values), [], "fuse")

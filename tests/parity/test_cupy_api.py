@@ -1,0 +1,266 @@
+"""The stand-in has nothing that CuPy lacks, and the package uses nothing that the stand-in lacks.
+
+The first half asks the installed CuPy, which imports without a device. Its functions are asked for their signature;
+those that are compiled tell it in the first line of their documentation. Its `ufunc` objects tell neither, but share
+one `__call__`, whose documentation names its parameters.
+"""
+
+import ast
+import functools
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from parity.standin import DeviceArray, StandInCupy
+from parity.standin.cuda import COMPUTE_32F, COMPUTE_64F, COMPUTE_TF32, CUDA_TYPES, GEMM_DEFAULT, Cublas
+from parity.standin.tables import (
+    ARRAY_METHODS,
+    CONSTANTS,
+    CREATION,
+    ELEMENTWISE,
+    FUNCTION_METHODS,
+    FUNCTIONS,
+    TYPES,
+    UFUNCS,
+    parameters,
+)
+
+import fmnist_xp
+
+TABLES = {**ELEMENTWISE, **CREATION, **FUNCTIONS}
+
+
+@pytest.fixture(scope="module")
+def cupy() -> Any:
+    return pytest.importorskip("cupy", reason="CuPy (cupy-cuda12x), the oracle of this test, is not installed")
+
+
+def names_of(function: Any) -> list[str]:
+    """Return the names of a function's parameters, from its signature or the first line of its documentation."""
+    try:
+        names = list(inspect.signature(function).parameters)
+    except ValueError:
+        text = re.search(r"\((.*)\)", function.__doc__.splitlines()[0])
+        assert text is not None
+        names = [part.partition("=")[0].split()[-1].lstrip("*") for part in text[1].split(",")]
+    return [name for name in names if name != "self"]
+
+
+def check_parameters(text: str, real: list[str], gathers: bool) -> None:
+    """Compare an entry of a table with the real names; `gathers` tells that `*args` takes those given by position."""
+    positional, by_keyword = parameters(text)
+    if not gathers:
+        assert real[: len(positional)] == [name.lstrip("*") for name in positional]
+    assert set(by_keyword) <= set(real)
+
+
+# The stand-in against CuPy
+
+
+@pytest.mark.parametrize("name", UFUNCS)
+def test_elementwise_function_is_cupys(cupy: Any, name: str) -> None:
+    function = getattr(cupy, name)
+    assert isinstance(function, cupy.ufunc)
+    assert function.nin == getattr(np, name).nin
+    for parameter in ("out", "dtype"):
+        assert re.search(rf"^ +{parameter}\b.*:", cupy.ufunc.__call__.__doc__, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("name", "text"), TABLES.items(), ids=TABLES)
+def test_function_and_its_parameters_are_cupys(cupy: Any, name: str, text: str) -> None:
+    function = getattr(cupy, name)
+    assert not isinstance(function, cupy.ufunc)
+    check_parameters(text, names_of(function), gathers=names_of(function)[0] == "args")
+
+
+@pytest.mark.parametrize("name", [*TYPES, *CONSTANTS])
+def test_types_and_constants_are_numpys_in_cupy_too(cupy: Any, name: str) -> None:
+    assert getattr(cupy, name) is getattr(np, name)
+
+
+@pytest.mark.parametrize(("name", "text"), ARRAY_METHODS.items(), ids=ARRAY_METHODS)
+def test_method_and_its_parameters_are_cupys(cupy: Any, name: str, text: str) -> None:
+    check_parameters(text, names_of(getattr(cupy.ndarray, name)), gathers=False)
+
+
+@pytest.mark.parametrize("name", FUNCTION_METHODS)
+def test_method_has_the_parameters_of_the_function(cupy: Any, name: str) -> None:
+    of_array, *others = parameters(FUNCTIONS[name])[0]
+    check_parameters(" ".join(others), names_of(getattr(cupy.ndarray, name)), gathers=False)
+    assert of_array == "a"
+    assert set(parameters(FUNCTIONS[name])[1]) <= set(names_of(getattr(cupy.ndarray, name)))
+
+
+def test_array_has_no_attribute_that_cupys_lacks(cupy: Any) -> None:
+    ours = {name for name in dir(DeviceArray) if not name.startswith("_")}
+    assert ours <= set(dir(cupy.ndarray))
+    operators = {name for name in vars(DeviceArray) | vars(DeviceArray.__base__) if name.startswith("__")}
+    lookup = {"__dict__", "__weakref__", "__getattr__", "__annotations__"}  # how Python finds the rest
+    assert operators - set(dir(cupy.ndarray)) <= lookup
+    # Which of the conversions there are decides what is refused.
+    for name in ("__index__", "__hash__", "__float__", "__int__", "__complex__", "__bool__", "__iter__", "__array__"):
+        assert (getattr(DeviceArray, name, None) is None) == (getattr(cupy.ndarray, name, None) is None), name
+
+
+def test_flags_and_data_have_cupys_names(cupy: Any) -> None:
+    array = StandInCupy().ones(2)
+    assert set(vars(array.flags)) <= set(dir(cupy._core.flags.Flags))
+    assert set(vars(array.data)) <= set(dir(cupy.cuda.MemoryPointer))
+
+
+@pytest.fixture(scope="module")
+def without_memory(cupy: Any) -> Any:
+    """A real CuPy array (4, 6) of float32 at an address where there is no memory; it must not be computed with."""
+    memory = cupy.cuda.UnownedMemory(2**20, 96, None, 0)
+    return cupy.ndarray((4, 6), dtype="float32", memptr=cupy.cuda.MemoryPointer(memory, 0))
+
+
+INDICES = [0, (0, 0), (slice(1, 3),), (..., 2), (slice(None), slice(1, 4)), None, (slice(None, None, 2), 1)]
+
+
+@pytest.mark.parametrize("index", INDICES, ids=str)
+def test_views_are_cupys(without_memory: Any, index: Any) -> None:
+    ours = StandInCupy().ones((4, 6), dtype="float32")
+    for turned in (False, True):
+        real, view = (array.T[index] if turned else array[index] for array in (without_memory, ours))
+        assert (view.shape, view.strides, view.size, view.ndim) == (real.shape, real.strides, real.size, real.ndim)
+        assert view.data.ptr - ours.data.ptr == real.data.ptr - without_memory.data.ptr
+        assert view.flags.c_contiguous == real.flags.c_contiguous
+        assert view.flags.f_contiguous == real.flags.f_contiguous
+
+
+@pytest.mark.parametrize(
+    ("attempt", "error"),
+    [
+        (np.asarray, TypeError),
+        (range, TypeError),
+        (hash, TypeError),
+        (lambda x: x.unknown, AttributeError),
+        (lambda x: x.__setitem__(..., np.ones((4, 6), dtype="float32")), ValueError),
+        (lambda x: iter(x[0, 0]), TypeError),
+        (lambda x: len(x[0, 0]), TypeError),
+        (bool, ValueError),
+    ],
+)
+def test_cupy_refuses_as_the_stand_in_does(cupy: Any, without_memory: Any, attempt: Any, error: Any) -> None:
+    for array in (without_memory, StandInCupy().ones((4, 6), dtype="float32")):
+        with pytest.raises(error):
+            attempt(array)
+
+
+def public(thing: Any) -> Iterator[tuple[str, Any]]:
+    """Return the public names of an object of the stand-in, with what they stand for."""
+    values = vars(thing) if isinstance(thing, SimpleNamespace) else dict.fromkeys(dir(thing))
+    return ((name, value) for name, value in values.items() if not name.startswith("_"))
+
+
+def test_names_below_cuda_are_cupys(cupy: Any) -> None:
+    ours = StandInCupy().cuda
+    for name, value in public(ours):
+        if name == "cublas":  # needs its library: the next test
+            continue
+        assert hasattr(cupy.cuda, name), name
+        if isinstance(value, SimpleNamespace):
+            missing = [inner for inner, _ in public(value) if not hasattr(getattr(cupy.cuda, name), inner)]
+            assert missing == [], name
+    counters = {"entered", "waits", "milliseconds"}  # what only the stand-in has
+    for kind in ("Device", "Event"):
+        thing = getattr(ours, kind)()
+        names = {name for name in (*dir(thing), *vars(thing)) if not name.startswith("_")} - counters
+        assert names <= set(dir(getattr(cupy.cuda, kind))), kind
+    assert hasattr(cupy.cuda.Device, "__enter__")
+    pool = StandInCupy().get_default_memory_pool()
+    assert set(vars(pool)) <= set(dir(cupy.cuda.MemoryPool))
+    numbers = {cupy.cuda.runtime.CUDA_R_16F: 16, cupy.cuda.runtime.CUDA_R_32F: 32, cupy.cuda.runtime.CUDA_R_64F: 64}
+    assert {number: f"float{bits}" for number, bits in numbers.items()} == CUDA_TYPES
+
+
+def test_cublas_is_cupys(cupy: Any) -> None:
+    try:
+        cublas = cupy.cuda.cublas
+    except ImportError:
+        pytest.skip("cuBLAS (nvidia-cublas-cu12), without which cupy.cuda.cublas does not load, is not installed")
+    missing = [name for name, _ in public(Cublas) if not hasattr(cublas, name)]
+    assert missing == []
+    assert names_of(cublas.gemmEx) == names_of(Cublas.gemmEx)
+    assert (cublas.CUBLAS_COMPUTE_32F, cublas.CUBLAS_COMPUTE_64F) == (COMPUTE_32F, COMPUTE_64F)
+    assert (cublas.CUBLAS_COMPUTE_32F_FAST_TF32, cublas.CUBLAS_GEMM_DEFAULT) == (COMPUTE_TF32, GEMM_DEFAULT)
+    assert (cublas.CUBLAS_OP_N, cublas.CUBLAS_OP_T) == (Cublas.CUBLAS_OP_N, Cublas.CUBLAS_OP_T)
+
+
+def test_fuse_asnumpy_and_pool_are_cupys(cupy: Any) -> None:
+    assert "kernel_name" in cupy.fuse.__doc__
+    assert names_of(cupy.asnumpy)[0] == "a"
+    assert callable(cupy.get_default_memory_pool)
+    assert isinstance(cupy.__version__, str)
+
+
+# The package against the stand-in
+
+PACKAGE = Path(fmnist_xp.__file__).parent
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE) != Path("backend", "cpu.py"))
+DEVICE_FREE = [*sorted((PACKAGE / "nn").glob("*.py")), *(PACKAGE / name for name in (
+    "optim.py", "train/fullbatch.py", "train/trainer.py",
+))]  # fmt: skip
+# What every module has, and what the stand-in writes out instead of listing it.
+BESIDES = {"__name__", "__version__", "asnumpy", "cuda", "fuse", "get_default_memory_pool", "ndarray"}
+
+
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def is_module(node: ast.expr) -> bool:
+    """Return whether an expression is the array module: `xp`, or something's `.xp`."""
+    return (isinstance(node, ast.Name) and node.id == "xp") or (isinstance(node, ast.Attribute) and node.attr == "xp")
+
+
+def uses(path: Path) -> Iterator[ast.Attribute]:
+    """Return each `xp.<name>` in a file."""
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Attribute) and is_module(node.value):
+            yield node
+
+
+def test_the_package_is_found() -> None:
+    used = {node.attr for path in MODULES for node in uses(path)}
+    assert {"add", "exp", "zeros_like", "ascontiguousarray", "fuse", "cuda"} <= used
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_package_uses_what_the_tables_have(path: Path) -> None:
+    known = {*UFUNCS, *TABLES, *TYPES, *CONSTANTS, *BESIDES}
+    unknown = [f"xp.{node.attr} in line {node.lineno}" for node in uses(path) if node.attr not in known]
+    assert unknown == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_package_calls_with_parameters_that_the_tables_have(path: Path) -> None:
+    for call in ast.walk(tree_of(path)):
+        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and is_module(call.func.value)):
+            continue
+        name = call.func.attr
+        if name in BESIDES or name in TYPES:
+            continue
+        positional, by_keyword = parameters(TABLES.get(name, "x1 x2 out | dtype"))
+        where = f"xp.{name} in line {call.lineno}"
+        assert {keyword.arg for keyword in call.keywords} <= {*positional, *by_keyword}, where
+        assert len(call.args) <= len(positional), where
+
+
+@pytest.mark.parametrize("path", DEVICE_FREE, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_computing_rooms_import_neither_module(path: Path) -> None:
+    imported: set[str] = set()
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add((node.module or "").partition(".")[0])
+    assert "fmnist_xp" in imported
+    assert not imported & {"numpy", "cupy"}

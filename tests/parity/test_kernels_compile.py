@@ -1,0 +1,223 @@
+"""Every fused formula, with every combination of types that reaches it, as a CUDA kernel: fused by CuPy, compiled.
+
+Neither needs a device. The types come from trainings and lessons on the stand-in. CuPy fuses arrays that have types
+but no memory; its `ElementwiseKernel` is held before it would be launched, and gives its CUDA source instead, which
+NVRTC compiles to machine code. `cupy.fuse` is public; how the source is had from a kernel is CuPy 14's own business
+and may need a change here with another CuPy.
+"""
+
+import functools
+import inspect
+import re
+from collections.abc import Callable
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any
+
+import numpy as np
+import pytest
+from parity.standin import DeviceArray, StandInCupy
+
+from fmnist_xp import nn, optim
+from fmnist_xp.backend import CudaBackend
+from fmnist_xp.model import Sequential
+from fmnist_xp.nn import CategoricalCrossentropy, Dense, Layer, ReLU, Softmax, SoftmaxCategoricalCrossentropy
+
+Formula = Callable[..., None]
+# A call of a formula: for each argument its dtype, and its number of dimensions, None for a scalar.
+Types = tuple[tuple[np.dtype, int | None], ...]
+
+MODULES = [optim, *(import_module(f"fmnist_xp.nn.{module.name}") for module in iter_modules(nn.__path__))]
+FORMULAS: dict[str, Formula] = {
+    name: function
+    for module in MODULES
+    for name, function in inspect.getmembers(module, inspect.isfunction)
+    if function.__module__ == module.__name__ and next(iter(inspect.signature(function).parameters), "") == "xp"
+}
+
+
+def type_of(argument: Any) -> tuple[np.dtype, int | None]:
+    if isinstance(argument, DeviceArray):
+        return argument.dtype, argument.ndim
+    return np.dtype(type(argument)), None
+
+
+class Recording(StandInCupy):
+    """A stand-in that notes the types that each fused formula is called with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.types: dict[str, set[Types]] = {}
+
+    def fuse(self, function: Any = None, *, kernel_name: str | None = None) -> Any:
+        if function is None:
+            return functools.partial(self.fuse, kernel_name=kernel_name)
+        kernel = super().fuse(function, kernel_name=kernel_name)
+
+        def recorded(*arguments: Any) -> Any:
+            self.types.setdefault(kernel_name or function.__name__, set()).add(tuple(map(type_of, arguments)))
+            return kernel(*arguments)
+
+        return recorded
+
+
+def train(backend: CudaBackend, dtype: str, labels: Any) -> None:
+    X = np.random.default_rng(0).standard_normal((8, 6))
+    penalties = (1e-3,) * 4
+    networks: list[tuple[list[Layer], CategoricalCrossentropy]] = [
+        ([Dense(6, 5, *penalties), ReLU(), Dense(5, 4)], SoftmaxCategoricalCrossentropy()),
+        ([Dense(6, 5), ReLU(), Dense(5, 4, *penalties), ReLU(), Softmax()], CategoricalCrossentropy()),
+    ]
+    for layers, loss in networks:
+        model = Sequential(layers, loss=loss, backend=backend, seed=1, dtype=dtype)
+        for optimizer in (optim.SGD(0.1), optim.SGD(0.1, momentum=0.9), optim.Adam()):
+            model.fit(X, labels, epochs=2, optimizer=optimizer, log_every=2, verbose=False, block_rows=5)
+        model.evaluate(X, labels)
+
+
+def take_lesson(backend: CudaBackend, dtype: str, labels: Any) -> None:
+    """Use each piece alone, by hand."""
+    X, y = backend.asarray(np.ones((8, 6)), dtype=dtype), backend.asarray(labels)
+    dense, relu, softmax = Dense(6, 4, 1e-3, 1e-3, dtype=dtype, backend=backend), ReLU(backend), Softmax(backend)
+    crossentropy, joined = CategoricalCrossentropy(backend), SoftmaxCategoricalCrossentropy(backend)
+    probabilities = softmax.forward(relu.forward(dense.forward(X)))
+    crossentropy.forward(probabilities, y)
+    dense.backward(relu.backward(softmax.backward(crossentropy.backward(probabilities, y))))
+    joined.forward(dense.output, y)
+    joined.backward(joined.output, y)
+    optim.Adam().step(dense)
+
+
+@pytest.fixture(scope="module")
+def types() -> dict[str, set[Types]]:
+    """Return the types that each formula was called with, in every precision and with labels of two dtypes."""
+    cupy = Recording()
+    backend = CudaBackend(cupy=cupy)
+    for labels in (np.arange(8) % 4, (np.arange(8) % 4).astype("uint8")):
+        for dtype in ("float32", "float64", "tf32", "float16"):
+            train(backend, dtype, labels)
+        for dtype in ("float32", "float64"):
+            take_lesson(backend, dtype, labels)
+    return cupy.types
+
+
+@pytest.fixture(scope="module")
+def cupy() -> Any:
+    return pytest.importorskip("cupy", reason="CuPy (cupy-cuda12x), which fuses the formulas, is not installed")
+
+
+def fused_source(cupy: Any, formula: Formula, types: Types) -> tuple[str, str]:
+    """Return the CUDA source that CuPy makes of a formula, and of it the operations alone.
+
+    Raises what CuPy raises where the formula cannot be fused.
+    """
+    core = cupy._core
+    launched: list[tuple[Any, Any]] = []
+    real_kernel = core._kernel.ElementwiseKernel
+
+    def held(*args: Any, **kwargs: Any) -> Callable[..., None]:
+        kernel = real_kernel(*args, **kwargs)
+        return lambda *arguments: launched.append((kernel, arguments))
+
+    def give_up(*_args: Any) -> None:
+        raise  # what kept the formula from being fused; CuPy would go on to its other fusion, for reductions
+
+    memory = cupy.cuda.MemoryPointer(cupy.cuda.UnownedMemory(2**20, 2**20, None, 0), 0)
+    arguments = [
+        dtype.type(1) if ndim is None else cupy.ndarray((2, 3)[:ndim], dtype=dtype, memptr=memory)
+        for dtype, ndim in types
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(core._kernel, "ElementwiseKernel", held)
+        patch.setattr(core.new_fusion, "Fusion", give_up)
+        cupy.fuse(kernel_name=formula.__name__)(functools.partial(formula, cupy))(*arguments)
+    [(kernel, given)] = launched
+    assert list(map(id, given)) == list(map(id, arguments))
+    # What `ElementwiseKernel.__call__` does before it launches: an array is of kind 1, the index 2, a scalar 3.
+    info = core._kernel._ArgInfo
+    infos = [
+        info(3, core._scalar.CScalar, dtype, 0, True, True)
+        if ndim is None
+        else info(1, cupy.ndarray, dtype, ndim, True, True)
+        for dtype, ndim in types
+    ]
+    infos.append(info(2, core._carray.Indexer, None, max(ndim for _, ndim in types if ndim is not None), True, True))
+    array_types = tuple(None if ndim is None else dtype for dtype, ndim in types)
+    *_, type_map = kernel._decide_params_type(array_types, ())
+    source = core._kernel._get_elementwise_kernel_code(
+        tuple(infos), type_map, kernel.params, kernel.operation, kernel.name, kernel.preamble, **kernel.kwargs
+    )
+    return source, kernel.operation
+
+
+def compiled(cupy: Any, source: str, architecture: str) -> bytes:
+    """Return the machine code for an architecture, such as "80" for sm_80, compiled as CuPy would compile it."""
+    compiler = cupy.cuda.compiler
+    programs: list[bytes] = []
+
+    def compile_alone(source: str, options: tuple[str, ...], **_others: Any) -> None:
+        options += ("-ftz=true", "--device-as-default-execution-space", f"-arch=sm_{architecture}")
+        program, _names = compiler._NVRTCProgram(source, "kernel.cu", method="cubin").compile(options)
+        programs.append(program)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiler, "_compile_module_with_cache", compile_alone)
+        cupy._core.core.compile_with_cache(source)  # puts CuPy's headers before the source
+    return programs[0]
+
+
+@pytest.fixture(scope="module")
+def nvrtc(cupy: Any) -> None:
+    """Skip where the compiler or CUDA's headers are missing."""
+    try:
+        from cupy_backends.cuda.libs import nvrtc
+
+        nvrtc.getVersion()
+    except (ImportError, RuntimeError):
+        pytest.skip("NVRTC (nvidia-cuda-nvrtc-cu12), which compiles the kernels, is not installed")
+    try:
+        cupy._core.core.assemble_cupy_compiler_options(())
+    except RuntimeError:
+        pytest.skip("CUDA's headers (nvidia-cuda-runtime-cu12), which the kernels include, are not installed")
+
+
+def test_every_formula_is_reached(types: dict[str, set[Types]]) -> None:
+    assert FORMULAS.keys() == types.keys()
+    assert {"sgd", "adam", "relu_gradient"} <= FORMULAS.keys()
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_formula_computes_in_no_wider_type_than_its_arrays_have(
+    cupy: Any, types: dict[str, set[Types]], name: str
+) -> None:
+    for kinds in types[name]:
+        _source, operation = fused_source(cupy, FORMULAS[name], kinds)
+        if not any(dtype == "float64" for dtype, _ in kinds):
+            # Doubles are slow on most GPUs, and round in other places than NumPy. Constants are converted at once.
+            assert not re.search(r"(?<!const )double", operation), kinds
+
+
+@pytest.mark.usefixtures("nvrtc")
+@pytest.mark.parametrize("architecture", ["80", "90"])
+@pytest.mark.parametrize("name", FORMULAS)
+def test_formula_is_compiled(cupy: Any, types: dict[str, set[Types]], name: str, architecture: str) -> None:
+    for kinds in types[name]:
+        source, _operation = fused_source(cupy, FORMULAS[name], kinds)
+        program = compiled(cupy, source, architecture)
+        assert program.startswith(b"\x7fELF")
+        assert name.encode() in program
+
+
+def test_formula_that_cannot_be_fused_is_found(cupy: Any) -> None:
+    def branching(xp: Any, values: Any, output: Any) -> None:
+        xp.add(values, 1 if values > 0 else 2, out=output)
+
+    float32 = np.dtype("float32")
+    with pytest.raises(Exception, match="bool"):
+        fused_source(cupy, branching, ((float32, 1), (float32, 1)))
+
+
+@pytest.mark.usefixtures("nvrtc")
+def test_kernel_that_cannot_be_compiled_is_found(cupy: Any) -> None:
+    with pytest.raises(cupy.cuda.compiler.CompileException, match="undefined"):
+        compiled(cupy, 'extern "C" __global__ void wrong() { unknown(); }', "80")

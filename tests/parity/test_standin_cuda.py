@@ -1,0 +1,147 @@
+"""The stand-in's cuBLAS, devices and faults."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from parity.standin import CUBLASError, CUDARuntimeError, OutOfMemoryError, StandInCupy
+
+
+@pytest.fixture
+def cupy() -> StandInCupy:
+    return StandInCupy()
+
+
+TYPE_NUMBERS = {"float16": 2, "float32": 0, "float64": 1}
+FACTORS = {"float16": "float32", "float32": "float32", "float64": "float64"}
+COMPUTE = {"float16": 68, "float32": 68, "float64": 70}
+
+
+def multiply(
+    cupy: StandInCupy, left: Any, right: Any, out: Any, scale: float = 1, keep: float = 0, **changes: Any
+) -> None:
+    """Write left · right to out, all stored by rows: to cuBLAS, rightᵀ · leftᵀ stored by columns."""
+    factors = np.array([scale, keep], dtype=FACTORS[out.dtype.name])
+    arguments = {
+        "handle": cupy.cuda.get_cublas_handle(),
+        "transa": 0,
+        "transb": 0,
+        "m": out.shape[1],
+        "n": out.shape[0],
+        "k": left.shape[1],
+        "alpha": factors.ctypes.data,
+        "A": right.data.ptr,
+        "Atype": TYPE_NUMBERS[right.dtype.name],
+        "lda": right.shape[1],
+        "B": left.data.ptr,
+        "Btype": TYPE_NUMBERS[left.dtype.name],
+        "ldb": left.shape[1],
+        "beta": factors.ctypes.data + factors.itemsize,
+        "C": out.data.ptr,
+        "Ctype": TYPE_NUMBERS[out.dtype.name],
+        "ldc": out.shape[1],
+        "computeType": COMPUTE[out.dtype.name],
+        "algo": -1,
+    } | changes
+    cupy.cuda.cublas.gemmEx(*arguments.values())
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize(("scale", "keep"), [(1, 0), (0.5, 0), (0.5, 2)])
+def test_product_is_carried_out_from_addresses(cupy: StandInCupy, dtype: str, scale: float, keep: float) -> None:
+    a, b, c = (np.arange(rows * columns).reshape(rows, columns) for rows, columns in ((2, 4), (4, 3), (2, 3)))
+    devices = [cupy.asarray(matrix, dtype=dtype) for matrix in (a, b, c)]
+    assert cupy.counted(lambda: multiply(cupy, *devices, scale=scale, keep=keep)) == {"products": 1}
+    np.testing.assert_array_equal(devices[2].get(), scale * (a @ b) + keep * c)
+    assert cupy.products == [COMPUTE[dtype]]
+
+
+def test_product_of_turned_and_strided_matrices(cupy: StandInCupy) -> None:
+    # aᵀ · bᵀ for a (4, 2), b (3, 4), each the left part of a wider matrix.
+    a, b = np.arange(20.0).reshape(4, 5), np.arange(21.0).reshape(3, 7)
+    c = cupy.zeros((2, 9))
+    turned = {"transa": 1, "transb": 1, "m": 3, "n": 2, "k": 4, "lda": 7, "ldb": 5, "ldc": 9}
+    multiply(cupy, cupy.asarray(a), cupy.asarray(b), c, **turned)
+    expected = np.zeros((2, 9))
+    expected[:, :3] = a[:, :2].T @ b[:, :4].T
+    np.testing.assert_array_equal(c.get(), expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("m", "k", "n"), [(60, 31, 17), (1, 40, 5), (40, 7, 1)])
+def test_product_has_the_bits_of_numpys(cupy: StandInCupy, dtype: str, m: int, k: int, n: int) -> None:
+    generator = np.random.default_rng(m)
+    a, b = (generator.standard_normal(shape).astype(dtype) for shape in ((m, k), (k, n)))
+    c = cupy.empty((m, n), dtype=dtype)
+    multiply(cupy, cupy.asarray(a), cupy.asarray(b), c)
+    np.testing.assert_array_equal(c.get(), np.dot(a, b))
+
+
+HOST_MATRIX = np.ones((3, 3), dtype="float32")
+
+WRONG_PRODUCTS: dict[str, tuple[Callable[[Any], dict[str, Any]], str]] = {
+    "matrix of the host": (lambda c: {"A": HOST_MATRIX.ctypes.data}, "does not lie in live memory of the device"),
+    "result on the host": (lambda c: {"C": HOST_MATRIX.ctypes.data}, "does not lie in live memory"),
+    "beyond the end": (lambda c: {"C": c.data.ptr + 4}, "does not lie in live memory"),
+    "wider than it is": (lambda c: {"ldb": 4}, "does not lie in live memory"),
+    "stride": (lambda c: {"lda": 2}, "CUBLAS_STATUS_INVALID_VALUE"),
+    "factor on the device": (lambda c: {"alpha": c.data.ptr}, "the factor at .* lies in the device's memory"),
+    "other factor on the device": (lambda c: {"beta": c.data.ptr}, "the factor at .* lies in the device's memory"),
+    "types of operands": (lambda c: {"Atype": 2}, "CUBLAS_STATUS_NOT_SUPPORTED"),
+    "narrower result": (lambda c: {"Ctype": 2}, "CUBLAS_STATUS_NOT_SUPPORTED"),
+    "compute type": (lambda c: {"computeType": 70}, "CUBLAS_STATUS_NOT_SUPPORTED"),
+    "handle": (lambda c: {"handle": 0}, "CUBLAS_STATUS_NOT_INITIALIZED"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), WRONG_PRODUCTS.values(), ids=WRONG_PRODUCTS)
+def test_wrong_product_is_refused(cupy: StandInCupy, changes: Callable[[Any], dict[str, Any]], message: str) -> None:
+    a, b, c = (cupy.ones((3, 3), dtype="float32") for _ in range(3))
+    with pytest.raises(CUBLASError, match=message):
+        multiply(cupy, a, b, c, **changes(c))
+    assert cupy.products == []
+
+
+def test_freed_memory_is_refused_and_a_views_is_not(cupy: StandInCupy) -> None:
+    a, c = cupy.ones((2, 2)), cupy.empty((2, 2))
+    row = cupy.ones((3, 2))[1:]
+    multiply(cupy, a, row, c)  # the view keeps its memory
+    assert c.tolist() == [[2.0, 2.0], [2.0, 2.0]]
+    address = row.data.ptr
+    del row
+    with pytest.raises(CUBLASError, match="does not lie in live memory"):
+        multiply(cupy, a, a, c, A=address)
+
+
+def test_faults_are_those_asked_for() -> None:
+    runtime = StandInCupy(driver=12080, devices=2, major=7, name="GPU").cuda.runtime
+    assert (runtime.driverGetVersion(), runtime.getDeviceCount()) == (12080, 2)
+    assert runtime.getDeviceProperties(1) == {"name": "GPU", "major": 7}
+    runtime = StandInCupy(driver=CUDARuntimeError("none"), devices=CUDARuntimeError("neither")).cuda.runtime
+    with pytest.raises(runtime.CUDARuntimeError, match="none"):
+        runtime.driverGetVersion()
+    with pytest.raises(runtime.CUDARuntimeError, match="neither"):
+        runtime.getDeviceCount()
+
+
+def test_failing_products_raise_what_they_are_told(cupy: StandInCupy) -> None:
+    ones = cupy.ones((2, 2))
+    cupy.failure = OutOfMemoryError("full")
+    for attempt in (lambda: cupy.dot(ones, ones), lambda: ones @ ones, lambda: multiply(cupy, ones, ones, ones)):
+        with pytest.raises(cupy.cuda.memory.OutOfMemoryError, match="full"):
+            attempt()
+
+
+def test_devices_and_events_note_what_is_done_with_them(cupy: StandInCupy) -> None:
+    device = cupy.cuda.Device(1)
+    assert (device.id, device.mem_info) == (1, (8 * 2**30, 10 * 2**30))
+    with device:
+        assert device.entered == 1
+    device.synchronize()
+    assert (device.entered, device.waits) == (0, 1)
+    events = [cupy.cuda.Event() for _ in range(2)]
+    for event in events:
+        event.record()
+    assert cupy.cuda.get_elapsed_time(*events) == 1000
+    assert cupy.get_default_memory_pool().total_bytes() >= cupy.get_default_memory_pool().free_bytes()

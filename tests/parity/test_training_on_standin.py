@@ -1,0 +1,217 @@
+"""The whole training loop on the stand-in for CuPy: the bits of NumPy, and nothing that a GPU would wait for."""
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from parity.standin import DeviceArray, StandInCupy
+from parity.standin.cuda import COMPUTE_32F, COMPUTE_64F, COMPUTE_TF32
+from threadpoolctl import threadpool_limits
+
+from fmnist_xp.backend import CpuBackend, CudaBackend
+from fmnist_xp.model import Sequential, load
+from fmnist_xp.nn import CategoricalCrossentropy, Dense, Layer, ReLU, Softmax, SoftmaxCategoricalCrossentropy
+from fmnist_xp.optim import SGD, Adam, Optimizer
+from fmnist_xp.train.history import History
+
+ROWS, WIDTHS = 60, (12, 9, 7, 4)
+OPTIMIZERS: dict[str, Callable[[], Optimizer]] = {
+    "sgd": lambda: SGD(0.3, decay=0.01),
+    "momentum": lambda: SGD(0.1, decay=0.01, momentum=0.9),
+    "adam": lambda: Adam(0.02, decay=1e-3),
+}
+# Memory of the stand-in for all rows at once, and for a few of them.
+MEMORIES = {"one block": {}, "several blocks": {"memory": (4000, 10_000), "pool": (1000, 2000)}}
+PENALTIES = (1e-4, 1e-3, 2e-4, 2e-3)  # L1 and L2 of the weights, L1 and L2 of the biases
+
+
+@pytest.fixture(autouse=True)
+def one_blas_thread() -> Iterator[None]:
+    """Hold BLAS to one thread, as the CPU backend does: the order of a sum is then the same on both sides."""
+    with threadpool_limits(1, user_api="blas"):
+        yield
+
+
+@pytest.fixture
+def data() -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(0)
+    return generator.standard_normal((ROWS, WIDTHS[0])), generator.integers(0, WIDTHS[-1], ROWS)
+
+
+def make(backend: Any, dtype: str = "float32", joined: bool = True) -> Sequential:
+    """Return a network with every penalty; its softmax is `joined` with the loss or a layer of its own."""
+    layers: list[Layer] = []
+    for widths in pairwise(WIDTHS):
+        layers += [Dense(*widths, *PENALTIES), ReLU()]
+    layers[-1:] = [] if joined else [Softmax()]
+    loss = SoftmaxCategoricalCrossentropy() if joined else CategoricalCrossentropy()
+    network = Sequential(layers, loss=loss, backend=backend, seed=1, dtype=dtype)
+    network.parameters *= 20  # else the weights start so small that little happens in a few epochs
+    return network
+
+
+@pytest.fixture(params=MEMORIES)
+def cuda(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> CudaBackend:
+    """Return a CUDA backend on the stand-in, and let the CPU take blocks of as many rows."""
+    backend = CudaBackend(cupy=StandInCupy(**MEMORIES[request.param]))
+    monkeypatch.setattr(CpuBackend, "block_rows", lambda _self, *sizes: backend.block_rows(*sizes))
+    blocks = -(-ROWS // backend.block_rows(ROWS, 8 * sum(WIDTHS[1:])))
+    assert (blocks > 1) == (request.param == "several blocks")
+    return backend
+
+
+# The bits
+
+
+@pytest.mark.parametrize("joined", [True, False], ids=["joined loss", "softmax layer"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_training_has_the_bits_of_the_cpu(
+    cuda: CudaBackend,
+    data: tuple[np.ndarray, np.ndarray],
+    optimizer: Callable[[], Optimizer],
+    dtype: str,
+    joined: bool,
+) -> None:
+    results = []
+    for backend in (CpuBackend(1), cuda):
+        model = make(backend, dtype, joined)
+        history = model.fit(*data, epochs=21, optimizer=optimizer(), log_every=4, verbose=False)
+        metrics, probabilities = model.evaluate(data[0], np.eye(WIDTHS[-1])[data[1]]), model.predict_proba(data[0])
+        assert type(probabilities) is type(model.state_dict()["dense1.weights"]) is np.ndarray
+        assert len(history.epoch_seconds) == 21
+        results.append((model, history, metrics, probabilities))
+    (cpu, expected, metrics, probabilities), (gpu, history, gpu_metrics, gpu_probabilities) = results
+    assert isinstance(gpu.parameters, DeviceArray)
+    for column in ("epoch", "loss", "accuracy", "regularization_loss", "learning_rate"):
+        assert getattr(history, column) == getattr(expected, column)
+    assert history.loss[-1] < history.loss[0]
+    assert gpu_metrics == metrics
+    np.testing.assert_array_equal(gpu_probabilities, probabilities)
+    np.testing.assert_array_equal(cuda.to_host(gpu.parameters), cpu.parameters)
+
+
+def test_training_goes_on_with_the_same_moments(cuda: CudaBackend, data: tuple[np.ndarray, np.ndarray]) -> None:
+    parameters = []
+    for backend in (CpuBackend(1), cuda):
+        model, optimizer = make(backend), Adam(0.02)
+        for _ in range(2):
+            model.fit(*data, epochs=3, optimizer=optimizer, verbose=False)
+        parameters.append(backend.to_host(model.parameters))
+    np.testing.assert_array_equal(*parameters)
+
+
+def test_model_goes_to_a_file_and_to_the_other_device_with_its_bits(
+    cuda: CudaBackend, data: tuple[np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
+    model = make(cuda)
+    model.fit(*data, epochs=3, verbose=False)
+    model.save(tmp_path / "gpu.safetensors")
+    on_cpu = load(tmp_path / "gpu.safetensors", backend=CpuBackend(1))
+    on_cpu.save(tmp_path / "cpu.safetensors")
+    again = load(tmp_path / "cpu.safetensors", backend=cuda)
+    assert (tmp_path / "cpu.safetensors").read_bytes() == (tmp_path / "gpu.safetensors").read_bytes()
+    for other in (on_cpu, again):
+        np.testing.assert_array_equal(other.predict_proba(data[0]), model.predict_proba(data[0]))
+
+
+def test_tf32_is_float32_to_the_stand_in_but_for_the_kind_of_product(data: tuple[np.ndarray, np.ndarray]) -> None:
+    parameters = []
+    for dtype in ("float32", "tf32"):
+        backend = CudaBackend(cupy=StandInCupy())
+        model = make(backend, dtype)
+        model.fit(*data, epochs=3, verbose=False)
+        parameters.append(backend.to_host(model.parameters))
+    np.testing.assert_array_equal(*parameters)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kinds"),
+    [
+        ("float32", {COMPUTE_32F}),
+        ("float64", {COMPUTE_64F}),
+        ("tf32", {COMPUTE_TF32, COMPUTE_32F}),  # the softmax sums its rows exactly
+        ("float16", {COMPUTE_32F}),
+    ],
+)
+def test_products_are_of_the_precisions_kind(
+    data: tuple[np.ndarray, np.ndarray], dtype: str, kinds: set[int]
+) -> None:
+    cupy = StandInCupy()
+    model = make(CudaBackend(cupy=cupy), dtype)
+    model.fit(*data, epochs=2, verbose=False)
+    model.evaluate(*data)
+    assert set(cupy.products) == kinds
+
+
+# What is waited for
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "tf32", "float16"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_only_the_figures_of_logged_epochs_leave_the_device(
+    cuda: CudaBackend, data: tuple[np.ndarray, np.ndarray], optimizer: Callable[[], Optimizer], dtype: str
+) -> None:
+    cupy = cuda.xp
+    seen: list[list[list[str]]] = [[], [], []]
+
+    def note(_history: History) -> None:
+        for events, now in zip(seen, (cupy.synchronisations, cupy.transfers_to_device, cupy.implicit), strict=True):
+            events.append(list(now))
+
+    model = make(cuda, dtype)
+    history = model.fit(*data, epochs=16, optimizer=optimizer(), log_every=5, callbacks=[note], verbose=False)
+    waits, sent, implicit = seen
+    assert [len(events) for events in waits] == list(range(len(waits[0]), len(waits[0]) + 4))  # one a logged epoch
+    assert all(wait.startswith("get() at cuda.py:") for wait in waits[-1][len(waits[0]) - 1 :])
+    assert sent[0] == sent[-1]
+    assert implicit[0] == implicit[-1]
+    # After the loop, one event is waited for: the last of the epochs' marks.
+    assert [wait.partition(" at ")[0] for wait in cupy.synchronisations[len(waits[-1]) :]] == ["Event.synchronize()"]
+    assert len(history.epoch_seconds) == 16
+
+
+def cost_of_an_epoch(model: Sequential, data: tuple[np.ndarray, np.ndarray], **options: Any) -> dict[str, float]:
+    """Return what one more epoch adds to the counts: the difference of fits of 13 epochs and of 3."""
+    model.fit(*data, epochs=1, verbose=False, **options)  # makes the moments
+    few, many = (
+        model.backend.xp.counted(lambda epochs=epochs: model.fit(*data, epochs=epochs, verbose=False, **options))
+        for epochs in (3, 13)
+    )
+    return {name: (count - few[name]) / 10 for name, count in many.items() if count != few[name]}
+
+
+@pytest.mark.parametrize("block_rows", [ROWS, 20])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "tf32", "float16"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+@pytest.mark.parametrize("end", ["joined loss", "softmax layer"])
+def test_an_epoch_without_figures_neither_waits_nor_copies_nor_allocates(
+    data: tuple[np.ndarray, np.ndarray], optimizer: Callable[[], Optimizer], dtype: str, end: str, block_rows: int
+) -> None:
+    model = make(CudaBackend(cupy=StandInCupy()), dtype, joined=end == "joined loss")
+    cost = cost_of_an_epoch(model, data, optimizer=optimizer(), log_every=1000, block_rows=block_rows)
+    assert cost.keys() == {"kernels", "products"}
+
+
+def test_a_logged_epoch_waits_once(data: tuple[np.ndarray, np.ndarray]) -> None:
+    cost = cost_of_an_epoch(make(CudaBackend(cupy=StandInCupy())), data, optimizer=Adam(0.02), log_every=1)
+    assert cost["synchronisations"] == cost["transfers_to_host"] == 1
+    assert cost.keys() == {"synchronisations", "transfers_to_host", "allocations", "kernels", "products"}
+
+
+def test_sending_and_checking_the_data_is_all_that_comes_before(data: tuple[np.ndarray, np.ndarray]) -> None:
+    cupy = StandInCupy()
+    model = make(CudaBackend(cupy=cupy))
+    work = cupy.counted(lambda: model.fit(*data, epochs=0, verbose=False))
+    # X and y go to the device; the least and the greatest of X come back, which tell of values that are not finite.
+    assert (work["transfers_to_device"], work["transfers_to_host"], work["implicit"]) == (2, 2, 2)
+
+
+def test_prediction_fetches_the_probabilities_once(cuda: CudaBackend, data: tuple[np.ndarray, np.ndarray]) -> None:
+    model, X = make(cuda), cuda.asarray(data[0], dtype="float32")
+    work = cuda.xp.counted(lambda: model.predict_proba(X))
+    assert work["transfers_to_host"] == work["synchronisations"] == 3  # and the bounds of X
+    assert "transfers_to_device" not in work
