@@ -22,9 +22,12 @@ class Precision(StrEnum):
 
     float32 = "float32"
     float64 = "float64"
+    tf32 = "tf32"
+    float16 = "float16"
 
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<index>.")]
+Numbers = Annotated[Precision, typer.Option("--precision", help="Arithmetic; tf32 and float16 need a GPU.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Small sizes and few rounds: to try it, not to measure.")]
 Data = Annotated[str, typer.Option(help="auto, synthetic, or a folder or zip of Fashion-MNIST.")]
 Unused = Annotated[str, typer.Option(help="Taken like that of the others, and not needed here.")]
@@ -38,22 +41,34 @@ def measure_throughput(
     quick: Quick = False,
     data: Data = "auto",
     out: Out = RESULTS,
-    precision: Precision = Precision.float32,
+    precision: Numbers = Precision.float32,
 ) -> None:
     """Each experiment: samples/s, GFLOP/s, distance from the floor, memory, joules."""
     _finish(throughput.run, throughput.draw, Options(device, quick, data, out, precision.value))
 
 
 @app.command("peers")
-def measure_peers(device: Device = "auto", quick: Quick = False, data: Data = "auto", out: Out = RESULTS) -> None:
+def measure_peers(
+    device: Device = "auto",
+    quick: Quick = False,
+    data: Data = "auto",
+    out: Out = RESULTS,
+    precision: Numbers = Precision.float32,
+) -> None:
     """Our engine beside the notebook's arithmetic, PyTorch, JAX and scikit-learn."""
-    _finish(peers.run, peers.draw, Options(device, quick, data, out))
+    _finish(peers.run, peers.draw, Options(device, quick, data, out, precision.value))
 
 
 @app.command("scaling")
-def measure_scaling(device: Device = "auto", quick: Quick = False, data: Unused = "auto", out: Out = RESULTS) -> None:
+def measure_scaling(
+    device: Device = "auto",
+    quick: Quick = False,
+    data: Unused = "auto",
+    out: Out = RESULTS,
+    precision: Numbers = Precision.float32,
+) -> None:
     """Time and memory as rows, width and threads grow; always on made data."""
-    _finish(scaling.run, scaling.draw, Options(device, quick, out=out))
+    _finish(scaling.run, scaling.draw, Options(device, quick, out=out, precision=precision.value))
 
 
 @app.command("loading")

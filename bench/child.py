@@ -3,20 +3,35 @@
 import json
 import sys
 from dataclasses import replace
+from statistics import median
 from typing import Any
 
 import numpy as np
 
-from bench.measure import peak_bytes, reset_peak, resident_bytes
+from bench.measure import Peak, peak_bytes, reset_peak, resident_bytes
 from fmnist_xp.backend import get_backend
 from fmnist_xp.experiments import EXPERIMENTS, N_INPUTS
-from fmnist_xp.measure import epoch_flops
+from fmnist_xp.measure import epoch_flops, gemm_rate
+
+GEMM_SAMPLES = 3
 
 
 def measure(
-    *, device: str, threads: int, experiment: str, rows: int, epochs: int, width: int | None = None, **_sweep: Any
+    *,
+    device: str,
+    threads: int,
+    experiment: str,
+    rows: int,
+    epochs: int,
+    precision: str,
+    peak: Peak,
+    width: int | None = None,
+    **_sweep: Any,
 ) -> dict[str, Any]:
-    """Return the seconds of each of `epochs` epochs, and the bytes that `fit` added to what was there before it."""
+    """Return the seconds of each of `epochs` epochs, the bytes that `fit` added to what was there, and the GEMM rate.
+
+    The rate is measured after the rest, so that its matrices are not in the memory of `fit`.
+    """
     backend = get_backend(device, threads=threads)
     chosen = EXPERIMENTS[experiment]
     if width is not None:
@@ -27,9 +42,9 @@ def measure(
         made[start : start + 1000] = 2 * generator.random((min(1000, rows - start), N_INPUTS), np.float32) - 1
     labels = generator.integers(0, 10, rows, dtype=np.uint8)
     with backend.computing():
-        X, y = backend.asarray(made), backend.asarray(labels)
+        X, y = backend.asarray(made, dtype=backend.precision(precision).parameters), backend.asarray(labels)
     del made, labels
-    network = chosen.make_network(backend, seed=0)
+    network = chosen.make_network(backend, seed=0, dtype=precision)
     optimizer = chosen.make_optimizer()
     reset_peak(backend)
     before = resident_bytes(backend)
@@ -37,6 +52,7 @@ def measure(
     after = peak_bytes(backend)
     return {
         "flops_per_epoch": epoch_flops(network.widths, rows),
+        "gemm_flops_per_second": median(gemm_rate(backend, precision, **peak) for _ in range(GEMM_SAMPLES)),
         "epoch_seconds": history.epoch_seconds[1:],
         "memory_added_bytes": None if before is None or after is None else after - before,
     }

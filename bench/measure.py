@@ -67,10 +67,20 @@ def alternate(sides: Mapping[str, Callable[[], Sequence[float]]], rounds: int) -
     return samples
 
 
-def gemm_size(backend: Backend, quick: bool) -> int:
-    """Return the size of the square products whose rate stands for the device's best."""
-    size = 2048 if backend.name == "cpu" else 8192
-    return size // 4 if quick else size
+class Peak(TypedDict):
+    """How `gemm_rate` takes one sample of the device's best."""
+
+    size: int
+    repeats: int
+
+
+def peak_settings(backend: Backend, quick: bool) -> Peak:
+    """Return the size of the square products, and of how many in a row the fastest is taken.
+
+    A GPU needs several: its clock has fallen while the host did something else.
+    """
+    size, repeats = (2048, 1) if backend.name == "cpu" else (8192, 10)
+    return Peak(size=size // 4 if quick else size, repeats=repeats)
 
 
 def fitted_exponent(sizes: Sequence[float], values: Sequence[float]) -> float | None:

@@ -1,14 +1,17 @@
 """bench/README.md, generated from the JSON files of the results and from nothing else."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench import results
+from fmnist_xp.backend import PRECISIONS
+from fmnist_xp.experiments import EXPERIMENTS
 from fmnist_xp.files import write_text
 
 Record = dict[str, Any]
-DEVICES = ("cpu", "cuda")
+EVERYWHERE = {"cpu": ("float32",), "cuda": tuple(PRECISIONS)}
+"""The precisions to be measured on each device; others are listed where there is a file."""
 NOT_YET = "not yet measured"
 MACHINE = {
     "gpu": "GPU", "driver": "driver", "cuda": "CUDA", "cpu": "CPU", "cores_usable": "cores used",
@@ -32,8 +35,10 @@ python -m bench report                      # this page
 ```
 
 On an NVIDIA GPU: `pip install -e ".[bench,cuda]" "jax[cuda12]"` and `--device cuda`. Without one, a CPU build of
-PyTorch is enough and far smaller: install that first. A peer that is not installed is left out, by name. `--quick`
-tries everything at small sizes. Measure with nothing else running.
+PyTorch is enough and far smaller: install that first. A peer that is not installed is left out, by name.
+`--precision float64` measures in another precision, on a GPU also `tf32` and `float16`; each has files of its own.
+`--quick` tries everything at small sizes. Measure with nothing else running. `scripts/gpu-check` is the whole round
+on a GPU.
 
 ## How to read
 
@@ -45,7 +50,14 @@ tries everything at small sizes. Measure with nothing else running.
   that of large square products measured between the epochs, on all cores; the **floor** is the time that an epoch's
   products would take at the median of it, on a GPU at least the time that its bytes take at the rate of a copy
   within the device.
-- **Memory** is the process's peak resident size with the rows in it, on a GPU the memory pool's.
+- **float32** is float32: where PyTorch and JAX may round operands to TF32, that is switched off. In **tf32** all
+  round the operands of float32 products to 11 bits; in **float16** halves enter the products of all, sums are
+  float32, and parameters stay float32. The notebook's arithmetic is always its own, on the CPU.
+- A **whole training** is all epochs of an experiment from its first weights, by the clock, with the rows on the
+  device and the kernels compiled.
+- **Memory** is the process's peak resident size with the rows in it, on a GPU the memory pool's. What **fit adds** is
+  the rest: gradients, moments and the buffers of the blocks under way, a few for each thread on the CPU, so that it
+  does not grow with the rows there; on a GPU one block holds all rows.
 """
 
 
@@ -62,21 +74,47 @@ def text(folder: Path) -> str:
         results.load(path) | {"stem": path.stem} for path in sorted(folder.glob("*.json"), key=lambda path: path.stem)
     ]
     parts = [HEAD]
-    for title, benchmark, devices, tables in SECTIONS:
+    for title, benchmark, expected, tables in SECTIONS:
         parts.append(f"## {title}\n")
-        for device in devices:
-            parts.append(f"### {device.upper()}\n" if len(devices) > 1 else "")
-            found = [r for r in records if (r["benchmark"], r["device"]) == (benchmark, device)]
-            if not found:
-                parts.append(f"{_missing(benchmark, device)}\n")
-            for record in found:
-                parts += [_origin(record, folder.name), *tables(record)]
+        for device, precisions in expected.items():
+            parts.append(f"### {device.upper()}\n" if len(expected) > 1 else "")
+            found = {r["precision"]: r for r in records if (r["benchmark"], r["device"]) == (benchmark, device)}
+            parts.append(_trainings(found))
+            for precision in sorted(found, key=[*PRECISIONS, ""].index):
+                parts.append(f"#### {device.upper()}, {precision}\n" if len(found) > 1 else "")
+                parts += [_origin(found[precision], folder.name), *tables(found[precision])]
+            if missing := [precision for precision in precisions if precision not in found]:
+                parts.append(_missing(benchmark, device, missing))
     parts += ["## Machines\n", _machines(records)]
     return "\n".join(part for part in parts if part).rstrip() + "\n"
 
 
-def _missing(benchmark: str, device: str) -> str:
-    return table([benchmark, "result"], [[device, NOT_YET]])
+def _missing(benchmark: str, device: str, precisions: Sequence[str]) -> str:
+    rows = [[", ".join(filter(None, [device, precision])), NOT_YET] for precision in precisions]
+    return table([benchmark, "result"], rows)
+
+
+def _trainings(records: Mapping[str, Record]) -> str:
+    """Return the table of whole trainings, each experiment in each precision, or nothing where none was measured."""
+    found = [
+        (name, precision, training)
+        for precision, record in records.items()
+        if record["benchmark"] == "throughput"
+        for name, experiment in record["results"]["experiments"].items()
+        if (training := experiment.get("training"))
+    ]
+    found.sort(key=lambda item: ([*EXPERIMENTS].index(item[0]), [*PRECISIONS].index(item[1])))
+    rows = [
+        [
+            f"{name}, {precision}",
+            f"{training['epochs']:,}",
+            *_spread(training["seconds"]),
+            *("–" if training[key] is None else f"{training[key]:.3f}" for key in ("accuracy", "loss")),
+        ]
+        for name, precision, training in found
+    ]
+    head = ["whole training", "epochs", "time", "min – max", "IQR", "last accuracy", "last loss"]
+    return table(head, rows) if rows else ""
 
 
 def _origin(record: Record, folder: str) -> str:
@@ -182,10 +220,12 @@ def peers(record: Record) -> list[str]:
         if result["seconds_logging_every_10th"] is not None:
             seconds = _seconds(result["seconds_logging_every_10th"])
             parts.append(f"fmnist_xp with figures in every 10th epoch, as `train` logs: {seconds} an epoch.\n")
+    granted = record["settings"].get("drift", 0.0)
+    drift = f", or to {granted:.0%} of what the updates made of them" if granted else ""
     parts.append(
         "Loss and accuracy are computed in every epoch by all, unless noted. All were checked before: their losses\n"
         "on the same weights, and after one and two updates, agree with ours to "
-        f"{record['settings']['tolerance']:g} relative.\n"
+        f"{record['settings']['tolerance']:g} relative{drift}.\n"
     )
     parts += [f"- {engine}: {note}." for engine, note in notes.items()]
     parts += [f"- {engine}: left out, {reason}." for engine, reason in left_out.items()]
@@ -213,12 +253,16 @@ def scaling(record: Record) -> list[str]:
                 experiment,
                 *_spread(point["epoch_seconds"]),
                 f"{point['flops_per_epoch'] / point['epoch_seconds']['median'] / 1e9:,.0f}",
+                f"{point['fraction_of_gemm']:.2f}" if "fraction_of_gemm" in point else "–",
                 _megabytes(point["memory_added_bytes"]),
             ]
             for experiment, one in found.items()
             for point in one["points"]
         ]
-        parts.append(table([sweep, "experiment", "epoch", "min – max", "IQR", "GFLOP/s", "MB added by fit"], rows))
+        head = [
+            sweep, "experiment", "epoch", "min – max", "IQR", "GFLOP/s", "of the GEMM rate", "MB added by fit",
+        ]  # fmt: skip
+        parts.append(table(head, rows))
         fits = [
             f"{experiment}: time ∝ {sweep}^{_exponent(one['time_exponent'])}, "
             f"memory ∝ {sweep}^{_exponent(one['memory_exponent'])}"
@@ -265,9 +309,10 @@ def _fact(key: str, value: Any) -> str:
     return f"{value / 2**30:.0f} GiB" if key == "memory_bytes" else str(value)
 
 
-SECTIONS: tuple[tuple[str, str, tuple[str, ...], Callable[[Record], list[str]]], ...] = (
-    ("Throughput", "throughput", DEVICES, throughput),
-    ("Peers", "peers", DEVICES, peers),
-    ("Scaling", "scaling", DEVICES, scaling),
-    ("Loading", "loading", ("cpu",), loading),
+# Title, benchmark, the precisions to be measured on each device, and what makes the tables of one file.
+SECTIONS: tuple[tuple[str, str, Mapping[str, Sequence[str]], Callable[[Record], list[str]]], ...] = (
+    ("Throughput", "throughput", EVERYWHERE, throughput),
+    ("Peers", "peers", EVERYWHERE, peers),
+    ("Scaling", "scaling", {"cpu": ("float32",), "cuda": ("float32",)}, scaling),
+    ("Loading", "loading", {"cpu": ("",)}, loading),
 )

@@ -28,11 +28,14 @@ class Options:
     """Empty where nothing is computed."""
 
     def backend(self) -> Backend:
-        """Return the backend asked for, with all cores."""
+        """Return the backend asked for, with all cores; raise `DeviceError` where it lacks the precision."""
         try:
-            return get_backend(self.device)
+            backend = get_backend(self.device)
         except ValueError as error:
             raise DeviceError(str(error)) from error
+        if self.precision:
+            backend.precision(self.precision)
+        return backend
 
     def load(self) -> tuple[Dataset, Dataset]:
         """Return (train, test) of the source asked for."""

@@ -1,4 +1,4 @@
-"""Scaling: time and memory as rows, width and threads grow; each point in a fresh process."""
+"""Scaling: time, share of the GEMM rate and memory as rows, width and threads grow; each point in a fresh process."""
 
 import json
 import os
@@ -6,13 +6,14 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from bench.measure import fitted_exponent, summarize
-from bench.pictures import SERIES, figure_with_axes
+from bench.measure import fitted_exponent, peak_settings, rounded, summarize
+from bench.pictures import COLOURS, SERIES, figure_with_axes
 from bench.results import Options, save
 from fmnist_xp.backend import Backend
 
@@ -33,23 +34,31 @@ def run(options: Options) -> Path:
     settings: dict[str, Any] = {
         "data": {"name": "made"},
         "rounds": 1 if options.quick else 2,
-        "epochs": 2 if options.quick else 5,
+        "epochs": 2 if options.quick else 5 if backend.name == "cpu" else 50,
+        "peak": peak_settings(backend, options.quick),
     }
+    asked = {"precision": options.precision, "epochs": settings["epochs"], "peak": settings["peak"]}
     samples: list[list[Point]] = [[] for _ in points]
     for _ in range(settings["rounds"]):
         for point, found in zip(points, samples, strict=True):
-            found.append(in_fresh_process({**point, "epochs": settings["epochs"]}))
-    measured = [
-        {
-            **point,
-            "flops_per_epoch": found[0]["flops_per_epoch"],
-            "epoch_seconds": summarize([seconds for one in found for seconds in one["epoch_seconds"]]),
-            "memory_added_bytes": _largest([one["memory_added_bytes"] for one in found]),
-        }
-        for point, found in zip(points, samples, strict=True)
-    ]
+            found.append(in_fresh_process({**point, **asked}))
+    measured = [{**point, **figures(found)} for point, found in zip(points, samples, strict=True)]
     results = {**{sweep: series(measured, sweep) for sweep in ("rows", "width", "threads")}, "left_out": left_out}
     return save("scaling", options, backend, settings, results)
+
+
+def figures(found: Sequence[Point]) -> dict[str, Any]:
+    """Return what the processes of one point found together."""
+    flops = found[0]["flops_per_epoch"]
+    epoch = summarize([seconds for one in found for seconds in one["epoch_seconds"]])
+    gemm = median(one["gemm_flops_per_second"] for one in found)
+    return {
+        "flops_per_epoch": flops,
+        "epoch_seconds": epoch,
+        "gemm_flops_per_second": rounded(gemm),
+        "fraction_of_gemm": rounded(flops / epoch["median"] / gemm),
+        "memory_added_bytes": _largest([one["memory_added_bytes"] for one in found]),
+    }
 
 
 def plan(backend: Backend, quick: bool) -> tuple[list[Point], list[str]]:
@@ -112,13 +121,13 @@ def _largest(values: Sequence[int | None]) -> int | None:
 
 
 def draw(record: dict[str, Any]) -> Figure:
-    """Return time above memory, over rows, width and threads, with the fitted exponents."""
+    """Return time, share of the GEMM rate and memory, over rows, width and threads, with the fitted exponents."""
     sweeps = {name: found for name in ("rows", "width", "threads") if (found := record["results"][name])}
     figure, axes = figure_with_axes(
-        2, len(sweeps), width=4.6 * len(sweeps), height=7, title="How time and memory grow", record=record
+        3, len(sweeps), width=4.6 * len(sweeps), height=9.5, title="How time and memory grow", record=record
     )
     for column, (sweep, by_experiment) in enumerate(sweeps.items()):
-        time, memory = axes[column], axes[len(sweeps) + column]
+        time, share, memory = axes[column :: len(sweeps)]
         for (experiment, found), colour in zip(by_experiment.items(), SERIES, strict=False):
             points = found["points"]
             sizes = [p[sweep] for p in points]
@@ -127,6 +136,7 @@ def draw(record: dict[str, Any]) -> Figure:
             time.loglog(sizes, seconds, label=_label(experiment, sweep, found["time_exponent"]), **style)
             low, high = ([p["epoch_seconds"][end] for p in points] for end in ("min", "max"))
             time.fill_between(sizes, low, high, color=colour, alpha=0.2)
+            share.plot(sizes, [p["fraction_of_gemm"] for p in points], label=experiment, **style)
             known = [p for p in points if p["memory_added_bytes"] is not None]
             megabytes = [p["memory_added_bytes"] / 1e6 for p in known]
             label = _label(experiment, sweep, found["memory_exponent"])
@@ -135,9 +145,12 @@ def draw(record: dict[str, Any]) -> Figure:
         time.yaxis.set_major_formatter("{x:g}")
         time.set_ylabel("seconds per epoch" if column == 0 else "")
         memory.set_ylabel("MB added by fit" if column == 0 else "")
-        memory.set_xscale("log")
-        memory.set_ylim(bottom=0)
-        for ax in (time, memory):
+        share.axhline(1, color=COLOURS["floor"], linestyle="--")
+        share.set_ylabel("of the GEMM rate" if column == 0 else "")
+        for ax in (share, memory):
+            ax.set_xscale("log")
+            ax.set_ylim(bottom=0)
+        for ax in (time, share, memory):
             ax.set_xlabel({"rows": "rows", "width": "neurons in each hidden layer", "threads": "threads"}[sweep])
             sizes = sorted({p[sweep] for found in by_experiment.values() for p in found["points"]})
             ax.set_xticks(sizes, [f"{size:,}" for size in sizes])

@@ -74,6 +74,10 @@ DataOption = Annotated[
 UrlOption = Annotated[str | None, typer.Option(help="Address to download the IDX files from.")]
 PrecisionOption = Annotated[Precision, typer.Option("--precision", help="Arithmetic; tf32 and float16 need a GPU.")]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Threads on the CPU; by default all usable cores.")]
+BlockRowsOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="Rows worked on at once by a thread; by default what suits the widths and the cache."),
+]
 
 
 def main() -> None:
@@ -171,6 +175,7 @@ def train(
     momentum: Annotated[float | None, typer.Option(help="Momentum of SGD.")] = None,
     l2: Annotated[float | None, typer.Option(help="L2 strength on the first layer.")] = None,
     threads: ThreadsOption = None,
+    block_rows: BlockRowsOption = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the result alone.")] = False,
 ) -> None:
     """Train one experiment and write its run folder."""
@@ -187,7 +192,7 @@ def train(
     }
     chosen = _override(EXPERIMENTS[experiment], {k: v for k, v in overrides.items() if v is not None})
     backend = _backend(device, threads)
-    settings = Settings(chosen, seed=seed, precision=precision.value, log_every=log_every)
+    settings = Settings(chosen, seed=seed, precision=precision.value, log_every=log_every, block_rows=block_rows)
     folder = out_folder or default_folder(settings, backend)
     backend.precision(settings.precision)  # both before anything is read or downloaded
     check_folder(folder, force)
@@ -298,13 +303,14 @@ def bench(
     precision: PrecisionOption = Precision.FLOAT32,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs timed for each experiment.")] = 20,
     threads: ThreadsOption = None,
+    block_rows: BlockRowsOption = None,
 ) -> None:
     """Time each experiment on this machine, in epochs of 60,000 made images."""
     from fmnist_xp.speed import ROWS, measure_speed
 
     backend = _backend(device, threads)
     table = Table("experiment", "network", "ms/epoch", "epochs/s", "GFLOP/s", "of peak")
-    for speed in measure_speed(backend, precision.value, epochs):
+    for speed in measure_speed(backend, precision.value, epochs, block_rows=block_rows):
         table.add_row(
             speed.experiment,
             "-".join(map(str, speed.widths)),
@@ -318,6 +324,41 @@ def bench(
         f"{precision.value}; peak: large matrix products in the same process",
     )
     out.print(table)
+
+
+@app.command()
+def parity(
+    device: DeviceOption = "auto",
+    precision: Annotated[
+        Precision | None, typer.Option(help="Arithmetic of a GPU; by default, all that it has.")
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of each training curve.")] = 20,
+    data: DataOption = "auto",
+    threads: ThreadsOption = None,
+    out_folder: Annotated[Path | None, typer.Option("--out", help="Folder of tables, pictures and JSON.")] = None,
+) -> None:
+    """Compare a GPU with the CPU, or the CPU's float32 with its float64: operations, a step, training curves."""
+    from fmnist_xp.data import load_fashion_mnist
+    from fmnist_xp.parity.suite import choose_sides, failures, run_parity
+    from fmnist_xp.report.parity import parity_summary, parity_tables
+
+    backend = _backend(device, threads)
+    with _usage():
+        pairs = choose_sides(backend, precision and precision.value)
+    folder = out_folder or Path(f"parity-{backend.name.replace(':', '')}")
+    train_data, _test_data = load_fashion_mnist(data)
+    record = run_parity(pairs, train_data, folder, epochs=epochs, note=out.print)
+    for title, header, rows in parity_tables(record):
+        table = Table(*header, title=title, title_justify="left")
+        for row in rows:
+            table.add_row(*row)
+        # A line for each comparison, also where the terminal is narrower.
+        table.width = out.measure(table, options=out.options.update(max_width=1000)).maximum
+        out.print(table)
+    out.print(f"{parity_summary(record)} Written to {folder}")
+    if failed := list(failures(record)):
+        more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
+        raise FmnistXpError(f"differs by more than rounding: {', '.join(failed[:3])}{more}; see {folder}/parity.md")
 
 
 @data_app.command()

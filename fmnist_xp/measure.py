@@ -70,12 +70,19 @@ def copy_rate(backend: Backend, *, megabytes: int = 256, repeats: int = 5) -> fl
 
 
 def time_epochs(
-    network: Network, X: Array, y: Array, optimizer: Optimizer, epochs: int, *, log_every: int = 10
+    network: Network,
+    X: Array,
+    y: Array,
+    optimizer: Optimizer,
+    epochs: int,
+    *,
+    log_every: int = 10,
+    block_rows: int | None = None,
 ) -> list[float]:
     """Train on for `epochs` epochs, after one to warm up, and return the seconds of each.
 
     `X` and `y` are arrays of the network's backend. This is the training loop itself, so loss and accuracy are
     computed and fetched every `log_every`th epoch, as `fit` does.
     """
-    history = train(network, X, y, epochs=epochs + 1, optimizer=optimizer, log_every=log_every)
+    history = train(network, X, y, epochs=epochs + 1, optimizer=optimizer, log_every=log_every, block_rows=block_rows)
     return history.epoch_seconds[1:]

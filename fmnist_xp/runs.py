@@ -34,12 +34,16 @@ CONFUSION = "confusion.png"  # drawn later, by an evaluation
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that decides what a run computes, besides the data and the device."""
+    """Everything that decides what a run computes, besides the data and the device.
+
+    `block_rows` None leaves the choice to the backend, which knows its cache or memory.
+    """
 
     experiment: Experiment
     seed: int = 0
     precision: str = "float32"
     log_every: int = 10
+    block_rows: int | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,7 @@ def train_run(
         "seed": settings.seed,
         "precision": settings.precision,
         "log_every": settings.log_every,
+        "block_rows": settings.block_rows,
         "device": backend.name,
         "device_name": backend.device_name,
         "threads": backend.threads,
@@ -121,7 +126,13 @@ def train_run(
         X, y = preprocess(train, shuffle_seed=settings.seed)
         started = time.perf_counter()
         history = network.fit(
-            X, y, epochs=experiment.epochs, optimizer=optimizer, log_every=settings.log_every, verbose=verbose
+            X,
+            y,
+            epochs=experiment.epochs,
+            optimizer=optimizer,
+            log_every=settings.log_every,
+            verbose=verbose,
+            block_rows=settings.block_rows,
         )
         backend.synchronize()
         total_seconds = time.perf_counter() - started

@@ -29,8 +29,10 @@ class Speed:
     gemm_flops: float
 
 
-def measure_speed(backend: Backend, precision: str, epochs: int, rows: int = ROWS) -> Iterator[Speed]:
-    """Yield the speed of each experiment over `epochs` epochs of `rows` made images.
+def measure_speed(
+    backend: Backend, precision: str, epochs: int, rows: int = ROWS, block_rows: int | None = None
+) -> Iterator[Speed]:
+    """Yield the speed of each experiment over `epochs` epochs of `rows` made images, in blocks of `block_rows`.
 
     The images are noise in [−1, 1]: arithmetic takes the same time on any finite numbers that are not mostly zeros.
     """
@@ -43,7 +45,8 @@ def measure_speed(backend: Backend, precision: str, epochs: int, rows: int = ROW
     peak = gemm_rate(backend, precision)
     for experiment in EXPERIMENTS.values():
         network = experiment.make_network(backend, seed=0, dtype=precision)
-        seconds = statistics.median(time_epochs(network, inputs, labels, experiment.make_optimizer(), epochs))
+        optimizer = experiment.make_optimizer()
+        seconds = statistics.median(time_epochs(network, inputs, labels, optimizer, epochs, block_rows=block_rows))
         before, peak = peak, gemm_rate(backend, precision)
         yield Speed(
             experiment.name,

@@ -12,9 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from fmnist_xp.backend import Backend
+from fmnist_xp.backend import PRECISIONS, Backend
 from fmnist_xp.experiments import Experiment
 from fmnist_xp.machine import usable_cores
+
+LOSS_SCALE = 4096.0
+"""Constant loss scale of the frameworks in float16.
+
+The gradient of a mean over 60,000 rows is some 1e-5 a logit and smaller behind it, and halves end at 6e-8; weights'
+gradients in halves end at 65504. This leaves a factor of thousands to both sides. A power of 2 rounds nothing.
+"""
 
 
 class NotHereError(Exception):
@@ -23,16 +30,17 @@ class NotHereError(Exception):
 
 @dataclass(frozen=True)
 class Task:
-    """What every program starts from: the experiment, the weights it starts with, all rows and the device.
+    """What every program starts from: the experiment, the weights, all rows, the device and the precision.
 
-    `state` has the weights and biases as `Network.state_dict` names them.
+    `state` has the weights and biases as `Network.state_dict` names them, in the precision's dtype of parameters.
     """
 
     experiment: Experiment
-    state: Mapping[str, NDArray[np.float32]]
+    state: Mapping[str, NDArray[np.floating[Any]]]
     X: NDArray[np.float32]
     y: NDArray[np.uint8]
     backend: Backend
+    precision: str = "float32"
 
     @property
     def on_gpu(self) -> bool:
@@ -44,7 +52,21 @@ class Task:
         """Number of the GPU."""
         return int(self.backend.name.partition(":")[2] or 0)
 
-    def dense(self) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    @property
+    def half(self) -> bool:
+        """Whether products are of halves, beside float32 parameters."""
+        return self.precision == "float16"
+
+    @property
+    def loss_scale(self) -> float:
+        """The factor on the loss before backward, to be divided out in the update: 1, but for halves `LOSS_SCALE`."""
+        return LOSS_SCALE if self.half else 1.0
+
+    def rows(self) -> NDArray[np.floating[Any]]:
+        """Return the rows in the dtype in which they enter a product, as they are held on the device."""
+        return self.X.astype(PRECISIONS[self.precision].operands, copy=False)
+
+    def dense(self) -> list[tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]]]:
         """Return (weights (inputs, neurons), biases (neurons,)) of each Dense layer."""
         count = len(self.state) // 2
         return [(self.state[f"dense{i}.weights"], self.state[f"dense{i}.biases"][0]) for i in range(1, count + 1)]
@@ -53,13 +75,13 @@ class Task:
 class Engine(ABC):
     """A program with the task's network in it.
 
-    `name` is what tables call it, `note` what it does otherwise than the notebook, `l2` whether it regularizes the
+    `name` is what tables call it, `note` what it does otherwise than the others, `l2` whether it regularizes the
     first layer as the experiment says, and `gpu` whether it runs on a GPU. The constructor raises `NotHereError`
     where the program cannot run.
     """
 
     name: ClassVar[str]
-    note: ClassVar[str] = ""
+    note: str = ""
     l2: ClassVar[bool] = True
     gpu: ClassVar[bool] = True
 

@@ -16,11 +16,11 @@ class Ours(Engine):
     def __init__(self, task: Task) -> None:
         """Make the network; the weights are copied."""
         self._backend = task.backend
-        self._network = task.experiment.make_network(task.backend, seed=0)
+        self._network = task.experiment.make_network(task.backend, seed=0, dtype=task.precision)
         self._network.load_state_dict(task.state)
         self._optimizer = task.experiment.make_optimizer()
         with self.session():
-            X, y = task.backend.asarray(task.X), task.backend.asarray(task.y)
+            X, y = task.backend.asarray(task.rows()), task.backend.asarray(task.y)
             self._batch = FullBatch(self._network, X, y)
 
     def epoch(self) -> tuple[Any, Any]:

@@ -1,8 +1,11 @@
 """PyTorch: eager, compiled, and compiled with CUDA graphs."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
-from bench.engines.base import Engine, NotHereError, Schedule, Task, first_line, imported
+from bench.engines.base import LOSS_SCALE, Engine, NotHereError, Schedule, Task, first_line, imported
 from fmnist_xp.machine import usable_cores
 
 
@@ -19,12 +22,19 @@ class PyTorch(Engine):
         torch.set_num_threads(usable_cores())
         self._on_gpu = task.on_gpu
         device = torch.device("cuda", task.device_index) if task.on_gpu else torch.device("cpu")
+        dtype = torch.float64 if task.precision == "float64" else torch.float32
         self._experiment = task.experiment
-        self._X = torch.from_numpy(task.X).to(device)
+        self._matmul_precision = "high" if task.precision == "tf32" else "highest"
+        self._casting = partial(torch.autocast, device.type, torch.float16) if task.half else nullcontext
+        if task.half:
+            scaled = f"the loss is scaled by {LOSS_SCALE:g}, which the update divides out"
+            self.note = f"autocast; {scaled}, with no search for another scale"
+        self._seed = torch.tensor(task.loss_scale, dtype=dtype, device=device)
+        self._X = torch.from_numpy(task.rows()).to(device)
         self._y = torch.from_numpy(task.y).to(device, torch.int64)
         layers: list[Any] = []
         for weights, biases in task.dense():
-            layer = torch.nn.Linear(*weights.shape)
+            layer = torch.nn.Linear(*weights.shape, dtype=dtype)
             with torch.no_grad():
                 layer.weight.copy_(torch.from_numpy(weights.T.copy()))
                 layer.bias.copy_(torch.from_numpy(biases.copy()))
@@ -33,9 +43,13 @@ class PyTorch(Engine):
         parameters = list(self._model.parameters())
         if task.experiment.optimizer == "adam":
             betas = (Schedule.beta_1, Schedule.beta_2)
-            self._optimizer = torch.optim.Adam(parameters, betas=betas, eps=Schedule.epsilon, fused=True)
+            # A mean of scaled gradients over the root of their scaled squares: the scale is in ε alone.
+            epsilon = Schedule.epsilon * task.loss_scale
+            self._optimizer = torch.optim.Adam(parameters, betas=betas, eps=epsilon, fused=True)
+            self._gradient_scale = 1.0
         else:
             momentum = task.experiment.momentum
+            self._gradient_scale = task.loss_scale
             self._optimizer = torch.optim.SGD(parameters, lr=1.0, momentum=momentum, fused=True)
         self._schedule = Schedule(task.experiment)
         self._rate = task.experiment.learning_rate
@@ -48,10 +62,11 @@ class PyTorch(Engine):
         if self._experiment.momentum:
             # PyTorch keeps Σ μ·g and multiplies by today's rate, the notebook keeps Σ μ·lr·g: this makes them equal.
             group["momentum"] = self._experiment.momentum * self._rate / rate
-        group["lr"] = self._rate = rate
+        self._rate = rate
+        group["lr"] = rate / self._gradient_scale
         self._optimizer.zero_grad()
         loss, accuracy = self._figures(self._X, self._y)
-        loss.backward()
+        loss.backward(self._seed)
         self._optimizer.step()
         return loss.detach(), accuracy
 
@@ -60,8 +75,24 @@ class PyTorch(Engine):
         if self._on_gpu:
             self._torch.cuda.synchronize()
 
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """Hold all cores, float32 products to the precision asked for, and sums of halves to float32."""
+        torch, matmul = self._torch, self._torch.backends.cuda.matmul
+        before = torch.get_float32_matmul_precision(), matmul.allow_fp16_reduced_precision_reduction
+        torch.set_float32_matmul_precision(self._matmul_precision)
+        matmul.allow_fp16_reduced_precision_reduction = False
+        try:
+            with super().session():
+                yield
+        finally:
+            torch.set_float32_matmul_precision(before[0])
+            matmul.allow_fp16_reduced_precision_reduction = before[1]
+
     def _compute(self, X: Any, y: Any) -> tuple[Any, Any]:
-        logits = self._model(X)
+        with self._casting():
+            logits = self._model(X)
+        logits = logits.to(self._seed.dtype)
         first = self._model[0]
         penalty = self._experiment.l2 * (first.weight.square().sum() + first.bias.square().sum())
         accuracy = (logits.argmax(1) == y).float().mean()
@@ -80,9 +111,10 @@ class PyTorchCompiled(PyTorch):
         self._figures = self._torch.compile(self._compute, mode=self.mode)
         try:
             # Once through all of it, so that a missing compiler shows here; no update is made.
-            loss, _ = self._figures(self._X, self._y)
-            loss.backward()
-            self.synchronize()
+            with self.session():
+                loss, _ = self._figures(self._X, self._y)
+                loss.backward(self._seed)
+                self.synchronize()
         except Exception as error:
             if not type(error).__module__.startswith("torch._"):
                 raise

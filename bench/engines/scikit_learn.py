@@ -25,7 +25,7 @@ class ScikitLearn(Engine):
             raise NotHereError("scikit-learn's MLPClassifier has no GPU")
         module = imported("sklearn.neural_network", "scikit-learn")
         experiment = task.experiment
-        self._X, self._y = task.X, task.y
+        self._X, self._y = task.rows(), task.y
         self._adam = experiment.optimizer == "adam"
         self._schedule = Schedule(experiment)
         self._model = module.MLPClassifier(
@@ -40,7 +40,7 @@ class ScikitLearn(Engine):
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the batch is larger than these few rows
-            self._model.partial_fit(task.X[:10], task.y[:10], classes=np.arange(10, dtype=task.y.dtype))
+            self._model.partial_fit(self._X[:10], task.y[:10], classes=np.arange(10, dtype=task.y.dtype))
         for number, (weights, biases) in enumerate(task.dense()):
             self._model.coefs_[number][...] = weights
             self._model.intercepts_[number][...] = biases

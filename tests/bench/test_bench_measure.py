@@ -2,7 +2,16 @@ from collections.abc import Callable
 
 import pytest
 
-from bench.measure import alternate, epoch_bytes, fitted_exponent, floor_seconds, rounded, summarize
+from bench.measure import (
+    alternate,
+    epoch_bytes,
+    fitted_exponent,
+    floor_seconds,
+    peak_settings,
+    rounded,
+    summarize,
+)
+from fmnist_xp.backend import CpuBackend
 
 
 @pytest.mark.parametrize("exponent", [-1.0, 0.0, 0.5, 1.0, 2.0])
@@ -46,6 +55,14 @@ def test_sides_take_turns() -> None:
     samples = alternate({"A": side("A"), "B": side("B"), "C": side("C")}, 2)
     assert calls == ["A", "B", "C", "A", "B", "C"]
     assert samples == {"A": [1, 0.5, 4, 0.5], "B": [2, 0.5, 5, 0.5], "C": [3, 0.5, 6, 0.5]}
+
+
+def test_peak_is_of_larger_products_and_of_several_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = CpuBackend(1)
+    assert peak_settings(backend, quick=False) == {"size": 2048, "repeats": 1}
+    monkeypatch.setattr(backend, "name", "cuda:0")
+    assert peak_settings(backend, quick=False) == {"size": 8192, "repeats": 10}
+    assert peak_settings(backend, quick=True) == {"size": 2048, "repeats": 10}
 
 
 def test_bytes_and_floor_by_hand() -> None:

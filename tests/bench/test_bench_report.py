@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from bench import report
+from fmnist_xp.backend import PRECISIONS
 
 MACHINE = {
     "cpu": "Sample CPU", "cores_usable": 2, "memory_bytes": 8 * 2**30, "system": "Linux x86_64", "blas": "openblas 0",
@@ -69,9 +70,8 @@ def samples() -> dict[str, dict[str, Any]]:
         ),
         "peers-cpu": record("peers", {"sgd": peers}, tolerance=1e-4),
         "scaling-cpu": record("scaling", {"rows": rows, "width": {}, "threads": {}, "left_out": ["too many rows"]}),
-        "loading-cpu": record(
-            "loading", {"readers": readers, "times_faster_than_notebook": times}, disk_cache="warm"
-        ),
+        "loading-cpu": record("loading", {"readers": readers, "times_faster_than_notebook": times}, disk_cache="warm")
+        | {"precision": ""},
     }
 
 
@@ -113,16 +113,61 @@ def test_report_has_the_figures_the_pictures_and_the_machine(folder: Path) -> No
 
 def test_devices_without_results_are_not_yet_measured(folder: Path) -> None:
     text = report.text(folder)
-    assert text.count(report.NOT_YET) == 3  # throughput, peers and scaling on CUDA
+    assert text.count(report.NOT_YET) == 9  # throughput and peers in four precisions and scaling, on CUDA
     for path in folder.glob("*.json"):
         path.unlink()
-    assert report.text(folder).count(report.NOT_YET) == 8  # these and the CPU's, loading and the machines
+    assert report.text(folder).count(report.NOT_YET) == 14  # these and the CPU's, loading and the machines
 
 
 def test_quick_results_are_marked(folder: Path) -> None:
     path = folder / "loading-cpu.json"
     path.write_text(path.read_text().replace('"quick": false', '"quick": true'))
     assert report.text(folder).count("Quick sizes: not a result") == 1
+
+
+def test_what_peers_may_differ_is_told(folder: Path) -> None:
+    assert "agree with ours to 0.0001 relative.\n" in report.text(folder)
+    sample = samples()["peers-cpu"]
+    sample["settings"]["drift"] = 0.1
+    (folder / "peers-cpu.json").write_text(json.dumps(sample))
+    assert "to 0.0001 relative, or to 10% of what the updates made of them.\n" in report.text(folder)
+
+
+def test_each_precision_of_a_gpu_is_listed_or_not_yet_measured(folder: Path) -> None:
+    measured = ("float16", "float32")
+    for precision in measured:
+        suffix = "" if precision == "float32" else f"-{precision}"
+        sample = samples()["peers-cpu"] | {"device": "cuda", "precision": precision}
+        (folder / f"peers-cuda{suffix}.json").write_text(json.dumps(sample))
+    text = report.text(folder)
+    peers = text[text.index("## Peers") : text.index("## Scaling")]
+    assert peers.index("#### CUDA, float32") < peers.index("#### CUDA, float16")
+    for precision in PRECISIONS:
+        assert (f"| cuda, {precision} | not yet measured |" in peers) is (precision not in measured)
+
+
+def test_whole_trainings_are_in_one_table(folder: Path) -> None:
+    for precision, seconds in (("float32", 0.75), ("tf32", 0.44)):
+        sample = samples()["throughput-cpu"] | {"device": "cuda", "precision": precision}
+        experiment = sample["results"]["experiments"]["sgd"]
+        training = {"epochs": 1100, "seconds": summary(seconds), "accuracy": 0.8766, "loss": None}
+        sample["results"]["experiments"] = {"adam": experiment | {"training": training}, "sgd": experiment}
+        (folder / f"throughput-cuda-{precision}.json").write_text(json.dumps(sample))
+    lines = report.text(folder).splitlines()
+    place = next(i for i, line in enumerate(lines) if line.startswith("| whole training |"))
+    assert lines[place + 2 : place + 5] == [
+        "| adam, float32 | 1,100 | 0.750 s | 0.675 – 0.900 | 0.038 | 0.877 | – |",
+        "| adam, tf32 | 1,100 | 0.440 s | 0.396 – 0.528 | 0.022 | 0.877 | – |",
+        "",
+    ]
+
+
+def test_share_of_the_gemm_rate_is_in_the_scaling(folder: Path) -> None:
+    sample = samples()["scaling-cpu"]
+    for point in sample["results"]["rows"]["sgd"]["points"]:
+        point["fraction_of_gemm"] = 0.625
+    (folder / "scaling-cpu.json").write_text(json.dumps(sample))
+    assert "| 60,000 | sgd | 0.180 s | 0.162 – 0.216 | 0.009 | 167 | 0.62 | 9 |" in report.text(folder)
 
 
 def test_a_second_precision_has_a_part_of_its_own(folder: Path) -> None:

@@ -2,15 +2,17 @@
 
 import json
 import platform
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from bench import child, peers, scaling
+from bench import child, peers, scaling, throughput
 from bench.__main__ import app
 from bench.engines import ENGINES, Engine, Notebook, NotHereError, Ours, OursWithoutFigures, Task
 from bench.engines.pytorch import PyTorchCompiled
@@ -18,6 +20,7 @@ from bench.engines.scikit_learn import ScikitLearn
 from bench.results import Options, load
 from fmnist_xp.backend import CpuBackend
 from fmnist_xp.data import Dataset, export
+from fmnist_xp.experiments import EXPERIMENTS
 
 # The frameworks are not ours to keep free of warnings.
 pytestmark = pytest.mark.filterwarnings("default")
@@ -72,6 +75,8 @@ def test_throughput(folder: Path, tmp_path: Path) -> None:
     assert experiments["sgd"]["flops_per_epoch"] == 30_443_520_000 // 300
     assert len(experiments["adam"]["epoch_seconds"]["samples"]) == 4
     assert record["settings"]["data"]["rows"] == 200
+    # Whole trainings are measured where they take seconds: on a GPU.
+    assert all(experiment["training"] is None for experiment in experiments.values())
 
 
 def test_throughput_in_float64_has_a_file_of_its_own(folder: Path, tmp_path: Path) -> None:
@@ -110,15 +115,53 @@ def test_scaling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [point["rows"] for point in results["rows"]["adam"]["points"]] == [50, 150]
     assert [point["width"] for point in results["width"]["sgd"]["points"]] == [4, 8]
     assert results["threads"]["sgd"]["points"][0]["threads"] == 1
+    for sweep in ("rows", "width", "threads"):
+        for point in results[sweep]["sgd"]["points"]:
+            rate = point["flops_per_epoch"] / point["epoch_seconds"]["median"]
+            assert point["fraction_of_gemm"] == pytest.approx(rate / point["gemm_flops_per_second"], rel=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_scaling_is_in_the_precision_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def measured(point: dict[str, Any]) -> dict[str, Any]:
+        asked.append(point)
+        return {
+            "flops_per_epoch": 10,
+            "epoch_seconds": [4.0, 2.0, 6.0],
+            "gemm_flops_per_second": 5.0,
+            "memory_added_bytes": 8 * point["rows"],
+        }
+
+    monkeypatch.setattr(scaling, "in_fresh_process", measured)
+    path = scaling.run(Options("cpu", True, out=tmp_path, precision=precision))
+    assert path.name == {"float32": "scaling-cpu.json", "float64": "scaling-cpu-float64.json"}[precision]
+    assert {point["precision"] for point in asked} == {precision}
+    rows = load(path)["results"]["rows"]["sgd"]
+    assert rows["points"][0]["fraction_of_gemm"] == 10 / 4 / 5
+    assert rows["time_exponent"] == pytest.approx(0)
+    assert rows["memory_exponent"] == pytest.approx(1)
+
+
+def test_widest_network_of_the_scaling_is_784_2048_2048_10() -> None:
+    points, _left_out = scaling.plan(CpuBackend(1), quick=False)
+    widest = max((point for point in points if point["sweep"] == "width"), key=lambda point: point["width"])
+    assert (widest["width"], widest["rows"]) == (2048, 60_000)
 
 
 def test_a_point_is_measured_in_a_fresh_process() -> None:
-    found = scaling.in_fresh_process(
-        {"device": "cpu", "threads": 1, "sweep": "rows", "experiment": "adam", "rows": 20, "epochs": 2}
-    )
+    point = {
+        "device": "cpu", "threads": 1, "sweep": "rows", "experiment": "adam", "rows": 20, "epochs": 2,
+        "precision": "float64", "peak": {"size": 16, "repeats": 1},
+    }  # fmt: skip
+    found = scaling.in_fresh_process(point)
     assert len(found["epoch_seconds"]) == 2
+    assert found["gemm_flops_per_second"] > 0
     with pytest.raises(RuntimeError, match="unheard"):
-        scaling.in_fresh_process({"device": "unheard", "threads": 1, "experiment": "adam", "rows": 20, "epochs": 2})
+        scaling.in_fresh_process(point | {"device": "unheard"})
 
 
 def test_peers_that_are_here_agree_and_the_others_are_named(folder: Path, tmp_path: Path) -> None:
@@ -137,6 +180,61 @@ def test_peers_that_are_here_agree_and_the_others_are_named(folder: Path, tmp_pa
     peers.draw(record)
 
 
+def test_peers_in_float64_are_held_to_more_digits(folder: Path, tmp_path: Path) -> None:
+    path = peers.run(Options("cpu", True, str(folder), tmp_path, "float64"), [Ours, Notebook])
+    assert path.name == "peers-cpu-float64.json"
+    record = checked(path, folder, tmp_path)
+    assert (record["precision"], record["settings"]["tolerance"]) == ("float64", 1e-9)
+    assert record["settings"]["drift"] == 0
+    for result in record["results"].values():
+        assert result["engines"]["fmnist_xp"]["losses"] == result["engines"]["notebook"]["losses"]
+    with pytest.raises(RuntimeError, match="slightly wrong does not compute"):
+        peers.run(Options("cpu", True, str(folder), tmp_path, "float64"), [Ours, _SlightlyWrong])
+    peers.run(Options("cpu", True, str(folder), tmp_path, "float32"), [Ours, _SlightlyWrong])
+
+
+@pytest.mark.parametrize("benchmark", ["throughput", "peers", "scaling"])
+@pytest.mark.parametrize("precision", ["tf32", "float16"])
+def test_a_precision_that_the_device_lacks_is_one_line(tmp_path: Path, benchmark: str, precision: str) -> None:
+    arguments = [benchmark, "--device", "cpu", "--precision", precision, "--data", "nowhere", "--out", str(tmp_path)]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1
+    assert result.output.startswith("error: cpu (")
+    assert result.output.endswith(f"does not compute in {precision}: use float32 or float64\n")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("precision", "error", "passes"),
+    [
+        ("tf32", (0, 0, 0.05), True),
+        ("tf32", (0, 0, 0.2), False),
+        ("tf32", (0, -0.2, 0), False),
+        ("float32", (0, 0, 0.05), False),
+    ],
+)
+def test_after_updates_few_bits_may_drift(precision: str, error: tuple[float, ...], passes: bool) -> None:
+    """By a share of how far the loss has come; the first loss has come nowhere."""
+    experiment = EXPERIMENTS["adam"]
+    generator = np.random.default_rng(0)
+    X, y = generator.uniform(-1, 1, (50, 784)).astype(np.float32), np.arange(50, dtype=np.uint8) % 10
+    backend = _StandIn()
+    task = Task(experiment, experiment.make_network(backend, seed=0).state_dict(), X, y, backend, precision)
+
+    class Drifting(Ours):
+        name = "drifting"
+        found: ClassVar[list[float]] = []
+
+        def epoch(self) -> tuple[Any, Any]:
+            loss = float(super().epoch()[0])
+            self.found.append(loss)
+            return loss + error[len(self.found) - 1] * (loss - self.found[0]), None
+
+    with nullcontext() if passes else pytest.raises(RuntimeError, match="drifting does not compute"):
+        peers.check(task, [Drifting(task)])
+    assert abs(Drifting.found[2] / Drifting.found[0] - 1) > 0.01  # else nothing could drift
+
+
 def test_a_peer_that_computes_something_else_is_an_error(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"wrong does not compute what fmnist_xp computes: sgd after 0 updates"):
         peers.run(Options("cpu", True, str(folder), tmp_path), [Ours, _Wrong])
@@ -145,6 +243,10 @@ def test_a_peer_that_computes_something_else_is_an_error(folder: Path, tmp_path:
 
 def test_what_a_gpu_adds_under_a_stand_in(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Options, "backend", lambda _self: _StandIn())
+    short = {name: replace(experiment, epochs=23) for name, experiment in throughput.EXPERIMENTS.items()}
+    monkeypatch.setattr(throughput, "EXPERIMENTS", short)
+    for benchmark in (throughput, peers):
+        monkeypatch.setattr(benchmark, "peak_settings", lambda *_: {"size": 64, "repeats": 1})
     run("throughput", "--quick", "--data", str(folder), "--out", str(tmp_path))
     record = checked(tmp_path / "throughput-cuda.json", folder, tmp_path)
     assert record["machine"]["gpu"] == "a stand-in"
@@ -154,10 +256,54 @@ def test_what_a_gpu_adds_under_a_stand_in(folder: Path, tmp_path: Path, monkeypa
         assert experiment["fraction_of_bandwidth"] > 0
         assert experiment["peak_memory_bytes"] == 5_000_000
         assert experiment["joules_per_epoch"] is None
+        training = experiment["training"]
+        assert (training["epochs"], len(training["seconds"]["samples"])) == (23, 1)
+        assert training["seconds"]["median"] > 0
+        assert 0 <= training["accuracy"] <= 1
     path = peers.run(Options("cuda", True, str(folder), tmp_path), [Ours, OursWithoutFigures, Notebook, ScikitLearn])
     assert checked(path)["results"]["sgd"]["left_out"] == {"scikit-learn": "scikit-learn's MLPClassifier has no GPU"}
+    run("throughput", "--quick", "--precision", "tf32", "--data", str(folder), "--out", str(tmp_path))
+    assert checked(tmp_path / "throughput-cuda-tf32.json")["results"]["experiments"]["sgd"]["training"]
     run("report", "--out", str(tmp_path))
-    assert "`python -m bench throughput --device cuda" in (tmp_path.parent / "README.md").read_text()
+    text = (tmp_path.parent / "README.md").read_text()
+    assert "`python -m bench throughput --device cuda" in text
+    assert "| sgd, float32 | 23 | " in text
+    assert "| sgd, tf32 | 23 | " in text
+
+
+def test_whole_training_starts_from_the_first_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After epochs were timed, it learns what `fit` learns."""
+    generator = np.random.default_rng(0)
+    X, y = generator.uniform(-1, 1, (60, 784)).astype(np.float32), np.arange(60, dtype=np.uint8) % 10
+    experiment = replace(EXPERIMENTS["adam"], hidden=(6,), epochs=31)
+    measured = throughput._Run(experiment, CpuBackend(1), X, y, "float32")
+    measured.timed(3)()
+    training = measured.training(measured.train())
+    history = experiment.make_network(CpuBackend(1), seed=0).fit(
+        X, y, epochs=31, optimizer=experiment.make_optimizer(), verbose=False
+    )
+    assert training["epochs"] == 31
+    assert training["loss"] == pytest.approx(history.loss[-1], rel=1e-5)
+    assert training["accuracy"] == pytest.approx(history.accuracy[-1], rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_training_that_diverged_has_no_figures() -> None:
+    X, y = np.ones((10, 784), np.float32), np.arange(10, dtype=np.uint8)
+    experiment = replace(EXPERIMENTS["sgd"], hidden=(4,), epochs=21, learning_rate=1e30)
+    measured = throughput._Run(experiment, CpuBackend(1), X, y, "float32")
+    assert measured.training(measured.train())["loss"] is None
+
+
+def test_halves_move_half_the_bytes() -> None:
+    class Backend(CpuBackend):
+        precisions = ("float32", "float16")
+
+    one, half = (EXPERIMENTS["adam"].make_network(Backend(1), seed=0, dtype=dtype) for dtype in Backend.precisions)
+    found = [throughput.figures(network, 100, [2.0], [1e9], [1e6]) for network in (one, half)]
+    # Rows twice, and each of the layers' 138 outputs six times.
+    assert [figures["bytes_per_epoch"] for figures in found] == [size * 100 * (2 * 784 + 6 * 138) for size in (4, 2)]
+    assert [figures["floor_seconds"] for figures in found] == pytest.approx([0.9584, 0.4792])
 
 
 def test_a_device_that_is_not_there_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
@@ -170,6 +316,7 @@ class _StandIn(CpuBackend):
     """NumPy that calls itself a GPU and has what the benchmarks ask CuPy for besides arrays."""
 
     name = "cuda:0"
+    precisions = ("float32", "float64", "tf32")
 
     def __init__(self) -> None:
         super().__init__(1)
@@ -193,6 +340,14 @@ class _Absent(Engine):
 
     def epoch(self) -> tuple[Any, Any]:
         return None, None
+
+
+class _SlightlyWrong(Notebook):
+    name = "slightly wrong"
+
+    def epoch(self) -> tuple[Any, Any]:
+        loss, accuracy = super().epoch()
+        return (1 + 1e-7) * loss, accuracy
 
 
 class _Wrong(Notebook):

@@ -8,6 +8,7 @@ import pytest
 from run_helpers import contents
 
 from fmnist_xp import speed
+from fmnist_xp.train.fullbatch import FullBatch
 
 Command = Callable[..., Any]
 ROWS, PEAK = 300, 1e12
@@ -36,6 +37,23 @@ def test_each_experiment_has_its_speed(command: Command, workplace: Path, monkey
     assert contents(workplace) == {}
 
 
-@pytest.mark.parametrize("arguments", [("--epochs", 0), ("--precision", "float8"), ("--device", "tpu")])
+def test_blocks_are_of_the_rows_asked_for(command: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = set()
+    compute_gradients = FullBatch.compute_gradients
+
+    def noted(batch: FullBatch, figures: bool = False) -> Any:
+        blocks.add(batch.block_rows)
+        return compute_gradients(batch, figures)
+
+    monkeypatch.setattr(FullBatch, "compute_gradients", noted)
+    monkeypatch.setattr(speed, "gemm_rate", lambda _backend, _precision: PEAK)
+    monkeypatch.setattr(speed, "measure_speed", functools.partial(speed.measure_speed, rows=ROWS))
+    command("bench", "--device", "cpu", "--epochs", 1, "--block-rows", 70).assert_went_well()
+    assert blocks == {70}
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--epochs", 0), ("--block-rows", 0), ("--precision", "float8"), ("--device", "tpu")]
+)
 def test_wrong_usage_is_one_line(command: Command, arguments: tuple[object, ...]) -> None:
     command("bench", *arguments).assert_failed(2, "--help")

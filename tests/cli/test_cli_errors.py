@@ -28,6 +28,7 @@ USAGE = {
     "negative seed": (("train", "--seed", -1), "--seed"),
     "log every 0": (("train", "--log-every", 0), "--log-every"),
     "no threads": (("train", "--threads", 0), "--threads"),
+    "blocks without rows": (("train", "--block-rows", 0), "--block-rows"),
     "hidden junk": (("train", "--hidden", "junk"), "junk"),
     "hidden empty": (("train", "--hidden", ""), "--hidden"),
     "hidden gap": (("train", "--hidden", "32,,16"), "32,,16"),
@@ -91,7 +92,7 @@ def test_help_names_every_command(command: Command) -> None:
     out = command("train", "--help").out
     for option in (
         "device", "data", "url", "epochs", "seed", "precision", "log-every", "out", "force", "hidden",
-        "learning-rate", "decay", "momentum", "l2", "threads", "quiet",
+        "learning-rate", "decay", "momentum", "l2", "threads", "block-rows", "quiet",
     ):  # fmt: skip
         assert f"--{option}" in out
 

@@ -42,7 +42,8 @@ def train(command: Command, idx_folder: Path) -> Command:
 def test_every_setting_reaches_the_run_folder(train: Command, workplace: Path, idx_folder: Path) -> None:
     answer = train(
         "sgd", "--epochs", 25, "--seed", 3, "--precision", "float64", "--log-every", 4, "--hidden", "32,16",
-        "--learning-rate", 0.5, "--decay", 0.02, "--momentum", 0.25, "--l2", 0.001, "--out", "some/run",
+        "--learning-rate", 0.5, "--decay", 0.02, "--momentum", 0.25, "--l2", 0.001, "--block-rows", 150,
+        "--out", "some/run",
     )  # fmt: skip
     answer.assert_went_well()
     folder = workplace / "some" / "run"
@@ -54,8 +55,8 @@ def test_every_setting_reaches_the_run_folder(train: Command, workplace: Path, i
         "momentum": 0.25, "l2": 0.001, "epochs": 25,
     }  # fmt: skip
     assert config["optimizer"] == {"type": "SGD", "learning_rate": 0.5, "decay": 0.02, "momentum": 0.25}
-    assert {key: config[key] for key in ("seed", "precision", "log_every", "device", "threads")} == {
-        "seed": 3, "precision": "float64", "log_every": 4, "device": "cpu", "threads": 2,
+    assert {key: config[key] for key in ("seed", "precision", "log_every", "block_rows", "device", "threads")} == {
+        "seed": 3, "precision": "float64", "log_every": 4, "block_rows": 150, "device": "cpu", "threads": 2,
     }  # fmt: skip
     assert config["data"]["source"] == str(idx_folder)
     assert config["versions"]["numpy"] == np.__version__
@@ -190,6 +191,19 @@ def test_number_of_threads_changes_no_bit(command: Command, workplace: Path, sma
     assert {name: values.tobytes() for name, values in one.items()} == {
         name: values.tobytes() for name, values in three.items()
     }
+
+
+def test_blocks_of_other_rows_change_the_result_by_rounding_alone(train: Command, workplace: Path) -> None:
+    for rows in (7, 64, 400):
+        train("--epochs", 5, "--block-rows", rows, "--precision", "float64", "--out", f"b{rows}").assert_went_well()
+        assert read_json(workplace / f"b{rows}" / "config.json")["block_rows"] == rows
+    train("--epochs", 5, "--precision", "float64", "--out", "chosen").assert_went_well()
+    assert read_json(workplace / "chosen" / "config.json")["block_rows"] is None
+    chosen, *others = (load_file(workplace / n / "model.safetensors") for n in ("chosen", "b7", "b64", "b400"))
+    for state in others:
+        for name, values in chosen.items():
+            np.testing.assert_allclose(state[name], values, rtol=1e-9, atol=1e-12)
+    assert any(not np.array_equal(others[0][name], values) for name, values in chosen.items())
 
 
 def test_a_run_is_not_overwritten(train: Command, workplace: Path) -> None:
