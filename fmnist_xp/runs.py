@@ -1,6 +1,7 @@
 """A run: one experiment trained on one data set, and the folder that keeps all of it."""
 
 import json
+import logging
 import math
 import platform
 import statistics
@@ -23,6 +24,8 @@ from fmnist_xp.machine import blas_name
 from fmnist_xp.model import Sequential
 from fmnist_xp.report.plots import plot_metrics
 from fmnist_xp.train.history import History
+
+logger = logging.getLogger("fmnist_xp")
 
 CONFIG = "config.json"
 HISTORY = "history.csv"
@@ -218,13 +221,24 @@ def _write(run: Run, network: Sequential) -> None:
         run.history.save(staged / HISTORY)
         network.save(staged / MODEL)
         if run.history:
-            plot_metrics(run.history, staged / METRICS, title=run.title, experiment=run.result["experiment"])
+            _draw(run, staged / METRICS)
         write_text(staged / RESULT, _json(run.result))
         for stale in (RESULT, METRICS, CONFUSION):
             (run.folder / stale).unlink(missing_ok=True)
         for name in (CONFIG, HISTORY, MODEL, METRICS, RESULT):
             if (staged / name).exists():
                 (staged / name).replace(run.folder / name)
+
+
+def _draw(run: Run, path: Path) -> None:
+    """Draw the metrics; a picture that fails must not cost the training, and can be drawn later."""
+    try:
+        plot_metrics(run.history, path, title=run.title, experiment=run.result["experiment"])
+    except OSError:
+        raise  # a full disk: the other files do not fit either
+    except Exception as error:
+        path.unlink(missing_ok=True)
+        logger.warning("%s was not drawn (%s); fmnist-xp plot %s draws it", METRICS, error, run.folder)
 
 
 def _absolute(source: str) -> str:

@@ -207,6 +207,20 @@ def test_full_disk_does_not_mix_two_runs(
             load_run(tmp_path / "run")
 
 
+def test_picture_that_fails_does_not_cost_the_training(
+    tmp_path: Path, tiny: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def failing(_history: Any, path: Path, **_options: Any) -> None:
+        path.write_bytes(b"half a picture")
+        raise RuntimeError("no fonts")
+
+    monkeypatch.setattr(runs, "plot_metrics", failing)
+    run = train(tmp_path / "run", tiny)
+    assert {path.name for path in run.folder.iterdir()} == RUN_FILES - {"metrics.png"}
+    assert load_run(tmp_path / "run").result == json.loads(json.dumps(run.result))
+    assert f"metrics.png was not drawn (no fonts); fmnist-xp plot {run.folder} draws it" in caplog.text
+
+
 def test_force_replaces(tmp_path: Path, tiny: tuple[Any, Any]) -> None:
     train(tmp_path / "run", tiny)
     train(tmp_path / "run", tiny, replace(QUICK, seed=3), force=True)
