@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the other scripts, from the project's root: `setup EXTRAS` makes .venv where it is missing and installs
 # the project with these extras (comma-separated, or none), unless that was done before for this pyproject.toml.
 
