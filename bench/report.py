@@ -188,13 +188,12 @@ def throughput(record: Record) -> list[str]:
         rates += f" Copy: median {copy['median'] / 1e9:,.0f} GB/s."
     lines = [table(head, rows), rates + "\n"]
     if notebook := found.get("notebook"):
-        theirs = notebook["epoch_seconds"]
-        ours = found["experiments"][notebook["experiment"]]["epoch_seconds"]["median"]
-        lines.append(
-            f"The notebook's arithmetic in plain NumPy, between the same epochs: {notebook['experiment']} "
-            f"{_seconds(theirs['median'])} an epoch ({theirs['min']:.2f} – {theirs['max']:.2f}), "
-            f"{theirs['median'] / ours:.2f}× ours.\n"
-        )
+        times = [
+            f"{name} {_seconds(theirs['median'])} an epoch ({theirs['min']:.2f} – {theirs['max']:.2f}), "
+            f"{theirs['median'] / found['experiments'][name]['epoch_seconds']['median']:.2f}× ours"
+            for name, theirs in notebook.items()
+        ]
+        lines.append(f"The notebook's arithmetic in plain NumPy, between the same epochs: {'; '.join(times)}.\n")
     return lines
 
 

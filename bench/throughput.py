@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from bench.engines.notebook import make_optimizer
 from bench.measure import (
     Energy,
     alternate,
@@ -21,7 +22,7 @@ from bench.measure import (
     rounded,
     summarize,
 )
-from bench.notebook import NotebookNetwork, OptimizerSGD
+from bench.notebook import NotebookNetwork
 from bench.pictures import COLOURS, bars, figure_with_axes
 from bench.results import Options, about, save
 from fmnist_xp.backend import Backend
@@ -34,8 +35,6 @@ from fmnist_xp.train.history import History
 from fmnist_xp.train.trainer import train
 
 LOG_EVERY = 10
-NOTEBOOK_RUN = "sgd"
-"""The experiment that the notebook's arithmetic is timed on beside ours, on the CPU."""
 
 
 def run(options: Options) -> Path:
@@ -72,14 +71,14 @@ def run(options: Options) -> Path:
         sides["copy"] = lambda: [copy_rate(backend, repeats=peak["repeats"])]
     sides |= {name: one.timed(settings["epochs_a_round"]) for name, one in runs.items()}
     if not on_gpu:
-        sides["notebook"] = _notebook(runs[NOTEBOOK_RUN].network, X, y)
+        sides |= {f"notebook {name}": _notebook(EXPERIMENTS[name], one.network, X, y) for name, one in runs.items()}
     samples = alternate(sides, settings["rounds"])
     trainings = alternate({name: one.train for name, one in runs.items()}, settings["trainings"])
     gemm_rates, copy_rates = samples["gemm"], samples.get("copy")
     results = {
         "gemm_flops_per_second": summarize(gemm_rates),
         "copy_bytes_per_second": summarize(copy_rates) if copy_rates else None,
-        "notebook": None if on_gpu else {"experiment": NOTEBOOK_RUN, "epoch_seconds": summarize(samples["notebook"])},
+        "notebook": None if on_gpu else {name: summarize(samples[f"notebook {name}"]) for name in runs},
         "experiments": {
             name: {
                 **figures(one.network, len(X), samples[name], gemm_rates, copy_rates),
@@ -93,11 +92,9 @@ def run(options: Options) -> Path:
     return save("throughput", options, backend, settings, results)
 
 
-def _notebook(network: Sequential, X: Any, y: Any) -> Callable[[], list[float]]:
+def _notebook(experiment: Experiment, network: Sequential, X: Any, y: Any) -> Callable[[], list[float]]:
     """Return a function that times one epoch of the notebook's arithmetic, with no framework in the process."""
-    experiment = EXPERIMENTS[NOTEBOOK_RUN]
-    optimizer = OptimizerSGD(experiment.learning_rate, experiment.decay, experiment.momentum)
-    notebook = NotebookNetwork(network.state_dict(), experiment.l2, optimizer)
+    notebook = NotebookNetwork(network.state_dict(), experiment.l2, make_optimizer(experiment))
 
     def timed() -> list[float]:
         started = perf_counter()

@@ -58,7 +58,7 @@ class ReLU(Layer):
     def backward(self, dvalues: Array) -> Array:
         """Set and return `dinputs`; the output tells where the input was above 0."""
         dvalues = self.backend.check(dvalues, "dvalues")
-        self.dinputs = dvalues if self.reuse_buffers else self._buffer("dinputs", dvalues.shape, dvalues.dtype)
+        self.dinputs = dvalues if self.reuse_buffers else self.backend.xp.empty_like(dvalues)
         self.backend.fuse(relu_gradient)(dvalues, self.output, self.dinputs)
         return self.dinputs
 

@@ -29,8 +29,7 @@ class OrderedSum:
         self._spare = list(spare)
         self._early: dict[int, Array] = {}
         self._changed = threading.Condition()
-        self._due = 0
-        self._abandoned = False
+        self.start()
 
     def start(self) -> None:
         """Begin a new sum."""

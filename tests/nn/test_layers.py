@@ -195,6 +195,15 @@ def test_dvalues_of_another_shape_are_refused() -> None:
         dense.backward(np.ones((4, 2)))
 
 
+def test_dvalues_of_the_right_dtype_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    dense, inputs, dvalues = make_dense()
+    dense.forward(inputs)
+    given: list[np.ndarray] = []
+    monkeypatch.setattr(dense, "backward_parameters", given.append)
+    dense.backward(dvalues)
+    assert given[0] is dvalues
+
+
 def test_config_makes_a_layer_like_this_one() -> None:
     dense = Dense(2, 3, 0.1, 0.2, 0.3, 0.4)
     assert Dense(**dense.config()).config() == dense.config()

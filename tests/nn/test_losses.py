@@ -156,13 +156,35 @@ def test_true_probabilities_and_their_losses_by_hand() -> None:
     np.testing.assert_allclose(loss.sample_losses(predictions, labels), expected, rtol=1e-15)
 
 
+def test_class_indices_are_compared_in_the_labels_dtype_and_made_once() -> None:
+    loss = CategoricalCrossentropy()
+    predictions, labels = make_batch(classes=3)
+    classes = loss._classes(predictions, labels.astype("uint8"))
+    assert (classes.tolist(), classes.dtype) == ([[0, 1, 2]], np.uint8)
+    assert loss._classes(predictions, labels.astype("uint8")) is classes
+
+
+@BOTH
+def test_gradient_has_the_dtype_of_the_predictions_unless_told(kind: type[CategoricalCrossentropy]) -> None:
+    predictions, labels = make_batch()
+    for loss in (kind(), kind().replica()):
+        expected = loss.backward(predictions.copy(), labels).copy()
+        assert expected.dtype == np.float64
+        loss.gradient_dtype = np.dtype("float32")
+        given = predictions.copy()
+        dinputs = loss.backward(given, labels)
+        assert dinputs.dtype == np.float32
+        np.testing.assert_array_equal(given, predictions)
+        np.testing.assert_allclose(dinputs, expected, rtol=1e-6, atol=1e-8)
+
+
 def test_regularization_loss_is_the_sum_over_layers() -> None:
     first, second = Dense(1, 2, weight_regularizer_l1=0.5), Dense(2, 1, bias_regularizer_l2=0.25)
     first.weights = [[1, -3]]
     second.biases = [[4]]
     loss = CategoricalCrossentropy()
     assert float(loss.regularization_loss(first, second)) == pytest.approx(0.5 * 4 + 0.25 * 16)
-    assert float(loss.regularization_loss()) == 0
+    assert str(loss.regularization_loss()) == "0.0"
 
 
 @BOTH

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -106,8 +107,15 @@ def test_loss_replica_has_buffers_of_its_own() -> None:
 def test_module_computes_on_the_cpu_unless_told() -> None:
     assert ReLU().backend is default_backend()
     assert default_backend().name == "cpu"
+
+
+@pytest.mark.parametrize(
+    "make", [ReLU, Softmax, CategoricalCrossentropy, SoftmaxCategoricalCrossentropy, partial(Dense, 2, 3)]
+)
+def test_module_computes_where_it_is_told(make: Callable[..., Module], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fmnist_xp.nn.module.default_backend", lambda: pytest.fail("another backend was asked for"))
     backend = CpuBackend(1)
-    assert ReLU(backend).backend is backend
+    assert make(backend=backend).backend is backend
 
 
 @pytest.mark.parametrize("module", make_modules(), ids=named)
@@ -119,10 +127,45 @@ def test_bind_moves_the_module_to_another_backend(module: Module) -> None:
 
 
 @pytest.mark.parametrize("module", make_modules(), ids=named)
+def test_replica_that_moves_makes_its_buffers_anew(module: Module) -> None:
+    twin = module.replica()
+    for _ in range(2):
+        results = [call(PROBABILITIES.copy()) for call in make_calls(twin)]
+        twin.bind(CpuBackend(1))
+        for call, before in zip(make_calls(twin), results, strict=True):
+            assert not np.shares_memory(call(PROBABILITIES.copy()), before)
+
+
+@pytest.mark.parametrize("module", make_modules(), ids=named)
 def test_array_of_another_device_is_refused_with_the_cure(module: Module) -> None:
     class Foreign:
         """Stands for an array of another library."""
 
-    for call in make_calls(module):
-        with pytest.raises(ValueError, match=r"Foreign, but .* on cpu with numpy arrays: pass backend\.asarray\("):
+    if isinstance(module, SoftmaxCategoricalCrossentropy):
+        names = ["inputs", "predictions"]
+    elif isinstance(module, CategoricalCrossentropy):
+        names = ["predictions", "predictions"]
+    else:
+        names = ["inputs", "dvalues"]
+    for call, name in zip(make_calls(module), names, strict=True):
+        cure = rf"^{name} is a .*Foreign, but .* on cpu with numpy arrays: pass backend\.asarray\({name}\)$"
+        with pytest.raises(ValueError, match=cure):
             call(Foreign())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("loss", [CategoricalCrossentropy(), SoftmaxCategoricalCrossentropy()], ids=named)
+def test_labels_of_another_device_are_refused_by_name(loss: CategoricalCrossentropy) -> None:
+    for call in (loss.sample_losses, loss.backward):
+        with pytest.raises(ValueError, match=r"^labels is a builtins.str, but .*: pass backend\.asarray\(labels\)$"):
+            call(PROBABILITIES, "012")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "module", [ReLU(), Softmax(), CategoricalCrossentropy(), SoftmaxCategoricalCrossentropy()], ids=named
+)
+def test_float32_gives_float32_and_keeps_nothing_wider(module: Module) -> None:
+    twin = module.replica()
+    for alone in (module, twin):
+        for call in make_calls(alone):
+            assert call(PROBABILITIES.astype("float32")).dtype == np.float32
+    assert {str(buffer.dtype) for buffer in twin._buffers.values()} <= {"float32"}

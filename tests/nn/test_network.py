@@ -1,3 +1,4 @@
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -58,8 +59,8 @@ def test_parameters_are_one_vector_layer_by_layer_weights_first() -> None:
 
 
 def test_widths() -> None:
-    network = Network([Dense(5, 4), ReLU(), Dense(4, 3)], backend=CPU)
-    assert (network.n_inputs, network.n_classes, network.widths) == (5, 3, [5, 4, 3])
+    network = Network([Dense(5, 4), ReLU(), Dense(4, 2), Dense(2, 3)], backend=CPU)
+    assert (network.n_inputs, network.n_classes, network.widths) == (5, 3, [5, 4, 2, 3])
 
 
 def test_layers_keep_their_weights_without_a_seed() -> None:
@@ -152,6 +153,38 @@ def test_replica_gives_the_same_gradient_in_memory_of_its_own(split_softmax: boo
     np.testing.assert_array_equal(y, held_y)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_replica_works_in_place_where_it_says_so(dtype: str) -> None:
+    network = make_network(dtype=dtype)
+    X, y = make_batch()
+    twin = network.replica()
+    probabilities = twin.forward(X.astype(dtype))
+    for dense, following in zip(
+        twin.dense, (twin.layers[1].output, twin.layers[3].output, probabilities), strict=True
+    ):
+        assert np.shares_memory(dense.output, following)
+    twin.backward(probabilities, y)
+    assert twin.loss.dinputs is probabilities
+    assert twin.layers[1].dinputs is twin.dense[1].dinputs
+
+
+def test_replica_allocates_no_activation_after_its_first_pass() -> None:
+    rows, width = 4000, 32
+    network = Network([Dense(5, width), ReLU(), Dense(width, width), ReLU(), Dense(width, width)], backend=CPU)
+    X, y = make_batch(rows, classes=width)
+    X = X.astype("float32")
+    twin = network.replica()
+    twin.backward(twin.forward(X), y, samples=1)
+    tracemalloc.start()
+    try:
+        twin.backward(twin.forward(X), y, samples=1)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # A comparison makes one byte an element; an activation, or the gradient of one, has four.
+    assert peak < 3 * rows * width
+
+
 UNUSUAL: dict[str, Callable[[], list[Layer]]] = {
     "one Dense": lambda: [Dense(5, 3)],
     "Dense after Dense": lambda: [Dense(5, 4), Dense(4, 3)],
@@ -219,10 +252,16 @@ def test_state_dict_round_trip_copies_both_ways() -> None:
     ("change", "message"),
     [
         ({"dense2.biases": None}, "the state lacks dense2.biases"),
+        ({"dense2.biases": None, "dense1.weights": None}, "the state lacks dense1.weights, dense2.biases"),
         ({"dense4.biases": np.zeros((1, 3))}, "the state has dense4.biases, which this network of 3 Dense lacks"),
+        ({"b": 0, "a": 0}, "the state has a, b, which this network of 3 Dense lacks"),
         (
             {"dense1.weights": np.zeros((5, 4)), "dense3.biases": np.zeros((1, 2))},
             r"dense3.biases must have the shape \(1, 3\), got \(1, 2\)",
+        ),
+        (
+            {"dense1.weights": np.zeros((5, 4)), "dense3.biases": [["a", "b", "c"]]},
+            "could not convert string to float",
         ),
     ],
 )
@@ -230,7 +269,7 @@ def test_state_that_does_not_fit_changes_nothing(change: dict[str, Any], message
     network = make_network()
     held = network.parameters.copy()
     state = {name: values for name, values in {**network.state_dict(), **change}.items() if values is not None}
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"^{message}"):
         network.load_state_dict(state)
     np.testing.assert_array_equal(network.parameters, held)
 
@@ -247,8 +286,16 @@ def twice() -> list[Layer]:
         (lambda: [ReLU(), Dense(2, 2)], {}, "the first layer must be Dense"),
         (lambda: [Dense(2, 3), ReLU(), Dense(4, 2)], {}, "dense1 has 3 neurons, but dense2 takes 4 inputs"),
         (twice, {}, "each layer can stand in a network only once"),
-        (lambda: [Dense(2, 2), Softmax()], {}, "brings its own softmax: leave the last Softmax layer out"),
-        (lambda: [Dense(2, 2)], {"loss": CategoricalCrossentropy()}, r"end the layers with Softmax\(\)"),
+        (
+            lambda: [Dense(2, 2), Softmax()],
+            {},
+            "SoftmaxCategoricalCrossentropy brings its own softmax: leave the last Softmax layer out",
+        ),
+        (
+            lambda: [Dense(2, 2)],
+            {"loss": CategoricalCrossentropy()},
+            r"CategoricalCrossentropy takes probabilities: end the layers with Softmax\(\)",
+        ),
         (lambda: [Dense(2, 2)], {"dtype": "int8"}, "dtype must be one of float32, float64, .*got 'int8'"),
         (lambda: [Dense(2, 2)], {"backend": "tpu"}, "device must be auto, cpu, cuda or cuda:<index>, got 'tpu'"),
     ],
@@ -256,7 +303,7 @@ def twice() -> list[Layer]:
 def test_architecture_that_does_not_fit_is_refused(
     make_layers: Callable[[], list[Layer]], arguments: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
         Network(make_layers(), **{"backend": CPU, **arguments})
 
 
@@ -267,6 +314,12 @@ def test_network_computes_in_its_dtype_whatever_the_layers_had(dtype: str) -> No
     probabilities = network.forward(X)
     network.backward(probabilities, y)
     assert {str(a.dtype) for a in (network.parameters, probabilities, network.gradients)} == {dtype}
+
+
+def test_network_makes_its_loss_on_its_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = [Dense(5, 3, backend=CPU)]
+    monkeypatch.setattr("fmnist_xp.nn.module.default_backend", lambda: pytest.fail("another backend was asked for"))
+    assert Network(layers, backend=CPU).loss.backend is CPU
 
 
 def test_network_gives_its_backend_to_every_part() -> None:

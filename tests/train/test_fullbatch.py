@@ -11,6 +11,7 @@ from fmnist_xp.backend import CpuBackend
 from fmnist_xp.experiments import EXPERIMENTS
 from fmnist_xp.nn import CategoricalCrossentropy, Dense, Layer, Network, ReLU, Softmax
 from fmnist_xp.train.fullbatch import FullBatch
+from fmnist_xp.train.ordered import OrderedSum
 from fmnist_xp.train.trainer import train
 
 ROWS = 23
@@ -100,6 +101,25 @@ def test_float32_gradient_is_that_of_float64_within_rounding(block_rows: int) ->
     np.testing.assert_allclose(network.gradients, gradient, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(computed, figures, rtol=1e-6)
     assert computed.dtype == np.float64
+
+
+def test_losses_are_taken_in_the_networks_precision() -> None:
+    network = make_network(dtype="float32")
+    network.parameters[...] = 0
+    network.dense[-1].biases = [[100, 0, 0, 0]]
+    X, _ = make_batch(dtype="float32")
+    loss, accuracy = FullBatch(network, X, np.zeros(ROWS, dtype="uint8")).compute_figures()
+    # What a sure sample costs: the float32 nearest to the highest probability, 1 - 1e-7, is 1 - 2**-23.
+    assert loss == pytest.approx(2.0**-23, rel=1e-6)
+    assert accuracy == 1
+
+
+def test_mean_of_the_losses_is_taken_in_float64() -> None:
+    network = make_network(dtype="float32")
+    X, y = make_batch(dtype="float32")
+    expected = network.loss.sample_losses(network.forward(X), y).astype("float64").mean()
+    assert float(np.float32(expected)) != expected
+    assert FullBatch(network, X, y).compute_figures()[0] == pytest.approx(expected, rel=1e-14)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -246,16 +266,24 @@ def test_slowest_block_first_holds_no_more_gradients_than_promised(monkeypatch: 
 @pytest.mark.parametrize(
     ("threads", "block_rows", "workers"), [(1, 4, 1), (2, 4, 2), (4, 12, 2), (4, 23, 1), (4, 8, 3), (3, 100, 1)]
 )
-def test_each_worker_has_one_replica_and_workers_never_exceed_blocks(
+def test_each_worker_has_one_replica_and_a_spare_gradient_where_there_are_several(
     threads: int, block_rows: int, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[Network] = []
     replica = Network.replica
     monkeypatch.setattr(Network, "replica", lambda network: made.append(replica(network)) or made[-1])
+    spares: list[int] = []
+
+    def make_sum(backend: Any, total: Any, spare: list[Any]) -> OrderedSum:
+        spares.append(len(spare))
+        return OrderedSum(backend, total, spare)
+
+    monkeypatch.setattr("fmnist_xp.train.fullbatch.OrderedSum", make_sum)
     batch = FullBatch(make_network(threads), *make_batch(), block_rows=block_rows)
     batch.compute_gradients()
     assert batch.workers == workers
     assert len(made) == workers
+    assert spares == [workers if workers > 1 else 0]
 
 
 def test_single_block_writes_its_gradient_where_it_belongs() -> None:
@@ -313,3 +341,31 @@ def test_exception_in_a_worker_reaches_the_caller_and_the_engine_goes_on(
                 held_to_time(compute)
     held_to_time(batch.compute_gradients)
     np.testing.assert_allclose(network.gradients, one_pass(network, X, y)[0], rtol=1e-10, atol=1e-14)
+
+
+def test_no_block_is_begun_after_one_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    X, y = make_batch()
+    both_begun, noted = threading.Barrier(2), threading.Event()
+    begun: list[int] = []
+    abandon = OrderedSum.abandon
+
+    def abandon_and_note(ordered: OrderedSum) -> None:
+        abandon(ordered)
+        noted.set()
+
+    def failing_forward(_network: Network, inputs: Any) -> Any:
+        block = next(block for block in range(6) if np.shares_memory(inputs, X[4 * block : 4 * block + 4]))
+        begun.append(block)
+        if block <= 1:
+            both_begun.wait(TIMEOUT)
+        if block == 0:
+            raise ArithmeticError("block failed")
+        assert noted.wait(TIMEOUT)
+        return np.full((len(inputs), 4), 0.25)
+
+    monkeypatch.setattr(OrderedSum, "abandon", abandon_and_note)
+    monkeypatch.setattr(Network, "forward", failing_forward)
+    batch = FullBatch(make_network(threads=2), X, y, 4)
+    with pytest.raises(ArithmeticError, match="block failed"):
+        held_to_time(batch.compute_figures)
+    assert sorted(begun) == [0, 1]

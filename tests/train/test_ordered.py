@@ -32,6 +32,13 @@ def test_vectors_that_come_in_any_order_are_added_in_theirs(order: tuple[int, ..
         np.testing.assert_array_equal(total, IN_ORDER)
 
 
+def test_first_sum_needs_no_start() -> None:
+    ordered, total = make_sum(spare=0)
+    for number, vector in enumerate(VECTORS):
+        ordered.add(number, vector.copy())
+    np.testing.assert_array_equal(total, IN_ORDER)
+
+
 def test_vector_that_is_due_is_free_at_once_and_another_is_given_for_an_early_one() -> None:
     ordered, total = make_sum(spare=1)
     ordered.start()

@@ -40,6 +40,10 @@ def test_every_nth_epoch_is_logged_and_every_epoch_timed(epochs: int, log_every:
     assert not history.interrupted
 
 
+def test_every_tenth_epoch_is_logged_unless_told() -> None:
+    assert train(make_network(), X, Y, epochs=22, optimizer=SGD(0.1)).epoch == [0, 10, 20]
+
+
 def test_figures_are_those_before_the_update() -> None:
     network = make_network()
     probabilities = network.forward(X)
@@ -119,6 +123,20 @@ def test_divergence_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
     epoch = next(e for e, loss in zip(history.epoch, history.loss, strict=True) if not np.isfinite(loss))
     assert [record.message for record in caplog.records] == [
         f"the loss is {history.loss[epoch]} at epoch {epoch}: training has diverged; a lower learning rate may help"
+    ]
+
+
+def test_warning_names_the_epoch_that_diverged(caplog: pytest.LogCaptureFixture) -> None:
+    network = make_network()
+
+    def spoil(history: History) -> None:
+        if history.epoch[-1] == 6:
+            network.parameters[...] = np.nan
+
+    with caplog.at_level(logging.WARNING, logger="fmnist_xp"):
+        run(network, epochs=12, log_every=2, callbacks=[spoil])
+    assert [record.message for record in caplog.records] == [
+        "the loss is nan at epoch 8: training has diverged; a lower learning rate may help"
     ]
 
 
