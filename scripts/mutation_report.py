@@ -28,7 +28,7 @@ PAGE = """# Mutation testing
 *Written by `scripts/mutation`; the reasons stand in `scripts/mutation-reasons.toml`.*
 
 ```
-scripts/mutation            # make all mutants and test each: about 20 minutes on 2 cores
+scripts/mutation            # make all mutants and test each
 scripts/mutation --report   # write this page anew from the last result
 ```
 

@@ -14,6 +14,27 @@ import pytest
 MakeData = Callable[..., tuple[np.ndarray, np.ndarray]]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", default="cpu", help="cuda or cuda:<index>: run the tests marked cuda on that GPU")
+
+
+@pytest.fixture(scope="session")
+def gpu(pytestconfig: pytest.Config) -> Any:
+    """Return the backend of the GPU asked for with --device or -m cuda; skip where none was, or none answers."""
+    from fmnist_xp.backend import get_backend
+    from fmnist_xp.errors import DeviceError
+
+    device = pytestconfig.getoption("--device")
+    if device == "cpu" and pytestconfig.getoption("-m") == "cuda":
+        device = "cuda"
+    if not device.startswith("cuda"):
+        pytest.skip("no CUDA device asked for: pytest --device cuda")
+    try:
+        return get_backend(device)
+    except DeviceError as error:
+        pytest.skip(str(error))
+
+
 @pytest.fixture(scope="session")
 def made_data() -> MakeData:
     """Return a function that makes rows in (-1, 1) around one centre a class: data that can be learned."""

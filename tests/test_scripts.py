@@ -60,7 +60,8 @@ def sourced(function: str, programs: Path, folder: Path) -> subprocess.Completed
 
 
 @pytest.mark.parametrize(
-    "script", ["scripts/setup.sh", "scripts/train", "scripts/test", "scripts/gpu-check", ".ci/run"]
+    "script",
+    ["scripts/setup.sh", "scripts/train", "scripts/test", "scripts/gpu-check", "scripts/mutation", ".ci/run"],
 )
 def test_syntax(script: str) -> None:
     assert BASH is not None
@@ -68,7 +69,9 @@ def test_syntax(script: str) -> None:
     assert (checked.returncode, checked.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("script", ["scripts/train", "scripts/test", "scripts/gpu-check", ".ci/run"])
+@pytest.mark.parametrize(
+    "script", ["scripts/train", "scripts/test", "scripts/gpu-check", "scripts/mutation", ".ci/run"]
+)
 def test_scripts_can_be_run(script: str) -> None:
     assert os.access(ROOT / script, os.X_OK)
     assert (ROOT / script).read_text().startswith("#!/usr/bin/env bash\n")

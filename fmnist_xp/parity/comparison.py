@@ -1,0 +1,95 @@
+"""Two tensors compared: how far they differ, in four units, and the verdict."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fmnist_xp.parity.bounds import Floats
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The largest differences between a device's tensor and the reference.
+
+    `absolute`; `relative` to the reference; `ulps`, in units of the last place of the larger of both, in the dtype
+    that was computed in; and `used`, as a share of the tolerance of each element. `tolerance` is that of the element
+    which uses most of it. Where NaN or infinity is not the same on both sides, the differences are infinite.
+    """
+
+    operation: str
+    tensor: str
+    case: str
+    absolute: float
+    relative: float
+    ulps: float
+    tolerance: float
+    used: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether no element differs by more than its tolerance."""
+        return self.used <= 1
+
+    def record(self) -> dict[str, Any]:
+        """Return the figures and the verdict by name."""
+        return {**asdict(self), "passed": self.passed}
+
+
+def compare(
+    name: tuple[str, str, str],
+    actual: NDArray[Any],
+    reference: NDArray[Any],
+    tolerance: Floats | float,
+    dtype: str = "float64",
+) -> Comparison:
+    """Compare `actual` with `reference`, both of one shape, which `tolerance` has too or broadcasts to.
+
+    `name` is that of the operation, the tensor and the case, `dtype` that of the computation: figures that are kept
+    in a wider one are no finer for it. Another shape is a difference without bound.
+    """
+    if actual.shape != reference.shape:
+        return Comparison(*name, math.inf, math.inf, math.inf, tolerance=0.0, used=math.inf)
+    if actual.dtype.kind == "f" and actual.dtype.itemsize < np.dtype(dtype).itemsize:
+        dtype = actual.dtype.name
+    a, b = actual.astype(np.float64), reference.astype(np.float64)
+    allowed = np.broadcast_to(tolerance, a.shape)
+    both_finite = np.isfinite(a) & np.isfinite(b)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        same = (a == b) | (np.isnan(a) & np.isnan(b))
+        difference = np.where(same, 0.0, np.where(both_finite, np.abs(a - b), np.inf))
+        spacing = np.spacing(np.maximum(np.abs(a), np.abs(b)).astype(dtype)).astype(np.float64)
+        units = {
+            "absolute": difference,
+            "relative": difference / np.abs(b),
+            "ulps": difference / spacing,
+            "used": difference / allowed,
+        }
+    figures = {unit: np.where(same, 0.0, np.where(both_finite, figure, np.inf)) for unit, figure in units.items()}
+    largest = {unit: float(np.max(figure)) for unit, figure in figures.items()}
+    worst = int(np.argmax(figures["used"]))
+    return Comparison(
+        *name, largest["absolute"], largest["relative"], largest["ulps"], float(allowed.flat[worst]), largest["used"]
+    )
+
+
+def worst_cases(comparisons: Iterable[Comparison]) -> list[Comparison]:
+    """Reduce the comparisons of each operation's tensor to one: the largest of each figure, the worst case's name."""
+    kept: dict[tuple[str, str], Comparison] = {}
+    for new in comparisons:
+        key = new.operation, new.tensor
+        old = kept.get(key, new)
+        worse = max(old, new, key=lambda comparison: comparison.used)
+        kept[key] = Comparison(
+            *key,
+            worse.case,
+            absolute=max(old.absolute, new.absolute),
+            relative=max(old.relative, new.relative),
+            ulps=max(old.ulps, new.ulps),
+            tolerance=worse.tolerance,
+            used=worse.used,
+        )
+    return list(kept.values())

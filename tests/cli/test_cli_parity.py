@@ -1,0 +1,116 @@
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from parity.standin import StandInCupy
+from run_helpers import contents, read_json, read_picture
+
+Command = Callable[..., Any]
+
+
+def cells(answer: Any) -> list[list[str]]:
+    """Return the rows of all tables, cell by cell."""
+    return [[cell.strip() for cell in line.strip("│").split("│")] for line in answer.lines if line.startswith("│")]
+
+
+def test_cpu_in_two_precisions(command: Command, workplace: Path, idx_folder: Path) -> None:
+    answer = command("parity", "--device", "cpu", "--threads", 2, "--data", idx_folder, "--epochs", 3)
+    answer.assert_went_well()
+    folder = workplace / "parity-cpu"
+    assert {path.name for path in folder.iterdir()} == {"parity.json", "parity.md", "curves-float32.png"}
+    read_picture(folder / "curves-float32.png")
+    record = read_json(folder / "parity.json")
+    assert record["passed"]
+    assert (record["dataset"]["rows"], record["epochs"], record["device"]["threads"]) == (400, 3, 2)
+
+    rows = cells(answer)
+    named = {(row[0], row[1]) for row in rows}
+    assert {("Dense", "dweights"), ("Adam", "after update 3"), ("784-64-64-10", "dense2.output")} <= named
+    assert all(row[-1] == "agrees" for row in rows if len(row) > 6)
+    for name in ("sgd", "momentum", "adam"):
+        assert (name, "parameters") in named  # on one thread and on several
+        assert f"Training loss of {name}: cpu float32 and cpu float64" in answer.out
+    assert answer.lines[-1].startswith("cpu float32 and cpu float64, on ")
+    assert answer.lines[-1].endswith("All agree within their tolerances. Written to parity-cpu")
+
+
+def test_tables_are_those_of_the_report_and_a_line_for_each_comparison(
+    command: Command, workplace: Path, idx_folder: Path
+) -> None:
+    answer = command("parity", "--device", "cpu", "--data", idx_folder, "--epochs", 1, "--out", "made/here")
+    report = (workplace / "made" / "here" / "parity.md").read_text(encoding="utf-8")
+    in_report = [line.strip("| ").split(" | ") for line in report.splitlines() if re.match(r"\| (?!---)", line)]
+    in_report = [row for row in in_report if row[0] not in ("operation", "experiment", "epoch")]
+    assert cells(answer) == in_report
+    assert contents(workplace).keys() == {
+        f"made/here/{name}" for name in ("parity.json", "parity.md", "curves-float32.png")
+    }
+
+
+def test_synthetic_images_are_called_so(command: Command, workplace: Path, small_synthetic: Any) -> None:
+    answer = command("parity", "--device", "cpu", "--data", "synthetic", "--epochs", 1)
+    answer.assert_went_well()
+    assert "400 images of synthetic" in answer.lines[-1]
+
+
+@pytest.fixture
+def cupy(monkeypatch: pytest.MonkeyPatch) -> StandInCupy:
+    """The stand-in, where the command looks for CuPy."""
+    module = StandInCupy()
+    monkeypatch.setitem(sys.modules, "cupy", module)
+    return module
+
+
+@pytest.mark.usefixtures("cupy")
+def test_device_in_one_precision(command: Command, workplace: Path, idx_folder: Path) -> None:
+    arguments = ("--device", "cuda", "--precision", "tf32", "--data", idx_folder, "--epochs", 2)
+    answer = command("parity", *arguments)
+    answer.assert_went_well()
+    record = read_json(workplace / "parity-cuda0" / "parity.json")
+    assert [(pair["device"], pair["reference"]) for pair in record["pairs"]] == [("cuda:0 tf32", "cpu float32")]
+    assert "Stand-in GPU beside " in answer.lines[-1]
+
+
+def test_device_that_is_wrong_fails_and_is_told_where(
+    command: Command, workplace: Path, idx_folder: Path, cupy: StandInCupy
+) -> None:
+    exp = cupy.exp
+    cupy.exp = lambda x, out=None: exp(x * (1 + 1e-5), out=out)
+    arguments = ("--device", "cuda", "--precision", "float32", "--data", idx_folder, "--epochs", 1)
+    answer = command("parity", *arguments)
+    answer.assert_failed(1, "Softmax output (", "in float32", "parity-cuda0/parity.md")
+    verdicts = {(row[0], row[1]): row[-1] for row in cells(answer) if len(row) == 9}
+    assert verdicts["Softmax", "output"] == verdicts["Softmax and cross-entropy", "output"] == "DIFFERS"
+    assert {verdict for (name, _), verdict in verdicts.items() if name in ("Dense", "ReLU", "Adam")} == {"agrees"}
+    assert read_json(workplace / "parity-cuda0" / "parity.json")["passed"] is False
+    assert answer.lines[-1].endswith("Not all agree: see the verdicts. Written to parity-cuda0")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (("--epochs", 0), "--epochs"),
+        (("--precision", "float8"), "--precision"),
+        (("--device", "tpu"), "tpu"),
+        (("--device", "cpu", "--precision", "float64"), "float32 is compared with float64"),
+    ],
+)
+def test_wrong_usage_is_one_line(command: Command, workplace: Path, arguments: tuple[object, ...], word: str) -> None:
+    command("parity", *arguments).assert_failed(2, word, "--help")
+    assert contents(workplace) == {}
+
+
+def test_precision_that_the_device_lacks_is_one_line(command: Command) -> None:
+    command("parity", "--device", "cpu", "--precision", "tf32").assert_failed(1, "does not compute in tf32")
+
+
+def test_folder_that_cannot_be_made_is_told_before_anything_is_computed(
+    command: Command, workplace: Path, idx_folder: Path
+) -> None:
+    (workplace / "taken").write_text("a file")
+    answer = command("parity", "--device", "cpu", "--data", idx_folder, "--out", "taken")
+    answer.assert_failed(1, "taken")
+    assert answer.out == ""

@@ -1,0 +1,43 @@
+"""The devices that are compared with the CPU: the stand-in for CuPy everywhere, a GPU where one was asked for."""
+
+import os
+
+import numpy as np
+import pytest
+from parity.standin import StandInCupy
+
+from fmnist_xp.backend import Backend, CudaBackend
+
+REAL = os.environ.get("FMNIST_XP_DATA")  # read before a test takes it away
+
+ON_GPU = pytest.param("cuda", marks=pytest.mark.cuda)
+
+
+@pytest.fixture
+def standin() -> CudaBackend:
+    """A CUDA backend without a GPU."""
+    return CudaBackend(cupy=StandInCupy())
+
+
+@pytest.fixture(params=["stand-in", ON_GPU])
+def device(request: pytest.FixtureRequest) -> Backend:
+    """The stand-in and the GPU, in turn."""
+    backend: Backend = request.getfixturevalue("gpu" if request.param == "cuda" else "standin")
+    return backend
+
+
+@pytest.fixture(scope="session")
+def small_rows() -> tuple[np.ndarray, np.ndarray]:
+    """(X, y) of 300 made images around one centre a class, float32 in [-1, 1]."""
+    generator = np.random.default_rng(0)
+    y = generator.integers(0, 10, 300, dtype="uint8")
+    X = np.tanh(generator.standard_normal((10, 784))[y] + generator.standard_normal((300, 784)))
+    return X.astype("float32"), y
+
+
+@pytest.fixture(scope="session")
+def real_folder() -> str:
+    """The folder of the published images."""
+    if REAL is None:
+        pytest.skip("real Fashion-MNIST not found: set FMNIST_XP_DATA to the folder of the four IDX .gz files")
+    return REAL

@@ -1,0 +1,186 @@
+"""The bounds: by hand, against arithmetic in known precisions, and how they grow."""
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fmnist_xp.backend import PRECISIONS
+from fmnist_xp.optim import Adam
+from fmnist_xp.parity import bounds
+from fmnist_xp.parity.bounds import Bounded
+from fmnist_xp.parity.tolerances import FUNCTION_ULPS, LAMBDA, ROUNDOFF, Roundoff
+
+SINGLE, DOUBLE = ROUNDOFF["float32"], ROUNDOFF["float64"]
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def exact(value: Any, roundoff: Roundoff = SINGLE) -> Bounded:
+    return Bounded.exact(value, roundoff)
+
+
+def singles(generator: np.random.Generator, *shape: int) -> np.ndarray:
+    """Return float32 numbers of many sizes, as float64."""
+    values = generator.standard_normal(shape) * 2.0 ** generator.integers(-8, 9, shape)
+    return values.astype("float32").astype("float64")
+
+
+def test_every_precision_has_its_roundoff() -> None:
+    assert ROUNDOFF.keys() == PRECISIONS.keys()
+    for name, precision in PRECISIONS.items():
+        parameters = np.finfo(precision.parameters)
+        assert ROUNDOFF[name].unit == parameters.eps / 2
+        assert ROUNDOFF[name].underflow == parameters.smallest_normal
+    half = np.finfo("float16")
+    assert ROUNDOFF["float16"].operand == ROUNDOFF["float16"].stored == half.eps / 2
+    assert ROUNDOFF["float16"].stored_underflow == half.smallest_subnormal / 2
+    # Cutting 10 bits of mantissa off loses between 0 and 2^-10.
+    tf32 = ROUNDOFF["tf32"]
+    assert tf32.operand_bias - tf32.operand == 0
+    assert tf32.operand_bias + tf32.operand == 2.0**-10 == tf32.disturbance
+    assert ROUNDOFF["float32"].disturbance == 2.0**-24
+
+
+def test_lambda_leaves_little_to_chance() -> None:
+    sums, terms = 1e6, 784
+    assert sums * 2 * terms * math.exp(-(LAMBDA**2) / 2) < 2.1e-5
+
+
+def test_exact_numbers_have_no_error() -> None:
+    assert exact([1.0, -2.0]).tolerance.tolist() == [0, 0]
+
+
+def test_one_rounding_is_one_unit_roundoff() -> None:
+    result = exact(3.0) + exact(5.0)
+    assert result.value == 8
+    assert result.tolerance == pytest.approx(8 * 2.0**-24, rel=1e-12)
+
+
+def test_python_number_is_rounded_too() -> None:
+    # 2·0.1: the factor is off by u·0.1, and the product is rounded.
+    assert (exact(2.0) * 0.1).tolerance == pytest.approx(2 * 0.2 * 2.0**-24, rel=1e-6)
+
+
+def test_errors_of_operands_go_on() -> None:
+    unit = 2.0**-24
+    a = exact(3.0) + exact(5.0)  # 8, off by 8u
+    assert (a - exact(7.0)).tolerance == pytest.approx((8 + 1) * unit, rel=1e-6)
+    assert (a * exact(2.0)).tolerance == pytest.approx((16 + 16) * unit, rel=1e-6)
+    assert (exact(16.0) / a).tolerance == pytest.approx((2 + 2) * unit, rel=1e-6)
+    assert a.sqrt().tolerance == pytest.approx((math.sqrt(8) / 2 + math.sqrt(8)) * unit, rel=1e-6)
+    assert a.exp().tolerance == pytest.approx(math.exp(8) * (8 + 2 * FUNCTION_ULPS) * unit, rel=1e-5)
+
+
+def test_quotient_by_what_may_be_0_has_no_bound() -> None:
+    unsure = Bounded(np.array([0.5]), np.full((3, 1), 0.5), SINGLE)
+    assert (exact([1.0]) / unsure).tolerance == [math.inf]
+
+
+@settings(deadline=None, max_examples=50)
+@given(SEEDS)
+def test_arithmetic_in_float32_stays_within_its_bounds(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    a, b = singles(generator, 50), singles(generator, 50)
+    x, y = a.astype("float32"), b.astype("float32")
+    p, q = exact(a), exact(b)
+    for computed, bounded in (
+        ((x + y) * x - y, (p + q) * p - q),
+        (x / (y * y + np.float32(0.1)), p / (q * q + 0.1)),
+        (np.sqrt(x * x + y * y), (p * p + q * q).sqrt()),
+        (np.exp(-(x * x) / (x * x + y * y)), (p * p * -1.0 / (p * p + q * q)).exp()),
+    ):
+        assert computed.dtype == np.float32
+        np.testing.assert_array_less(np.abs(computed - bounded.value), bounded.tolerance * (1 + 1e-6) + 1e-300)
+
+
+@settings(deadline=None, max_examples=30)
+@given(SEEDS, st.integers(1, 3000))
+def test_sums_of_products_in_float32_stay_within_their_bounds_in_any_order(seed: int, terms: int) -> None:
+    generator = np.random.default_rng(seed)
+    a, b = singles(generator, 1, terms), singles(generator, terms, 4)
+    bounded = bounds.product(exact(a), exact(b))
+    x, y = a.astype("float32"), b.astype("float32")
+    one_by_one = np.cumsum(x.T * y, axis=0, dtype="float32")[-1:]
+    for computed in (x @ y, one_by_one, np.sum(x.T[::-1] * y[::-1], axis=0, keepdims=True)):
+        assert np.all(np.abs(computed - bounded.value) <= bounded.tolerance)
+
+
+def test_tolerance_of_a_sum_grows_with_the_root_of_its_terms() -> None:
+    def tolerance(terms: int, precision: str) -> float:
+        ones = np.ones((1, terms))
+        roundoff = ROUNDOFF[precision]
+        return float(bounds.product(exact(ones, roundoff), exact(ones.T, roundoff)).tolerance[0, 0]) / terms
+
+    for precision, unit in (("float32", 2.0**-24), ("float64", 2.0**-53)):
+        assert tolerance(1, precision) == pytest.approx(unit, rel=1e-6)
+        assert tolerance(784, precision) == pytest.approx(LAMBDA * 28 * unit, rel=1e-3)
+        assert tolerance(10_000, precision) == pytest.approx(LAMBDA * 100 * unit, rel=1e-2)
+    # Cut off instead of rounded, all errors have one sign.
+    assert tolerance(784, "float16") == pytest.approx(784 * 2.0**-23, rel=1e-3)
+
+
+def test_what_cancels_counts_for_the_tolerance() -> None:
+    result = bounds.product(exact([[1.0, 1.0]]), exact([[1000.0], [-1000.0]]))
+    assert result.value == 0
+    assert result.tolerance == pytest.approx(2 * 2000 * 2.0**-24, rel=1e-6)
+
+
+@pytest.mark.parametrize(("precision", "operand"), [("float16", 2.0**-11), ("tf32", 2.0**-10)])
+def test_operands_are_rounded_where_they_do_not_fit(precision: str, operand: float) -> None:
+    roundoff = ROUNDOFF[precision]
+    unfit = bounds.product(exact([[1 + 2.0**-12]], roundoff), exact([[1.0]], roundoff))
+    assert unfit.tolerance[0, 0] == pytest.approx(operand, rel=2e-3)
+    fit = bounds.product(exact([[1 + 2.0**-10]], roundoff), exact([[1.0]], roundoff))
+    assert fit.tolerance[0, 0] == pytest.approx(2.0**-23, rel=2e-3)
+
+
+def test_spread_of_many_operands_adds_up_as_the_root_of_squares_but_not_over_rows() -> None:
+    roundoff = ROUNDOFF["float16"]
+    a, b = exact(np.full((1, 10_000), 1 + 2.0**-12), roundoff), exact(np.ones((10_000, 1)), roundoff)
+    sums = bounds.product(a, b), bounds.product(a, b, over_rows=True)
+    additions = 10_000 * 10_000 * 2.0**-23
+    assert sums[0].tolerance[0, 0] - additions == pytest.approx(LAMBDA * 100 * 2.0**-11, rel=0.05)
+    assert sums[1].tolerance[0, 0] - additions == pytest.approx(10_000 * 2.0**-11, rel=0.05)
+
+
+def test_halves_between_layers_are_rounded() -> None:
+    assert exact([1.0], ROUNDOFF["float16"]).stored().tolerance == pytest.approx(2.0**-11 + 2.0**-25)
+    assert exact([1.0]).stored().tolerance == 0
+
+
+def test_relu_gradient_is_free_where_the_input_may_lie_on_either_side() -> None:
+    inputs = Bounded(np.array([0.1, 0.1, -0.1, -0.1]), np.array([[0.2, 0.01, 0.2, 0.01]] * 2 + [[0.0] * 4]), SINGLE)
+    gradient = bounds.relu_gradient(exact([3.0, 3.0, 3.0, 3.0]), inputs)
+    assert gradient.value.tolist() == [3, 3, 0, 0]
+    assert gradient.tolerance.tolist() == [3, 0, 3, 0]
+
+
+def test_correct_is_free_where_two_classes_may_be_highest() -> None:
+    probabilities = Bounded(np.array([[0.6, 0.4], [0.51, 0.49]]), np.full((3, 2, 2), 0.02), SINGLE)
+    correct = bounds.correct(probabilities, np.array([0, 1]))
+    assert correct.value.tolist() == [1, 0]
+    assert correct.tolerance.tolist() == [0, 1]
+
+
+def test_probability_is_off_by_no_more_than_1() -> None:
+    logits = Bounded(np.array([[0.0, 1.0]]), np.full((3, 1, 2), 50.0), SINGLE)
+    assert np.all(bounds.softmax(logits).tolerance <= 1)
+
+
+def test_first_update_of_adam_is_bounded_also_where_the_gradient_may_be_0() -> None:
+    gradient = Bounded(np.array([1e-9]), np.full((3, 1), 1e-3), SINGLE)
+    step = bounds.Update(Adam(0.02).config(), exact([1.0])).step(gradient)
+    assert step.tolerance == pytest.approx(2 * 0.02, rel=1e-3)
+
+
+def test_bound_of_the_whole_is_no_less_than_of_its_parts() -> None:
+    generator = np.random.default_rng(0)
+    x, w, b = (exact(singles(generator, *shape)) for shape in ((5, 30), (30, 7), (1, 7)))
+    output = bounds.dense(x, w, b)
+    assert np.all(output.tolerance >= bounds.product(x, w).tolerance)
+    for kind, other in itertools.pairwise((output.errors[bounds.BIAS], output.errors[bounds.WORST])):
+        assert np.all(kind <= other)

@@ -1,0 +1,168 @@
+"""Every operation of the engine on every device: as the CPU computes it, and as it is written out in float64."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fmnist_xp import nn, optim
+from fmnist_xp.backend import PRECISIONS, Backend, CpuBackend, CudaBackend
+from fmnist_xp.parity import operations as module
+from fmnist_xp.parity.comparison import compare
+from fmnist_xp.parity.operations import DensePass, Operation, operations
+from fmnist_xp.parity.suite import choose_sides, compare_operation
+from fmnist_xp.parity.tolerances import ROUNDOFF
+
+CPU = CpuBackend(1)
+OPERATIONS = list(operations())
+EACH = pytest.mark.parametrize("operation", OPERATIONS, ids=str)
+
+
+def needs_precision(device: Backend, precision: str) -> None:
+    if precision not in device.precisions:
+        pytest.skip(f"{device.device_name} does not compute in {precision}")
+
+
+@EACH
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_device_agrees_with_the_cpu(operation: Operation, precision: str, device: Backend) -> None:
+    needs_precision(device, precision)
+    ((actual, reference),) = choose_sides(device, precision)
+    for line in compare_operation(operation, actual, reference):
+        assert line.passed, line
+
+
+@EACH
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_device_agrees_with_what_is_written_out(operation: Operation, precision: str, device: Backend) -> None:
+    """In float64 on the host: where both devices were wrong alike, this would tell."""
+    needs_precision(device, precision)
+    with device.computing():
+        tensors = operation.compute(device, precision)
+    for name, bounded in operation.bound(ROUNDOFF[precision]).items():
+        # The host's float64 rounds too.
+        tolerance = bounded.tolerance + operation.bound(ROUNDOFF["float64"])[name].tolerance
+        line = compare(("", name, ""), device.to_host(tensors[name]), bounded.value, tolerance)
+        assert line.passed, line
+
+
+@EACH
+def test_float32_of_the_cpu_agrees_with_its_float64(operation: Operation) -> None:
+    for line in compare_operation(operation, *choose_sides(CPU)[0]):
+        assert line.passed, line
+
+
+@EACH
+def test_tolerance_in_float64_is_below_1e_12_of_what_is_summed(operation: Operation) -> None:
+    bounds = operation.bound(ROUNDOFF["float64"])
+    summed = bounds
+    if isinstance(operation, DensePass):
+        sizes = {name: np.abs(getattr(operation, name)) for name in ("inputs", "weights", "biases", "dvalues")}
+        summed = replace(operation, **sizes).bound(ROUNDOFF["float64"])
+    for name, bounded in bounds.items():
+        finite = summed[name].value[np.isfinite(summed[name].value)]
+        assert np.max(bounded.tolerance) <= 1e-12 * max(np.max(np.abs(finite)), 1.0), name
+
+
+def test_the_same_inputs_in_every_call() -> None:
+    for first, second in zip(OPERATIONS, operations(), strict=True):
+        for name, values in vars(first).items():
+            np.testing.assert_array_equal(values, vars(second)[name])
+
+
+def test_inputs_fit_into_half_precision() -> None:
+    for operation in OPERATIONS:
+        for values in vars(operation).values():
+            if isinstance(values, np.ndarray) and values.dtype == np.float64:
+                np.testing.assert_array_equal(values.astype("float16").astype("float64"), values)
+
+
+def test_every_layer_loss_and_optimizer_is_compared() -> None:
+    source = inspect.getsource(module)
+    pieces = [getattr(nn, name) for name in dir(nn)] + [getattr(optim, name) for name in dir(optim)]
+    kinds = (nn.Layer, nn.CategoricalCrossentropy, optim.Optimizer)
+    names = {
+        piece.__name__
+        for piece in pieces
+        if inspect.isclass(piece) and issubclass(piece, kinds) and piece not in (nn.Layer, optim.Optimizer)
+    }
+    assert len(names) == 7
+    for name in names:
+        assert f"{name}(" in source or f"({name}, " in source, name
+
+
+# A device that is wrong
+
+Fault = Callable[[Any], None]
+
+
+def exp_off_by_1e_5(cupy: Any) -> None:
+    exp = cupy.exp
+    cupy.exp = lambda x, out=None: exp(x * (1 + 1e-5), out=out)
+
+
+def log_of_base_2(cupy: Any) -> None:
+    cupy.log = cupy.log2
+
+
+def division_off_by_1e_5(cupy: Any) -> None:
+    divide = cupy.true_divide
+    cupy.true_divide = cupy.divide = lambda a, b, out=None: divide(a, b * (1 + 1e-5), out=out)
+
+
+def root_off_by_1e_5(cupy: Any) -> None:
+    sqrt = cupy.sqrt
+    cupy.sqrt = lambda x, out=None: sqrt(x * (1 + 2e-5), out=out)
+
+
+def relu_gradient_that_passes_at_0(cupy: Any) -> None:
+    cupy.greater = cupy.greater_equal
+
+
+def slope_of_l1_that_is_minus_1_at_0(cupy: Any) -> None:
+    cupy.less = cupy.less_equal
+
+
+def relu_that_swallows_nan(cupy: Any) -> None:
+    cupy.maximum = cupy.fmax
+    cupy.clip = lambda a, low, high, out=None: cupy.fmin(cupy.fmax(a, low), high, out=out)
+
+
+def product_without_its_last_term(cupy: Any) -> None:
+    cublas = cupy.cuda.cublas
+    gemm = cublas.gemmEx
+
+    def shorter(handle: int, turn_a: int, turn_b: int, m: int, n: int, k: int, *rest: int) -> None:
+        gemm(handle, turn_a, turn_b, m, n, max(k - 1, 1), *rest)
+
+    cublas.gemmEx = shorter
+
+
+SOFTMAX = {"Softmax", "Softmax and cross-entropy"}
+FAULTS: dict[Fault, set[str]] = {
+    exp_off_by_1e_5: SOFTMAX,
+    log_of_base_2: {"Cross-entropy", "Softmax and cross-entropy"},
+    division_off_by_1e_5: {*SOFTMAX, "Cross-entropy", "Adam"},
+    root_off_by_1e_5: {"Adam"},
+    relu_gradient_that_passes_at_0: {"ReLU"},
+    slope_of_l1_that_is_minus_1_at_0: {"Dense with penalties"},
+    relu_that_swallows_nan: {"ReLU"},
+    product_without_its_last_term: {"Dense", "Dense with penalties", *SOFTMAX},
+}
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_fault_of_a_device_is_found_where_it_is(fault: Fault, precision: str, standin: CudaBackend) -> None:
+    fault(standin.xp)
+    ((actual, reference),) = choose_sides(standin, precision)
+    failed = {
+        operation.name
+        for operation in OPERATIONS
+        for line in compare_operation(operation, actual, reference)
+        if not line.passed
+    }
+    assert failed == FAULTS[fault]

@@ -1,0 +1,149 @@
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fmnist_xp.backend import PRECISIONS, Backend, CpuBackend, CudaBackend
+from fmnist_xp.experiments import EXPERIMENTS
+from fmnist_xp.nn import Network
+from fmnist_xp.parity.step import UPDATED, bound_step, compute_step, start_network
+from fmnist_xp.parity.suite import Side, choose_sides, compare_step
+from fmnist_xp.parity.tolerances import ROUNDOFF
+from fmnist_xp.train.fullbatch import FullBatch
+
+CPU = CpuBackend(2)
+EACH = pytest.mark.parametrize("name", EXPERIMENTS)
+Rows = tuple[np.ndarray, np.ndarray]
+
+
+@EACH
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_tensor_agrees_with_the_cpu(name: str, precision: str, device: Backend, small_rows: Rows) -> None:
+    if precision not in device.precisions:
+        pytest.skip(f"{device.device_name} does not compute in {precision}")
+    ((actual, reference),) = choose_sides(device, precision)
+    for line in compare_step(EXPERIMENTS[name], actual, reference, small_rows):
+        assert line.passed, line
+
+
+@EACH
+def test_float32_of_the_cpu_agrees_with_its_float64(name: str, small_rows: Rows) -> None:
+    for line in compare_step(EXPERIMENTS[name], *choose_sides(CPU)[0], small_rows):
+        assert line.passed, line
+
+
+@EACH
+def test_every_tensor_is_what_is_written_out(name: str, small_rows: Rows) -> None:
+    """In float64: where both devices were wrong alike, this would tell."""
+    tensors = compute_step(EXPERIMENTS[name], CPU, "float64", *small_rows)
+    bounded = bound_step(EXPERIMENTS[name], "float64", *small_rows)
+    assert tensors.keys() == bounded.keys()
+    for tensor, array in tensors.items():
+        assert array.shape == bounded[tensor].value.shape
+        assert np.all(np.abs(array - bounded[tensor].value) <= 2 * bounded[tensor].tolerance), tensor
+
+
+def test_tensors_are_those_of_a_whole_step(small_rows: Rows) -> None:
+    tensors = compute_step(EXPERIMENTS["adam"], CPU, "float32", *small_rows)
+    layers = ["dense1", "relu1", "dense2", "relu2", "dense3"]
+    assert set(tensors) == {
+        "probabilities", "loss", "loss.dinputs", "engine.loss", "engine.accuracy", "engine.penalty",
+        *(f"{layer}.{part}" for layer in layers for part in ("output", "dinputs")),
+        *(f"{layer}.{part}" for layer in layers[::2] for part in ("dweights", "dbiases")),
+        *(f"{layer}.{part}{UPDATED}" for layer in layers[::2] for part in ("weights", "biases")),
+    }  # fmt: skip
+    assert tensors["dense1.output"].shape == (300, 64)
+    assert tensors["dense1.dinputs"].shape == (300, 784)
+
+
+def test_tolerances_are_narrow_enough_to_mean_something(small_rows: Rows) -> None:
+    """Those of float32, against the largest number of each tensor; where a gradient hangs on one sign, none is."""
+    tensors = bound_step(EXPERIMENTS["sgd"], "float32", *small_rows)
+    for name, bounded in tensors.items():
+        typical = np.median(bounded.tolerance) / np.max(np.abs(bounded.value))
+        assert typical < (0.2 if name == "engine.accuracy" else 2e-3), name
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_start_is_the_same_in_every_precision(precision: str) -> None:
+    network = start_network(EXPERIMENTS["sgd"], CPU, precision)
+    drawn = np.random.default_rng(0).standard_normal((784, 128))
+    np.testing.assert_array_equal(network.dense[0].weights, (0.01 * drawn).astype("float32"))
+
+
+class Imitation(CpuBackend):
+    """A CPU whose products take their operands as tensor cores do: 10 bits of mantissa, cut off, or halves."""
+
+    precisions = tuple(PRECISIONS)
+
+    def dot(self, a: Any, b: Any, out: Any, scale: float = 1.0, tf32: bool = False) -> None:
+        a, b = (np.ascontiguousarray(matrix) for matrix in (a, b))
+        if tf32:
+            a, b = ((matrix.view("uint32") & np.uint32(0xFFFFE000)).view("float32") for matrix in (a, b))
+        elif a.dtype == "float16":
+            a, b = a.astype("float32"), b.astype("float32")
+        out[...] = scale * (a @ b)
+
+
+@EACH
+@pytest.mark.parametrize("precision", ["tf32", "float16"])
+def test_operands_rounded_as_on_tensor_cores_stay_within_the_bounds(
+    name: str, precision: str, small_rows: Rows
+) -> None:
+    device, reference = Side(Imitation(1), precision), Side(CPU, "float32")
+    lines = compare_step(EXPERIMENTS[name], device, reference, small_rows)
+    for line in lines:
+        assert line.passed, line
+    # In bounds that are not those of float32, which it would leave.
+    assert max(line.absolute for line in lines if line.tensor == "dense1.output") > 1e-4
+
+
+# An engine that is wrong on one side
+
+
+def lost_block(batch: FullBatch, figures: bool = False) -> Any:
+    half = FullBatch(batch.network, batch.inputs[1:], batch.labels[1:])
+    return _COMPUTE(half, figures)
+
+
+_COMPUTE = FullBatch.compute_gradients
+
+
+def no_penalty(network: Network) -> None:
+    """Leave the gradients as they are."""
+
+
+FAULTS: dict[str, tuple[type, str, Callable[..., Any], set[str]]] = {
+    "a row is left out": (
+        FullBatch,
+        "compute_gradients",
+        lost_block,
+        {"dense1.dweights", "dense2.dweights", "dense3.dweights", "dense3.dbiases"},
+    ),
+    "no penalty": (Network, "add_penalty_gradients", no_penalty, {"dense1.dweights"}),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_fault_of_the_engine_is_found(
+    fault: str, standin: CudaBackend, small_rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind, method, wrong, expected = FAULTS[fault]
+    right = getattr(kind, method)
+
+    def on_the_device(self: Any, *arguments: Any, **more: Any) -> Any:
+        backend = self.backend if isinstance(self, Network) else self.network.backend
+        return (wrong if backend is standin else right)(self, *arguments, **more)
+
+    monkeypatch.setattr(kind, method, on_the_device)
+    lines = compare_step(EXPERIMENTS["sgd"], *choose_sides(standin, "float32")[0], small_rows)
+    failed = {line.tensor for line in lines if not line.passed}
+    assert expected <= failed
+    assert not any(name.endswith("output") for name in failed)
+
+
+def test_roundoff_of_the_tensors_is_that_of_the_precision(small_rows: Rows) -> None:
+    for precision in PRECISIONS:
+        tensors = bound_step(EXPERIMENTS["momentum"], precision, *small_rows)
+        assert {tensor.roundoff for tensor in tensors.values()} == {ROUNDOFF[precision]}

@@ -1,0 +1,186 @@
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from run_helpers import read_json, read_picture
+
+from fmnist_xp.backend import CpuBackend, CudaBackend
+from fmnist_xp.data import Dataset
+from fmnist_xp.errors import DeviceError
+from fmnist_xp.experiments import EXPERIMENTS
+from fmnist_xp.parity import suite
+from fmnist_xp.parity.suite import choose_sides, compare_threads, failures, run_parity
+from fmnist_xp.report.parity import parity_markdown, parity_tables
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def images(small_data: tuple[Dataset, Dataset]) -> Dataset:
+    return small_data[0]
+
+
+@pytest.fixture
+def few_operations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of each operation: the others are compared elsewhere."""
+    first = {operation.name: operation for operation in reversed(list(suite.operations()))}
+    monkeypatch.setattr(suite, "operations", lambda: iter(first.values()))
+    monkeypatch.setattr("fmnist_xp.report.plots.DPI", 50)
+
+
+def described(backend: Any, precision: str | None = None) -> list[tuple[str, str]]:
+    return [(str(device), str(reference)) for device, reference in choose_sides(backend, precision)]
+
+
+def test_cpu_is_compared_in_two_precisions() -> None:
+    cpu = CpuBackend(3)
+    assert described(cpu) == described(cpu, "float32") == [("cpu float32", "cpu float64")]
+    assert {side.backend for pair in choose_sides(cpu) for side in pair} == {cpu}
+
+
+def test_gpu_is_compared_with_the_cpu_in_every_precision_that_it_has(standin: CudaBackend) -> None:
+    assert described(standin) == [
+        ("cuda:0 float32", "cpu float32"),
+        ("cuda:0 float64", "cpu float64"),
+        ("cuda:0 float16", "cpu float32"),
+        ("cuda:0 tf32", "cpu float32"),
+    ]
+    assert described(standin, "tf32") == [("cuda:0 tf32", "cpu float32")]
+
+
+def test_float64_of_the_cpu_has_nothing_to_be_compared_with() -> None:
+    with pytest.raises(ValueError, match="float32 is compared with float64: leave --precision out, or name a GPU"):
+        choose_sides(CpuBackend(1), "float64")
+
+
+@pytest.mark.parametrize("precision", ["tf32", "float16"])
+def test_precision_that_the_device_lacks_is_refused(precision: str) -> None:
+    with pytest.raises(DeviceError, match=f"does not compute in {precision}"):
+        choose_sides(CpuBackend(1), precision)
+
+
+def test_threads_are_held_to_the_same_bits(small_rows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = compare_threads(EXPERIMENTS["adam"], CpuBackend(3), small_rows)
+    assert line.passed
+    assert line.case == "3 threads and 1, 3 epochs"
+    assert line.tolerance == 0
+    # A backend whose blocks hang on the number of threads adds up in another order.
+    monkeypatch.setattr(CpuBackend, "block_rows", lambda self, rows, _bytes: rows // self.threads)
+    assert not compare_threads(EXPERIMENTS["adam"], CpuBackend(3), small_rows).passed
+
+
+@pytest.mark.usefixtures("few_operations")
+def test_record_of_the_cpu(images: Dataset, tmp_path: Path) -> None:
+    notes: list[str] = []
+    record = run_parity(choose_sides(CpuBackend(2)), images, tmp_path / "made", epochs=3, note=notes.append)
+    assert record["passed"]
+    assert list(failures(record)) == []
+    assert record["device"]["name"] == record["reference"]["name"] == "cpu"
+    assert (record["dataset"], record["epochs"]) == ({"name": "synthetic", "rows": 400}, 3)
+    assert record["versions"]["numpy"] == np.__version__
+    assert [line["operation"] for line in record["threads"]] == ["sgd", "momentum", "adam"]
+    (pair,) = record["pairs"]
+    assert {line["operation"] for line in pair["operations"]} == {
+        "Dense", "Dense with penalties", "ReLU", "Softmax", "Cross-entropy", "Softmax and cross-entropy", "SGD",
+        "SGD with momentum", "Adam",
+    }  # fmt: skip
+    assert {line["operation"] for line in pair["steps"]} == {
+        "784-128-128-10",
+        "784-64-64-10",
+        "sgd",
+        "momentum",
+        "adam",
+    }
+    assert [curve["experiment"] for curve in pair["curves"]] == ["sgd", "momentum", "adam"]
+    assert all(curve["epoch"] == [0, 1, 2] for curve in pair["curves"])
+    # Each curve is trained once: in both precisions, and two twins.
+    assert sum("epochs on" in note for note in notes) == len(set(notes)) - 2 == 3 * 4
+
+    assert {path.name for path in (tmp_path / "made").iterdir()} == {
+        "parity.json", "parity.md", "curves-float32.png"
+    }  # fmt: skip
+    assert read_json(tmp_path / "made" / "parity.json") == record
+    assert (tmp_path / "made" / "parity.md").read_text(encoding="utf-8") == parity_markdown(record)
+    read_picture(tmp_path / "made" / "curves-float32.png")
+
+
+@pytest.mark.usefixtures("few_operations")
+def test_record_of_a_device_in_all_its_precisions(images: Dataset, tmp_path: Path, standin: CudaBackend) -> None:
+    notes: list[str] = []
+    record = run_parity(choose_sides(standin), images, tmp_path, epochs=2, note=notes.append)
+    assert record["passed"], list(failures(record))
+    assert record["threads"] == []
+    assert [pair["precision"] for pair in record["pairs"]] == ["float32", "float64", "float16", "tf32"]
+    assert record["reference"]["name"] == "cpu"
+    assert {path.name for path in tmp_path.glob("*.png")} == {
+        f"curves-{precision}.png" for precision in standin.precisions
+    }
+    # On the CPU float32 and float64, each with two twins, and twins of float32 for halves and for tf32.
+    trained = [note for note in notes if "epochs on cpu" in note]
+    assert len(trained) == len({*trained}) + 3 * 4 == 3 * (2 * 3 + 2 + 2)
+
+
+@pytest.mark.usefixtures("few_operations")
+def test_failure_is_named_in_all_forms(images: Dataset, tmp_path: Path, standin: CudaBackend) -> None:
+    log = standin.xp.log
+    standin.xp.log = lambda x, out=None: standin.xp.multiply(log(x), 1.01, out=out)
+    record = run_parity(choose_sides(standin, "float32"), images, tmp_path, epochs=2)
+    assert not record["passed"]
+    assert read_json(tmp_path / "parity.json")["passed"] is False
+    failed = list(failures(record))
+    assert "Cross-entropy sample losses (uint8 labels) in float32" in failed
+    assert "sgd from epoch 0 in float32" in failed
+    assert not any("Dense" in words for words in failed)
+    verdicts = {(row[0], row[1]): row[-1] for table in parity_tables(record) for row in table.rows if len(row) == 9}
+    assert verdicts["Cross-entropy", "loss"] == "DIFFERS"
+    assert verdicts["Dense", "output"] == "agrees"
+    assert "Not all agree" in parity_markdown(record)
+
+
+@pytest.mark.usefixtures("few_operations")
+def test_nan_on_one_side_is_a_failure_and_no_number_in_json(
+    images: Dataset, tmp_path: Path, standin: CudaBackend
+) -> None:
+    log = standin.xp.log
+    standin.xp.log = lambda x, out=None: log(x * math.nan, out=out)
+    record = run_parity(choose_sides(standin, "float32"), images, tmp_path, epochs=1)
+    lines = {(line["operation"], line["tensor"]): line for line in record["pairs"][0]["operations"]}
+    loss = lines["Cross-entropy", "loss"]
+    assert (loss["absolute"], loss["used"], loss["passed"]) == (None, None, False)
+    assert read_json(tmp_path / "parity.json") == record
+    assert "∞" in parity_markdown(record)
+    assert {curve["exceeds"] for curve in record["pairs"][0]["curves"]} == {0}
+
+
+@pytest.mark.usefixtures("few_operations")
+def test_interrupt_writes_nothing(images: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fmnist_xp.model import Sequential
+
+    fit = Sequential.fit
+
+    def interrupted(*arguments: Any, **more: Any) -> Any:
+        history = fit(*arguments, **more)
+        history.interrupted = True
+        return history
+
+    monkeypatch.setattr(Sequential, "fit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_parity(choose_sides(CpuBackend(1)), images, tmp_path, epochs=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+KEPT = sorted((ROOT / "docs" / "parity").glob("*/parity.json"))
+
+
+@pytest.mark.parametrize("path", KEPT, ids=lambda path: path.parent.name)
+def test_tables_of_the_page_are_those_of_the_kept_records(path: Path) -> None:
+    page = (ROOT / "docs" / "parity.md").read_text(encoding="utf-8")
+    record = read_json(path)
+    assert record["dataset"]["name"] == "fashion-mnist"
+    assert parity_markdown(record).strip() in page
+    for pair in record["pairs"]:
+        picture = path.parent / f"curves-{pair['precision']}.png"
+        read_picture(picture)
+        assert f"(parity/{path.parent.name}/{picture.name})" in page
