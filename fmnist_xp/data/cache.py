@@ -27,30 +27,37 @@ def cache_folder() -> Path:
     return Path(pooch.os_cache("fmnist-xp"))
 
 
-def cached(key: str, source: str, build: Callable[[], tuple[Dataset, Dataset]]) -> tuple[Dataset, Dataset]:
+def cached(
+    key: str, source: str, build: Callable[[], tuple[Dataset, Dataset]], state: Callable[[], str] = str
+) -> tuple[Dataset, Dataset]:
     """Return what `build` returned when it was last called for `key`, or call it and keep its (train, test).
 
-    `key` must name the content: it is hashed into the file's name. `source` is put into the data sets that
-    come from the cache. A cached file that is damaged, or does not have the checksums it carries, is built
-    again; a folder that cannot be written costs a warning and the next start's time, nothing else.
+    Either `key` names the content, or it names the place and `state` returns what changes with the content: it
+    is called before `build` if something is kept for `key`, else after it. `key` is hashed into the file's name.
+    `source` is put into the data sets that come from the cache. A cached file that is damaged, or does not have
+    the checksums it carries, is built again; a folder that cannot be written costs a warning and the next
+    start's time, nothing else.
     """
-    path = cache_folder() / f"decoded-{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
+    path = cache_folder() / f"decoded-{hashlib.sha256(os.fsencode(key)).hexdigest()[:32]}.safetensors"
     if path.is_file():
+        now = state()
         try:
-            return _load(path, source)
+            return _load(path, source, now)
         except (SafetensorError, OSError, LookupError, ValueError, TypeError) as error:
-            LOG.info("%s: damaged (%s); building it again", path, error)
+            LOG.info("%s: not used (%s); building it again", path, error)
     splits = build()
     try:
-        _save(path, splits)
+        _save(path, splits, state())
     except OSError as error:
         LOG.warning("%s: cannot be written (%s); the data set is decoded at each start", path, error)
     return splits
 
 
-def _load(path: Path, source: str) -> tuple[Dataset, Dataset]:
+def _load(path: Path, source: str, state: str) -> tuple[Dataset, Dataset]:
     with safe_open(path, framework="np") as file:
         about: dict[str, str] = file.metadata()
+        if about["state"] != state:
+            raise ValueError("made from something that has changed since")
         train, test = (
             Dataset(file.get_tensor(f"{split}_images"), file.get_tensor(f"{split}_labels"), about["name"], source)
             for split in SPLITS
@@ -61,8 +68,8 @@ def _load(path: Path, source: str) -> tuple[Dataset, Dataset]:
     return train, test
 
 
-def _save(path: Path, splits: tuple[Dataset, Dataset]) -> None:
-    about = {"name": splits[0].name}
+def _save(path: Path, splits: tuple[Dataset, Dataset], state: str) -> None:
+    about = {"name": splits[0].name, "state": state}
     tensors = {}
     for split, dataset in zip(SPLITS, splits, strict=True):
         about[f"{split}_sha256"] = dataset.sha256

@@ -1,8 +1,10 @@
 """One split of a data set, as every reader returns it and every consumer takes it."""
 
 import hashlib
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,3 +39,9 @@ class Dataset:
         digest = hashlib.sha256(np.ascontiguousarray(self.images).data)
         digest.update(np.ascontiguousarray(self.labels).data)
         return digest.hexdigest()
+
+    def renamed(self, name: str) -> Self:
+        """Return the same images and labels under another name, with the checksum if it is known already."""
+        other = copy(self)
+        object.__setattr__(other, "name", name)
+        return other

@@ -3,7 +3,6 @@
 import hashlib
 import tempfile
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
 from fmnist_xp.data import idx, images
@@ -20,7 +19,8 @@ def read(path: Path) -> tuple[Dataset, Dataset]:
     """Read (train, test) from a folder of IDX files, a folder of images or a zip of one; see `idx`, `images`.
 
     The decoded arrays are kept in the cache: for IDX files and a zip under the SHA-256 of the files' bytes,
-    for a folder of images under its `images.fingerprint`. Whatever is wrong is a DataError naming the file.
+    for a folder of images under its path, and as long as it has the same `images.Folder.fingerprint`. Whatever
+    is wrong is a DataError naming the file.
     """
     try:
         if path.is_file():
@@ -33,9 +33,9 @@ def read(path: Path) -> tuple[Dataset, Dataset]:
             return cached(f"idx {_sha256(files)}", source, lambda: _named(*idx.read(files, source)))
         if images.is_folder_of_images(path):
             source = f"images in {path}"
-            return cached(
-                f"images {images.fingerprint(path)}", source, lambda: _named(*images.read_folder(path, source))
-            )
+            folder = images.Folder(path)
+            key = f"images {path.resolve()}"
+            return cached(key, source, lambda: _named(*folder.read(source)), folder.fingerprint)
     except OSError as error:
         raise DataError(f"{error.filename or path}: cannot be read ({error.strerror or error})") from error
     raise DataError(f"{path}: neither the IDX files nor train/ and test/ found; is it the data set's folder?")
@@ -75,7 +75,7 @@ def _named(train: Dataset, test: Dataset) -> tuple[Dataset, Dataset]:
     """Return the splits under the name of what was published, where that is what they hold."""
     if not is_published(train, test):
         return train, test
-    return replace(train, name="fashion-mnist"), replace(test, name="fashion-mnist")
+    return train.renamed("fashion-mnist"), test.renamed("fashion-mnist")
 
 
 def _sha256(files: Iterable[Path]) -> str:

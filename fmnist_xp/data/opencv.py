@@ -43,12 +43,17 @@ def decode(file: bytes, flags: int) -> NDArray[np.generic] | None:
     return image
 
 
+def thread_count() -> int:
+    """Return on how many threads `on_threads` works: one for each core, as far as they get on side by side."""
+    return min(8, usable_cores())
+
+
 def on_threads(work: Callable[[Item], None], items: Iterable[Item]) -> None:
     """Do `work` on each item, a few at a time; the first error ends it and is raised here.
 
     OpenCV and the disk let go of Python's lock, so threads help; the calls between do not, so very many do not.
     """
-    with ThreadPoolExecutor(min(8, usable_cores())) as pool:
+    with ThreadPoolExecutor(thread_count()) as pool:
         results = [pool.submit(work, item) for item in items]
         try:
             for result in results:

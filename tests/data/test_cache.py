@@ -1,6 +1,7 @@
 import logging
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,30 @@ def test_a_key_is_built_once(cache: Path) -> None:
 
 def flip_a_pixel(content: bytes) -> bytes:
     return content[:-1000] + bytes([content[-1000] ^ 1]) + content[-999:]
+
+
+def test_what_is_kept_for_a_place_lasts_as_long_as_its_state(cache: Path) -> None:
+    build = Build()
+    for state in ("first", "first", "second", "second"):
+        assert_made(cached("a", "here", build, partial(str, state)))
+    assert build.calls == 2
+    assert len(list(cache.iterdir())) == 1
+
+
+def test_a_state_is_not_asked_for_before_something_is_kept() -> None:
+    calls = []
+
+    def build() -> tuple[Dataset, Dataset]:
+        calls.append("build")
+        return made(20), made(10, 1)
+
+    def state() -> str:
+        calls.append("state")
+        return "state"
+
+    for _ in range(2):
+        cached("a", "here", build, state)
+    assert calls == ["build", "state", "state"]
 
 
 DAMAGE = {
@@ -89,6 +114,13 @@ def test_a_changed_image_is_noticed(image_folder: Path) -> None:
     second = load_fashion_mnist(image_folder)[0]
     assert not np.array_equal(first.images[0], second.images[0])
     assert np.array_equal(second.images[0], first.images[2])  # two images a class
+
+
+def test_a_folder_that_changes_is_kept_once(image_folder: Path, cache: Path) -> None:
+    load_fashion_mnist(image_folder)
+    (image_folder / "train" / "0" / "more.png").write_bytes((image_folder / "train" / "1" / "0000.png").read_bytes())
+    assert len(load_fashion_mnist(image_folder)[0]) == 21
+    assert len(list(cache.iterdir())) == 1
 
 
 def test_changed_idx_files_are_noticed(tmp_path: Path) -> None:

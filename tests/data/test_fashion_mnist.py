@@ -67,3 +67,14 @@ def test_the_real_files_verify_whatever_compressed_them(real_folder: Path) -> No
         published.verify(real_folder / name, name)
     with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte\.gz: its content has SHA-256"):
         published.verify(real_folder / "train-labels-idx1-ubyte.gz", "t10k-labels-idx1-ubyte.gz")
+
+
+def test_another_name_keeps_the_images_and_the_checksum() -> None:
+    dataset = made(20)
+    before = dataset.renamed("one")
+    checksum = dataset.sha256
+    after = dataset.renamed("other")
+    assert (dataset.name, before.name, after.name) == ("custom", "one", "other")
+    assert before.sha256 == after.sha256 == checksum
+    assert after.images is dataset.images
+    assert after.source == dataset.source

@@ -1,0 +1,104 @@
+"""A process that reads small PNG files, as fast as Python alone can; `readers.py` starts several and asks them.
+
+Run as `python -I -S reader.py WHERE`: it imports nothing that takes time to import. WHERE is a folder or a zip. Each
+request on stdin is a list, written by `marshal`: names of files in the folder, or `Member`s of the zip. The answer on
+stdout has the `_SIZE` bytes of scanlines of each, then for each two 64-bit integers: a file's size and its time of
+change in nanoseconds, or zeros.
+
+Scanlines are what a PNG holds once it is inflated: 28 times a byte that says how the row is filtered, and 28 filtered
+pixels (W3C, Portable Network Graphics, section 7). Only a plain PNG is read: 28 x 28 pixels of 8-bit grey, not
+interlaced, in one IDAT chunk and nothing but IHDR and IEND around it, all checksums right. Whatever else there is
+gets `_OTHER`, which no PNG holds.
+"""
+
+import marshal
+import os
+import sys
+from array import array
+from collections.abc import Iterator
+from mmap import ACCESS_READ, mmap
+from zlib import crc32, decompress, error
+
+_IHDR = b"IHDR" + (28).to_bytes(4) + (28).to_bytes(4) + bytes([8, 0, 0, 0, 0])
+_HEAD = b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4) + _IHDR + crc32(_IHDR).to_bytes(4)
+_IEND = (0).to_bytes(4) + b"IEND" + crc32(b"IEND").to_bytes(4)
+_SIZE = 28 * 29
+_OTHER = b"\xff" * _SIZE
+_LARGEST = 4096
+"""Bytes: a plain file has fewer."""
+
+Member = tuple[bytes, int, int, int, int]
+"""Name, where its local header lies, compressed size, compression method (0 or 8; others are not read), CRC-32."""
+
+
+def scanlines(file: bytes) -> bytes:
+    """Return the scanlines of a plain PNG, or `_OTHER`."""
+    size = max(0, len(file) - 57)  # what is left between the 41 bytes before the data of IDAT and the 16 behind
+    head = _HEAD + size.to_bytes(4) + b"IDAT"
+    tail = crc32(file[37:-16]).to_bytes(4) + _IEND
+    if file.startswith(head) and file.endswith(tail):
+        try:
+            lines = decompress(file[41:-16], bufsize=_LARGEST)
+        except error:
+            return _OTHER
+        if len(lines) == _SIZE:
+            return lines
+    return _OTHER
+
+
+def read_files(names: list[str]) -> Iterator[tuple[bytes, int, int]]:
+    """Yield the content, the size and the time of change of each file, nothing and zeros for one that has gone."""
+    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0)
+    for name in names:
+        try:
+            file = os.open(name, flags)
+            try:
+                stat = os.fstat(file)
+                yield os.read(file, _LARGEST), stat.st_size, stat.st_mtime_ns
+            finally:
+                os.close(file)
+        except OSError:
+            yield b"", 0, 0
+
+
+def read_members(archive: mmap, members: list[Member]) -> Iterator[tuple[bytes, int, int]]:
+    """Yield the content of each member of a zip, nothing for one that is not as it was said to be; and zeros."""
+    for name, start, size, method, checksum in members:
+        end = start + 30 + len(name)
+        head = archive[start:end]
+        end += int.from_bytes(head[28:30], "little")
+        file = archive[end : end + size] if size < _LARGEST else b""
+        if method == 8:
+            try:
+                file = decompress(file, -15, _LARGEST)
+            except error:
+                file = b""
+        right = head[:4] == b"PK\3\4" and head[30:] == name and method in (0, 8) and crc32(file) == checksum
+        yield file if right else b"", 0, 0
+
+
+def main(where: str) -> None:
+    """Answer requests until there are no more."""
+    archive = None
+    if os.path.isdir(where):  # noqa: PTH112
+        os.chdir(where)
+    else:
+        with open(where, "rb") as zipped:  # noqa: PTH123
+            archive = mmap(zipped.fileno(), 0, access=ACCESS_READ)
+    with open(1, "wb", 1 << 16) as out:
+        while True:
+            try:
+                items = marshal.load(sys.stdin.buffer)
+            except EOFError:
+                return
+            stats = array("q")
+            for file, size, changed in read_files(items) if archive is None else read_members(archive, items):
+                out.write(scanlines(file))
+                stats.append(size)
+                stats.append(changed)
+            out.write(stats)
+            out.flush()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
