@@ -56,8 +56,8 @@ on a GPU.
 - A **whole training** is all epochs of an experiment from its first weights, by the clock, with the rows on the
   device and the kernels compiled.
 - **Memory** is the process's peak resident size with the rows in it, on a GPU the memory pool's. What **fit adds** is
-  the rest: gradients, moments and the buffers of the blocks under way, a few for each thread on the CPU, so that it
-  does not grow with the rows there; on a GPU one block holds all rows.
+  the rest: gradients, moments and the buffers of the blocks under way, a few for each thread on the CPU, where only
+  the figures grow with the rows, by 12 bytes a row; on a GPU one block holds all rows.
 """
 
 
