@@ -18,6 +18,14 @@ def make_sum(spare: int) -> tuple[OrderedSum, np.ndarray]:
     return OrderedSum(CpuBackend(1), total, [np.empty(2) for _ in range(spare)]), total
 
 
+def add_early(ordered: OrderedSum, vector: np.ndarray) -> tuple[threading.Thread, list[np.ndarray]]:
+    """Add `vector` as number 1 on a thread of its own; return the thread, and where it puts what it is given."""
+    given: list[np.ndarray] = []
+    waiter = threading.Thread(target=lambda: given.append(ordered.add(1, vector)))
+    waiter.start()
+    return waiter, given
+
+
 def test_order_of_these_vectors_shows_in_their_sum() -> None:
     assert (sum(reversed(VECTORS)) != IN_ORDER).any()
 
@@ -63,9 +71,7 @@ def test_worker_without_a_spare_vector_waits_until_one_is_free() -> None:
     ordered, total = make_sum(spare=0)
     ordered.start()
     early = VECTORS[1].copy()
-    given: list[np.ndarray] = []
-    waiter = threading.Thread(target=lambda: given.append(ordered.add(1, early)))
-    waiter.start()
+    waiter, given = add_early(ordered, early)
     waiter.join(0.05)
     assert waiter.is_alive()
     ordered.add(0, VECTORS[0].copy())
@@ -78,9 +84,7 @@ def test_nobody_waits_for_a_sum_that_is_abandoned_and_the_next_one_is_right() ->
     ordered, total = make_sum(spare=0)
     ordered.start()
     early = VECTORS[1].copy()
-    given: list[np.ndarray] = []
-    waiter = threading.Thread(target=lambda: given.append(ordered.add(1, early)))
-    waiter.start()
+    waiter, given = add_early(ordered, early)
     ordered.abandon()
     waiter.join(TIMEOUT)
     assert given[0] is early
