@@ -7,7 +7,7 @@ device it is on.
 import functools
 import logging
 
-from fmnist_xp.backend.base import PRECISIONS, Array, Backend, Precision
+from fmnist_xp.backend.base import PRECISIONS, Array, Backend, Call, Precision
 from fmnist_xp.backend.cpu import CpuBackend
 from fmnist_xp.backend.cuda import CUDA_INSTALL, CudaBackend, cuda_device_count, cuda_version, import_cupy
 from fmnist_xp.errors import DeviceError
@@ -19,6 +19,7 @@ __all__ = [
     "PRECISIONS",
     "Array",
     "Backend",
+    "Call",
     "CpuBackend",
     "CudaBackend",
     "Precision",

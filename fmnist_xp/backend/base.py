@@ -15,6 +15,10 @@ from fmnist_xp.errors import DeviceError
 Array: TypeAlias = Any
 
 
+Call: TypeAlias = tuple[Callable[..., Any], tuple[Any, ...]]
+"""A function and its positional arguments."""
+
+
 class Precision(NamedTuple):
     """How numbers are kept and multiplied.
 
@@ -41,7 +45,8 @@ class Backend(ABC):
     """What the layers, losses, optimizers and the engine ask of a device.
 
     `name` is "cpu" or "cuda:<index>", `xp` the array module, `device_name` the hardware in words, `precisions` the
-    names of those of `PRECISIONS` that it has, and `threads` how many blocks of rows are worked on at once.
+    names of those of `PRECISIONS` that it has, `threads` how many blocks of rows are worked on at once, and
+    `stages_blocks` whether a block's rows are copied to a buffer that stays in a cache before they are worked on.
     """
 
     name: str
@@ -49,6 +54,7 @@ class Backend(ABC):
     device_name: str
     precisions: tuple[str, ...] = ("float32", "float64")
     threads: int = 1
+    stages_blocks: bool = False
 
     def __init__(self) -> None:
         """Start with nothing compiled."""
@@ -87,13 +93,22 @@ class Backend(ABC):
             )
         return PRECISIONS[name]
 
-    @abstractmethod
     def dot(self, a: Array, b: Array, out: Array, scale: float = 1.0, tf32: bool = False) -> None:
         """Write scale · a · b to `out`: a (m, k), b (k, n), out (m, n) C-contiguous.
 
         `a` and `b` are of one dtype, C-contiguous or the transpose of that; `out` may be of a wider dtype on a GPU.
         Sums are kept in at least float32.
         """
+        for function, arguments in self.dot_calls(a, b, out, scale, tf32):
+            function(*arguments)
+
+    @abstractmethod
+    def dot_calls(self, a: Array, b: Array, out: Array, scale: float, tf32: bool) -> list[Call]:
+        """Return what `dot` calls: made again, they multiply what the same arrays hold then."""
+
+    def apply(self, function: Callable[..., None], *arguments: Any) -> None:
+        """Call `function(xp, *arguments)`, which writes into arrays among its arguments and makes no other."""
+        function(self.xp, *arguments)
 
     def generator(self, seed: int | None) -> np.random.Generator:
         """Return a random generator of the host: both devices start from the same bits."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fmnist_xp.backend.base import Array, Backend
+from fmnist_xp.backend.base import Array, Backend, Call
 from fmnist_xp.errors import DeviceError
 from fmnist_xp.machine import cpu_name, peak_resident_bytes, single_threaded_blas, usable_cores
 
@@ -20,6 +20,7 @@ class CpuBackend(Backend):
 
     name = "cpu"
     xp = np
+    stages_blocks = True
 
     def __init__(self, threads: int | None = None) -> None:
         """Use `threads` threads, by default all cores the process may use."""
@@ -37,11 +38,12 @@ class CpuBackend(Backend):
     def synchronize(self) -> None:
         """Do nothing: NumPy computes at once."""
 
-    def dot(self, a: Array, b: Array, out: Array, scale: float = 1.0, tf32: bool = False) -> None:
-        """Call BLAS; `tf32` is for GPUs and without effect."""
-        np.dot(a, b, out=out)
+    def dot_calls(self, a: Array, b: Array, out: Array, scale: float, tf32: bool) -> list[Call]:
+        """Return one call of BLAS, and one for a scale; `tf32` is for GPUs and without effect."""
+        calls: list[Call] = [(np.dot, (a, b, out))]
         if scale != 1:
-            np.multiply(out, scale, out=out)
+            calls.append((np.multiply, (out, out.dtype.type(scale), out)))
+        return calls
 
     def _compile(self, formula: Callable[..., Any]) -> Callable[..., Any]:
         return functools.partial(formula, np)

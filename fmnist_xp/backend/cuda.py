@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fmnist_xp.backend.base import Array, Backend
+from fmnist_xp.backend.base import Array, Backend, Call
 from fmnist_xp.errors import DeviceError
 
 CUDA_INSTALL = 'pip install "fmnist-xp[cuda]" for CUDA 12, "fmnist-xp[cuda13]" for CUDA 13'
@@ -72,8 +72,8 @@ class CudaBackend(Backend):
         """Wait for all streams of the device."""
         self._device.synchronize()
 
-    def dot(self, a: Array, b: Array, out: Array, scale: float = 1.0, tf32: bool = False) -> None:
-        """Call cuBLAS, which `cupy.dot` does for equal dtypes and without a scale."""
+    def dot_calls(self, a: Array, b: Array, out: Array, scale: float, tf32: bool) -> list[Call]:
+        """Return one call of cuBLAS, which `cupy.dot` makes for equal dtypes and without a scale."""
         cublas = self.xp.cuda.cublas
         double = out.dtype == "float64"
         if double:
@@ -88,7 +88,7 @@ class CudaBackend(Backend):
         # cuBLAS stores by columns, so a C-contiguous matrix is its own transpose there: outᵀ = bᵀ · aᵀ.
         b, transpose_b, stride_b = self._operand(b)
         a, transpose_a, stride_a = self._operand(a)
-        cublas.gemmEx(
+        arguments = (
             self.xp.cuda.get_cublas_handle(),
             transpose_b,
             transpose_a,
@@ -101,6 +101,7 @@ class CudaBackend(Backend):
             compute,
             cublas.CUBLAS_GEMM_DEFAULT,
         )
+        return [(_multiply, (cublas.gemmEx, arguments, a, b, out))]
 
     def _operand(self, matrix: Array) -> tuple[Array, int, int]:
         """Return a matrix, whether cuBLAS must transpose it back, and the stride of its rows or columns."""
@@ -155,6 +156,11 @@ class CudaBackend(Backend):
         """Return what CuPy's memory pool holds; it gives nothing back while a training runs."""
         with self._device:
             return int(self.xp.get_default_memory_pool().total_bytes())
+
+
+def _multiply(function: Callable[..., None], arguments: tuple[Any, ...], *_held: Array) -> None:
+    """Call cuBLAS with addresses, of arrays that are held for as long as this can be called again."""
+    function(*arguments)
 
 
 def import_cupy() -> ModuleType:

@@ -12,6 +12,11 @@ def add_bias(xp: Any, values: Array, biases: Array) -> None:
     xp.add(values, biases, out=values)
 
 
+def copy_values(xp: Any, values: Array, output: Array) -> None:
+    """Write `values` to `output`, in its dtype."""
+    output[...] = values
+
+
 def add_penalty_gradient(xp: Any, gradients: Array, values: Array, l1: float, l2: float) -> None:
     """Add the gradient of l1·Σ|v| + l2·Σv² to `gradients`, in place; the slope of |v| at 0 is taken as +1."""
     xp.add(gradients, xp.where(values < 0, -l1, l1) + 2 * l2 * values, out=gradients)
@@ -58,6 +63,8 @@ class Dense(Layer):
     backend
         Where to compute; by default the CPU.
     """
+
+    replayable = True
 
     def __init__(
         self,
@@ -150,24 +157,25 @@ class Dense(Layer):
         self.weights = 0.01 * generator.standard_normal((self.n_inputs, self.n_neurons))
         self._biases[...] = 0
 
-    def replica(self) -> Self:
+    def replica(self, backend: Backend | None = None) -> Self:
         """Return a copy that shares the parameters, with gradients and buffers of its own."""
-        twin = super().replica()
+        twin = super().replica(backend)
         twin.attach_gradients(self.backend.xp.empty_like(self.gradients))
         return twin
 
     def forward(self, inputs: Array) -> Array:
         """Set and return `output` (rows, n_neurons), given `inputs` (rows, n_inputs)."""
         inputs = self.backend.check(inputs, "inputs")
-        if inputs.dtype != self.operand_dtype:
-            inputs = inputs.astype(self.operand_dtype)
         if inputs.ndim != 2 or inputs.shape[1] != self.n_inputs:
             raise ValueError(f"inputs must have the shape (rows, {self.n_inputs}), got {inputs.shape}")
+        if inputs.dtype != self.operand_dtype:
+            given, inputs = inputs, self._buffer("inputs", inputs.shape, self.operand_dtype)
+            self.backend.apply(copy_values, given, inputs)
         self.inputs = inputs
         self._operand = self._weights
         if self._weights.dtype != self.operand_dtype:
             self._operand = self._buffer("weights", self._weights.shape, self.operand_dtype)
-            self._operand[...] = self._weights
+            self.backend.apply(copy_values, self._weights, self._operand)
         self.output = self._buffer("output", (len(inputs), self.n_neurons), self.output_dtype)
         self.backend.dot(inputs, self._operand, self.output, self.input_scale, self.precision.tf32)
         if self.adds_bias:

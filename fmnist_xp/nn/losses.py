@@ -33,12 +33,18 @@ def softmax_crossentropy_gradient(
     xp.subtract(probabilities, classes == labels, out=dinputs)
 
 
+def scale_values(xp: Any, values: Array, factor: float) -> None:
+    """Multiply `values` by `factor`, in place."""
+    xp.multiply(values, factor, out=values)
+
+
 class CategoricalCrossentropy(Module):
     """−log of the probability given to the true class, averaged over the samples.
 
     `predictions` are probabilities (rows, classes). Goodfellow, Bengio & Courville, *Deep Learning* (2016), 6.2.2.
     """
 
+    replayable = True
     dinputs: Array
 
     def __init__(self, backend: Backend | None = None) -> None:
@@ -118,6 +124,7 @@ class CategoricalCrossentropy(Module):
 class SoftmaxCategoricalCrossentropy(CategoricalCrossentropy):
     """Softmax and categorical cross-entropy in one: the gradient of both together is (ŷ − y) / samples."""
 
+    replayable = True
     output: Array
 
     def __init__(self, backend: Backend | None = None) -> None:
@@ -130,10 +137,10 @@ class SoftmaxCategoricalCrossentropy(CategoricalCrossentropy):
         super().bind(backend)
         self._softmax.bind(backend)
 
-    def replica(self) -> Self:
+    def replica(self, backend: Backend | None = None) -> Self:
         """Return a copy with buffers of its own that it makes once."""
-        twin = super().replica()
-        twin._softmax = self._softmax.replica()
+        twin = super().replica(backend)
+        twin._softmax = self._softmax.replica(backend)
         return twin
 
     def activate(self, outputs: Array) -> Array:
@@ -156,5 +163,5 @@ class SoftmaxCategoricalCrossentropy(CategoricalCrossentropy):
         self.backend.fuse(softmax_crossentropy_gradient)(probabilities, classes, labels[:, None], self.dinputs)
         samples = samples or len(labels)
         if samples != 1:
-            self.backend.xp.multiply(self.dinputs, 1 / samples, out=self.dinputs)
+            self.backend.fuse(scale_values)(self.dinputs, 1 / samples)
         return self.dinputs

@@ -15,6 +15,10 @@ class Module:
     once, uses the head of them for fewer rows, and may overwrite what it is given.
     """
 
+    # Whether `forward` and `backward` compute through the backend's `dot`, `fuse` and `apply` alone, into buffers.
+    # Then their calls can be noted and made again. A class says so for itself, not for those that inherit from it.
+    replayable = False
+
     def __init__(self, backend: Backend | None = None) -> None:
         """Compute on `backend`."""
         self.backend = backend or default_backend()
@@ -27,9 +31,13 @@ class Module:
         self.backend = backend
         self._buffers = {}
 
-    def replica(self) -> Self:
-        """Return a copy that shares the parameters, with buffers of its own that it makes once."""
+    def replica(self, backend: Backend | None = None) -> Self:
+        """Return a copy that shares the parameters, with buffers of its own that it makes once.
+
+        `backend`, if given, is one like the module's to compute through.
+        """
         twin = copy.copy(self)
+        twin.backend = backend or self.backend
         twin.reuse_buffers = True
         twin._buffers = {}
         return twin

@@ -85,12 +85,15 @@ class Network:
         """Number of columns of the input and of each Dense layer's output."""
         return [self.n_inputs, *(layer.n_neurons for layer in self.dense)]
 
-    def replica(self) -> Self:
-        """Return a network that shares the parameters, with gradients and buffers of its own that it makes once."""
+    def replica(self, backend: Backend | None = None) -> Self:
+        """Return a network that shares the parameters, with gradients and buffers of its own that it makes once.
+
+        `backend`, if given, is one like the network's that its layers and its loss compute through.
+        """
         twin = copy.copy(self)
-        twin.layers = [layer.replica() for layer in self.layers]
+        twin.layers = [layer.replica(backend) for layer in self.layers]
         twin.dense = [layer for layer in twin.layers if isinstance(layer, Dense)]
-        twin.loss = self.loss.replica()
+        twin.loss = self.loss.replica(backend)
         # A Dense layer never needs its own output again, so what follows it may write over that.
         for before, after in zip(twin.layers, [*twin.layers[1:], twin.loss], strict=True):
             after.overwrite_inputs = isinstance(before, Dense)

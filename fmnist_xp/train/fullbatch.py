@@ -11,6 +11,7 @@ from collections.abc import Callable
 from fmnist_xp.backend import Array
 from fmnist_xp.nn.network import Network
 from fmnist_xp.train.ordered import OrderedSum
+from fmnist_xp.train.worker import Worker
 
 
 class FullBatch:
@@ -47,9 +48,9 @@ class FullBatch:
             self._true = backend.xp.empty(self.rows, dtype=network.parameters.dtype)
             self._predicted = backend.xp.empty(self.rows, dtype="int64")
         self.workers = min(backend.threads, len(self.blocks))
-        self._replicas = [network.replica() for _ in range(self.workers)]
+        self._workers = [Worker(network, inputs, labels, self.block_rows) for _ in range(self.workers)]
         if len(self.blocks) == 1:
-            self._replicas[0].attach_gradients(network.gradients)  # nothing to add up
+            self._workers[0].gradients = network.gradients  # nothing to add up
         spare = [backend.xp.empty_like(network.gradients) for _ in range(self.workers if self.workers > 1 else 0)]
         self._sum = OrderedSum(backend, network.gradients, spare)
 
@@ -61,15 +62,9 @@ class FullBatch:
         """
         network = self.network
 
-        def work(replica: Network, number: int) -> None:
-            block = self.blocks[number]
-            probabilities = replica.forward(self.inputs[block])
-            if figures:  # first, for the gradient is written over the probabilities
-                self._note(replica, probabilities, block)
-            replica.backward(probabilities, self.labels[block], samples=1)
-            free = self._sum.add(number, replica.gradients)
-            if free is not replica.gradients:
-                replica.attach_gradients(free)
+        def work(worker: Worker, number: int) -> None:
+            worker.compute_gradients(self.blocks[number], self._note if figures else None)
+            worker.gradients = self._sum.add(number, worker.gradients)
 
         self._sum.start()
         self._run(work)
@@ -82,9 +77,9 @@ class FullBatch:
     def compute_figures(self) -> Array:
         """Return [data loss, accuracy] over all rows as an array (2,) of float64 that stays on the device."""
 
-        def work(replica: Network, number: int) -> None:
+        def work(worker: Worker, number: int) -> None:
             block = self.blocks[number]
-            self._note(replica, replica.forward(self.inputs[block]), block)
+            self._note(worker.forward(block), block)
 
         self._run(work)
         return self._means()
@@ -94,16 +89,16 @@ class FullBatch:
         network = self.network
         probabilities = network.backend.xp.empty((self.rows, network.n_classes), dtype=network.parameters.dtype)
 
-        def work(replica: Network, number: int) -> None:
+        def work(worker: Worker, number: int) -> None:
             block = self.blocks[number]
-            probabilities[block] = replica.forward(self.inputs[block])
+            probabilities[block] = worker.forward(block)
 
         self._run(work)
         return probabilities
 
-    def _note(self, replica: Network, probabilities: Array, block: slice) -> None:
+    def _note(self, probabilities: Array, block: slice) -> None:
         """Keep of each sample of a block the probability of its true class, and the class of the highest one."""
-        self._true[block] = replica.loss.true_probabilities(probabilities, self.labels[block])
+        self._true[block] = self.network.loss.true_probabilities(probabilities, self.labels[block])
         probabilities.argmax(axis=1, out=self._predicted[block])
 
     def _means(self, *others: Array) -> Array:
@@ -113,13 +108,13 @@ class FullBatch:
         correct = self._predicted == self.labels
         return xp.stack([xp.mean(losses, dtype="float64"), xp.mean(correct, dtype="float64"), *others])
 
-    def _run(self, work: Callable[[Network, int], None]) -> None:
-        """Call `work(replica, number)` for every block on the workers, each with a replica of its own."""
+    def _run(self, work: Callable[[Worker, int], None]) -> None:
+        """Call `work(worker, number)` for every block, each worker on a thread of its own where there are threads."""
         numbers = iter(range(len(self.blocks)))
         lock = threading.Lock()
         failed = False
 
-        def worker(index: int) -> None:
+        def run(index: int) -> None:
             nonlocal failed
             try:
                 while not failed:
@@ -127,10 +122,10 @@ class FullBatch:
                         number = next(numbers, None)
                     if number is None:
                         return
-                    work(self._replicas[index], number)
+                    work(self._workers[index], number)
             except BaseException:
                 failed = True
                 self._sum.abandon()
                 raise
 
-        self.network.backend.map(worker, self.workers)
+        self.network.backend.map(run, self.workers)

@@ -28,11 +28,15 @@ Formula = Callable[..., None]
 Types = tuple[tuple[np.dtype, int | None], ...]
 
 MODULES = [optim, *(import_module(f"fmnist_xp.nn.{module.name}") for module in iter_modules(nn.__path__))]
+APPLIED = {"copy_values", "row_maxima"}
+"""What is not element-wise or needs no kernel of its own: `Backend.apply` calls these as they are."""
 FORMULAS: dict[str, Formula] = {
     name: function
     for module in MODULES
     for name, function in inspect.getmembers(module, inspect.isfunction)
-    if function.__module__ == module.__name__ and next(iter(inspect.signature(function).parameters), "") == "xp"
+    if function.__module__ == module.__name__
+    and next(iter(inspect.signature(function).parameters), "") == "xp"
+    and name not in APPLIED
 }
 
 

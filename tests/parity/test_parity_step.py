@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fmnist_xp.backend import PRECISIONS, Backend, CpuBackend, CudaBackend
+from fmnist_xp.backend import PRECISIONS, Backend, Call, CpuBackend, CudaBackend
 from fmnist_xp.experiments import EXPERIMENTS
 from fmnist_xp.nn import Network
 from fmnist_xp.parity.step import UPDATED, bound_step, compute_step, start_network
@@ -77,7 +77,11 @@ class Imitation(CpuBackend):
 
     precisions = tuple(PRECISIONS)
 
-    def dot(self, a: Any, b: Any, out: Any, scale: float = 1.0, tf32: bool = False) -> None:
+    def dot_calls(self, *operands: Any) -> list[Call]:
+        return [(self._multiply, operands)]
+
+    @staticmethod
+    def _multiply(a: Any, b: Any, out: Any, scale: float, tf32: bool) -> None:
         a, b = (np.ascontiguousarray(matrix) for matrix in (a, b))
         if tf32:
             a, b = ((matrix.view("uint32") & np.uint32(0xFFFFE000)).view("float32") for matrix in (a, b))

@@ -13,6 +13,7 @@ from fmnist_xp.nn import CategoricalCrossentropy, Dense, Layer, Network, ReLU, S
 from fmnist_xp.train.fullbatch import FullBatch
 from fmnist_xp.train.ordered import OrderedSum
 from fmnist_xp.train.trainer import train
+from fmnist_xp.train.worker import Worker
 
 ROWS = 23
 TIMEOUT = 60  # seconds until a thread that should have ended counts as hung
@@ -217,18 +218,18 @@ def test_order_of_finishing_does_not_change_the_bits(late: int, monkeypatch: pyt
 
     later_done = threading.Event()
     finished: list[int] = []
-    backward = Network.backward
+    compute = Worker.compute_gradients
 
-    def backward_with_a_late_block(network: Network, probabilities: Any, labels: Any, samples: int) -> None:
-        block = int((labels.ctypes.data - y.ctypes.data) // (4 * y.itemsize))
-        if block == late:
+    def compute_with_a_late_block(worker: Worker, block: slice, note: Any) -> None:
+        number = block.start // 4
+        if number == late:
             assert later_done.wait(TIMEOUT)
-        backward(network, probabilities, labels, samples)
-        finished.append(block)
-        if block == late + 2:
+        compute(worker, block, note)
+        finished.append(number)
+        if number == late + 2:
             later_done.set()
 
-    monkeypatch.setattr(Network, "backward", backward_with_a_late_block)
+    monkeypatch.setattr(Worker, "compute_gradients", compute_with_a_late_block)
     network = make_network(threads=2)
     batch = FullBatch(network, X, y, 4)
     figures = held_to_time(lambda: batch.compute_gradients(figures=True))
@@ -242,17 +243,17 @@ def test_slowest_block_first_holds_no_more_gradients_than_promised(monkeypatch: 
     X, y = make_batch()
     others_done = threading.Event()
     used: set[int] = set()
-    backward = Network.backward
+    compute = Worker.compute_gradients
 
-    def backward_with_a_late_block(network: Network, *arguments: Any, **options: Any) -> None:
-        used.add(network.gradients.ctypes.data)
+    def compute_with_a_late_block(worker: Worker, block: slice, note: Any) -> None:
+        used.add(worker.gradients.ctypes.data)
         if len(used) == 4:
             others_done.set()
-        if np.shares_memory(network.dense[0].inputs, X[:2]):
+        if block.start == 0:
             assert others_done.wait(TIMEOUT)
-        backward(network, *arguments, **options)
+        compute(worker, block, note)
 
-    monkeypatch.setattr(Network, "backward", backward_with_a_late_block)
+    monkeypatch.setattr(Worker, "compute_gradients", compute_with_a_late_block)
     network = make_network(threads=2)
     batch = FullBatch(network, X, y, 2)
     held_to_time(batch.compute_gradients)
@@ -271,7 +272,7 @@ def test_each_worker_has_one_replica_and_a_spare_gradient_where_there_are_severa
 ) -> None:
     made: list[Network] = []
     replica = Network.replica
-    monkeypatch.setattr(Network, "replica", lambda network: made.append(replica(network)) or made[-1])
+    monkeypatch.setattr(Network, "replica", lambda *given: made.append(replica(*given)) or made[-1])
     spares: list[int] = []
 
     def make_sum(backend: Any, total: Any, spare: list[Any]) -> OrderedSum:
@@ -327,15 +328,18 @@ def test_exception_in_a_worker_reaches_the_caller_and_the_engine_goes_on(
     X, y = make_batch()
     network = make_network(threads)
     batch = FullBatch(network, X, y, 4)
-    forward = Network.forward
 
-    def failing_forward(network: Network, inputs: Any) -> Any:
-        if np.shares_memory(inputs, X[4 * failing : 4 * failing + 4]):
-            raise ArithmeticError("block failed")
-        return forward(network, inputs)
+    def failing_in(method: Callable[..., Any]) -> Callable[..., Any]:
+        def compute(worker: Worker, block: slice, *others: Any) -> Any:
+            if block.start == 4 * failing:
+                raise ArithmeticError("block failed")
+            return method(worker, block, *others)
+
+        return compute
 
     with monkeypatch.context() as patch:
-        patch.setattr(Network, "forward", failing_forward)
+        for name in ("forward", "compute_gradients"):
+            patch.setattr(Worker, name, failing_in(getattr(Worker, name)))
         for compute in (batch.compute_gradients, batch.compute_figures, batch.compute_probabilities):
             with pytest.raises(ArithmeticError, match="block failed"):
                 held_to_time(compute)
