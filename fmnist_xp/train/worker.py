@@ -115,6 +115,7 @@ class Worker:
 
     def _record(self, block: slice) -> Tape:
         """Return the tape for blocks like `block`."""
+        self._recorder.take()  # what an attempt that failed has left
         inputs, labels = self._inputs[block], self._labels[block]
         if self._buffers:
             rows = len(labels)

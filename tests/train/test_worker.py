@@ -153,3 +153,18 @@ def test_no_call_is_held_when_only_probabilities_are_asked_for() -> None:
     worker = Worker(make_network(), *make_batch(), 10)
     worker.forward(slice(0, 10))
     assert worker._recorder.take() == []
+
+
+def test_attempt_that_failed_leaves_no_calls_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = make_network()
+    X, y = make_batch()
+    worker = Worker(network, X, y, 10)
+    with monkeypatch.context() as patch:
+        patch.setattr(Network, "backward", lambda *_given, **_options: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            worker.compute_gradients(slice(0, 10), None)
+    fresh = Worker(network, X, y, 10)
+    for one in (worker, fresh):
+        one.compute_gradients(slice(0, 10), None)
+    after, expected = (next(iter(one._tapes.values())).forward for one in (worker, fresh))
+    assert [function for function, _ in after] == [function for function, _ in expected]
