@@ -10,7 +10,6 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -187,8 +186,18 @@ class NotebookNetwork:
         return data_loss + regularization_loss, accuracy
 
 
+def make_network(state: Mapping[str, Array], experiment: Mapping[str, Any]) -> NotebookNetwork:
+    """Return the network of an experiment, of which the l2, the optimizer and what that needs are read by name."""
+    rates = experiment["learning_rate"], experiment["decay"]
+    adam = experiment["optimizer"] == "adam"
+    optimizer = OptimizerAdam(*rates) if adam else OptimizerSGD(*rates, experiment["momentum"])
+    return NotebookNetwork(state, experiment["l2"], optimizer)
+
+
 def load_mnist_dataset(dataset: str, path: str) -> tuple[Array, Array]:
     """Return (images, labels) of one split, read one file after the other."""
+    import cv2  # here, for the arithmetic is timed in processes that hold NumPy alone
+
     X, y = [], []
     for label in os.listdir(os.path.join(path, dataset)):
         for file in os.listdir(os.path.join(path, dataset, label)):

@@ -1,15 +1,21 @@
-"""Peers: our engine beside the notebook's arithmetic, PyTorch, JAX and scikit-learn, taking turns in one process."""
+"""Peers: our engine beside the notebook's arithmetic, PyTorch, JAX and scikit-learn, taking turns.
+
+All in one process, but for the notebook's arithmetic: see `bench.baseline`.
+"""
 
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from statistics import fmean
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from bench import baseline
 from bench.engines import ENGINES, Engine, Notebook, NotHereError, Ours, OursWithoutFigures, Task
 from bench.measure import alternate, peak_settings, rounded, summarize
 from bench.pictures import COLOURS, bars, figure_with_axes
@@ -52,17 +58,22 @@ def run(options: Options, engines: Sequence[type[Engine]] = ENGINES) -> Path:
         "peak": peak_settings(backend, options.quick),
     }
     results = {}
-    for experiment in EXPERIMENTS.values():
-        network = experiment.make_network(backend, seed=0, dtype=options.precision)
-        task = Task(experiment, network.state_dict(), X, y, backend, options.precision)
-        results[experiment.name] = _measure(task, engines, network.widths, settings)
+    with TemporaryDirectory() as folder:
+        baseline.write_rows(Path(folder), X, y)
+        for experiment in EXPERIMENTS.values():
+            network = experiment.make_network(backend, seed=0, dtype=options.precision)
+            task = Task(experiment, network.state_dict(), X, y, backend, options.precision)
+            results[experiment.name] = _measure(task, engines, network.widths, settings, Path(folder))
     return save("peers", options, backend, settings, results)
 
 
 def _measure(
-    task: Task, classes: Sequence[type[Engine]], widths: list[int], settings: dict[str, Any]
+    task: Task, classes: Sequence[type[Engine]], widths: list[int], settings: dict[str, Any], folder: Path
 ) -> dict[str, Any]:
-    """Return what one experiment gave: samples and ratios by engine, and who was left out and why."""
+    """Return what one experiment gave: samples and ratios by engine, and who was left out and why.
+
+    `folder` has the rows for the notebook's processes.
+    """
     engines: dict[str, Engine] = {}
     left_out: dict[str, str] = {}
     for kind in classes:
@@ -81,6 +92,10 @@ def _measure(
         return lambda: [time_round(engine, epochs)]
 
     sides = {name: timed(engine) for name, engine in engines.items()}
+    if Notebook.name in sides:
+        epochs = settings["epochs_a_round_on_cpu"]
+        notebook = baseline.timed(folder, asdict(task.experiment), task.state, epochs)
+        sides[Notebook.name] = lambda: [fmean(notebook())]
     samples = alternate({"": gemm, **sides}, settings["rounds"])
     rates = [1 / seconds for seconds in samples.pop("")]
     flops = epoch_flops(widths, len(task.X))

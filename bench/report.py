@@ -46,6 +46,8 @@ on a GPU.
 - Times are **medians**; beside them the smallest, the largest and the interquartile range (IQR) of the samples. The
   sides of a comparison take turns (A B C A B C …) in one process, so that a slow minute slows all of them. The first
   epoch of each turn warms up and is not counted.
+- The **notebook's arithmetic** takes its turns in fresh processes that import NumPy alone, as its owner would run it:
+  its epoch depends on what else has allocated memory in the process. They have the same rows and first weights.
 - **GFLOP/s** counts matrix products alone: Σ 2·rows·dᵢ₋₁·dᵢ · (3, but 2 for the first layer). The **GEMM rate** is
   that of large square products measured between the epochs, on all cores; the **floor** is the time that an epoch's
   products would take at the median of it, on a GPU at least the time that its bytes take at the rate of a copy
@@ -193,7 +195,10 @@ def throughput(record: Record) -> list[str]:
             f"{theirs['median'] / found['experiments'][name]['epoch_seconds']['median']:.2f}× ours"
             for name, theirs in notebook.items()
         ]
-        lines.append(f"The notebook's arithmetic in plain NumPy, between the same epochs: {'; '.join(times)}.\n")
+        lines.append(
+            "The notebook's arithmetic in plain NumPy, in processes of its own between the same epochs: "
+            f"{'; '.join(times)}.\n"
+        )
     return lines
 
 

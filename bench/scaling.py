@@ -1,9 +1,6 @@
 """Scaling: time, share of the GEMM rate and memory as rows, width and threads grow; each point in a fresh process."""
 
-import json
 import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -14,6 +11,7 @@ from matplotlib.ticker import LogLocator
 
 from bench.measure import fitted_exponent, peak_settings, rounded, summarize
 from bench.pictures import COLOURS, SERIES, figure_with_axes
+from bench.processes import in_fresh_process
 from bench.results import Options, save
 from fmnist_xp.backend import Backend
 
@@ -41,7 +39,7 @@ def run(options: Options) -> Path:
     samples: list[list[Point]] = [[] for _ in points]
     for _ in range(settings["rounds"]):
         for point, found in zip(points, samples, strict=True):
-            found.append(in_fresh_process({**point, **asked}))
+            found.append(in_fresh_process("bench.child", {**point, **asked}))
     measured = [{**point, **figures(found)} for point, found in zip(points, samples, strict=True)]
     results = {**{sweep: series(measured, sweep) for sweep in ("rows", "width", "threads")}, "left_out": left_out}
     return save("scaling", options, backend, settings, results)
@@ -84,22 +82,6 @@ def plan(backend: Backend, quick: bool) -> tuple[list[Point], list[str]]:
             for count in counts
         ]
     return points, left_out
-
-
-def in_fresh_process(point: Point) -> Point:
-    """Return what `python -m bench.child` measured, or raise `RuntimeError` with its last words."""
-    root = Path(__file__).parents[1]
-    paths = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.child", json.dumps(point)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": paths},
-    )
-    if done.returncode:
-        raise RuntimeError(f"the process for {point} failed: {done.stderr.strip().splitlines()[-1:]}")
-    answer: Point = json.loads(done.stdout)
-    return answer
 
 
 def series(measured: Sequence[Point], sweep: str) -> dict[str, Any]:

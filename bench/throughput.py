@@ -1,16 +1,18 @@
 """Throughput: each experiment on the device, beside what the device could do at most."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from bench.engines.notebook import make_optimizer
+from bench import baseline
 from bench.measure import (
     Energy,
     alternate,
@@ -22,7 +24,6 @@ from bench.measure import (
     rounded,
     summarize,
 )
-from bench.notebook import NotebookNetwork
 from bench.pictures import COLOURS, bars, figure_with_axes
 from bench.results import Options, about, save
 from fmnist_xp.backend import Backend
@@ -54,6 +55,7 @@ def run(options: Options) -> Path:
         "data": data | {"rows": len(X)},
         "rounds": 2 if options.quick else 10,
         "epochs_a_round": (20 if options.quick else 100) if on_gpu else (2 if options.quick else 10),
+        "notebook_epochs_a_round": 0 if on_gpu else 1 if options.quick else 3,
         "log_every": LOG_EVERY,
         "peak": peak_settings(backend, options.quick),
         "trainings": (1 if options.quick else 5) if on_gpu else 0,
@@ -70,9 +72,15 @@ def run(options: Options) -> Path:
     if on_gpu:
         sides["copy"] = lambda: [copy_rate(backend, repeats=peak["repeats"])]
     sides |= {name: one.timed(settings["epochs_a_round"]) for name, one in runs.items()}
-    if not on_gpu:
-        sides |= {f"notebook {name}": _notebook(EXPERIMENTS[name], one.network, X, y) for name, one in runs.items()}
-    samples = alternate(sides, settings["rounds"])
+    with TemporaryDirectory() as folder:
+        if not on_gpu:
+            baseline.write_rows(Path(folder), X, y)
+            for name, experiment in EXPERIMENTS.items():
+                state = experiment.make_network(backend, seed=0).state_dict()
+                sides[f"notebook {name}"] = baseline.timed(
+                    Path(folder), asdict(experiment), state, settings["notebook_epochs_a_round"]
+                )
+        samples = alternate(sides, settings["rounds"])
     trainings = alternate({name: one.train for name, one in runs.items()}, settings["trainings"])
     gemm_rates, copy_rates = samples["gemm"], samples.get("copy")
     results = {
@@ -90,18 +98,6 @@ def run(options: Options) -> Path:
         },
     }
     return save("throughput", options, backend, settings, results)
-
-
-def _notebook(experiment: Experiment, network: Sequential, X: Any, y: Any) -> Callable[[], list[float]]:
-    """Return a function that times one epoch of the notebook's arithmetic, with no framework in the process."""
-    notebook = NotebookNetwork(network.state_dict(), experiment.l2, make_optimizer(experiment))
-
-    def timed() -> list[float]:
-        started = perf_counter()
-        notebook.epoch(X, y)
-        return [perf_counter() - started]
-
-    return timed
 
 
 class _Run:

@@ -1,10 +1,10 @@
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 
-from bench.engines.notebook import make_optimizer
-from bench.notebook import NotebookNetwork, OptimizerSGD
+from bench.notebook import NotebookNetwork, OptimizerSGD, make_network
 from fmnist_xp.backend import CpuBackend
 from fmnist_xp.experiments import EXPERIMENTS
 from fmnist_xp.train.fullbatch import FullBatch
@@ -51,7 +51,7 @@ def test_agrees_with_our_float64_network(name: str) -> None:
     experiment = EXPERIMENTS[name]
     backend = CpuBackend(2)
     network = experiment.make_network(backend, seed=3, dtype="float64")
-    notebook = NotebookNetwork(network.state_dict(), experiment.l2, make_optimizer(experiment))
+    notebook = make_network(network.state_dict(), asdict(experiment))
     optimizer = experiment.make_optimizer()
     batch = FullBatch(network, X.astype(np.float64), y, block_rows=70)
     for _ in range(6):

@@ -111,6 +111,14 @@ def test_report_has_the_figures_the_pictures_and_the_machine(folder: Path) -> No
         assert piece in text
 
 
+def test_notebook_is_told_of_beside_the_throughput(folder: Path) -> None:
+    sample = samples()["throughput-cpu"]
+    sample["results"]["notebook"] = {"sgd": summary(1.6)}
+    (folder / "throughput-cpu.json").write_text(json.dumps(sample))
+    line = "in processes of its own between the same epochs: sgd 1.600 s an epoch (1.44 – 1.92), 8.00× ours.\n"
+    assert line in report.text(folder)
+
+
 def test_devices_without_results_are_not_yet_measured(folder: Path) -> None:
     text = report.text(folder)
     assert text.count(report.NOT_YET) == 9  # throughput and peers in four precisions and scaling, on CUDA

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from bench import child, peers, scaling, throughput
+from bench import baseline, child, peers, scaling, throughput
 from bench.__main__ import app
 from bench.engines import ENGINES, Engine, Notebook, NotHereError, Ours, OursWithoutFigures, Task
 from bench.engines.pytorch import PyTorchCompiled
@@ -46,6 +46,20 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FMNIST_XP_CACHE", str(tmp_path / "cache"))
 
 
+@pytest.fixture(autouse=True)
+def notebook_rounds(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Return what the notebook's processes were given, in place of which this one computes."""
+    asked: list[dict[str, Any]] = []
+
+    def measured(module: str, arguments: dict[str, Any]) -> Any:
+        assert module == "bench.baseline"
+        asked.append(json.loads(json.dumps(arguments)))
+        return baseline.measure(**asked[-1])
+
+    monkeypatch.setattr(baseline, "in_fresh_process", measured)
+    return asked
+
+
 def run(*arguments: str) -> str:
     result = CliRunner().invoke(app, list(arguments))
     assert result.exit_code == 0, result.output
@@ -66,7 +80,7 @@ def checked(path: Path, *private: Path) -> dict[str, Any]:
     return record
 
 
-def test_throughput(folder: Path, tmp_path: Path) -> None:
+def test_throughput(folder: Path, tmp_path: Path, notebook_rounds: list[dict[str, Any]]) -> None:
     run("throughput", "--device", "cpu", "--quick", "--data", str(folder), "--out", str(tmp_path))
     record = checked(tmp_path / "throughput-cpu.json", folder, tmp_path)
     assert (tmp_path / "throughput-cpu.png").read_bytes().startswith(PNG)
@@ -75,6 +89,10 @@ def test_throughput(folder: Path, tmp_path: Path) -> None:
     assert experiments["sgd"]["flops_per_epoch"] == 30_443_520_000 // 300
     assert len(experiments["adam"]["epoch_seconds"]["samples"]) == 4
     assert record["settings"]["data"]["rows"] == 200
+    assert [asked["experiment"]["name"] for asked in notebook_rounds] == ["sgd", "momentum", "adam"] * 2
+    for summary in record["results"]["notebook"].values():
+        assert len(summary["samples"]) == 2
+        assert summary["min"] > 0
     # Whole trainings are measured where they take seconds: on a GPU.
     assert all(experiment["training"] is None for experiment in experiments.values())
 
@@ -108,7 +126,7 @@ def test_loading_and_report(folder: Path, tmp_path: Path) -> None:
 def test_scaling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scaling, "QUICK_ROWS", (50, 150))
     monkeypatch.setattr(scaling, "QUICK_WIDTHS", (4, 8))
-    monkeypatch.setattr(scaling, "in_fresh_process", lambda point: child.measure(**point))
+    monkeypatch.setattr(scaling, "in_fresh_process", lambda _module, point: child.measure(**point))
     run("scaling", "--device", "cpu", "--quick", "--out", str(tmp_path))
     results = checked(tmp_path / "scaling-cpu.json", tmp_path)["results"]
     assert (tmp_path / "scaling-cpu.png").read_bytes().startswith(PNG)
@@ -127,7 +145,7 @@ def test_scaling_is_in_the_precision_asked_for(
 ) -> None:
     asked: list[dict[str, Any]] = []
 
-    def measured(point: dict[str, Any]) -> dict[str, Any]:
+    def measured(_module: str, point: dict[str, Any]) -> dict[str, Any]:
         asked.append(point)
         return {
             "flops_per_epoch": 10,
@@ -157,11 +175,11 @@ def test_a_point_is_measured_in_a_fresh_process() -> None:
         "device": "cpu", "threads": 1, "sweep": "rows", "experiment": "adam", "rows": 20, "epochs": 2,
         "precision": "float64", "peak": {"size": 16, "repeats": 1},
     }  # fmt: skip
-    found = scaling.in_fresh_process(point)
+    found = scaling.in_fresh_process("bench.child", point)
     assert len(found["epoch_seconds"]) == 2
     assert found["gemm_flops_per_second"] > 0
     with pytest.raises(RuntimeError, match="unheard"):
-        scaling.in_fresh_process(point | {"device": "unheard"})
+        scaling.in_fresh_process("bench.child", point | {"device": "unheard"})
 
 
 def test_peers_that_are_here_agree_and_the_others_are_named(folder: Path, tmp_path: Path) -> None:
@@ -233,6 +251,30 @@ def test_after_updates_few_bits_may_drift(precision: str, error: tuple[float, ..
     with nullcontext() if passes else pytest.raises(RuntimeError, match="drifting does not compute"):
         peers.check(task, [Drifting(task)])
     assert abs(Drifting.found[2] / Drifting.found[0] - 1) > 0.01  # else nothing could drift
+
+
+@pytest.mark.parametrize(("backend", "epochs"), [("cpu", 3), ("cuda", 1)])
+def test_peers_time_the_notebook_in_processes_of_its_own(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str, epochs: int
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def measured(_module: str, arguments: dict[str, Any]) -> Any:
+        assert np.load(Path(arguments["folder"]) / "X.npy").shape == (200, 784)
+        asked.append(arguments)
+        return {"seconds": [1.0, 2.0, 6.0][: arguments["epochs"]]}
+
+    monkeypatch.setattr(baseline, "in_fresh_process", measured)
+    monkeypatch.setattr(peers, "peak_settings", lambda *_: {"size": 64, "repeats": 1})
+    if backend == "cuda":
+        monkeypatch.setattr(Options, "backend", lambda _self: _StandIn())
+    results = load(peers.run(Options(backend, False, str(folder), tmp_path), [Notebook]))["results"]
+    assert {arguments["epochs"] for arguments in asked} == {epochs}
+    for result in results.values():
+        samples = result["engines"]["notebook"]["samples"]
+        # The mean of a round, as of every other engine.
+        assert samples == [sum([1.0, 2.0, 6.0][:epochs]) / epochs] * (12 if backend == "cpu" else 8)
+    assert not any(Path(arguments["folder"]).exists() for arguments in asked)
 
 
 def test_a_peer_that_computes_something_else_is_an_error(folder: Path, tmp_path: Path) -> None:
