@@ -34,7 +34,6 @@ class FullBatch:
         self, network: Network, inputs: Array, labels: Array | None = None, block_rows: int | None = None
     ) -> None:
         self.network = network
-        self.inputs = inputs
         self.labels: Array = labels
         self.rows = len(inputs)
         backend = network.backend

@@ -48,10 +48,8 @@ class Recorder:
 
 
 class Tape(NamedTuple):
-    """The calls that compute the gradient of the rows in `inputs` with the classes in `labels`."""
+    """The calls that compute the probabilities of a block, and those that compute its gradient."""
 
-    inputs: Array
-    labels: Array
     forward: list[Call]
     probabilities: Array
     backward: list[Call]
@@ -90,14 +88,16 @@ class Worker:
         """
         if not self._replays:
             return self._through_layers(block, note)
+        inputs, labels = self._inputs[block], self._labels[block]
         # Buffers lie at the same addresses for all blocks of a size; without, each block has its own.
-        key = block.stop - block.start if self._buffers else block.start, id(self.gradients)
-        tape = self._tapes.get(key)
+        place = block.start
+        if self._buffers is not None:
+            given, place = (inputs, labels), len(labels)
+            inputs, labels = (buffer[:place] for buffer in self._buffers)
+            inputs[...], labels[...] = given
+        tape = self._tapes.get((place, id(self.gradients)))
         if tape is None:
-            tape = self._tapes[key] = self._record(block)
-        if self._buffers:
-            tape.inputs[...] = self._inputs[block]
-            tape.labels[...] = self._labels[block]
+            tape = self._tapes[place, id(self.gradients)] = self._record(inputs, labels)
         for function, arguments in tape.forward:
             function(*arguments)
         if note is not None:
@@ -113,17 +113,11 @@ class Worker:
         self._network.attach_gradients(self.gradients)
         self._network.backward(probabilities, self._labels[block], samples=1)
 
-    def _record(self, block: slice) -> Tape:
-        """Return the tape for blocks like `block`."""
+    def _record(self, inputs: Array, labels: Array) -> Tape:
+        """Return what the layers call for rows and labels at these addresses."""
         self._recorder.take()  # what an attempt that failed has left
-        inputs, labels = self._inputs[block], self._labels[block]
-        if self._buffers:
-            rows = len(labels)
-            inputs, labels = (buffer[:rows] for buffer in self._buffers)
-            inputs[...] = self._inputs[block]
-            labels[...] = self._labels[block]
         self._network.attach_gradients(self.gradients)
         probabilities = self._network.forward(inputs)
         forward = self._recorder.take()
         self._network.backward(probabilities, labels, samples=1)
-        return Tape(inputs, labels, forward, probabilities, self._recorder.take())
+        return Tape(forward, probabilities, self._recorder.take())

@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fmnist_xp.backend import CpuBackend
+from fmnist_xp.backend import Call, CpuBackend
 from fmnist_xp.nn import CategoricalCrossentropy, Dense, Layer, Network, ReLU, Softmax
 from fmnist_xp.optim import SGD
 from fmnist_xp.train.fullbatch import FullBatch
@@ -137,6 +137,7 @@ def test_layer_of_the_users_own_is_asked_for_every_block(make: Callable[[], Laye
         optimizer.step(network)
     if isinstance(layer, Doubling):
         assert sorted(layer.calls) == [3] * 3 + [10] * 6
+    assert all(worker._recorder.take() == [] for worker in batch._workers)
 
 
 def test_rows_of_another_dtype_are_taken_block_by_block() -> None:
@@ -168,3 +169,37 @@ def test_attempt_that_failed_leaves_no_calls_behind(monkeypatch: pytest.MonkeyPa
         one.compute_gradients(slice(0, 10), None)
     after, expected = (next(iter(one._tapes.values())).forward for one in (worker, fresh))
     assert [function for function, _ in after] == [function for function, _ in expected]
+
+
+class Asked(CpuBackend):
+    """NumPy that notes of each product whether it may be rounded as TF32, and has buffers for blocks."""
+
+    precisions = ("float32", "tf32")
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.asked: list[bool] = []
+
+    def dot_calls(self, a: Any, b: Any, out: Any, scale: float, tf32: bool) -> list[Call]:
+        self.asked.append(tf32)
+        return super().dot_calls(a, b, out, scale, tf32)
+
+
+@pytest.mark.parametrize(("dtype", "asks"), [("float32", False), ("tf32", True)])
+def test_products_of_layers_alone_are_rounded_and_only_where_asked(dtype: str, asks: bool) -> None:
+    backend = Asked()
+    network = Network([Dense(6, 5), ReLU(), Dense(5, 4)], backend=backend, seed=0, dtype=dtype)
+    X, y = make_batch()
+    Worker(network, X.astype("float32"), y, 10).compute_gradients(slice(0, 10), None)
+    # Two outputs, the sum in softmax; two gradients of the weights, of the biases, and one of the hidden layer.
+    assert backend.asked == [asks, asks, False, asks, asks, asks, asks, asks]
+
+
+def test_buffers_are_of_the_dtypes_that_enter_products() -> None:
+    pixels = np.zeros((ROWS, 6), dtype="int16")
+    worker = Worker(make_network(dtype="float32"), pixels, make_batch()[1], 10)
+    assert worker._buffers is not None
+    assert [(buffer.shape, str(buffer.dtype)) for buffer in worker._buffers] == [
+        ((10, 6), "float32"),
+        ((10,), "uint8"),
+    ]
