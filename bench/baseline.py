@@ -18,6 +18,11 @@ from bench.notebook import Array, make_network
 from bench.processes import in_fresh_process
 
 
+PAUSE = 4.0
+"""Seconds from the end of a process to the next side. The kernel is at work on the memory that came back, and where
+the machine is a virtual one it hands that to its host after two seconds: epochs of 0.1 s then took up to 0.5 s."""
+
+
 def write_rows(folder: Path, X: Array, y: Array) -> None:
     """Write what every round reads: the rows, as float32, and the labels."""
     np.save(folder / "X.npy", X.astype(np.float32, copy=False))
@@ -25,18 +30,20 @@ def write_rows(folder: Path, X: Array, y: Array) -> None:
 
 
 def timed(
-    folder: Path, experiment: Mapping[str, Any], state: Mapping[str, Any], epochs: int
+    folder: Path, experiment: Mapping[str, Any], state: Mapping[str, Any], epochs: int, pause: float
 ) -> Callable[[], list[float]]:
     """Return a function that starts a process and returns the seconds of each of its epochs.
 
     A process trains on the rows in `folder` from the weights `state`: one epoch to warm up, then the `epochs` that
-    count, with as many threads as NumPy's BLAS takes by itself. `experiment` has the fields of an `Experiment`.
+    count, with as many threads as NumPy's BLAS takes by itself. `experiment` has the fields of an `Experiment`. After
+    it, `pause` seconds pass.
     """
     np.savez(folder / f"{experiment['name']}.npz", **state)
     arguments = {"folder": str(folder), "experiment": experiment, "epochs": epochs}
 
     def sample() -> list[float]:
         seconds: list[float] = in_fresh_process("bench.baseline", arguments)["seconds"]
+        time.sleep(pause)
         return seconds
 
     return sample

@@ -53,6 +53,7 @@ def run(options: Options, engines: Sequence[type[Engine]] = ENGINES) -> Path:
         "rounds": 2 if options.quick else 8 if on_gpu else 12,
         "epochs_a_round_on_cpu": 1 if options.quick or on_gpu else 3,
         "epochs_a_round_on_gpu": 10 if options.quick else 50,
+        "pause_after_notebook": 0 if options.quick else baseline.PAUSE,
         "tolerance": TOLERANCES[options.precision],
         "drift": DRIFTS[options.precision],
         "peak": peak_settings(backend, options.quick),
@@ -94,7 +95,8 @@ def _measure(
     sides = {name: timed(engine) for name, engine in engines.items()}
     if Notebook.name in sides:
         epochs = settings["epochs_a_round_on_cpu"]
-        notebook = baseline.timed(folder, asdict(task.experiment), task.state, epochs)
+        pause = settings["pause_after_notebook"]
+        notebook = baseline.timed(folder, asdict(task.experiment), task.state, epochs, pause)
         sides[Notebook.name] = lambda: [fmean(notebook())]
     samples = alternate({"": gemm, **sides}, settings["rounds"])
     rates = [1 / seconds for seconds in samples.pop("")]

@@ -56,6 +56,7 @@ def run(options: Options) -> Path:
         "rounds": 2 if options.quick else 10,
         "epochs_a_round": (20 if options.quick else 100) if on_gpu else (2 if options.quick else 10),
         "notebook_epochs_a_round": 0 if on_gpu else 1 if options.quick else 3,
+        "pause_after_notebook": 0 if options.quick else baseline.PAUSE,
         "log_every": LOG_EVERY,
         "peak": peak_settings(backend, options.quick),
         "trainings": (1 if options.quick else 5) if on_gpu else 0,
@@ -78,7 +79,11 @@ def run(options: Options) -> Path:
             for name, experiment in EXPERIMENTS.items():
                 state = experiment.make_network(backend, seed=0).state_dict()
                 sides[f"notebook {name}"] = baseline.timed(
-                    Path(folder), asdict(experiment), state, settings["notebook_epochs_a_round"]
+                    Path(folder),
+                    asdict(experiment),
+                    state,
+                    settings["notebook_epochs_a_round"],
+                    settings["pause_after_notebook"],
                 )
         samples = alternate(sides, settings["rounds"])
     trainings = alternate({name: one.train for name, one in runs.items()}, settings["trainings"])

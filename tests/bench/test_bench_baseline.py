@@ -49,7 +49,7 @@ def test_each_round_is_a_process_that_does_the_notebooks_epochs_from_the_first_w
         return answers[-1]
 
     monkeypatch.setattr(baseline, "in_fresh_process", started)
-    timed = baseline.timed(tmp_path, asdict(experiment), state, 3)
+    timed = baseline.timed(tmp_path, asdict(experiment), state, 3, 0)
     for _ in range(2):
         seconds = timed()
         assert len(seconds) == 3
@@ -79,7 +79,7 @@ def test_a_process_holds_numpy_alone() -> None:
 
 
 def test_a_process_that_fails_says_with_what(tmp_path: Path) -> None:
-    timed = baseline.timed(tmp_path, asdict(SGD), {}, 1)
+    timed = baseline.timed(tmp_path, asdict(SGD), {}, 1, 0)
     with pytest.raises(RuntimeError, match=r"^python -m bench\.baseline failed with exit code 1: FileNotFoundError"):
         timed()
 
