@@ -8,7 +8,7 @@ depends on what else the process has allocated: in a process with the other side
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ import numpy as np
 from bench.notebook import Array, make_network
 from bench.processes import in_fresh_process
 
-
+WARM_UP = 2
+"""Epochs that take up to three times as long as those that follow: the system has to hand out memory first."""
 PAUSE = 4.0
 """Seconds from the end of a process to the next side. The kernel is at work on the memory that came back, and where
 the machine is a virtual one it hands that to its host after two seconds: epochs of 0.1 s then took up to 0.5 s."""
@@ -29,32 +30,34 @@ def write_rows(folder: Path, X: Array, y: Array) -> None:
     np.save(folder / "y.npy", y)
 
 
-def timed(
-    folder: Path, experiment: Mapping[str, Any], state: Mapping[str, Any], epochs: int, pause: float
-) -> Callable[[], list[float]]:
-    """Return a function that starts a process and returns the seconds of each of its epochs.
+class Rounds:
+    """The notebook's turns: called, it starts a process and returns the seconds of its epochs once they have settled.
 
-    A process trains on the rows in `folder` from the weights `state`: one epoch to warm up, then the `epochs` that
-    count, with as many threads as NumPy's BLAS takes by itself. `experiment` has the fields of an `Experiment`. After
-    it, `pause` seconds pass.
+    A process trains on the rows in `folder` from the weights `state`: `WARM_UP` epochs, then the `epochs` that count,
+    with as many threads as NumPy's BLAS takes by itself. `experiment` has the fields of an `Experiment`. After it,
+    `pause` seconds pass. `first` has the seconds of each process's first epoch.
     """
-    np.savez(folder / f"{experiment['name']}.npz", **state)
-    arguments = {"folder": str(folder), "experiment": experiment, "epochs": epochs}
 
-    def sample() -> list[float]:
-        seconds: list[float] = in_fresh_process("bench.baseline", arguments)["seconds"]
-        time.sleep(pause)
-        return seconds
+    def __init__(
+        self, folder: Path, experiment: Mapping[str, Any], state: Mapping[str, Any], epochs: int, pause: float
+    ) -> None:
+        np.savez(folder / f"{experiment['name']}.npz", **state)
+        self._arguments = {"folder": str(folder), "experiment": experiment, "epochs": WARM_UP + epochs}
+        self._pause = pause
+        self.first: list[float] = []
 
-    return sample
+    def __call__(self) -> list[float]:
+        seconds: list[float] = in_fresh_process("bench.baseline", self._arguments)["seconds"]
+        time.sleep(self._pause)
+        self.first.append(seconds[0])
+        return seconds[WARM_UP:]
 
 
 def measure(*, folder: str, experiment: Mapping[str, Any], epochs: int) -> dict[str, list[float]]:
-    """Return the seconds and the losses of `epochs` epochs, after one to warm up."""
+    """Return the seconds and the losses of `epochs` epochs."""
     X, y = np.load(Path(folder, "X.npy")), np.load(Path(folder, "y.npy"))
     with np.load(Path(folder, f"{experiment['name']}.npz")) as state:
         network = make_network(dict(state), experiment)
-    network.epoch(X, y)
     seconds, losses = [], []
     for _ in range(epochs):
         started = time.perf_counter()

@@ -96,7 +96,7 @@ def _measure(
     if Notebook.name in sides:
         epochs = settings["epochs_a_round_on_cpu"]
         pause = settings["pause_after_notebook"]
-        notebook = baseline.timed(folder, asdict(task.experiment), task.state, epochs, pause)
+        notebook = baseline.Rounds(folder, asdict(task.experiment), task.state, epochs, pause)
         sides[Notebook.name] = lambda: [fmean(notebook())]
     samples = alternate({"": gemm, **sides}, settings["rounds"])
     rates = [1 / seconds for seconds in samples.pop("")]

@@ -47,7 +47,9 @@ on a GPU.
   sides of a comparison take turns (A B C A B C …) in one process, so that a slow minute slows all of them. The first
   epoch of each turn warms up and is not counted.
 - The **notebook's arithmetic** takes its turns in fresh processes that import NumPy alone, as its owner would run it:
-  its epoch depends on what else has allocated memory in the process. They have the same rows and first weights.
+  its epoch depends on what else has allocated memory in the process. They have the same rows and first weights. It
+  makes its arrays anew in every step, so its first two epochs, for which the system has to hand out memory, are not
+  counted; what the first one takes stands beside.
 - **GFLOP/s** counts matrix products alone: Σ 2·rows·dᵢ₋₁·dᵢ · (3, but 2 for the first layer). The **GEMM rate** is
   that of large square products measured between the epochs, on all cores; the **floor** is the time that an epoch's
   products would take at the median of it, on a GPU at least the time that its bytes take at the rate of a copy
@@ -190,15 +192,19 @@ def throughput(record: Record) -> list[str]:
         rates += f" Copy: median {copy['median'] / 1e9:,.0f} GB/s."
     lines = [table(head, rows), rates + "\n"]
     if notebook := found.get("notebook"):
-        times = [
-            f"{name} {_seconds(theirs['median'])} an epoch ({theirs['min']:.2f} – {theirs['max']:.2f}), "
-            f"{theirs['median'] / found['experiments'][name]['epoch_seconds']['median']:.2f}× ours"
+        ours = {name: e["epoch_seconds"]["median"] for name, e in found["experiments"].items()}
+        rows = [
+            [
+                name,
+                *_spread(theirs),
+                f"{theirs['median'] / ours[name]:.2f}",
+                _seconds(theirs["first_epoch"]["median"]),
+                f"{theirs['first_epoch']['median'] / ours[name]:.2f}",
+            ]
             for name, theirs in notebook.items()
         ]
-        lines.append(
-            "The notebook's arithmetic in plain NumPy, in processes of its own between the same epochs: "
-            f"{'; '.join(times)}.\n"
-        )
+        lines.append("The notebook's arithmetic in plain NumPy, in processes of its own between the same epochs:\n")
+        lines.append(table(["experiment", "epoch", "min – max", "IQR", "× ours", "first epoch", "× ours"], rows))
     return lines
 
 
@@ -289,7 +295,12 @@ def loading(record: Record) -> list[str]:
         for name, summary in found["readers"].items()
     ]
     data = record["settings"]["data"]
-    note = f"{data['rows']:,} + {data['test_rows']:,} images. Disk cache {record['settings']['disk_cache']}.\n"
+    cold = record["settings"].get("cold_disk_cache")
+    note = (
+        f"{data['rows']:,} + {data['test_rows']:,} images. Disk cache {record['settings']['disk_cache']}; "
+        + (f"for what is cold it was {cold} before each sample" if cold else "it could not be emptied for cold rows")
+        + ". A first time ends when the decoded cache is written. Cold is compared with cold.\n"
+    )
     return [table(["", "time", "min – max", "IQR", "times the notebook's speed"], rows), note]
 
 

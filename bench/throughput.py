@@ -73,12 +73,13 @@ def run(options: Options) -> Path:
     if on_gpu:
         sides["copy"] = lambda: [copy_rate(backend, repeats=peak["repeats"])]
     sides |= {name: one.timed(settings["epochs_a_round"]) for name, one in runs.items()}
+    notebooks: dict[str, baseline.Rounds] = {}
     with TemporaryDirectory() as folder:
         if not on_gpu:
             baseline.write_rows(Path(folder), X, y)
             for name, experiment in EXPERIMENTS.items():
                 state = experiment.make_network(backend, seed=0).state_dict()
-                sides[f"notebook {name}"] = baseline.timed(
+                notebooks[name] = sides[f"notebook {name}"] = baseline.Rounds(
                     Path(folder),
                     asdict(experiment),
                     state,
@@ -91,7 +92,10 @@ def run(options: Options) -> Path:
     results = {
         "gemm_flops_per_second": summarize(gemm_rates),
         "copy_bytes_per_second": summarize(copy_rates) if copy_rates else None,
-        "notebook": None if on_gpu else {name: summarize(samples[f"notebook {name}"]) for name in runs},
+        "notebook": {
+            name: summarize(samples[f"notebook {name}"]) | {"first_epoch": summarize(notebook.first)}
+            for name, notebook in notebooks.items()
+        },
         "experiments": {
             name: {
                 **figures(one.network, len(X), samples[name], gemm_rates, copy_rates),

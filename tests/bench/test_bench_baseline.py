@@ -41,7 +41,7 @@ def test_each_round_is_a_process_that_does_the_notebooks_epochs_from_the_first_w
 ) -> None:
     state, X, y = written(tmp_path)
     network = NotebookNetwork(state, experiment.l2, optimizer)
-    expected = [network.epoch(X, y)[0] for _ in range(4)]
+    expected = [network.epoch(X, y)[0] for _ in range(baseline.WARM_UP + 3)]
     answers: list[dict[str, list[float]]] = []
 
     def started(module: str, arguments: Mapping[str, Any]) -> Any:
@@ -49,13 +49,14 @@ def test_each_round_is_a_process_that_does_the_notebooks_epochs_from_the_first_w
         return answers[-1]
 
     monkeypatch.setattr(baseline, "in_fresh_process", started)
-    timed = baseline.timed(tmp_path, asdict(experiment), state, 3, 0)
-    for _ in range(2):
-        seconds = timed()
-        assert len(seconds) == 3
-        assert min(seconds) > 0
+    rounds = baseline.Rounds(tmp_path, asdict(experiment), state, 3, 0)
+    seconds = [rounds() for _ in range(2)]
+    assert seconds == [answer["seconds"][baseline.WARM_UP :] for answer in answers]
+    assert rounds.first == [answer["seconds"][0] for answer in answers]
     for answer in answers:
-        assert answer["losses"] == pytest.approx(expected[1:], rel=1e-12)  # the first warms up
+        assert answer["losses"] == pytest.approx(expected, rel=1e-12)
+        assert len(answer["seconds"]) == len(expected)
+        assert min(answer["seconds"]) > 0
 
 
 def test_rows_are_float32_in_every_precision(tmp_path: Path) -> None:
@@ -79,9 +80,9 @@ def test_a_process_holds_numpy_alone() -> None:
 
 
 def test_a_process_that_fails_says_with_what(tmp_path: Path) -> None:
-    timed = baseline.timed(tmp_path, asdict(SGD), {}, 1, 0)
+    rounds = baseline.Rounds(tmp_path, asdict(SGD), {}, 1, 0)
     with pytest.raises(RuntimeError, match=r"^python -m bench\.baseline failed with exit code 1: FileNotFoundError"):
-        timed()
+        rounds()
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no signals here")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from bench import baseline, child, peers, scaling, throughput
+from bench import baseline, child, loading, peers, scaling, throughput
 from bench.__main__ import app
 from bench.engines import ENGINES, Engine, Notebook, NotHereError, Ours, OursWithoutFigures, Task
 from bench.engines.pytorch import PyTorchCompiled
@@ -26,6 +26,7 @@ from fmnist_xp.experiments import EXPERIMENTS
 pytestmark = pytest.mark.filterwarnings("default")
 
 PNG = b"\x89PNG\r\n"
+FORMS = ("image folder", "zip", "IDX, gzip")
 
 
 @pytest.fixture(scope="module")
@@ -118,9 +119,29 @@ def test_loading_and_report(folder: Path, tmp_path: Path) -> None:
     run("loading", "--quick", "--data", str(folder), "--out", str(out))
     record = checked(out / "loading-cpu.json", folder, tmp_path)
     assert (out / "loading-cpu.png").read_bytes().startswith(PNG)
-    assert len(record["results"]["readers"]) == 7
+    warm = ["notebook's loop", *(f"{form}, {when}" for form in FORMS for when in ("first time", "from the cache"))]
+    cold = [f"cold: {name}" for name in (warm[0], "image folder, first time", "zip, first time")]
+    readers, how = record["results"]["readers"], record["settings"]["cold_disk_cache"]
+    assert list(readers) == (warm + cold if how else warm)
+    times = record["results"]["times_faster_than_notebook"]
+    for name in readers:
+        loop = readers[cold[0] if name in cold else warm[0]]["median"]
+        assert times[name] == pytest.approx(loop / readers[name]["median"], rel=1e-2)
     run("report", "--out", str(out))
-    assert "notebook's loop" in (tmp_path / "README.md").read_text()
+    page = (tmp_path / "README.md").read_text()
+    assert "notebook's loop" in page
+    assert (f"it was {how} before each sample" if how else "could not be emptied") in page
+
+
+def test_loading_without_a_way_to_a_cold_disk_leaves_that_out(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "make_cold", lambda _folder, *, whole: None)
+    out = tmp_path / "results"
+    run("loading", "--quick", "--data", str(folder), "--out", str(out))
+    assert not any(name.startswith("cold") for name in load(out / "loading-cpu.json")["results"]["readers"])
+    run("report", "--out", str(out))
+    assert "it could not be emptied for cold rows" in (tmp_path / "README.md").read_text()
 
 
 def test_scaling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,13 +1,26 @@
+import marshal
 import os
+import subprocess
+import sys
 import zipfile
 import zlib
+from collections.abc import Callable, Iterator
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
+import numpy as np
 import pytest
 from data_helpers import chunk, filtered, made, png
 
-from fmnist_xp.data.reader import Member, read_files, read_members, scanlines
+from fmnist_xp.data.reader import (
+    File,
+    Member,
+    read_files,
+    read_files_ahead,
+    read_files_on_threads,
+    read_members,
+    scanlines,
+)
 
 OTHER = b"\xff" * 812
 IMAGE = made(1).images[0]
@@ -55,7 +68,10 @@ def test_a_file_that_is_cut_short_or_has_a_wrong_byte_is_left_alone() -> None:
         assert scanlines(PLAIN[:place] + bytes([PLAIN[place] ^ 1]) + PLAIN[place + 1 :]) == OTHER
 
 
-def test_files_are_read_with_their_size_and_time(tmp_path: Path) -> None:
+@pytest.mark.parametrize("read_files", [read_files, read_files_ahead, read_files_on_threads])
+def test_files_are_read_with_their_size_and_time(
+    read_files: Callable[[list[str]], Iterator[File]], tmp_path: Path
+) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(PLAIN)
     os.utime(path, ns=(1, 1_234_567_890_000_000_000))
@@ -65,6 +81,70 @@ def test_files_are_read_with_their_size_and_time(tmp_path: Path) -> None:
         (b"", 0, 0),
         (b"", 0, 0),
     ]
+
+
+@pytest.mark.parametrize("read_files", [read_files_ahead, read_files_on_threads])
+def test_files_come_in_order_from_a_slow_disk_too(
+    read_files: Callable[[list[str]], Iterator[File]], tmp_path: Path
+) -> None:
+    paths = [tmp_path / str(number) for number in range(100)]
+    for number, path in enumerate(paths):
+        path.write_bytes(str(number).encode())
+    assert [content for content, _, _ in read_files(list(map(str, paths)))] == [str(n).encode() for n in range(100)]
+
+
+def test_system_that_cannot_be_asked_for_a_file_reads_it_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "posix_fadvise", raising=False)
+    path = tmp_path / "a.png"
+    path.write_bytes(PLAIN)
+    assert next(read_files_ahead([str(path)]))[0] == PLAIN
+
+
+# A reader whose disk is slow by decree; it says on stderr how it reads.
+SLOW = """
+import itertools, sys
+from fmnist_xp.data import reader
+
+def noted(name):
+    read = getattr(reader, name)
+    def call(names):
+        sys.stderr.write(f"{name} {len(names)}\\n")
+        return read(names)
+    return call
+for name in ("read_files", "read_files_ahead", "read_files_on_threads"):
+    setattr(reader, name, noted(name))
+reader.times_waited = itertools.count(0, int(sys.argv[2])).__next__
+reader.main(sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize(
+    ("waits", "ways"),
+    [
+        (100, ["read_files"] * 4),
+        (101, ["read_files", "read_files_ahead", "read_files_on_threads", "read_files_on_threads"]),
+    ],
+)
+def test_reader_that_waits_for_the_disk_asks_for_many_files_at_once(
+    waits: int, ways: list[str], tmp_path: Path
+) -> None:
+    names = [f"{number}.png" for number in range(800)]
+    for name in names[:-1]:
+        (tmp_path / name).write_bytes(PLAIN)
+    answer = subprocess.run(
+        [sys.executable, "-c", SLOW, str(tmp_path), str(waits)],
+        input=marshal.dumps(names),
+        capture_output=True,
+        check=True,
+    )
+    scanlines, stats = answer.stdout[: 812 * 800], np.frombuffer(answer.stdout[812 * 800 :], np.int64).reshape(800, 2)
+    assert scanlines == LINES * 799 + OTHER
+    assert (stats[:-1, 0] == len(PLAIN)).all()
+    assert stats[:-1, 1].tolist() == [(tmp_path / name).stat().st_mtime_ns for name in names[:-1]]
+    assert stats[-1].tolist() == [0, 0]
+    assert [line.split()[0] for line in answer.stderr.decode().splitlines() if not line.endswith(" 8")] == ways
 
 
 def member(info: zipfile.ZipInfo, **changes: int | bytes) -> Member:
