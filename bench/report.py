@@ -296,12 +296,18 @@ def loading(record: Record) -> list[str]:
     ]
     data = record["settings"]["data"]
     cold = record["settings"].get("cold_disk_cache")
-    note = (
-        f"{data['rows']:,} + {data['test_rows']:,} images. Disk cache {record['settings']['disk_cache']}; "
-        + (f"for what is cold it was {cold} before each sample" if cold else "it could not be emptied for cold rows")
-        + ". A first time ends when the decoded cache is written. Cold is compared with cold.\n"
-    )
-    return [table(["", "time", "min – max", "IQR", "times the notebook's speed"], rows), note]
+    notes = [
+        f"{data['rows']:,} + {data['test_rows']:,} images. A first time ends when the decoded cache is written.",
+        f"Disk cache {record['settings']['disk_cache']}.",
+        f"Cold: {cold} before each sample; the ratio is to the loop as cold." if cold else "",
+    ]
+    parts = [
+        table(["", "time", "min – max", "IQR", "times the notebook's speed"], rows),
+        " ".join(filter(None, notes)) + "\n",
+    ]
+    if left_out := found.get("left_out"):
+        parts.append(f"Left out, since the disk cache cannot be emptied here: {'; '.join(left_out)}.\n")
+    return parts
 
 
 def _machines(records: Sequence[Record]) -> str:

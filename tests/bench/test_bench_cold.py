@@ -15,7 +15,7 @@ def test_contents_of_the_files_below_a_folder_go(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(
         os, "posix_fadvise", lambda file, *advice: advised.append((os.pread(file, 99, 0), *advice)), raising=True
     )
-    assert cold.make_cold(tmp_path, whole=False) == "emptied of the files' contents"
+    assert cold.make_cold(tmp_path, whole=False) == "sync, then POSIX_FADV_DONTNEED for the contents of each file"
     assert sorted(advised) == [(name, 0, 0, os.POSIX_FADV_DONTNEED) for name in (b"a/b/two", b"a/one")]
 
 
@@ -26,7 +26,7 @@ def test_whole_cache_is_emptied_where_that_is_allowed(
     switch = tmp_path / ("drop_caches" if allowed else "missing/drop_caches")
     monkeypatch.setattr(cold, "DROP_CACHES", switch)
     monkeypatch.delattr(os, "posix_fadvise", raising=False)
-    assert cold.make_cold(tmp_path, whole=True) == ("emptied whole" if allowed else None)
+    assert cold.make_cold(tmp_path, whole=True) == (f"sync, then 3 written to {switch}" if allowed else None)
     assert switch.exists() == allowed
     if allowed:
         assert switch.read_text() == "3"

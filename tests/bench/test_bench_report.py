@@ -117,7 +117,7 @@ def test_notebook_is_told_of_beside_the_throughput(folder: Path) -> None:
     (folder / "throughput-cpu.json").write_text(json.dumps(sample))
     text = report.text(folder)
     assert "in processes of its own between the same epochs:\n" in text
-    assert "| sgd | 1.600 s | 1.440 – 1.920 s | 0.080 | 8.00 | 3.000 s | 15.00 |" in text
+    assert "| sgd | 1.600 s | 1.440 – 1.920 | 0.080 | 8.00 | 3.000 s | 15.00 |" in text
 
 
 def test_devices_without_results_are_not_yet_measured(folder: Path) -> None:

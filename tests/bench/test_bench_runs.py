@@ -94,6 +94,7 @@ def test_throughput(folder: Path, tmp_path: Path, notebook_rounds: list[dict[str
     for summary in record["results"]["notebook"].values():
         assert len(summary["samples"]) == 2
         assert summary["min"] > 0
+        assert len(summary["first_epoch"]["samples"]) == 2
     # Whole trainings are measured where they take seconds: on a GPU.
     assert all(experiment["training"] is None for experiment in experiments.values())
 
@@ -130,7 +131,7 @@ def test_loading_and_report(folder: Path, tmp_path: Path) -> None:
     run("report", "--out", str(out))
     page = (tmp_path / "README.md").read_text()
     assert "notebook's loop" in page
-    assert (f"it was {how} before each sample" if how else "could not be emptied") in page
+    assert (f"Cold: {how} before each sample" if how else "Left out, since the disk cache") in page
 
 
 def test_loading_without_a_way_to_a_cold_disk_leaves_that_out(
@@ -141,7 +142,8 @@ def test_loading_without_a_way_to_a_cold_disk_leaves_that_out(
     run("loading", "--quick", "--data", str(folder), "--out", str(out))
     assert not any(name.startswith("cold") for name in load(out / "loading-cpu.json")["results"]["readers"])
     run("report", "--out", str(out))
-    assert "it could not be emptied for cold rows" in (tmp_path / "README.md").read_text()
+    left_out = "cold: notebook's loop; cold: image folder, first time; cold: zip, first time"
+    assert f"cannot be emptied here: {left_out}." in (tmp_path / "README.md").read_text()
 
 
 def test_scaling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,14 +285,15 @@ def test_peers_time_the_notebook_in_processes_of_its_own(
     def measured(_module: str, arguments: dict[str, Any]) -> Any:
         assert np.load(Path(arguments["folder"]) / "X.npy").shape == (200, 784)
         asked.append(arguments)
-        return {"seconds": [1.0, 2.0, 6.0][: arguments["epochs"]]}
+        return {"seconds": [9.0, 9.0, 1.0, 2.0, 6.0][: arguments["epochs"]]}
 
     monkeypatch.setattr(baseline, "in_fresh_process", measured)
+    monkeypatch.setattr(baseline, "PAUSE", 0)
     monkeypatch.setattr(peers, "peak_settings", lambda *_: {"size": 64, "repeats": 1})
     if backend == "cuda":
         monkeypatch.setattr(Options, "backend", lambda _self: _StandIn())
     results = load(peers.run(Options(backend, False, str(folder), tmp_path), [Notebook]))["results"]
-    assert {arguments["epochs"] for arguments in asked} == {epochs}
+    assert {arguments["epochs"] for arguments in asked} == {baseline.WARM_UP + epochs}
     for result in results.values():
         samples = result["engines"]["notebook"]["samples"]
         # The mean of a round, as of every other engine.
