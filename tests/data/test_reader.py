@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from data_helpers import chunk, filtered, made, png
 
+from fmnist_xp.data import reader
 from fmnist_xp.data.reader import (
     File,
     Member,
@@ -105,7 +106,8 @@ def test_system_that_cannot_be_asked_for_a_file_reads_it_all_the_same(
 # A reader whose disk is slow by decree; it says on stderr how it reads.
 SLOW = """
 import itertools, sys
-from fmnist_xp.data import reader
+sys.path.insert(0, sys.argv[3])
+import reader
 
 def noted(name):
     read = getattr(reader, name)
@@ -134,7 +136,7 @@ def test_reader_that_waits_for_the_disk_asks_for_many_files_at_once(
     for name in names[:-1]:
         (tmp_path / name).write_bytes(PLAIN)
     answer = subprocess.run(
-        [sys.executable, "-c", SLOW, str(tmp_path), str(waits)],
+        [sys.executable, "-c", SLOW, str(tmp_path), str(waits), str(Path(reader.__file__).parent)],
         input=marshal.dumps(names),
         capture_output=True,
         check=True,

@@ -192,6 +192,32 @@ def test_a_locked_zip_is_named(image_folder: Path, tmp_path: Path) -> None:
         load_fashion_mnist(path)
 
 
+SLOW = """
+import itertools, sys
+sys.path.insert(0, {folder!r})
+import reader
+reader.times_waited = itertools.count(0, 1000).__next__
+reader.main(sys.argv[1])
+"""
+
+
+def test_a_disk_that_has_to_be_waited_for_changes_nothing(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for label, content in enumerate(WRONG.values()):
+        (image_folder / "train" / str(label % 10) / f"{label}.png").write_bytes(content)
+    names = [*names_in(image_folder), "train/0/gone.png"]
+    plain = readers.read(image_folder, names)
+    assert 0 < plain.done.sum() < len(names)
+    path = tmp_path / "program.py"
+    path.write_text(SLOW.format(folder=str(Path(readers.PROGRAM).parent)))
+    monkeypatch.setattr(readers, "PROGRAM", str(path))
+    slow = readers.read(image_folder, names)
+    assert np.array_equal(slow.done, plain.done)
+    assert np.array_equal(slow.images[plain.done], plain.images[plain.done])
+    assert np.array_equal(slow.stats, plain.stats)
+
+
 PROGRAMS = {
     "ends at once": "",
     "fails": "raise SystemExit(1)",
