@@ -145,16 +145,19 @@ def _in_order(images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> NDArray[n
 
 
 def draw(record: dict[str, Any]) -> Figure:
-    """Return bars of the median seconds, and how many times faster than the notebook's loop that is."""
-    readers = record["results"]["readers"]
+    """Return bars of the median seconds, warm and cold apart, and how many times faster than the loop that is."""
+    readers, times = record["results"]["readers"], record["results"]["times_faster_than_notebook"]
     data = record["settings"]["data"]
     title = f"Reading {data['rows'] + data['test_rows']:,} images from disk"
-    figure, (ax,) = figure_with_axes(1, 1, width=10, height=5, title=title, record=record)
-    times = record["results"]["times_faster_than_notebook"]
-    labels = [
-        f"{r['median']:.3g} s" + ("" if n.endswith(NOTEBOOK) else f" · {times[n]:.3g}× its speed")
-        for n, r in readers.items()
-    ]
-    colours = [COLOURS["other"] if name.endswith(NOTEBOOK) else COLOURS["ours"] for name in readers]
-    bars(ax, list(readers), list(readers.values()), labels, colours)
+    cold = [name for name in readers if name.startswith(COLD)]
+    sides = [names for names in ([name for name in readers if name not in cold], cold) if names]
+    figure, axes = figure_with_axes(1, len(sides), width=7 * len(sides), height=4, title=title, record=record)
+    for ax, names in zip(axes, sides, strict=True):
+        loops = [name.endswith(NOTEBOOK) for name in names]
+        labels = [
+            f"{readers[name]['median']:.3g} s" + ("" if loop else f" · {times[name]:.3g}× its speed")
+            for name, loop in zip(names, loops, strict=True)
+        ]
+        colours = [COLOURS["other"] if loop else COLOURS["ours"] for loop in loops]
+        bars(ax, names, [readers[name] for name in names], labels, colours)
     return figure

@@ -43,12 +43,14 @@ Member = tuple[bytes, int, int, int, int]
 
 def scanlines(file: bytes) -> bytes:
     """Return the scanlines of a plain PNG, or `_OTHER`."""
-    size = max(0, len(file) - 57)  # what is left between the 41 bytes before the data of IDAT and the 16 behind
-    head = _HEAD + size.to_bytes(4) + b"IDAT"
-    tail = crc32(file[37:-16]).to_bytes(4) + _IEND
-    if file.startswith(head) and file.endswith(tail):
+    data = file[37:-16]  # that of IDAT with its name, between its size and its checksum
+    if (
+        data.startswith(b"IDAT")
+        and file.startswith(_HEAD + (len(data) - 4).to_bytes(4))
+        and file.endswith(crc32(data).to_bytes(4) + _IEND)
+    ):
         try:
-            lines = decompress(file[41:-16], bufsize=_LARGEST)
+            lines = decompress(data[4:], bufsize=_LARGEST)
         except error:
             return _OTHER
         if len(lines) == _SIZE:
