@@ -1,5 +1,6 @@
 """The command `python -m bench`."""
 
+import re
 import sys
 from collections.abc import Callable
 from enum import StrEnum
@@ -31,6 +32,10 @@ Numbers = Annotated[Precision, typer.Option("--precision", help="Arithmetic; tf3
 Quick = Annotated[bool, typer.Option("--quick", help="Small sizes and few rounds: to try it, not to measure.")]
 Data = Annotated[str, typer.Option(help="auto, synthetic, or a folder or zip of Fashion-MNIST.")]
 Unused = Annotated[str, typer.Option(help="Taken like that of the others, and not needed here.")]
+Label = Annotated[
+    str,
+    typer.Option(help="Ends the files' names, beside those of other machines.", callback=lambda text: _label(text)),
+]
 Out = Annotated[Path, typer.Option(help="Folder for the JSON file and the picture.")]
 RESULTS = Path("bench/results")
 
@@ -42,9 +47,10 @@ def measure_throughput(
     data: Data = "auto",
     out: Out = RESULTS,
     precision: Numbers = Precision.float32,
+    label: Label = "",
 ) -> None:
     """Each experiment: samples/s, GFLOP/s, distance from the floor, memory, joules."""
-    _finish(throughput.run, throughput.draw, Options(device, quick, data, out, precision.value))
+    _finish(throughput.run, throughput.draw, Options(device, quick, data, out, precision.value, label))
 
 
 @app.command("peers")
@@ -54,9 +60,10 @@ def measure_peers(
     data: Data = "auto",
     out: Out = RESULTS,
     precision: Numbers = Precision.float32,
+    label: Label = "",
 ) -> None:
     """Our engine beside the notebook's arithmetic, PyTorch, JAX and scikit-learn."""
-    _finish(peers.run, peers.draw, Options(device, quick, data, out, precision.value))
+    _finish(peers.run, peers.draw, Options(device, quick, data, out, precision.value, label))
 
 
 @app.command("scaling")
@@ -66,21 +73,30 @@ def measure_scaling(
     data: Unused = "auto",
     out: Out = RESULTS,
     precision: Numbers = Precision.float32,
+    label: Label = "",
 ) -> None:
     """Time and memory as rows, width and threads grow; always on made data."""
-    _finish(scaling.run, scaling.draw, Options(device, quick, out=out, precision=precision.value))
+    _finish(scaling.run, scaling.draw, Options(device, quick, out=out, precision=precision.value, label=label))
 
 
 @app.command("loading")
-def measure_loading(device: Unused = "auto", quick: Quick = False, data: Data = "auto", out: Out = RESULTS) -> None:
+def measure_loading(
+    device: Unused = "auto", quick: Quick = False, data: Data = "auto", out: Out = RESULTS, label: Label = ""
+) -> None:
     """Image folder, zip, IDX and cache, against the notebook's loop; always by the CPU."""
-    _finish(loading.run, loading.draw, Options("cpu", quick, data, out, precision=""))
+    _finish(loading.run, loading.draw, Options("cpu", quick, data, out, precision="", label=label))
 
 
 @app.command("report")
 def write_report(out: Out = RESULTS) -> None:
     """Write README.md beside the folder of results, from its JSON files."""
     print(report.write(out))
+
+
+def _label(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9]*", text):
+        raise typer.BadParameter(f"a label has small letters and digits alone, got {text!r}")
+    return text
 
 
 def _finish(run: Callable[[Options], Path], draw: Callable[[dict[str, Any]], Figure], options: Options) -> None:

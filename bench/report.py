@@ -82,15 +82,24 @@ def text(folder: Path) -> str:
         parts.append(f"## {title}\n")
         for device, precisions in expected.items():
             parts.append(f"### {device.upper()}\n" if len(expected) > 1 else "")
-            found = {r["precision"]: r for r in records if (r["benchmark"], r["device"]) == (benchmark, device)}
+            found = [r for r in records if (r["benchmark"], r["device"]) == (benchmark, device)]
+            found.sort(key=lambda record: ([*PRECISIONS, ""].index(record["precision"]), record["stem"]))
             parts.append(_trainings(found))
-            for precision in sorted(found, key=[*PRECISIONS, ""].index):
-                parts.append(f"#### {device.upper()}, {precision}\n" if len(found) > 1 else "")
-                parts += [_origin(found[precision], folder.name), *tables(found[precision])]
-            if missing := [precision for precision in precisions if precision not in found]:
+            for record in found:
+                parts.append(f"#### {_title(record, found)}\n" if len(found) > 1 else "")
+                parts += [_origin(record, folder.name), *tables(record)]
+            measured = {record["precision"] for record in found}
+            if missing := [precision for precision in precisions if precision not in measured]:
                 parts.append(_missing(benchmark, device, missing))
     parts += ["## Machines\n", _machines(records)]
     return "\n".join(part for part in parts if part).rstrip() + "\n"
+
+
+def _title(record: Record, beside: Sequence[Record]) -> str:
+    """Return what tells a record from those `beside` it: the device, the precision, and of several machines which."""
+    machines = {_where(other) for other in beside}
+    parts = [record["device"].upper(), record["precision"], _where(record) if len(machines) > 1 else ""]
+    return ", ".join(filter(None, parts))
 
 
 def _missing(benchmark: str, device: str, precisions: Sequence[str]) -> str:
@@ -98,11 +107,11 @@ def _missing(benchmark: str, device: str, precisions: Sequence[str]) -> str:
     return table([benchmark, "result"], rows)
 
 
-def _trainings(records: Mapping[str, Record]) -> str:
+def _trainings(records: Sequence[Record]) -> str:
     """Return the table of whole trainings, each experiment in each precision, or nothing where none was measured."""
     found = [
-        (name, precision, training)
-        for precision, record in records.items()
+        (name, record["precision"], training)
+        for record in records
         if record["benchmark"] == "throughput"
         for name, experiment in record["results"]["experiments"].items()
         if (training := experiment.get("training"))
@@ -121,15 +130,19 @@ def _trainings(records: Mapping[str, Record]) -> str:
     return table(head, rows) if rows else ""
 
 
-def _origin(record: Record, folder: str) -> str:
+def _where(record: Record) -> str:
+    """Return the processor that computed."""
     machine = record["machine"]
-    where = machine["gpu"] or f"{machine['cpu']}, {machine['cores_usable']} cores"
+    return str(machine["gpu"] or f"{machine['cpu']}, {machine['cores_usable']} cores")
+
+
+def _origin(record: Record, folder: str) -> str:
     data = record["settings"]["data"]
     rows = f", {data['rows']:,} rows of {data['name']}" if "rows" in data else ", made data"
     quick = " **Quick sizes: not a result.**" if record["quick"] else ""
     when = ", ".join(filter(None, [record["date"], record["precision"]]))
     return (
-        f"`{record['command']}` on {where}, {when}{rows}.{quick}\n\n"
+        f"`{record['command']}` on {_where(record)}, {when}{rows}.{quick}\n\n"
         f"![{record['benchmark']} on {record['device']}]({folder}/{record['stem']}.png)\n"
     )
 

@@ -26,6 +26,8 @@ class Options:
     out: Path = Path("bench/results")
     precision: str = "float32"
     """Empty where nothing is computed."""
+    label: str = ""
+    """What tells the files of one machine from those of another."""
 
     def backend(self) -> Backend:
         """Return the backend asked for, with all cores; raise `DeviceError` where it lacks the precision."""
@@ -45,8 +47,9 @@ class Options:
         """Return the command that repeats the run, without anybody's paths."""
         data = "" if self.data == "auto" else f" --data {self.data if self.data in NAMED_SOURCES else 'FOLDER'}"
         precision = "" if self.precision in ("", "float32") else f" --precision {self.precision}"
+        label = f" --label {self.label}" if self.label else ""
         quick = " --quick" if self.quick else ""
-        return f"python -m bench {benchmark} --device {kind(backend)}{precision}{data}{quick}"
+        return f"python -m bench {benchmark} --device {kind(backend)}{precision}{data}{label}{quick}"
 
 
 def kind(backend: Backend) -> str:
@@ -62,7 +65,7 @@ def about(dataset: Dataset) -> dict[str, Any]:
 def save(
     benchmark: str, options: Options, backend: Backend, settings: dict[str, Any], results: dict[str, Any]
 ) -> Path:
-    """Write `<benchmark>-<device>.json` (with the precision, unless float32) and return its path."""
+    """Write `<benchmark>-<device>.json` (with the precision, unless float32, and the label); return its path."""
     record = {
         "benchmark": benchmark,
         "date": date.today().isoformat(),
@@ -74,8 +77,9 @@ def save(
         "settings": settings,
         "results": results,
     }
-    suffix = "" if options.precision in ("", "float32") else f"-{options.precision}"
-    path = options.out / f"{benchmark}-{kind(backend)}{suffix}.json"
+    precision = "" if options.precision == "float32" else options.precision
+    stem = "-".join(filter(None, [benchmark, kind(backend), precision, options.label]))
+    path = options.out / f"{stem}.json"
     text = json.dumps(record, indent=1, allow_nan=False)
     write_text(path, re.sub(r"\[[-+.,\s\deE]+\]", _on_one_line, text) + "\n")
     return path

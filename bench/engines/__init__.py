@@ -3,13 +3,14 @@
 from bench.engines.base import Engine, NotHereError, Task
 from bench.engines.jax import Jax
 from bench.engines.notebook import Notebook
-from bench.engines.ours import Ours, OursWithoutFigures
+from bench.engines.ours import Ours, OursNumpyBlas, OursWithoutFigures
 from bench.engines.pytorch import PyTorch, PyTorchCompiled, PyTorchCudaGraphs
 from bench.engines.scikit_learn import ScikitLearn
 
 ENGINES: tuple[type[Engine], ...] = (
     Ours,
     OursWithoutFigures,
+    OursNumpyBlas,
     Notebook,
     PyTorch,
     PyTorchCompiled,
