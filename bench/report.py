@@ -26,7 +26,7 @@ HEAD = """# Benchmarks
 ## How to run
 
 ```
-pip install -e ".[bench]"
+pip install -e ".[bench]"                   # with ".[bench,mkl]" on an Intel processor
 python -m bench throughput --device cpu     # each experiment beside what the machine could do at most
 python -m bench peers --device cpu          # beside the notebook's arithmetic, PyTorch, JAX, scikit-learn
 python -m bench scaling --device cpu        # as rows, width and threads grow
@@ -36,9 +36,9 @@ python -m bench report                      # this page
 
 On an NVIDIA GPU: `pip install -e ".[bench,cuda]" "jax[cuda12]"` and `--device cuda`. Without one, a CPU build of
 PyTorch is enough and far smaller: install that first. A peer that is not installed is left out, by name.
-`--precision float64` measures in another precision, on a GPU also `tf32` and `float16`; each has files of its own.
-`--quick` tries everything at small sizes. Measure with nothing else running. `scripts/gpu-check` is the whole round
-on a GPU.
+`--precision float64` measures in another precision, on a GPU also `tf32` and `float16`; each has files of its own,
+and `--label NAME` keeps those of one machine beside another's. `--quick` tries everything at small sizes. Measure
+with nothing else running. `scripts/gpu-check` is the whole round on a GPU.
 
 ## How to read
 
@@ -83,7 +83,7 @@ def text(folder: Path) -> str:
         for device, precisions in expected.items():
             parts.append(f"### {device.upper()}\n" if len(expected) > 1 else "")
             found = [r for r in records if (r["benchmark"], r["device"]) == (benchmark, device)]
-            found.sort(key=lambda record: ([*PRECISIONS, ""].index(record["precision"]), record["stem"]))
+            found.sort(key=lambda record: [*PRECISIONS, ""].index(record["precision"]))
             parts.append(_trainings(found))
             for record in found:
                 parts.append(f"#### {_title(record, found)}\n" if len(found) > 1 else "")
@@ -108,23 +108,23 @@ def _missing(benchmark: str, device: str, precisions: Sequence[str]) -> str:
 
 
 def _trainings(records: Sequence[Record]) -> str:
-    """Return the table of whole trainings, each experiment in each precision, or nothing where none was measured."""
+    """Return the table of whole trainings by experiment, in the order of `records`; nothing where there is none."""
     found = [
-        (name, record["precision"], training)
+        (name, record, training)
         for record in records
         if record["benchmark"] == "throughput"
         for name, experiment in record["results"]["experiments"].items()
         if (training := experiment.get("training"))
     ]
-    found.sort(key=lambda item: ([*EXPERIMENTS].index(item[0]), [*PRECISIONS].index(item[1])))
+    found.sort(key=lambda item: [*EXPERIMENTS].index(item[0]))
     rows = [
         [
-            f"{name}, {precision}",
+            f"{name}, {_title(record, records)}",
             f"{training['epochs']:,}",
             *_spread(training["seconds"]),
             *("–" if training[key] is None else f"{training[key]:.3f}" for key in ("accuracy", "loss")),
         ]
-        for name, precision, training in found
+        for name, record, training in found
     ]
     head = ["whole training", "epochs", "time", "min – max", "IQR", "last accuracy", "last loss"]
     return table(head, rows) if rows else ""

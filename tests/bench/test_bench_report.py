@@ -165,8 +165,8 @@ def test_whole_trainings_are_in_one_table(folder: Path) -> None:
     lines = report.text(folder).splitlines()
     place = next(i for i, line in enumerate(lines) if line.startswith("| whole training |"))
     assert lines[place + 2 : place + 5] == [
-        "| adam, float32 | 1,100 | 0.750 s | 0.675 – 0.900 | 0.038 | 0.877 | – |",
-        "| adam, tf32 | 1,100 | 0.440 s | 0.396 – 0.528 | 0.022 | 0.877 | – |",
+        "| adam, CUDA, float32 | 1,100 | 0.750 s | 0.675 – 0.900 | 0.038 | 0.877 | – |",
+        "| adam, CUDA, tf32 | 1,100 | 0.440 s | 0.396 – 0.528 | 0.022 | 0.877 | – |",
         "",
     ]
 
@@ -184,3 +184,24 @@ def test_a_second_precision_has_a_part_of_its_own(folder: Path) -> None:
     (folder / "throughput-cpu-float64.json").write_text(json.dumps(other))
     text = report.text(folder)
     assert text.index("results/throughput-cpu.png") < text.index("results/throughput-cpu-float64.png")
+
+
+def test_two_machines_stand_one_after_the_other(folder: Path) -> None:
+    other = samples()["peers-cpu"] | {"machine": MACHINE | {"cpu": "Other CPU"}}
+    (folder / "peers-cpu-other.json").write_text(json.dumps(other))
+    text = report.text(folder)
+    peers = text[text.index("## Peers") : text.index("## Scaling")]
+    heads = [line for line in peers.splitlines() if line.startswith("####")]
+    assert heads == ["#### CPU, float32, Sample CPU, 2 cores", "#### CPU, float32, Other CPU, 2 cores"]
+    assert peers.index("results/peers-cpu.png") < peers.index("results/peers-cpu-other.png")
+    assert "|  | loading-cpu, peers-cpu, scaling-cpu, throughput-cpu | peers-cpu-other |" in text
+
+
+def test_whole_trainings_name_the_machine_where_there_are_two(folder: Path) -> None:
+    for gpu in ("First GPU", "Second GPU"):
+        sample = samples()["throughput-cpu"] | {"device": "cuda", "machine": MACHINE | {"gpu": gpu}}
+        experiment = sample["results"]["experiments"]["sgd"]
+        experiment["training"] = {"epochs": 1100, "seconds": summary(0.5), "accuracy": 0.9, "loss": 0.3}
+        (folder / f"throughput-cuda-{gpu[0].lower()}.json").write_text(json.dumps(sample))
+    text = report.text(folder)
+    assert text.index("| sgd, CUDA, float32, First GPU | 1,100 |") < text.index("| sgd, CUDA, float32, Second GPU |")

@@ -111,8 +111,20 @@ def test_throughput_in_float64_has_a_file_of_its_own(folder: Path, tmp_path: Pat
         str(tmp_path),
         "--precision",
         "float64",
+        "--label",
+        "here",
     )
-    assert checked(tmp_path / "throughput-cpu-float64.json")["precision"] == "float64"
+    record = checked(tmp_path / "throughput-cpu-float64-here.json")
+    assert record["precision"] == "float64"
+    assert " --precision float64 --data FOLDER --label here --quick" in record["command"]
+
+
+@pytest.mark.parametrize("label", ["a/b", "-x", "A"])
+def test_a_label_that_is_no_end_of_a_name_is_refused(tmp_path: Path, label: str) -> None:
+    result = CliRunner().invoke(app, ["loading", "--quick", "--out", str(tmp_path), f"--label={label}"])
+    assert result.exit_code == 2
+    assert "a label has small letters and digits alone" in result.output
+    assert not list(tmp_path.iterdir())
 
 
 def test_loading_and_report(folder: Path, tmp_path: Path) -> None:
@@ -333,8 +345,8 @@ def test_what_a_gpu_adds_under_a_stand_in(folder: Path, tmp_path: Path, monkeypa
     run("report", "--out", str(tmp_path))
     text = (tmp_path.parent / "README.md").read_text()
     assert "`python -m bench throughput --device cuda" in text
-    assert "| sgd, float32 | 23 | " in text
-    assert "| sgd, tf32 | 23 | " in text
+    assert "| sgd, CUDA, float32 | 23 | " in text
+    assert "| sgd, CUDA, tf32 | 23 | " in text
 
 
 def test_whole_training_starts_from_the_first_weights(monkeypatch: pytest.MonkeyPatch) -> None:
