@@ -19,9 +19,6 @@ from bench.processes import in_fresh_process
 
 WARM_UP = 2
 """Epochs that take up to three times as long as those that follow: the system has to hand out memory first."""
-PAUSE = 4.0
-"""Seconds from the end of a process to the next side. The kernel is at work on the memory that came back, and where
-the machine is a virtual one it hands that to its host after two seconds: epochs of 0.1 s then took up to 0.5 s."""
 
 
 def write_rows(folder: Path, X: Array, y: Array) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from bench import baseline
+from bench import baseline, processes
 from bench.engines import ENGINES, Engine, Notebook, NotHereError, Ours, OursWithoutFigures, Task
 from bench.measure import alternate, peak_settings, rounded, summarize
 from bench.pictures import COLOURS, bars, figure_with_axes
@@ -53,7 +53,7 @@ def run(options: Options, engines: Sequence[type[Engine]] = ENGINES) -> Path:
         "rounds": 2 if options.quick else 8 if on_gpu else 12,
         "epochs_a_round_on_cpu": 1 if options.quick or on_gpu else 3,
         "epochs_a_round_on_gpu": 10 if options.quick else 50,
-        "pause_after_notebook": 0 if options.quick else baseline.PAUSE,
+        "pause_after_notebook": 0 if options.quick else processes.PAUSE,
         "tolerance": TOLERANCES[options.precision],
         "drift": DRIFTS[options.precision],
         "peak": peak_settings(backend, options.quick),

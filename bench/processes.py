@@ -9,6 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+PAUSE = 4.0
+"""Seconds to let pass after the end of a process. The kernel is at work on the memory that came back, and where
+the machine is a virtual one it hands that to its host after two seconds: epochs of 0.1 s then took up to 0.5 s."""
+
 
 def in_fresh_process(module: str, arguments: Mapping[str, Any]) -> Any:
     """Return what `python -m module` printed, given `arguments`; a `RuntimeError` says how it ended otherwise."""

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
+from time import sleep
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -11,7 +12,7 @@ from matplotlib.ticker import LogLocator
 
 from bench.measure import fitted_exponent, peak_settings, rounded, summarize
 from bench.pictures import COLOURS, SERIES, figure_with_axes
-from bench.processes import in_fresh_process
+from bench.processes import PAUSE, in_fresh_process
 from bench.results import Options, save
 from fmnist_xp.backend import Backend
 
@@ -34,12 +35,14 @@ def run(options: Options) -> Path:
         "rounds": 1 if options.quick else 2,
         "epochs": 2 if options.quick else 5 if backend.name == "cpu" else 50,
         "peak": peak_settings(backend, options.quick),
+        "pause": 0 if options.quick or backend.name != "cpu" else PAUSE,
     }
     asked = {"precision": options.precision, "epochs": settings["epochs"], "peak": settings["peak"]}
     samples: list[list[Point]] = [[] for _ in points]
     for _ in range(settings["rounds"]):
         for point, found in zip(points, samples, strict=True):
             found.append(in_fresh_process("bench.child", {**point, **asked}))
+            sleep(settings["pause"])
     measured = [{**point, **figures(found)} for point, found in zip(points, samples, strict=True)]
     results = {**{sweep: series(measured, sweep) for sweep in ("rows", "width", "threads")}, "left_out": left_out}
     return save("scaling", options, backend, settings, results)

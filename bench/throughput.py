@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from bench import baseline
+from bench import baseline, processes
 from bench.measure import (
     Energy,
     alternate,
@@ -56,7 +56,7 @@ def run(options: Options) -> Path:
         "rounds": 2 if options.quick else 10,
         "epochs_a_round": (20 if options.quick else 100) if on_gpu else (2 if options.quick else 10),
         "notebook_epochs_a_round": 0 if on_gpu else 1 if options.quick else 3,
-        "pause_after_notebook": 0 if options.quick else baseline.PAUSE,
+        "pause_after_notebook": 0 if options.quick else processes.PAUSE,
         "log_every": LOG_EVERY,
         "peak": peak_settings(backend, options.quick),
         "trainings": (1 if options.quick else 5) if on_gpu else 0,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from bench import baseline, child, loading, peers, scaling, throughput
+from bench import baseline, child, loading, peers, processes, scaling, throughput
 from bench.__main__ import app
 from bench.engines import ENGINES, Engine, Notebook, NotHereError, Ours, OursWithoutFigures, Task
 from bench.engines.pytorch import PyTorchCompiled
@@ -300,7 +300,7 @@ def test_peers_time_the_notebook_in_processes_of_its_own(
         return {"seconds": [9.0, 9.0, 1.0, 2.0, 6.0][: arguments["epochs"]]}
 
     monkeypatch.setattr(baseline, "in_fresh_process", measured)
-    monkeypatch.setattr(baseline, "PAUSE", 0)
+    monkeypatch.setattr(processes, "PAUSE", 0)
     monkeypatch.setattr(peers, "peak_settings", lambda *_: {"size": 64, "repeats": 1})
     if backend == "cuda":
         monkeypatch.setattr(Options, "backend", lambda _self: _StandIn())
