@@ -3,13 +3,14 @@
 from bench.engines.base import Engine, NotHereError, Task
 from bench.engines.jax import Jax
 from bench.engines.notebook import Notebook
-from bench.engines.ours import Ours, OursWithoutFigures
+from bench.engines.ours import Ours, OursCudaGraphs, OursWithoutFigures
 from bench.engines.pytorch import PyTorch, PyTorchCompiled, PyTorchCudaGraphs
 from bench.engines.scikit_learn import ScikitLearn
 
 ENGINES: tuple[type[Engine], ...] = (
     Ours,
     OursWithoutFigures,
+    OursCudaGraphs,
     Notebook,
     PyTorch,
     PyTorchCompiled,
@@ -18,4 +19,4 @@ ENGINES: tuple[type[Engine], ...] = (
     ScikitLearn,
 )
 
-__all__ = ["ENGINES", "Engine", "NotHereError", "Notebook", "Ours", "OursWithoutFigures", "Task"]
+__all__ = ["ENGINES", "Engine", "NotHereError", "Notebook", "Ours", "OursCudaGraphs", "OursWithoutFigures", "Task"]

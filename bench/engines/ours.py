@@ -1,9 +1,12 @@
 """This package's engine."""
 
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
-from bench.engines.base import Engine, Task
+from bench.engines.base import Engine, NotHereError, Task
+from fmnist_xp.backend import CudaGraphBackend
+from fmnist_xp.errors import DeviceError
 from fmnist_xp.train.fullbatch import FullBatch
 
 
@@ -45,3 +48,21 @@ class OursWithoutFigures(Ours):
     name = "fmnist_xp, no figures"
     note = "neither loss nor accuracy is computed, as between two logged epochs"
     figures = False
+
+
+class OursCudaGraphs(Ours):
+    """Forward and backward replayed as CUDA graphs: to be measured before training does so."""
+
+    name = "fmnist_xp, CUDA graphs"
+    note = "forward and backward are replayed as CUDA graphs, as `CudaGraphBackend` does and training does not yet"
+
+    def __init__(self, task: Task) -> None:
+        """Raise `NotHereError` on a CPU, without nvmath-python, or where the graphs cannot be captured."""
+        if not task.on_gpu:
+            raise NotHereError("CUDA graphs need a GPU")
+        try:
+            super().__init__(replace(task, backend=CudaGraphBackend(task.device_index)))
+            with self.session():
+                self._batch.compute_gradients()  # captures; no update is made
+        except DeviceError as error:
+            raise NotHereError(str(error)) from error
