@@ -23,7 +23,7 @@ class CudaGraphBackend(CudaBackend):
     epoch, the learning rate and Adam's corrections, is not among them: `Optimizer.step` is no part of a block.
     """
 
-    # What NVIDIA recommends for Hopper, the most of all GPUs so far. Products run one after another and can share it.
+    # What cuBLAS recommends for Hopper and Blackwell, and more than for others. One product runs at a time, in it.
     workspace_bytes = 32 * 2**20
 
     def __init__(self, index: int = 0, *, cupy: ModuleType | None = None, cublas: ModuleType | None = None) -> None:
