@@ -34,8 +34,8 @@ python -m bench loading                     # image folder, zip, IDX, cache
 python -m bench report                      # this page
 ```
 
-On an NVIDIA GPU: `pip install -e ".[bench,cuda]" "jax[cuda12]"` and `--device cuda`. Without one, a CPU build of
-PyTorch is enough and far smaller: install that first. A peer that is not installed is left out, by name.
+On an NVIDIA GPU: `pip install -e ".[bench,cuda,graphs]" "jax[cuda12]"` and `--device cuda`. Without one, a CPU build
+of PyTorch is enough and far smaller: install that first. A peer that is not installed is left out, by name.
 `--precision float64` measures in another precision, on a GPU also `tf32` and `float16`; each has files of its own,
 and `--label NAME` keeps those of one machine beside another's. `--quick` tries everything at small sizes. Measure
 with nothing else running. `scripts/gpu-check` is the whole round on a GPU.

@@ -339,3 +339,15 @@ def test_gpu_check_without_a_driver_says_what_it_needs(programs: Path, project: 
     assert done.returncode == 1
     assert "nvidia-smi must work" in done.stderr
     assert not (project / ".venv").exists()
+
+
+@pytest.mark.parametrize(("cuda", "extra"), [("12.8", "cuda"), ("13.1", "cuda13")])
+def test_gpu_check_installs_what_it_measures(
+    programs: Path, project: Path, tmp_path: Path, cuda: str, extra: str
+) -> None:
+    log = tmp_path / "log"
+    fake_python(programs / "python3", log)
+    fake_python(project / ".venv" / "bin" / "python", log)
+    program(programs / "nvidia-smi", f"echo '| NVIDIA-SMI 1  Driver Version: 1  CUDA Version: {cuda} |'")
+    assert bash("scripts/gpu-check devices", programs, project).returncode == 0
+    assert installs(log) == [f".[{extra},graphs,bench,test]"]

@@ -3,7 +3,7 @@
 from bench.engines.base import Engine, NotHereError, Task
 from bench.engines.jax import Jax
 from bench.engines.notebook import Notebook
-from bench.engines.ours import Ours, OursNumpyBlas, OursWithoutFigures
+from bench.engines.ours import Ours, OursCudaGraphs, OursNumpyBlas, OursWithoutFigures
 from bench.engines.pytorch import PyTorch, PyTorchCompiled, PyTorchCudaGraphs
 from bench.engines.scikit_learn import ScikitLearn
 
@@ -11,6 +11,7 @@ ENGINES: tuple[type[Engine], ...] = (
     Ours,
     OursWithoutFigures,
     OursNumpyBlas,
+    OursCudaGraphs,
     Notebook,
     PyTorch,
     PyTorchCompiled,
@@ -19,4 +20,4 @@ ENGINES: tuple[type[Engine], ...] = (
     ScikitLearn,
 )
 
-__all__ = ["ENGINES", "Engine", "NotHereError", "Notebook", "Ours", "OursWithoutFigures", "Task"]
+__all__ = ["ENGINES", "Engine", "NotHereError", "Notebook", "Ours", "OursCudaGraphs", "OursWithoutFigures", "Task"]

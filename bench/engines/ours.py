@@ -5,7 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 from bench.engines.base import Engine, NotHereError, Task
-from fmnist_xp.backend import CpuBackend
+from fmnist_xp.backend import CpuBackend, CudaGraphBackend
+from fmnist_xp.errors import DeviceError
 from fmnist_xp.train.fullbatch import FullBatch
 
 
@@ -60,3 +61,21 @@ class OursNumpyBlas(Ours):
         if not (isinstance(task.backend, CpuBackend) and task.backend.mkl):
             raise NotHereError("oneMKL is not in use")
         super().__init__(replace(task, backend=CpuBackend(task.backend.threads, mkl=False)))
+
+
+class OursCudaGraphs(Ours):
+    """Forward and backward replayed as CUDA graphs: to be measured before training does so."""
+
+    name = "fmnist_xp, CUDA graphs"
+    note = "forward and backward are replayed as CUDA graphs, as `CudaGraphBackend` does and training does not yet"
+
+    def __init__(self, task: Task) -> None:
+        """Raise `NotHereError` on a CPU, without nvmath-python, or where the graphs cannot be captured."""
+        if not task.on_gpu:
+            raise NotHereError("CUDA graphs need a GPU")
+        try:
+            super().__init__(replace(task, backend=CudaGraphBackend(task.device_index)))
+            with self.session():
+                self._batch.compute_gradients()  # captures; no update is made
+        except DeviceError as error:
+            raise NotHereError(str(error)) from error

@@ -10,6 +10,7 @@ import logging
 from fmnist_xp.backend.base import PRECISIONS, Array, Backend, Call, Precision
 from fmnist_xp.backend.cpu import CpuBackend
 from fmnist_xp.backend.cuda import CUDA_INSTALL, CudaBackend, cuda_device_count, cuda_version, import_cupy
+from fmnist_xp.backend.graphs import CudaGraphBackend
 from fmnist_xp.backend.mkl import blas_names
 from fmnist_xp.errors import DeviceError
 
@@ -23,6 +24,7 @@ __all__ = [
     "Call",
     "CpuBackend",
     "CudaBackend",
+    "CudaGraphBackend",
     "Precision",
     "blas_names",
     "cuda_device_count",

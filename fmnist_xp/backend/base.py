@@ -110,6 +110,15 @@ class Backend(ABC):
         """Call `function(xp, *arguments)`, which writes into arrays among its arguments and makes no other."""
         function(self.xp, *arguments)
 
+    def repeatable(self, calls: Sequence[Call]) -> Callable[[], None]:
+        """Return a function that makes `calls` again, all of which were made before."""
+
+        def repeat() -> None:
+            for function, arguments in calls:
+                function(*arguments)
+
+        return repeat
+
     def generator(self, seed: int | None) -> np.random.Generator:
         """Return a random generator of the host: both devices start from the same bits."""
         return np.random.default_rng(seed)

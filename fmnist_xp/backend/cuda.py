@@ -89,7 +89,6 @@ class CudaBackend(Backend):
         b, transpose_b, stride_b = self._operand(b)
         a, transpose_a, stride_a = self._operand(a)
         arguments = (
-            self.xp.cuda.get_cublas_handle(),
             transpose_b,
             transpose_a,
             *(out.shape[1], out.shape[0], a.shape[1]),
@@ -101,7 +100,12 @@ class CudaBackend(Backend):
             compute,
             cublas.CUBLAS_GEMM_DEFAULT,
         )
-        return [(_multiply, (cublas.gemmEx, arguments, a, b, out))]
+        return [(_multiply, (self._gemm(), arguments, a, b, out))]
+
+    def _gemm(self) -> Callable[..., None]:
+        """Return cublasGemmEx, which takes what follows the handle."""
+        cuda = self.xp.cuda
+        return functools.partial(cuda.cublas.gemmEx, cuda.get_cublas_handle())
 
     def _operand(self, matrix: Array) -> tuple[Array, int, int]:
         """Return a matrix, whether cuBLAS must transpose it back, and the stride of its rows or columns."""

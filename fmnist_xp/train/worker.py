@@ -48,11 +48,11 @@ class Recorder:
 
 
 class Tape(NamedTuple):
-    """The calls that compute the probabilities of a block, and those that compute its gradient."""
+    """What computes the probabilities of a block again, and what computes its gradient from them."""
 
-    forward: list[Call]
+    forward: Callable[[], None]
     probabilities: Array
-    backward: list[Call]
+    backward: Callable[[], None]
 
 
 class Worker:
@@ -98,12 +98,10 @@ class Worker:
         tape = self._tapes.get((place, id(self.gradients)))
         if tape is None:
             tape = self._tapes[place, id(self.gradients)] = self._record(inputs, labels)
-        for function, arguments in tape.forward:
-            function(*arguments)
+        tape.forward()
         if note is not None:
             note(tape.probabilities, block)
-        for function, arguments in tape.backward:
-            function(*arguments)
+        tape.backward()
         return None
 
     def _through_layers(self, block: slice, note: Callable[[Array, slice], None] | None) -> None:
@@ -120,4 +118,5 @@ class Worker:
         probabilities = self._network.forward(inputs)
         forward = self._recorder.take()
         self._network.backward(probabilities, labels, samples=1)
-        return Tape(forward, probabilities, self._recorder.take())
+        repeatable = self._network.backend.repeatable
+        return Tape(repeatable(forward), probabilities, repeatable(self._recorder.take()))

@@ -1,18 +1,21 @@
 """The frameworks in every precision against the notebook's float64, on the CPU: it has them all, if slowly."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from parity.standin import NvmathCublas, StandInCupy
 
-from bench.engines import Engine, Notebook, NotHereError, Ours, Task
+from bench.engines import Engine, Notebook, NotHereError, Ours, OursCudaGraphs, Task, ours
 from bench.engines.jax import Jax
 from bench.engines.ours import OursNumpyBlas
 from bench.engines.pytorch import PyTorch
 from bench.engines.scikit_learn import ScikitLearn
 from bench.peers import check
-from fmnist_xp.backend import PRECISIONS, CpuBackend
+from fmnist_xp.backend import PRECISIONS, CpuBackend, CudaBackend, CudaGraphBackend
+from fmnist_xp.errors import DeviceError
 from fmnist_xp.experiments import EXPERIMENTS
 
 # The frameworks are not ours to keep free of warnings.
@@ -73,6 +76,46 @@ def test_ours_with_numpys_blas_stands_beside_onemkl_alone(monkeypatch: pytest.Mo
         OursNumpyBlas(task)
     monkeypatch.setattr(CPU, "mkl", SimpleNamespace())  # would fail if it were asked for a product
     assert losses(OursNumpyBlas(task)) == pytest.approx(losses(Notebook(task)), rel=1e-5)
+
+
+def test_cuda_graphs_need_a_gpu() -> None:
+    with pytest.raises(NotHereError, match=r"^CUDA graphs need a GPU$"):
+        OursCudaGraphs(make_task("float32"))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_cuda_graphs_compute_what_ours_computes(precision: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[tuple[int, StandInCupy]] = []
+
+    def open_graphs(index: int) -> CudaGraphBackend:
+        opened.append((index, StandInCupy(devices=2)))
+        return CudaGraphBackend(index, cupy=opened[-1][1], cublas=NvmathCublas(opened[-1][1]))
+
+    monkeypatch.setattr(ours, "CudaGraphBackend", open_graphs)
+    task = replace(make_task(precision, name), backend=CudaBackend(1, cupy=StandInCupy(devices=2)))
+    plain, graphs = Ours(task), OursCudaGraphs(task)
+    checked = check(task, [plain, graphs])
+    assert checked["fmnist_xp, CUDA graphs"] == checked["fmnist_xp"]
+    assert len(checked["fmnist_xp"]["losses"]) == 3
+    ((index, cupy),) = opened
+    assert index == 1
+    assert len(cupy.launches) == 2 * (1 + 3)
+
+
+@pytest.mark.parametrize("stage", ["opening", "capturing"])
+def test_cuda_graphs_that_fail_are_left_out_with_the_reason(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    cupy = StandInCupy()
+    backend = CudaGraphBackend(cupy=cupy, cublas=NvmathCublas(cupy))
+
+    def fail(*_arguments: Any) -> Any:
+        raise DeviceError("for a reason")
+
+    if stage == "capturing":
+        monkeypatch.setattr(backend, "repeatable", fail)
+    monkeypatch.setattr(ours, "CudaGraphBackend", fail if stage == "opening" else lambda _index: backend)
+    with pytest.raises(NotHereError, match=r"^for a reason$"):
+        OursCudaGraphs(replace(make_task("float32"), backend=CudaBackend(cupy=cupy)))
 
 
 @pytest.mark.parametrize("kind", [PyTorch, Jax])

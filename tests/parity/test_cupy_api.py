@@ -7,6 +7,7 @@ one `__call__`, whose documentation names its parameters.
 
 import ast
 import functools
+import importlib
 import inspect
 import re
 from collections.abc import Iterator
@@ -17,7 +18,16 @@ from typing import Any
 import numpy as np
 import pytest
 from parity.standin import DeviceArray, StandInCupy
-from parity.standin.cuda import COMPUTE_32F, COMPUTE_64F, COMPUTE_TF32, CUDA_TYPES, GEMM_DEFAULT, Cublas
+from parity.standin.cuda import (
+    COMPUTE_32F,
+    COMPUTE_64F,
+    COMPUTE_TF32,
+    CUDA_TYPES,
+    GEMM_DEFAULT,
+    Cublas,
+    Graph,
+    NvmathCublas,
+)
 from parity.standin.tables import (
     ARRAY_METHODS,
     CONSTANTS,
@@ -168,11 +178,14 @@ def test_names_below_cuda_are_cupys(cupy: Any) -> None:
         if isinstance(value, SimpleNamespace):
             missing = [inner for inner, _ in public(value) if not hasattr(getattr(cupy.cuda, name), inner)]
             assert missing == [], name
-    counters = {"entered", "waits", "milliseconds"}  # what only the stand-in has
-    for kind in ("Device", "Event"):
+    counters = {"entered", "waits", "milliseconds", "captured", "invalid"}  # what only the stand-in has
+    for kind in ("Device", "Event", "Stream"):
         thing = getattr(ours, kind)()
         names = {name for name in (*dir(thing), *vars(thing)) if not name.startswith("_")} - counters
-        assert names <= set(dir(getattr(cupy.cuda, kind))), kind
+        real = (
+            cupy.cuda.Stream.null if kind == "Stream" else getattr(cupy.cuda, kind)
+        )  # whose `ptr` is not the class's
+        assert names <= set(dir(real)), kind
     assert hasattr(cupy.cuda.Device, "__enter__")
     pool = StandInCupy().get_default_memory_pool()
     assert set(vars(pool)) <= set(dir(cupy.cuda.MemoryPool))
@@ -191,6 +204,34 @@ def test_cublas_is_cupys(cupy: Any) -> None:
     assert (cublas.CUBLAS_COMPUTE_32F, cublas.CUBLAS_COMPUTE_64F) == (COMPUTE_32F, COMPUTE_64F)
     assert (cublas.CUBLAS_COMPUTE_32F_FAST_TF32, cublas.CUBLAS_GEMM_DEFAULT) == (COMPUTE_TF32, GEMM_DEFAULT)
     assert (cublas.CUBLAS_OP_N, cublas.CUBLAS_OP_T) == (Cublas.CUBLAS_OP_N, Cublas.CUBLAS_OP_T)
+
+
+def test_streams_and_graphs_are_cupys(cupy: Any) -> None:
+    assert {name for name, _ in public(Graph)} <= set(dir(cupy.cuda.Graph))
+    assert "stream=None" in cupy.cuda.Graph.launch.__doc__.splitlines()[0]
+    assert names_of(cupy.cuda.Stream.__init__)[:2] == ["null", "non_blocking"]
+    assert names_of(cupy.cuda.Stream.begin_capture) == names_of(StandInCupy().cuda.Stream().begin_capture) == ["mode"]
+    assert names_of(cupy.cuda.Stream.end_capture) == []
+    assert names_of(cupy.cuda.using_allocator) == ["allocator"]
+    assert cupy.cuda.Stream.null.ptr == StandInCupy().cuda.get_current_stream().ptr == 0
+    for thing in (cupy.cuda.Stream, cupy.cuda.using_allocator(None)):
+        assert hasattr(thing, "__enter__")
+
+
+def test_bindings_of_cublas_are_nvmaths(cupy: Any) -> None:
+    reason = "nvmath-python, the oracle of this test, is not installed"
+    cublas = pytest.importorskip("nvmath.bindings.cublas", reason=reason)
+    for name, _ in public(NvmathCublas):
+        assert names_of(getattr(cublas, name)) == names_of(getattr(NvmathCublas, name)), name
+    # The package passes the numbers of CuPy's constants, in the order of CuPy's function.
+    assert len(names_of(cublas.gemm_ex)) == len(names_of(Cublas.gemmEx))
+    compute, operation = cublas.ComputeType, cublas.Operation
+    assert (compute.COMPUTE_32F, compute.COMPUTE_64F) == (COMPUTE_32F, COMPUTE_64F)
+    assert (compute.COMPUTE_32F_FAST_TF32, min(cublas.GemmAlgo)) == (COMPUTE_TF32, GEMM_DEFAULT)
+    assert (operation.N, operation.T) == (Cublas.CUBLAS_OP_N, Cublas.CUBLAS_OP_T)
+    types = importlib.import_module("nvmath").CudaDataType
+    numbers = {types.CUDA_R_16F: "float16", types.CUDA_R_32F: "float32", types.CUDA_R_64F: "float64"}
+    assert numbers == CUDA_TYPES
 
 
 def test_fuse_asnumpy_and_pool_are_cupys(cupy: Any) -> None:

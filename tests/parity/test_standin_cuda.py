@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from parity.standin import CUBLASError, CUDARuntimeError, OutOfMemoryError, StandInCupy
+from parity.standin import CUBLASError, CUDARuntimeError, NvmathCublas, OutOfMemoryError, StandInCupy
 
 
 @pytest.fixture
@@ -145,3 +145,160 @@ def test_devices_and_events_note_what_is_done_with_them(cupy: StandInCupy) -> No
         event.record()
     assert cupy.cuda.get_elapsed_time(*events) == 1000
     assert cupy.get_default_memory_pool().total_bytes() >= cupy.get_default_memory_pool().free_bytes()
+
+
+# Streams and graphs
+
+
+def captured(cupy: StandInCupy, work: Callable[[], Any]) -> Any:
+    with cupy.cuda.Stream(non_blocking=True) as stream:
+        stream.begin_capture()
+        work()
+        return stream.end_capture()
+
+
+def compiled_double(cupy: StandInCupy) -> Any:
+    """Return a fused function that doubles a matrix in place, and has done so once."""
+
+    def double(x: Any) -> None:
+        cupy.multiply(x, 2, out=x)
+
+    double = cupy.fuse(double)
+    double(cupy.ones((1, 1)))
+    return double
+
+
+def test_captured_work_is_done_and_counted_when_the_graph_is_launched(cupy: StandInCupy) -> None:
+    x, total = cupy.asarray(np.arange(6.0).reshape(2, 3)), cupy.zeros(3)
+    double = compiled_double(cupy)
+
+    def work() -> None:
+        double(x)
+        x[:, 0] = x[:, 1]
+        cupy.sum(x, 0, None, total)
+        cupy.copyto(x[0], total)
+
+    assert cupy.kernels == ["double"]
+    graph = captured(cupy, work)
+    assert (x.tolist(), total.tolist(), cupy.kernels) == ([[0, 1, 2], [3, 4, 5]], [0, 0, 0], ["double"])
+    assert cupy.counted(graph.launch) == {"launches": 1, "kernels": 1}
+    assert total.tolist() == [2 + 8, 2 + 8, 4 + 10]
+    assert x.tolist() == [[10, 10, 14], [8, 8, 10]]
+
+
+REFUSED_IN_CAPTURE: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
+    "wait": (lambda cp, x: x.get(), "get"),
+    "device": (lambda cp, x: cp.cuda.Device().synchronize(), "synchronize"),
+    "stream": (lambda cp, x: cp.cuda.get_current_stream().synchronize(), "synchronize"),
+    "truth": (lambda cp, x: bool(x[0, 0]), "bool"),
+    "transfer": (lambda cp, x: x.set(np.ones((2, 2))), "set"),
+    "array of the host": (lambda cp, x: cp.asarray(np.ones(2)), "asarray"),
+    "new array": (lambda cp, x: x + 1, "add"),
+    "copy": (lambda cp, x: x.astype("float32"), "astype"),
+    "kernel not compiled": (lambda cp, x: cp.fuse(lambda x: None, kernel_name="new")(x), "new is compiled"),
+}
+
+
+@pytest.mark.parametrize(("attempt", "message"), REFUSED_IN_CAPTURE.values(), ids=REFUSED_IN_CAPTURE)
+def test_what_a_capture_refuses_makes_it_invalid(
+    cupy: StandInCupy, attempt: Callable[[Any, Any], Any], message: str
+) -> None:
+    x = cupy.ones((2, 2))
+    with cupy.cuda.Stream() as stream:
+        stream.begin_capture()
+        with pytest.raises(CUDARuntimeError, match=rf"cudaErrorStreamCaptureUnsupported: .*{message}"):
+            attempt(cupy, x)
+        with pytest.raises(CUDARuntimeError, match="cudaErrorStreamCaptureInvalidated"):
+            stream.end_capture()
+        stream.begin_capture()
+        stream.end_capture()
+
+
+def test_products_of_cupy_are_refused_in_a_capture(cupy: StandInCupy) -> None:
+    x = cupy.ones((2, 2))
+    for attempt in (lambda: cupy.dot(x, x, out=x), lambda: x @ x, lambda: multiply(cupy, x, x, x)):
+        with pytest.raises(NotImplementedError, match="calling cuBLAS API during stream capture"):
+            captured(cupy, attempt)
+        cupy.streams[-1].captured = None
+
+
+def test_streams_are_captured_once_at_a_time_and_not_the_default_one(cupy: StandInCupy) -> None:
+    with pytest.raises(RuntimeError, match="cannot capture on the default"):
+        cupy.cuda.get_current_stream().begin_capture()
+    stream = cupy.cuda.Stream()
+    with pytest.raises(CUDARuntimeError, match="is not captured"):
+        stream.end_capture()
+    stream.begin_capture()
+    with pytest.raises(CUDARuntimeError, match="is captured already"):
+        stream.begin_capture()
+
+
+def test_graph_holds_no_memory(cupy: StandInCupy) -> None:
+    double = compiled_double(cupy)
+    for work in (double, lambda x: x.fill(1), lambda x: cupy.exp(x, out=x)):
+        x = cupy.ones((2, 2))
+        graph = captured(cupy, lambda work=work, x=x: work(x))
+        graph.launch()
+        del x
+        with pytest.raises(RuntimeError, match="memory that was freed"):
+            graph.launch()
+
+
+def test_allocator_is_asked_and_put_back(cupy: StandInCupy) -> None:
+    asked: list[int] = []
+    with cupy.cuda.using_allocator(asked.append):
+        cupy.empty((2, 3))
+    cupy.empty(5)
+    assert asked == [48]
+
+
+def multiply_with_nvmath(cupy: StandInCupy, cublas: NvmathCublas, a: Any, out: Any, handle: int) -> None:
+    """Write a · a to out, 3 by 3 and equal to their transposes, as `multiply` does."""
+    factors = np.array([1, 0], dtype=out.dtype)
+    alpha, beta = factors.ctypes.data, factors.ctypes.data + factors.itemsize
+    operand = (a.data.ptr, 1, 3)
+    cublas.gemm_ex(handle, 0, 0, 3, 3, 3, alpha, *operand, *operand, beta, out.data.ptr, 1, 3, 70, -1)
+
+
+def test_products_of_nvmath_are_captured_where_they_have_a_workspace(cupy: StandInCupy) -> None:
+    a, out, cublas = cupy.ones((3, 3)), cupy.zeros((3, 3)), NvmathCublas(cupy)
+    workspace = cupy.empty(4096, dtype="uint8")
+    handle = cublas.create()
+    multiply_with_nvmath(cupy, cublas, a, out, handle)
+    assert out.tolist() == [[3] * 3] * 3
+    a[...] = 2
+    with cupy.cuda.Stream() as stream:
+        with pytest.raises(CUBLASError, match="another stream"):
+            multiply_with_nvmath(cupy, cublas, a, out, handle)
+        cublas.set_workspace(handle, workspace.data.ptr, workspace.nbytes)
+        cublas.set_stream(handle, stream.ptr)  # which takes the workspace away
+        stream.begin_capture()
+        with pytest.raises(CUBLASError, match="a workspace would be allocated"):
+            multiply_with_nvmath(cupy, cublas, a, out, handle)
+        cublas.set_workspace(handle, workspace.data.ptr, workspace.nbytes)
+        multiply_with_nvmath(cupy, cublas, a, out, handle)
+        graph = stream.end_capture()
+    assert out.tolist() == [[3] * 3] * 3
+    graph.launch()
+    assert out.tolist() == [[12] * 3] * 3
+    assert cupy.products == [70, 70]
+    del workspace
+    with pytest.raises(CUBLASError, match="the workspace does not lie in live memory"):
+        graph.launch()
+    with pytest.raises(CUBLASError, match="CUBLAS_STATUS_NOT_INITIALIZED"):
+        multiply_with_nvmath(cupy, cublas, a, out, 1)
+
+
+def test_product_of_a_graph_needs_its_matrices(cupy: StandInCupy) -> None:
+    a, out, cublas = cupy.ones((3, 3)), cupy.zeros((3, 3)), NvmathCublas(cupy)
+    workspace = cupy.empty(4096, dtype="uint8")
+    handle = cublas.create()
+    with cupy.cuda.Stream() as stream:
+        cublas.set_stream(handle, stream.ptr)
+        cublas.set_workspace(handle, workspace.data.ptr, workspace.nbytes)
+        stream.begin_capture()
+        multiply_with_nvmath(cupy, cublas, a, out, handle)
+        graph = stream.end_capture()
+    del a
+    with pytest.raises(CUBLASError, match="does not lie in live memory"):
+        graph.launch()

@@ -7,16 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from parity.standin import DeviceArray, StandInCupy
+from parity.standin import DeviceArray, NvmathCublas, StandInCupy
 from parity.standin.cuda import COMPUTE_32F, COMPUTE_64F, COMPUTE_TF32
 from threadpoolctl import threadpool_limits
 
-from fmnist_xp.backend import CpuBackend, CudaBackend
+from fmnist_xp.backend import CpuBackend, CudaBackend, CudaGraphBackend
+from fmnist_xp.errors import DeviceError
 from fmnist_xp.model import Sequential, load
 from fmnist_xp.nn import CategoricalCrossentropy, Dense, Layer, ReLU, Softmax, SoftmaxCategoricalCrossentropy
 from fmnist_xp.optim import SGD, Adam, Optimizer
 from fmnist_xp.train.history import History
 
+NUMPY = CpuBackend(1, mkl=False)  # the stand-in's products are NumPy's
 ROWS, WIDTHS = 60, (12, 9, 7, 4)
 OPTIMIZERS: dict[str, Callable[[], Optimizer]] = {
     "sgd": lambda: SGD(0.3, decay=0.01),
@@ -77,7 +79,7 @@ def test_training_has_the_bits_of_the_cpu(
     joined: bool,
 ) -> None:
     results = []
-    for backend in (CpuBackend(1), cuda):
+    for backend in (NUMPY, cuda):
         model = make(backend, dtype, joined)
         history = model.fit(*data, epochs=21, optimizer=optimizer(), log_every=4, verbose=False)
         metrics, probabilities = model.evaluate(data[0], np.eye(WIDTHS[-1])[data[1]]), model.predict_proba(data[0])
@@ -96,7 +98,7 @@ def test_training_has_the_bits_of_the_cpu(
 
 def test_training_goes_on_with_the_same_moments(cuda: CudaBackend, data: tuple[np.ndarray, np.ndarray]) -> None:
     parameters = []
-    for backend in (CpuBackend(1), cuda):
+    for backend in (NUMPY, cuda):
         model, optimizer = make(backend), Adam(0.02)
         for _ in range(2):
             model.fit(*data, epochs=3, optimizer=optimizer, verbose=False)
@@ -110,7 +112,7 @@ def test_model_goes_to_a_file_and_to_the_other_device_with_its_bits(
     model = make(cuda)
     model.fit(*data, epochs=3, verbose=False)
     model.save(tmp_path / "gpu.safetensors")
-    on_cpu = load(tmp_path / "gpu.safetensors", backend=CpuBackend(1))
+    on_cpu = load(tmp_path / "gpu.safetensors", backend=NUMPY)
     on_cpu.save(tmp_path / "cpu.safetensors")
     again = load(tmp_path / "cpu.safetensors", backend=cuda)
     assert (tmp_path / "cpu.safetensors").read_bytes() == (tmp_path / "gpu.safetensors").read_bytes()
@@ -215,3 +217,84 @@ def test_prediction_fetches_the_probabilities_once(cuda: CudaBackend, data: tupl
     work = cuda.xp.counted(lambda: model.predict_proba(X))
     assert work["transfers_to_host"] == work["synchronisations"] == 3  # and the bounds of X
     assert "transfers_to_device" not in work
+
+
+# CUDA graphs
+
+
+def with_graphs() -> CudaGraphBackend:
+    cupy = StandInCupy()
+    return CudaGraphBackend(cupy=cupy, cublas=NvmathCublas(cupy))
+
+
+@pytest.mark.parametrize("block_rows", [ROWS, 25])
+@pytest.mark.parametrize("joined", [True, False], ids=["joined loss", "softmax layer"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "tf32", "float16"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_training_with_graphs_has_the_bits_of_training_without(
+    data: tuple[np.ndarray, np.ndarray],
+    optimizer: Callable[[], Optimizer],
+    dtype: str,
+    joined: bool,
+    block_rows: int,
+) -> None:
+    results = []
+    for backend in (CudaBackend(cupy=StandInCupy()), with_graphs()):
+        model = make(backend, dtype, joined)
+        history = model.fit(*data, epochs=9, optimizer=optimizer(), log_every=4, verbose=False, block_rows=block_rows)
+        assert len(backend.xp.launches) == (0 if type(backend) is CudaBackend else 9 * 2 * -(-ROWS // block_rows))
+        results.append((history.loss, history.accuracy, backend.to_host(model.parameters).tolist()))
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("block_rows", [ROWS, 20])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "tf32", "float16"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_an_epoch_with_graphs_is_two_launches_a_block_and_what_it_was(
+    data: tuple[np.ndarray, np.ndarray], optimizer: Callable[[], Optimizer], dtype: str, block_rows: int
+) -> None:
+    plain, graphs = (
+        cost_of_an_epoch(make(backend, dtype), data, optimizer=optimizer(), log_every=1000, block_rows=block_rows)
+        for backend in (CudaBackend(cupy=StandInCupy()), with_graphs())
+    )
+    assert graphs == plain | {"launches": 2 * ROWS // block_rows}
+
+
+def test_a_logged_epoch_with_graphs_waits_once(data: tuple[np.ndarray, np.ndarray]) -> None:
+    cost = cost_of_an_epoch(make(with_graphs()), data, optimizer=Adam(0.02), log_every=1)
+    assert cost["synchronisations"] == cost["transfers_to_host"] == 1
+    assert cost["launches"] == 2
+
+
+class Doubling(Layer):
+    """A layer of the user's own, whose calls are not noted: it allocates."""
+
+    def forward(self, inputs: Any) -> Any:
+        return 2 * inputs
+
+    def backward(self, dvalues: Any) -> Any:
+        return 2 * dvalues
+
+
+def test_network_with_a_layer_of_the_users_own_trains_without_a_graph(data: tuple[np.ndarray, np.ndarray]) -> None:
+    parameters = []
+    for backend in (CudaBackend(cupy=StandInCupy()), with_graphs()):
+        model = Sequential([Dense(12, 9), Doubling(), Dense(9, 4)], backend=backend, seed=1)
+        history = model.fit(*data, epochs=5, optimizer=Adam(0.02), log_every=1, verbose=False)
+        assert history.loss[-1] < history.loss[0]
+        assert backend.xp.launches == []
+        parameters.append(backend.to_host(model.parameters))
+    np.testing.assert_array_equal(*parameters)
+
+
+def test_layer_that_promises_too_much_is_told_of(data: tuple[np.ndarray, np.ndarray]) -> None:
+    class Promising(Doubling):
+        replayable = True
+
+        def forward(self, inputs: Any) -> Any:
+            self.backend.apply(lambda _xp, values: values + 1, inputs)
+            return inputs
+
+    model = Sequential([Dense(12, 9), Promising(), Dense(9, 4)], backend=with_graphs(), seed=1)
+    with pytest.raises(DeviceError, match=r"cannot capture .* \(2160 bytes of memory were asked for\)"):
+        model.fit(*data, epochs=1, verbose=False)

@@ -1,5 +1,6 @@
 """Arrays of the stand-in's device."""
 
+import operator
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -176,7 +177,10 @@ class DeviceArray(Operators):
             raise ValueError("non-scalar numpy.ndarray cannot be used for fill")
         if not isinstance(value, DeviceArray | Scalar | np.ndarray):
             raise TypeError(f"Unsupported type {type(value)}")
-        self._values[self._unwrapped(index)] = self._cupy.unwrap(value) if isinstance(value, DeviceArray) else value
+        parts, target, new = self._unwrapped(index), self._values, value
+        if isinstance(value, DeviceArray):
+            new = self._cupy.unwrap(value)
+        self._cupy.submit(lambda: operator.setitem(target, parts, new), self, value)
 
     def _unwrapped(self, index: Any) -> tuple[Any, ...]:
         """Return an index for NumPy; refuse one that would have to be copied to the device first."""

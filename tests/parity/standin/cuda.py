@@ -1,6 +1,8 @@
-"""What stands for `cupy.cuda`: devices, events, errors and cuBLAS."""
+"""What stands for `cupy.cuda`: devices, events, streams, graphs, errors and cuBLAS."""
 
 import ctypes
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -71,8 +73,55 @@ class Event:
         self._cupy.note_wait("Event.synchronize()")
 
 
+class Stream:
+    """A stream. While it is captured, what is asked of the device is noted, and done when the graph is launched."""
+
+    def __init__(self, cupy: "StandInCupy", null: bool = False, non_blocking: bool = False) -> None:
+        self._cupy = cupy
+        self.ptr = 0 if null else id(self)
+        self.captured: list[Callable[[], None]] | None = None
+        self.invalid = False
+
+    def __enter__(self) -> "Stream":
+        self._cupy.streams.append(self)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._cupy.streams.pop()
+
+    def synchronize(self) -> None:
+        self._cupy.note_wait("Stream.synchronize()")
+
+    def begin_capture(self, mode: int | None = None) -> None:
+        if self.ptr == 0:
+            raise RuntimeError("cannot capture on the default (legacy) stream")
+        if self.captured is not None:
+            raise CUDARuntimeError("cudaErrorIllegalState: the stream is captured already")
+        self.captured, self.invalid = [], False
+
+    def end_capture(self) -> "Graph":
+        captured, self.captured = self.captured, None
+        if captured is None:
+            raise CUDARuntimeError("cudaErrorIllegalState: the stream is not captured")
+        if self.invalid:
+            raise CUDARuntimeError("cudaErrorStreamCaptureInvalidated: operation failed due to a previous error")
+        return Graph(self._cupy, captured)
+
+
+class Graph:
+    """The work of a captured stream; it holds none of the memory that the work is done on."""
+
+    def __init__(self, cupy: "StandInCupy", captured: Sequence[Callable[[], None]]) -> None:
+        self._cupy, self._captured = cupy, captured
+
+    def launch(self, stream: Stream | None = None) -> None:
+        self._cupy.note(self._cupy.launches, "Graph.launch()")
+        for work in self._captured:
+            work()
+
+
 class Cublas:
-    """cuBLAS, as far as matrix products go: it works on the addresses and strides that it is given."""
+    """CuPy's cuBLAS, as far as matrix products go: it works on the addresses and strides that it is given."""
 
     CUBLASError = CUBLASError
     CUBLAS_COMPUTE_32F = COMPUTE_32F
@@ -107,45 +156,169 @@ class Cublas:
         algo: int,
     ) -> None:
         """Write alpha · op(A) · op(B) + beta · C to C (m, n), all stored by columns; op transposes where told."""
-        if self._cupy.failure is not None:
-            raise self._cupy.failure
-        types = {CUDA_TYPES[Atype], CUDA_TYPES[Btype]}
-        if handle != self._cupy.cuda.get_cublas_handle() or algo != GEMM_DEFAULT:
+        if self._cupy.stream.captured is not None:
+            raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
+        if handle != self._cupy.cuda.get_cublas_handle():
             raise CUBLASError("CUBLAS_STATUS_NOT_INITIALIZED")
-        if len(types) > 1 or (computeType, *types, CUDA_TYPES[Ctype]) not in PRODUCTS:
-            raise CUBLASError("CUBLAS_STATUS_NOT_SUPPORTED")
+        product(
+            self._cupy, transa, transb, m, n, k, alpha, A, Atype, lda, B, Btype, ldb, beta, C, Ctype, ldc,
+            computeType, algo,
+        )()  # fmt: skip
+
+
+class NvmathCublas:
+    """Stands for `nvmath.bindings.cublas`, whose calls can be captured."""
+
+    def __init__(self, cupy: "StandInCupy") -> None:
+        self._cupy = cupy
+        self._streams: dict[int, int] = {}  # by handle
+        self._workspaces: dict[int, tuple[int, int]] = {}
+
+    def create(self) -> int:
+        handle = 1000 + len(self._streams)
+        self._streams[handle] = 0
+        return handle
+
+    def set_stream(self, handle: int, stream_id: int) -> None:
+        self._streams[handle] = stream_id
+        self._workspaces.pop(handle, None)  # "unconditionally resets the workspace", says cuBLAS' documentation
+
+    def set_workspace(self, handle: int, workspace: int, workspace_size_in_bytes: int) -> None:
+        self._workspaces[handle] = workspace, workspace_size_in_bytes
+
+    def gemm_ex(
+        self,
+        handle: int,
+        transa: int,
+        transb: int,
+        m: int,
+        n: int,
+        k: int,
+        alpha: int,
+        a: int,
+        atype: int,
+        lda: int,
+        b: int,
+        btype: int,
+        ldb: int,
+        beta: int,
+        c: int,
+        ctype: int,
+        ldc: int,
+        compute_type: int,
+        algo: int,
+    ) -> None:
+        """As `Cublas.gemmEx`."""
+        cupy = self._cupy
+        if handle not in self._streams:
+            raise CUBLASError("CUBLAS_STATUS_NOT_INITIALIZED")
+        if self._streams[handle] != cupy.stream.ptr:
+            raise CUBLASError("the product runs in another stream than what comes before and after it")
+        workspace = self._workspaces.get(handle)
+        if workspace is None and cupy.stream.captured is not None:
+            raise CUBLASError("a workspace would be allocated while the stream is captured")
+        multiply = product(
+            cupy,
+            transa,
+            transb,
+            m,
+            n,
+            k,
+            alpha,
+            a,
+            atype,
+            lda,
+            b,
+            btype,
+            ldb,
+            beta,
+            c,
+            ctype,
+            ldc,
+            compute_type,
+            algo,
+        )
+
+        def multiply_with_workspace() -> None:
+            if workspace is not None and not cupy.is_device_memory(*workspace):
+                raise CUBLASError("the workspace does not lie in live memory of the device")
+            multiply()
+
+        cupy.submit(multiply_with_workspace)
+
+
+def product(
+    cupy: "StandInCupy",
+    transa: int,
+    transb: int,
+    m: int,
+    n: int,
+    k: int,
+    alpha: int,
+    a: int,
+    atype: int,
+    lda: int,
+    b: int,
+    btype: int,
+    ldb: int,
+    beta: int,
+    c: int,
+    ctype: int,
+    ldc: int,
+    compute_type: int,
+    algo: int,
+) -> Callable[[], None]:
+    """Return what carries out a product of cuBLAS with the factors of now; refuse a wrong one at once."""
+    if cupy.failure is not None:
+        raise cupy.failure
+    types = {CUDA_TYPES[atype], CUDA_TYPES[btype]}
+    if algo != GEMM_DEFAULT or len(types) > 1 or (compute_type, *types, CUDA_TYPES[ctype]) not in PRODUCTS:
+        raise CUBLASError("CUBLAS_STATUS_NOT_SUPPORTED")
+    accumulator = "float64" if compute_type == COMPUTE_64F else "float32"
+    factor, old = _factor(cupy, alpha, accumulator), _factor(cupy, beta, accumulator)
+
+    def matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         # A matrix stored by columns is its transpose stored by rows, and NumPy's: Cᵀ = op(B)ᵀ · op(A)ᵀ. This gives
         # BLAS the operands in the order, and so the sums in the bits, that `numpy.dot` of those has.
-        a_rows = self._stored_by_rows(A, Atype, *((m, k) if transa else (k, m)), lda)
-        b_rows = self._stored_by_rows(B, Btype, *((k, n) if transb else (n, k)), ldb)
-        c_rows = self._stored_by_rows(C, Ctype, n, m, ldc)
-        accumulator = "float64" if computeType == COMPUTE_64F else "float32"
-        factor, old = self._factor(alpha, accumulator), self._factor(beta, accumulator)
+        a_rows = _stored_by_rows(cupy, a, atype, *((m, k) if transa else (k, m)), lda)
+        b_rows = _stored_by_rows(cupy, b, btype, *((k, n) if transb else (n, k)), ldb)
+        return (
+            (b_rows.T if transb else b_rows),
+            (a_rows.T if transa else a_rows),
+            _stored_by_rows(cupy, c, ctype, n, m, ldc),
+        )
+
+    def multiply() -> None:
+        left, right, c_rows = matrices()
         before = old * c_rows.astype(accumulator) if old else None
-        left, right = (b_rows.T if transb else b_rows), (a_rows.T if transa else a_rows)
-        product = np.dot(left.astype(accumulator, copy=False), right.astype(accumulator, copy=False))
+        result = np.dot(left.astype(accumulator, copy=False), right.astype(accumulator, copy=False))
         if factor != 1:
-            np.multiply(product, factor, out=product)
-        c_rows[...] = product if before is None else product + before
-        self._cupy.products.append(computeType)
+            np.multiply(result, factor, out=result)
+        c_rows[...] = result if before is None else result + before
+        cupy.products.append(compute_type)
 
-    def _stored_by_rows(self, address: int, kind: int, rows: int, columns: int, stride: int) -> np.ndarray:
-        """Return the matrix (rows, columns) at an address of the device, its rows `stride` elements apart."""
-        dtype = np.dtype(CUDA_TYPES[kind])
-        if stride < max(1, columns):
-            raise CUBLASError(f"CUBLAS_STATUS_INVALID_VALUE: rows of {columns} elements, {stride} apart")
-        size = dtype.itemsize * (stride * (rows - 1) + columns)
-        if not self._cupy.is_device_memory(address, size):
-            raise CUBLASError(f"a matrix of {size} bytes at {address:#x} does not lie in live memory of the device")
-        flat = np.frombuffer((ctypes.c_char * size).from_address(address), dtype)
-        return np.lib.stride_tricks.as_strided(flat, (rows, columns), (stride * dtype.itemsize, dtype.itemsize))
+    matrices()
+    return multiply
 
-    def _factor(self, address: int, dtype: str) -> Any:
-        """Return the number at an address of the host."""
-        size = np.dtype(dtype).itemsize
-        if self._cupy.is_device_memory(address, size):
-            raise CUBLASError(f"the factor at {address:#x} lies in the device's memory, but is read on the host")
-        return np.frombuffer((ctypes.c_char * size).from_address(address), dtype)[0]
+
+def _stored_by_rows(cupy: "StandInCupy", address: int, kind: int, rows: int, columns: int, stride: int) -> np.ndarray:
+    """Return the matrix (rows, columns) at an address of the device, its rows `stride` elements apart."""
+    dtype = np.dtype(CUDA_TYPES[kind])
+    if stride < max(1, columns):
+        raise CUBLASError(f"CUBLAS_STATUS_INVALID_VALUE: rows of {columns} elements, {stride} apart")
+    size = dtype.itemsize * (stride * (rows - 1) + columns)
+    if not cupy.is_device_memory(address, size):
+        raise CUBLASError(f"a matrix of {size} bytes at {address:#x} does not lie in live memory of the device")
+    flat = np.frombuffer((ctypes.c_char * size).from_address(address), dtype)
+    return np.lib.stride_tricks.as_strided(flat, (rows, columns), (stride * dtype.itemsize, dtype.itemsize))
+
+
+def _factor(cupy: "StandInCupy", address: int, dtype: str) -> Any:
+    """Return the number at an address of the host."""
+    size = np.dtype(dtype).itemsize
+    if cupy.is_device_memory(address, size):
+        raise CUBLASError(f"the factor at {address:#x} lies in the device's memory, but is read on the host")
+    return np.frombuffer((ctypes.c_char * size).from_address(address), dtype)[0].copy()
 
 
 def make_cuda(
@@ -160,6 +333,9 @@ def make_cuda(
     return SimpleNamespace(
         Device=lambda index=0: Device(cupy, index, memory),
         Event=lambda: Event(cupy),
+        Stream=lambda null=False, non_blocking=False: Stream(cupy, null, non_blocking),
+        get_current_stream=lambda: cupy.stream,
+        using_allocator=lambda allocator: _using_allocator(cupy, allocator),
         get_elapsed_time=lambda start, end: end.milliseconds - start.milliseconds,
         memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
         runtime=SimpleNamespace(
@@ -174,6 +350,15 @@ def make_cuda(
         get_cublas_handle=lambda: 1,
         cublas=Cublas(cupy),
     )
+
+
+@contextmanager
+def _using_allocator(cupy: "StandInCupy", allocator: Callable[[int], Any]) -> Iterator[None]:
+    before, cupy.allocator = cupy.allocator, allocator
+    try:
+        yield
+    finally:
+        cupy.allocator = before
 
 
 def _answer(value: Any) -> Any:

@@ -11,14 +11,23 @@ from typing import Any
 
 import numpy as np
 from parity.standin.arrays import DeviceArray, Memory, Scalar
-from parity.standin.cuda import make_cuda
+from parity.standin.cuda import CUDARuntimeError, Stream, make_cuda
 from parity.standin.fusion import FusedVariable, Kernel
-from parity.standin.tables import CONSTANTS, CREATION, ELEMENTWISE, FUNCTIONS, TYPES, UFUNCS, check_arguments
+from parity.standin.tables import (
+    CONSTANTS,
+    CREATION,
+    ELEMENTWISE,
+    FUNCTIONS,
+    TYPES,
+    UFUNCS,
+    check_arguments,
+    parameters,
+)
 
 GIB = 2**30
 COUNTED = (
     *("synchronisations", "implicit", "transfers_to_device", "transfers_to_host"),
-    *("allocations", "kernels", "fused", "products"),
+    *("allocations", "kernels", "fused", "products", "launches"),
 )
 HERE = str(Path(__file__).parent) + os.sep
 
@@ -63,6 +72,9 @@ class StandInCupy(ModuleType):
         self.kernels: list[str] = []
         self.fused: list[str] = []
         self.products: list[int] = []
+        self.launches: list[str] = []
+        self.streams = [Stream(self, null=True)]  # the current one is the last
+        self.allocator: Callable[[int], Any] | None = None
         self.events = 0
         self.cuda = make_cuda(self, driver, devices, memory, name, major)
         self._pool = SimpleNamespace(free_bytes=lambda: pool[0], total_bytes=lambda: pool[1])
@@ -84,17 +96,49 @@ class StandInCupy(ModuleType):
         """Make the function `name`, which takes the parameters of a table's entry."""
         compute = getattr(np, name)
 
+        positional = parameters(text)[0]
+        before_out = positional.index("out") if "out" in positional else None
+
         def function(*args: Any, **kwargs: Any) -> Any:
             check_arguments(f"cupy.{name}", text, args, kwargs)
-            return call(compute, *args, **kwargs)
+            if before_out is not None:
+                kwargs |= zip(positional[before_out:], args[before_out:], strict=False)
+            return call(compute, *args[:before_out], **kwargs)
 
         function.__name__ = function.__qualname__ = name
         setattr(self, name, function)
 
+    # Streams.
+
+    @property
+    def stream(self) -> Stream:
+        """The current stream."""
+        return self.streams[-1]
+
+    def submit(self, work: Callable[[], Any], *arguments: Any) -> None:
+        """Do `work`, which has the values of `arguments` in hand, or note it where the stream is captured."""
+        if self.stream.captured is None:
+            work()
+            return
+        memories = [weakref.ref(array._memory) for array in arguments if isinstance(array, DeviceArray)]
+
+        def launched() -> None:
+            if any(memory() is None for memory in memories):
+                raise RuntimeError("a graph works on memory that was freed")
+            work()
+
+        self.stream.captured.append(launched)
+
     # Counting.
 
     def note(self, events: list[str], what: str) -> None:
-        """Add an event to one of the lists, with the place outside the stand-in where it happened."""
+        """Add an event to one of the lists, with the place outside the stand-in where it happened.
+
+        None of them can be captured.
+        """
+        if self.stream.captured is not None:
+            self.stream.invalid = True
+            raise CUDARuntimeError(f"cudaErrorStreamCaptureUnsupported: {what} while the stream is captured")
         frame = sys._getframe(1)
         while frame.f_back and frame.f_code.co_filename.startswith(HERE):
             frame = frame.f_back
@@ -127,6 +171,8 @@ class StandInCupy(ModuleType):
         for source in sources:
             if bounds in source._memory:
                 return DeviceArray(values, self, source._memory)
+        if self.allocator is not None:
+            self.allocator(values.nbytes)
         self.note(self.allocations, what)
         memory = Memory(values)
         self._memory.add(memory)
@@ -200,8 +246,16 @@ class StandInCupy(ModuleType):
         ]
         if compute.__name__ in FUNCTIONS and not sources:
             raise TypeError(f"Unsupported type {type(args[0]) if args else None}")
-        host = {name: self.unwrap(value) for name, value in kwargs.items()}
-        return self.wrap(compute(*map(self.unwrap, args), **host), sources, compute.__name__)
+        work = functools.partial(
+            compute, *map(self.unwrap, args), **{name: self.unwrap(value) for name, value in kwargs.items()}
+        )
+        if self.stream.captured is not None:
+            if compute.__name__ in ("dot", "matmul", "vdot"):
+                raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
+            if compute is np.copyto or kwargs.get("out") is not None:
+                return self.submit(work, *sources) or kwargs.get("out")
+        # What is neither copied nor written to `out` gives a view, or an array that `wrap` allocates.
+        return self.wrap(work(), sources, compute.__name__)
 
     def _refuse_in_kernel(self, name: str) -> None:
         if self._kernel is not None:
@@ -221,6 +275,8 @@ class StandInCupy(ModuleType):
         name = kernel_name or function.__name__
         self.fused.append(name)
 
+        compiled: dict[Any, bool] = {}  # for these types, and whether they give new arrays
+
         @functools.wraps(function)
         def kernel(*arguments: Any) -> Any:
             arrays = [argument for argument in arguments if isinstance(argument, DeviceArray)]
@@ -229,17 +285,31 @@ class StandInCupy(ModuleType):
             if not all(isinstance(argument, DeviceArray | Scalar | None) for argument in arguments):
                 types = ", ".join(repr(type(argument)) for argument in arguments)
                 raise TypeError(f"Invalid argument type for '{name}': ({types})")
-            self.kernels.append(name)
-            self._kernel = Kernel(self, name, arrays)
-            try:
-                returned = function(*(self._variable(argument) for argument in arguments))
-            finally:
-                self._kernel = None
-            if isinstance(returned, tuple):
-                return tuple(map(self._returned, returned))
-            return self._returned(returned)
+            types = *((array.dtype, array.ndim) for array in arrays), len(arguments)
+            if self.stream.captured is None:
+                returned = self._run(name, function, arguments)
+                compiled[types] = returned is not None
+                return returned
+            if compiled.get(types, True):
+                self.note(self.allocations, f"{name} is compiled, or gives new arrays,")
+            # As a kernel has addresses alone, the graph holds values that hold no memory.
+            addresses = [DeviceArray(a._values, self, None) if isinstance(a, DeviceArray) else a for a in arguments]
+            self.submit(functools.partial(self._run, name, function, addresses), *arrays)
+            return None
 
         return kernel
+
+    def _run(self, name: str, function: Callable[..., Any], arguments: Sequence[Any]) -> Any:
+        """Make one call of a fused function."""
+        self.kernels.append(name)
+        self._kernel = Kernel(self, name, [argument for argument in arguments if isinstance(argument, DeviceArray)])
+        try:
+            returned = function(*(self._variable(argument) for argument in arguments))
+        finally:
+            self._kernel = None
+        if isinstance(returned, tuple):
+            return tuple(map(self._returned, returned))
+        return self._returned(returned)
 
     def _variable(self, argument: Any) -> Any:
         if argument is None:

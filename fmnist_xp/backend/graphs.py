@@ -1,0 +1,112 @@
+"""CUDA graphs: what a block's layers call becomes one launch.
+
+Nothing chooses this by itself: it has not run on a GPU yet, and is there to be measured on one (`bench peers`).
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from types import ModuleType
+from typing import Any, NoReturn
+
+from fmnist_xp.backend.base import Call
+from fmnist_xp.backend.cuda import CudaBackend, first_line
+from fmnist_xp.errors import DeviceError
+
+GRAPHS_INSTALL = 'pip install "fmnist-xp[graphs]"'
+
+
+class CudaGraphBackend(CudaBackend):
+    """CuPy on one CUDA GPU, where calls that are made again are captured once as a CUDA graph.
+
+    A graph keeps the addresses and the numbers of the calls that it was captured from. What changes from epoch to
+    epoch, the learning rate and Adam's corrections, is not among them: `Optimizer.step` is no part of a block.
+    """
+
+    # What cuBLAS recommends for Hopper and Blackwell, and more than for others. One product runs at a time, in it.
+    workspace_bytes = 32 * 2**20
+
+    def __init__(self, index: int = 0, *, cupy: ModuleType | None = None, cublas: ModuleType | None = None) -> None:
+        """Open device `index`.
+
+        `cupy` and `cublas` are the modules to compute with, by default the installed CuPy and nvmath-python's
+        bindings: CuPy refuses to call cuBLAS while it captures. Raises `DeviceError` as `CudaBackend` does, and where
+        nvmath-python is missing or cannot multiply.
+        """
+        super().__init__(index, cupy=cupy)
+        self._cublas = cublas or import_cublas()
+        try:
+            with self._device:
+                self._stream = self.xp.cuda.Stream(non_blocking=True)
+                self._workspace = self.xp.empty(self.workspace_bytes, dtype="uint8")
+                self._handle = self._cublas.create()
+                ones = self.xp.ones((2, 2), dtype="float32")
+                self.dot(ones, ones, self.xp.empty_like(ones))
+                self.synchronize()
+        except Exception as error:
+            raise DeviceError(
+                f"nvmath-python cannot multiply on {self.name} ({first_line(error)}): compute without CUDA graphs"
+            ) from error
+
+    def _gemm(self) -> Callable[..., None]:
+        return self._multiply_in_current_stream
+
+    def _multiply_in_current_stream(self, *arguments: Any) -> None:
+        """Call cublasGemmEx, of nvmath-python, in CuPy's current stream."""
+        cublas, workspace = self._cublas, self._workspace
+        cublas.set_stream(self._handle, self.xp.cuda.get_current_stream().ptr)
+        # With its stream, cuBLAS forgets its workspace, and would allocate one while it is captured.
+        cublas.set_workspace(self._handle, workspace.data.ptr, workspace.nbytes)
+        cublas.gemm_ex(self._handle, *arguments)
+
+    def repeatable(self, calls: Sequence[Call]) -> Callable[[], None]:
+        """Return the launch, in the then current stream, of a graph of `calls`, all of which were made before.
+
+        Raises `DeviceError` where a call cannot be captured: it waits for the device, allocates, or needs a library
+        that CuPy does not capture.
+        """
+        try:
+            graph = self._captured(super().repeatable(calls))
+        except Exception as error:
+            raise DeviceError(
+                f"{self.name} ({self.device_name}) cannot capture the layers' calls as a CUDA graph "
+                f"({first_line(error)}): compute without CUDA graphs"
+            ) from error
+        return functools.partial(_launch, graph, calls)
+
+    def _captured(self, work: Callable[[], None]) -> Any:
+        """Return the graph of what `work` asks of the device, which does none of it now."""
+        with self._device, self._stream, self.xp.cuda.using_allocator(_refuse_memory):
+            self._stream.begin_capture()
+            try:
+                work()
+            except BaseException:
+                with suppress(Exception):  # the stream must be set free; that this failed too is of no interest
+                    self._stream.end_capture()
+                raise
+            return self._stream.end_capture()
+
+
+def _refuse_memory(size: int) -> NoReturn:
+    """Stand in for CuPy's allocator: memory that a graph writes to must not go back to the pool."""
+    raise RuntimeError(f"{size} bytes of memory were asked for")
+
+
+def _launch(graph: Any, _held: Sequence[Call]) -> None:
+    """Launch a graph whose arrays and kernels are held for as long as this can be called again."""
+    graph.launch()
+
+
+def import_cublas() -> ModuleType:
+    """Return nvmath-python's bindings of cuBLAS; raise `DeviceError` where they are missing or do not load."""
+    try:
+        from nvmath.bindings import cublas
+    except ModuleNotFoundError as error:
+        raise DeviceError(
+            f"CUDA graphs were asked for, but nvmath-python is not installed: {GRAPHS_INSTALL}"
+        ) from error
+    except ImportError as error:
+        raise DeviceError(
+            f"CUDA graphs were asked for, but nvmath-python does not load ({first_line(error)}): {GRAPHS_INSTALL}"
+        ) from error
+    return cublas  # type: ignore[no-any-return, unused-ignore]
