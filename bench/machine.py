@@ -6,8 +6,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from bench.measure import nvml_device
-from fmnist_xp.backend import Backend, blas_names, cuda_version
-from fmnist_xp.machine import cpu_name, usable_cores
+from fmnist_xp.backend import Backend, cuda_version
+from fmnist_xp.machine import blas_name, cpu_name, usable_cores
 
 PACKAGES = {
     "numpy": ("numpy",),
@@ -26,7 +26,7 @@ def describe(backend: Backend) -> dict[str, Any]:
         "cores_usable": usable_cores(),
         "memory_bytes": _memory(),
         "system": f"{platform.system()} {platform.machine()}",
-        "blas": blas_names(),
+        "blas": blas_name(),
         "python": platform.python_version(),
         **{name: _version(*distributions) for name, distributions in PACKAGES.items()},
         **_gpu(backend),

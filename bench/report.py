@@ -26,7 +26,7 @@ HEAD = """# Benchmarks
 ## How to run
 
 ```
-pip install -e ".[bench]"                   # with ".[bench,mkl]" on an Intel processor
+pip install -e ".[bench]"
 python -m bench throughput --device cpu     # each experiment beside what the machine could do at most
 python -m bench peers --device cpu          # beside the notebook's arithmetic, PyTorch, JAX, scikit-learn
 python -m bench scaling --device cpu        # as rows, width and threads grow

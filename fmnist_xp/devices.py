@@ -5,9 +5,9 @@ import subprocess
 
 import numpy as np
 
-from fmnist_xp.backend import blas_names, cuda_device_count, cuda_version, get_backend, import_cupy
+from fmnist_xp.backend import cuda_device_count, cuda_version, get_backend, import_cupy
 from fmnist_xp.errors import DeviceError
-from fmnist_xp.machine import cpu_name, usable_cores
+from fmnist_xp.machine import blas_name, cpu_name, usable_cores
 
 
 def survey() -> list[tuple[str, str]]:
@@ -16,7 +16,7 @@ def survey() -> list[tuple[str, str]]:
         ("CPU", cpu_name()),
         ("threads", f"{usable_cores()} usable"),
         ("NumPy", np.__version__),
-        ("BLAS", blas_names()),
+        ("BLAS", blas_name()),
         ("NVIDIA driver", _driver()),
     ]
     try:

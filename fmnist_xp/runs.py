@@ -15,11 +15,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from fmnist_xp.backend import Backend, blas_names
+from fmnist_xp.backend import Backend
 from fmnist_xp.data import Dataset, preprocess
 from fmnist_xp.errors import RunError
 from fmnist_xp.experiments import Experiment
 from fmnist_xp.files import write_text
+from fmnist_xp.machine import blas_name
 from fmnist_xp.model import Sequential
 from fmnist_xp.report.plots import plot_metrics
 from fmnist_xp.train.history import History
@@ -189,7 +190,7 @@ def dataset_sha256(train: Dataset, test: Dataset) -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of everything that takes part in the arithmetic."""
-    found = {"python": platform.python_version(), "platform": platform.platform(), "blas": blas_names()}
+    found = {"python": platform.python_version(), "platform": platform.platform(), "blas": blas_name()}
     packages = ("fmnist-xp", "numpy", "opencv-python", "opencv-python-headless", "cupy-cuda12x", "cupy-cuda13x")
     for package in packages:
         try:

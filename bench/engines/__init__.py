@@ -3,14 +3,13 @@
 from bench.engines.base import Engine, NotHereError, Task
 from bench.engines.jax import Jax
 from bench.engines.notebook import Notebook
-from bench.engines.ours import Ours, OursCudaGraphs, OursNumpyBlas, OursWithoutFigures
+from bench.engines.ours import Ours, OursCudaGraphs, OursWithoutFigures
 from bench.engines.pytorch import PyTorch, PyTorchCompiled, PyTorchCudaGraphs
 from bench.engines.scikit_learn import ScikitLearn
 
 ENGINES: tuple[type[Engine], ...] = (
     Ours,
     OursWithoutFigures,
-    OursNumpyBlas,
     OursCudaGraphs,
     Notebook,
     PyTorch,

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from bench.engines.base import Engine, NotHereError, Task
-from fmnist_xp.backend import CpuBackend, CudaGraphBackend
+from fmnist_xp.backend import CudaGraphBackend
 from fmnist_xp.errors import DeviceError
 from fmnist_xp.train.fullbatch import FullBatch
 
@@ -48,19 +48,6 @@ class OursWithoutFigures(Ours):
     name = "fmnist_xp, no figures"
     note = "neither loss nor accuracy is computed, as between two logged epochs"
     figures = False
-
-
-class OursNumpyBlas(Ours):
-    """The engine as it is where oneMKL is not installed."""
-
-    name = "fmnist_xp, NumPy's BLAS"
-    note = "products by the BLAS that comes with NumPy, where fmnist_xp's otherwise are oneMKL's"
-
-    def __init__(self, task: Task) -> None:
-        """Make the network; raise `NotHereError` where NumPy's BLAS is what the backend has anyway."""
-        if not (isinstance(task.backend, CpuBackend) and task.backend.mkl):
-            raise NotHereError("oneMKL is not in use")
-        super().__init__(replace(task, backend=CpuBackend(task.backend.threads, mkl=False)))
 
 
 class OursCudaGraphs(Ours):

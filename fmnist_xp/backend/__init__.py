@@ -11,7 +11,6 @@ from fmnist_xp.backend.base import PRECISIONS, Array, Backend, Call, Precision
 from fmnist_xp.backend.cpu import CpuBackend
 from fmnist_xp.backend.cuda import CUDA_INSTALL, CudaBackend, cuda_device_count, cuda_version, import_cupy
 from fmnist_xp.backend.graphs import CudaGraphBackend
-from fmnist_xp.backend.mkl import blas_names
 from fmnist_xp.errors import DeviceError
 
 logger = logging.getLogger("fmnist_xp")
@@ -26,7 +25,6 @@ __all__ = [
     "CudaBackend",
     "CudaGraphBackend",
     "Precision",
-    "blas_names",
     "cuda_device_count",
     "cuda_version",
     "default_backend",

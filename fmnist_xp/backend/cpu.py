@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from fmnist_xp.backend.base import Array, Backend, Call
-from fmnist_xp.backend.mkl import find_mkl
 from fmnist_xp.errors import DeviceError
 from fmnist_xp.machine import cpu_name, peak_resident_bytes, single_threaded_blas, usable_cores
 
@@ -23,17 +22,13 @@ class CpuBackend(Backend):
     xp = np
     stages_blocks = True
 
-    def __init__(self, threads: int | None = None, *, mkl: bool = True) -> None:
-        """Use `threads` threads, by default all cores the process may use.
-
-        Without `mkl`, products are NumPy's also where oneMKL is found.
-        """
+    def __init__(self, threads: int | None = None) -> None:
+        """Use `threads` threads, by default all cores the process may use."""
         if threads is not None and threads < 1:
             raise ValueError(f"threads must be at least 1, got {threads}")
         super().__init__()
         self.threads = threads or usable_cores()
         self.device_name = cpu_name()
-        self.mkl = find_mkl() if mkl else None
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="fmnist-xp") if self.threads > 1 else None
 
     def to_host(self, array: Array) -> np.ndarray[Any, Any]:
@@ -44,10 +39,8 @@ class CpuBackend(Backend):
         """Do nothing: NumPy computes at once."""
 
     def dot_calls(self, a: Array, b: Array, out: Array, scale: float, tf32: bool) -> list[Call]:
-        """Return one call of BLAS, and with NumPy's one for a scale; `tf32` is for GPUs and without effect."""
-        if self.mkl and (calls := self.mkl.dot_calls(a, b, out, scale)):
-            return calls
-        calls = [(np.dot, (a, b, out))]
+        """Return one call of BLAS, and one for a scale; `tf32` is for GPUs and without effect."""
+        calls: list[Call] = [(np.dot, (a, b, out))]
         if scale != 1:
             calls.append((np.multiply, (out, out.dtype.type(scale), out)))
         return calls

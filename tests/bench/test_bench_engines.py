@@ -1,7 +1,6 @@
 """The frameworks in every precision against the notebook's float64, on the CPU: it has them all, if slowly."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,6 @@ from parity.standin import NvmathCublas, StandInCupy
 
 from bench.engines import Engine, Notebook, NotHereError, Ours, OursCudaGraphs, Task, ours
 from bench.engines.jax import Jax
-from bench.engines.ours import OursNumpyBlas
 from bench.engines.pytorch import PyTorch
 from bench.engines.scikit_learn import ScikitLearn
 from bench.peers import check
@@ -67,15 +65,6 @@ def test_ours_and_scikit_learn_agree_in_both_precisions_of_the_cpu(precision: st
     task = make_task(precision, "momentum")
     checked = check(task, [Ours(task), Notebook(task), start(ScikitLearn, task)])
     assert checked["fmnist_xp"]["losses"] == pytest.approx(checked["notebook"]["losses"], rel=1e-5)
-
-
-def test_ours_with_numpys_blas_stands_beside_onemkl_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    task = make_task("float32")
-    monkeypatch.setattr(CPU, "mkl", None)
-    with pytest.raises(NotHereError, match="oneMKL is not in use"):
-        OursNumpyBlas(task)
-    monkeypatch.setattr(CPU, "mkl", SimpleNamespace())  # would fail if it were asked for a product
-    assert losses(OursNumpyBlas(task)) == pytest.approx(losses(Notebook(task)), rel=1e-5)
 
 
 def test_cuda_graphs_need_a_gpu() -> None:
