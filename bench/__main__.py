@@ -27,15 +27,18 @@ class Precision(StrEnum):
     float16 = "float16"
 
 
+def _label(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9]*", text) or text in list(Precision):
+        raise typer.BadParameter(f"a label has small letters and digits alone, and is no precision, got {text!r}")
+    return text
+
+
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<index>.")]
 Numbers = Annotated[Precision, typer.Option("--precision", help="Arithmetic; tf32 and float16 need a GPU.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Small sizes and few rounds: to try it, not to measure.")]
 Data = Annotated[str, typer.Option(help="auto, synthetic, or a folder or zip of Fashion-MNIST.")]
 Unused = Annotated[str, typer.Option(help="Taken like that of the others, and not needed here.")]
-Label = Annotated[
-    str,
-    typer.Option(help="Ends the files' names, beside those of other machines.", callback=lambda text: _label(text)),
-]
+Label = Annotated[str, typer.Option(callback=_label, help="Ends the files' names, beside another machine's.")]
 Out = Annotated[Path, typer.Option(help="Folder for the JSON file and the picture.")]
 RESULTS = Path("bench/results")
 
@@ -91,12 +94,6 @@ def measure_loading(
 def write_report(out: Out = RESULTS) -> None:
     """Write README.md beside the folder of results, from its JSON files."""
     print(report.write(out))
-
-
-def _label(text: str) -> str:
-    if not re.fullmatch(r"[a-z0-9]*", text):
-        raise typer.BadParameter(f"a label has small letters and digits alone, got {text!r}")
-    return text
 
 
 def _finish(run: Callable[[Options], Path], draw: Callable[[dict[str, Any]], Figure], options: Options) -> None:

@@ -119,7 +119,7 @@ def test_throughput_in_float64_has_a_file_of_its_own(folder: Path, tmp_path: Pat
     assert " --precision float64 --data FOLDER --label here --quick" in record["command"]
 
 
-@pytest.mark.parametrize("label", ["a/b", "-x", "A"])
+@pytest.mark.parametrize("label", ["a/b", "-x", "A", "tf32"])
 def test_a_label_that_is_no_end_of_a_name_is_refused(tmp_path: Path, label: str) -> None:
     result = CliRunner().invoke(app, ["loading", "--quick", "--out", str(tmp_path), f"--label={label}"])
     assert result.exit_code == 2
