@@ -260,6 +260,14 @@ def multiply_with_nvmath(cupy: StandInCupy, cublas: NvmathCublas, a: Any, out: A
     cublas.gemm_ex(handle, 0, 0, 3, 3, 3, alpha, *operand, *operand, beta, out.data.ptr, 1, 3, 70, -1)
 
 
+def test_handle_of_one_library_is_none_of_another(cupy: StandInCupy) -> None:
+    a, out, cublas = cupy.ones((3, 3)), cupy.zeros((3, 3)), NvmathCublas(cupy)
+    cublas.create()
+    for handle in (cupy.cuda.get_cublas_handle(), NvmathCublas(cupy).create()):
+        with pytest.raises(CUBLASError, match="NOT_INITIALIZED"):
+            multiply_with_nvmath(cupy, cublas, a, out, handle)
+
+
 def test_products_of_nvmath_are_captured_where_they_have_a_workspace(cupy: StandInCupy) -> None:
     a, out, cublas = cupy.ones((3, 3)), cupy.zeros((3, 3)), NvmathCublas(cupy)
     workspace = cupy.empty(4096, dtype="uint8")

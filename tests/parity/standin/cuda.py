@@ -1,6 +1,7 @@
 """What stands for `cupy.cuda`: devices, events, streams, graphs, errors and cuBLAS."""
 
 import ctypes
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ PRODUCTS = {
     (COMPUTE_TF32, "float32", "float32"),
     (COMPUTE_64F, "float64", "float64"),
 }
+_HANDLES = itertools.count(1000)  # no library's is another's
 
 
 class OutOfMemoryError(MemoryError):
@@ -121,7 +123,7 @@ class Graph:
 
 
 class Cublas:
-    """CuPy's cuBLAS, as far as matrix products go: it works on the addresses and strides that it is given."""
+    """CuPy's cuBLAS, as far as matrix products go; it is not captured."""
 
     CUBLASError = CUBLASError
     CUBLAS_COMPUTE_32F = COMPUTE_32F
@@ -132,6 +134,8 @@ class Cublas:
 
     def __init__(self, cupy: "StandInCupy") -> None:
         self._cupy = cupy
+        self._bindings = NvmathCublas(cupy)
+        self.handle = self._bindings.create()
 
     def gemmEx(
         self,
@@ -155,19 +159,22 @@ class Cublas:
         computeType: int,
         algo: int,
     ) -> None:
-        """Write alpha · op(A) · op(B) + beta · C to C (m, n), all stored by columns; op transposes where told."""
+        """See `NvmathCublas.gemm_ex`: the same function of the library, in the current stream."""
         if self._cupy.stream.captured is not None:
             raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
-        if handle != self._cupy.cuda.get_cublas_handle():
-            raise CUBLASError("CUBLAS_STATUS_NOT_INITIALIZED")
-        product(
-            self._cupy, transa, transb, m, n, k, alpha, A, Atype, lda, B, Btype, ldb, beta, C, Ctype, ldc,
+        if handle == self.handle:
+            self._bindings.set_stream(handle, self._cupy.stream.ptr)
+        self._bindings.gemm_ex(
+            handle, transa, transb, m, n, k, alpha, A, Atype, lda, B, Btype, ldb, beta, C, Ctype, ldc,
             computeType, algo,
-        )()  # fmt: skip
+        )  # fmt: skip
 
 
 class NvmathCublas:
-    """Stands for `nvmath.bindings.cublas`, whose calls can be captured."""
+    """Stands for `nvmath.bindings.cublas`, whose calls can be captured.
+
+    It works on the addresses and strides that it is given.
+    """
 
     def __init__(self, cupy: "StandInCupy") -> None:
         self._cupy = cupy
@@ -175,7 +182,7 @@ class NvmathCublas:
         self._workspaces: dict[int, tuple[int, int]] = {}
 
     def create(self) -> int:
-        handle = 1000 + len(self._streams)
+        handle = next(_HANDLES)
         self._streams[handle] = 0
         return handle
 
@@ -208,7 +215,7 @@ class NvmathCublas:
         compute_type: int,
         algo: int,
     ) -> None:
-        """As `Cublas.gemmEx`."""
+        """Write alpha · op(A) · op(B) + beta · C to C (m, n), all stored by columns; op transposes where told."""
         cupy = self._cupy
         if handle not in self._streams:
             raise CUBLASError("CUBLAS_STATUS_NOT_INITIALIZED")
@@ -217,88 +224,38 @@ class NvmathCublas:
         workspace = self._workspaces.get(handle)
         if workspace is None and cupy.stream.captured is not None:
             raise CUBLASError("a workspace would be allocated while the stream is captured")
-        multiply = product(
-            cupy,
-            transa,
-            transb,
-            m,
-            n,
-            k,
-            alpha,
-            a,
-            atype,
-            lda,
-            b,
-            btype,
-            ldb,
-            beta,
-            c,
-            ctype,
-            ldc,
-            compute_type,
-            algo,
-        )
+        if cupy.failure is not None:
+            raise cupy.failure
+        types = {CUDA_TYPES[atype], CUDA_TYPES[btype]}
+        if algo != GEMM_DEFAULT or len(types) > 1 or (compute_type, *types, CUDA_TYPES[ctype]) not in PRODUCTS:
+            raise CUBLASError("CUBLAS_STATUS_NOT_SUPPORTED")
+        accumulator = "float64" if compute_type == COMPUTE_64F else "float32"
+        factor, old = _factor(cupy, alpha, accumulator), _factor(cupy, beta, accumulator)
 
-        def multiply_with_workspace() -> None:
+        def matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            # A matrix stored by columns is its transpose stored by rows, and NumPy's: Cᵀ = op(B)ᵀ · op(A)ᵀ. This
+            # gives BLAS the operands in the order, and so the sums in the bits, that `numpy.dot` of those has.
+            a_rows = _stored_by_rows(cupy, a, atype, *((m, k) if transa else (k, m)), lda)
+            b_rows = _stored_by_rows(cupy, b, btype, *((k, n) if transb else (n, k)), ldb)
+            return (
+                (b_rows.T if transb else b_rows),
+                (a_rows.T if transa else a_rows),
+                _stored_by_rows(cupy, c, ctype, n, m, ldc),
+            )
+
+        def multiply() -> None:
             if workspace is not None and not cupy.is_device_memory(*workspace):
                 raise CUBLASError("the workspace does not lie in live memory of the device")
-            multiply()
+            left, right, c_rows = matrices()
+            before = old * c_rows.astype(accumulator) if old else None
+            result = np.dot(left.astype(accumulator, copy=False), right.astype(accumulator, copy=False))
+            if factor != 1:
+                np.multiply(result, factor, out=result)
+            c_rows[...] = result if before is None else result + before
+            cupy.products.append(compute_type)
 
-        cupy.submit(multiply_with_workspace)
-
-
-def product(
-    cupy: "StandInCupy",
-    transa: int,
-    transb: int,
-    m: int,
-    n: int,
-    k: int,
-    alpha: int,
-    a: int,
-    atype: int,
-    lda: int,
-    b: int,
-    btype: int,
-    ldb: int,
-    beta: int,
-    c: int,
-    ctype: int,
-    ldc: int,
-    compute_type: int,
-    algo: int,
-) -> Callable[[], None]:
-    """Return what carries out a product of cuBLAS with the factors of now; refuse a wrong one at once."""
-    if cupy.failure is not None:
-        raise cupy.failure
-    types = {CUDA_TYPES[atype], CUDA_TYPES[btype]}
-    if algo != GEMM_DEFAULT or len(types) > 1 or (compute_type, *types, CUDA_TYPES[ctype]) not in PRODUCTS:
-        raise CUBLASError("CUBLAS_STATUS_NOT_SUPPORTED")
-    accumulator = "float64" if compute_type == COMPUTE_64F else "float32"
-    factor, old = _factor(cupy, alpha, accumulator), _factor(cupy, beta, accumulator)
-
-    def matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        # A matrix stored by columns is its transpose stored by rows, and NumPy's: Cᵀ = op(B)ᵀ · op(A)ᵀ. This gives
-        # BLAS the operands in the order, and so the sums in the bits, that `numpy.dot` of those has.
-        a_rows = _stored_by_rows(cupy, a, atype, *((m, k) if transa else (k, m)), lda)
-        b_rows = _stored_by_rows(cupy, b, btype, *((k, n) if transb else (n, k)), ldb)
-        return (
-            (b_rows.T if transb else b_rows),
-            (a_rows.T if transa else a_rows),
-            _stored_by_rows(cupy, c, ctype, n, m, ldc),
-        )
-
-    def multiply() -> None:
-        left, right, c_rows = matrices()
-        before = old * c_rows.astype(accumulator) if old else None
-        result = np.dot(left.astype(accumulator, copy=False), right.astype(accumulator, copy=False))
-        if factor != 1:
-            np.multiply(result, factor, out=result)
-        c_rows[...] = result if before is None else result + before
-        cupy.products.append(compute_type)
-
-    matrices()
-    return multiply
+        matrices()  # refuses wrong ones now, and not when a graph is launched
+        cupy.submit(multiply)
 
 
 def _stored_by_rows(cupy: "StandInCupy", address: int, kind: int, rows: int, columns: int, stride: int) -> np.ndarray:
@@ -330,6 +287,7 @@ def make_cuda(
     major: int,
 ) -> SimpleNamespace:
     """Return what stands for `cupy.cuda`."""
+    cublas = Cublas(cupy)
     return SimpleNamespace(
         Device=lambda index=0: Device(cupy, index, memory),
         Event=lambda: Event(cupy),
@@ -347,8 +305,8 @@ def make_cuda(
             CUDA_R_32F=0,
             CUDA_R_64F=1,
         ),
-        get_cublas_handle=lambda: 1,
-        cublas=Cublas(cupy),
+        get_cublas_handle=lambda: cublas.handle,
+        cublas=cublas,
     )
 
 
