@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from matplotlib.figure import Figure
 
-from bench import loading, peers, report, scaling, throughput
+from bench import loading, peers, probe, report, scaling, throughput
 from bench.pictures import save_figure
 from bench.results import Options, load
 from fmnist_xp.errors import FmnistXpError
@@ -90,20 +90,32 @@ def measure_loading(
     _finish(loading.run, loading.draw, Options("cpu", quick, data, out, precision="", label=label))
 
 
+@app.command("probe")
+def measure_probe(
+    device: Device = "cuda", quick: Quick = False, data: Unused = "auto", out: Out = RESULTS, label: Label = ""
+) -> None:
+    """Each call of an epoch on a GPU, in every precision: the device's time and the host's; always on made data."""
+    _finish(probe.run, None, Options(device, quick, out=out, label=label))
+
+
 @app.command("report")
 def write_report(out: Out = RESULTS) -> None:
     """Write README.md beside the folder of results, from its JSON files."""
     print(report.write(out))
 
 
-def _finish(run: Callable[[Options], Path], draw: Callable[[dict[str, Any]], Figure], options: Options) -> None:
+def _finish(
+    run: Callable[[Options], Path], draw: Callable[[dict[str, Any]], Figure] | None, options: Options
+) -> None:
     try:
         path = run(options)
     except (FmnistXpError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
-    save_figure(draw(load(path)), path.with_suffix(".png"))
-    print(f"{path}\n{path.with_suffix('.png')}")
+    print(path)
+    if draw is not None:
+        save_figure(draw(load(path)), path.with_suffix(".png"))
+        print(path.with_suffix(".png"))
 
 
 if __name__ == "__main__":
