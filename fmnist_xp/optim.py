@@ -10,6 +10,7 @@ network, or a single Dense layer by hand, as in the notebook:
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
@@ -68,6 +69,10 @@ class Optimizer(ABC):
     moments: int
     """Number of vectors kept for each vector of parameters."""
 
+    # Whether an update is `_update` with `coefficients()`, and so can be captured and made again with others. A class
+    # says so for itself, not for those that inherit from it.
+    replayable = False
+
     def __init__(self, learning_rate: float, decay: float) -> None:
         _check_number("learning_rate", learning_rate, 0, float("inf"), open_low=True)
         _check_number("decay", decay, 0, float("inf"))
@@ -81,13 +86,29 @@ class Optimizer(ABC):
         """Set the learning rate of the coming update."""
         self.current_learning_rate = self.learning_rate / (1 + self.decay * self.iterations)
 
-    def update_params(self, target: Trainable) -> None:
-        """Update the parameters of `target`, a network or a Dense layer, from its gradients."""
+    def coefficients(self) -> tuple[float, ...]:
+        """Return the numbers of the coming update that change from one update to the next."""
+        return (self.current_learning_rate,)
+
+    def next_coefficients(self) -> tuple[float, ...]:
+        """Return the numbers of the coming update, and count it as made."""
+        self.pre_update_params()
+        coefficients = self.coefficients()
+        self.post_update_params()
+        return coefficients
+
+    def update_params(self, target: Trainable, coefficients: Sequence[Any] | None = None) -> None:
+        """Update the parameters of `target`, a network or a Dense layer, from its gradients.
+
+        `coefficients` takes the place of `coefficients()`: numbers, or arrays (1,) of the device and of the dtype of
+        the parameters, which may hold others when the same update is made again.
+        """
         moments = self._moments.get(target)
         if moments is None:
             zeros = target.backend.xp.zeros_like
             moments = self._moments[target] = [zeros(target.parameters) for _ in range(self.moments)]
-        self._update(target.backend, target.parameters, target.gradients, *moments)
+        coefficients = self.coefficients() if coefficients is None else coefficients
+        self._update(target.backend, (target.parameters, target.gradients, *moments), coefficients)
 
     def post_update_params(self) -> None:
         """Count the update."""
@@ -100,8 +121,8 @@ class Optimizer(ABC):
         self.post_update_params()
 
     @abstractmethod
-    def _update(self, backend: Backend, parameters: Array, gradients: Array, *moments: Array) -> None:
-        """Make the update of one vector, in place."""
+    def _update(self, backend: Backend, vectors: tuple[Array, ...], coefficients: Sequence[Any]) -> None:
+        """Make the update of one vector, in place; `vectors` are the parameters, their gradients and moments."""
 
     @abstractmethod
     def config(self) -> dict[str, float]:
@@ -117,18 +138,19 @@ class SGD(Optimizer):
     Parameters: `learning_rate` > 0, `decay` ≥ 0 and 0 ≤ `momentum` < 1, else `ValueError`.
     """
 
+    replayable = True
+
     def __init__(self, learning_rate: float = 1.0, decay: float = 0.0, momentum: float = 0.0) -> None:
         super().__init__(learning_rate, decay)
         _check_number("momentum", momentum, 0, 1)
         self.momentum = float(momentum)
         self.moments = 1 if self.momentum else 0
 
-    def _update(self, backend: Backend, parameters: Array, gradients: Array, *moments: Array) -> None:
-        rate = self.current_learning_rate
+    def _update(self, backend: Backend, vectors: tuple[Array, ...], coefficients: Sequence[Any]) -> None:
         if self.momentum:
-            backend.fuse(sgd_momentum)(parameters, gradients, *moments, rate, self.momentum)
+            backend.fuse(sgd_momentum)(*vectors, *coefficients, self.momentum)
         else:
-            backend.fuse(sgd)(parameters, gradients, rate)
+            backend.fuse(sgd)(*vectors, *coefficients)
 
     def config(self) -> dict[str, float]:
         """Return the constructor's arguments."""
@@ -145,6 +167,7 @@ class Adam(Optimizer):
     """
 
     moments = 2
+    replayable = True
 
     def __init__(
         self,
@@ -162,19 +185,13 @@ class Adam(Optimizer):
         self.beta_2 = float(beta_2)
         self.epsilon = float(epsilon)
 
-    def _update(self, backend: Backend, parameters: Array, gradients: Array, *moments: Array) -> None:
+    def coefficients(self) -> tuple[float, ...]:
+        """Return the corrections 1 − βᵗ⁺¹ of both moments and the learning rate."""
         updates = self.iterations + 1
-        backend.fuse(adam)(
-            parameters,
-            gradients,
-            *moments,
-            1 - self.beta_1,
-            1 - self.beta_2,
-            1 - self.beta_1**updates,
-            1 - self.beta_2**updates,
-            self.current_learning_rate,
-            self.epsilon,
-        )
+        return 1 - self.beta_1**updates, 1 - self.beta_2**updates, self.current_learning_rate
+
+    def _update(self, backend: Backend, vectors: tuple[Array, ...], coefficients: Sequence[Any]) -> None:
+        backend.fuse(adam)(*vectors, 1 - self.beta_1, 1 - self.beta_2, *coefficients, self.epsilon)
 
     def config(self) -> dict[str, float]:
         """Return the constructor's arguments."""

@@ -45,8 +45,9 @@ class Backend(ABC):
     """What the layers, losses, optimizers and the engine ask of a device.
 
     `name` is "cpu" or "cuda:<index>", `xp` the array module, `device_name` the hardware in words, `precisions` the
-    names of those of `PRECISIONS` that it has, `threads` how many blocks of rows are worked on at once, and
-    `stages_blocks` whether a block's rows are copied to a buffer that stays in a cache before they are worked on.
+    names of those of `PRECISIONS` that it has, `threads` how many blocks of rows are worked on at once,
+    `stages_blocks` whether a block's rows are copied to a buffer that stays in a cache before they are worked on, and
+    `captures` whether `captured` makes one launch of much work.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Backend(ABC):
     precisions: tuple[str, ...] = ("float32", "float64")
     threads: int = 1
     stages_blocks: bool = False
+    captures: bool = False
 
     def __init__(self) -> None:
         """Start with nothing compiled."""
@@ -118,6 +120,25 @@ class Backend(ABC):
                 function(*arguments)
 
         return repeat
+
+    def captured(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Return a function that asks the device again for what `work`, called before, asks of it.
+
+        Where the backend `captures`, that is one launch, with the addresses and numbers that `work` had.
+        """
+        return work
+
+    def send(self, values: np.ndarray[Any, Any], out: Array) -> None:
+        """Write `values` of the host to `out`, of the same shape and dtype, without waiting for the device."""
+        out[...] = values
+
+    def fetch(self, array: Array) -> Callable[[], np.ndarray[Any, Any]]:
+        """Begin to copy `array` to the host, as it will be once the device has done what it was asked for so far.
+
+        The function returned waits for the copy alone, not for what the device is asked for meanwhile.
+        """
+        copy = np.array(self.to_host(array))
+        return lambda: copy
 
     def generator(self, seed: int | None) -> np.random.Generator:
         """Return a random generator of the host: both devices start from the same bits."""

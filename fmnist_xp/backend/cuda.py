@@ -68,6 +68,23 @@ class CudaBackend(Backend):
         host: np.ndarray[Any, Any] = self.xp.asnumpy(array)
         return host
 
+    def send(self, values: np.ndarray[Any, Any], out: Array) -> None:
+        """Copy `values` in the current stream; they are CUDA's before this returns, and may be changed."""
+        out.set(values, stream=self.xp.cuda.get_current_stream())
+
+    def fetch(self, array: Array) -> Callable[[], np.ndarray[Any, Any]]:
+        """Copy `array` to pinned memory in the current stream, and mark when it is there."""
+        pinned = self.xp.cuda.alloc_pinned_memory(array.nbytes)  # by CuPy's pool
+        copy = np.frombuffer(pinned, array.dtype, array.size).reshape(array.shape)
+        array.get(out=copy, blocking=False)
+        there = self.mark()
+
+        def wait() -> np.ndarray[Any, Any]:
+            there.synchronize()
+            return copy
+
+        return wait
+
     def synchronize(self) -> None:
         """Wait for all streams of the device."""
         self._device.synchronize()

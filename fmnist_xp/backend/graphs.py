@@ -1,15 +1,11 @@
-"""CUDA graphs: what a block's layers call becomes one launch.
-
-Nothing chooses this by itself: it has not run on a GPU yet, and is there to be measured on one (`bench peers`).
-"""
+"""CUDA graphs: all epochs from one logged to the next become one launch."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from types import ModuleType
 from typing import Any, NoReturn
 
-from fmnist_xp.backend.base import Call
 from fmnist_xp.backend.cuda import CudaBackend, first_line
 from fmnist_xp.errors import DeviceError
 
@@ -17,11 +13,12 @@ GRAPHS_INSTALL = 'pip install "fmnist-xp[graphs]"'
 
 
 class CudaGraphBackend(CudaBackend):
-    """CuPy on one CUDA GPU, where calls that are made again are captured once as a CUDA graph.
+    """CuPy on one CUDA GPU, where work that is asked for again is captured once as a CUDA graph.
 
-    A graph keeps the addresses and the numbers of the calls that it was captured from. What changes from epoch to
-    epoch, the learning rate and Adam's corrections, is not among them: `Optimizer.step` is no part of a block.
+    A graph keeps the addresses and the numbers of the work that it was captured from.
     """
+
+    captures = True
 
     # What cuBLAS recommends for Hopper and Blackwell, and more than for others. One product runs at a time, in it.
     workspace_bytes = 32 * 2**20
@@ -59,22 +56,22 @@ class CudaGraphBackend(CudaBackend):
         cublas.set_workspace(self._handle, workspace.data.ptr, workspace.nbytes)
         cublas.gemm_ex(self._handle, *arguments)
 
-    def repeatable(self, calls: Sequence[Call]) -> Callable[[], None]:
-        """Return the launch, in the then current stream, of a graph of `calls`, all of which were made before.
+    def captured(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Return the launch, in the then current stream, of a graph of what `work`, called before, asks of the device.
 
-        Raises `DeviceError` where a call cannot be captured: it waits for the device, allocates, or needs a library
+        Raises `DeviceError` where that cannot be captured: it waits for the device, allocates, or needs a library
         that CuPy does not capture.
         """
         try:
-            graph = self._captured(super().repeatable(calls))
+            graph = self._graph_of(work)
         except Exception as error:
             raise DeviceError(
-                f"{self.name} ({self.device_name}) cannot capture the layers' calls as a CUDA graph "
+                f"{self.name} ({self.device_name}) cannot capture an epoch as a CUDA graph "
                 f"({first_line(error)}): compute without CUDA graphs"
             ) from error
-        return functools.partial(_launch, graph, calls)
+        return functools.partial(_launch, graph, work)
 
-    def _captured(self, work: Callable[[], None]) -> Any:
+    def _graph_of(self, work: Callable[[], None]) -> Any:
         """Return the graph of what `work` asks of the device, which does none of it now."""
         with self._device, self._stream, self.xp.cuda.using_allocator(_refuse_memory):
             self._stream.begin_capture()
@@ -92,8 +89,8 @@ def _refuse_memory(size: int) -> NoReturn:
     raise RuntimeError(f"{size} bytes of memory were asked for")
 
 
-def _launch(graph: Any, _held: Sequence[Call]) -> None:
-    """Launch a graph whose arrays and kernels are held for as long as this can be called again."""
+def _launch(graph: Any, _held: Callable[[], None]) -> None:
+    """Launch a graph; the work that it was captured from holds its arrays and kernels."""
     graph.launch()
 
 

@@ -22,6 +22,11 @@ def add_penalty_gradient(xp: Any, gradients: Array, values: Array, l1: float, l2
     xp.add(gradients, xp.where(values < 0, -l1, l1) + 2 * l2 * values, out=gradients)
 
 
+def penalty(xp: Any, values: Array, l1: float, l2: float, output: Array) -> None:
+    """Write l1·|v| + l2·v² of each of `values` to `output`."""
+    xp.add(l1 * xp.abs(values), l2 * (values * values), out=output)
+
+
 class Layer(Module):
     """One step of a network: `forward` sets `output`, `backward` sets `dinputs`."""
 
@@ -213,27 +218,35 @@ class Dense(Layer):
     def add_penalty_gradients(self) -> None:
         """Add the gradient of `regularization_loss` to `dweights` and `dbiases`."""
         add = self.backend.fuse(add_penalty_gradient)
-        for values, gradients, l1, l2 in self._penalized():
-            add(gradients, values, l1, l2)
+        for values, gradients, l1, l2 in self._parts():
+            if l1 or l2:
+                add(gradients, values, l1, l2)
 
     def regularization_loss(self) -> Array:
         """Return λ₁·Σ|v| + λ₂·Σv² over weights and biases, as a scalar that stays on the device."""
-        xp = self.backend.xp
-        total = xp.zeros((), dtype=self.parameters.dtype)
-        for values, _gradients, l1, l2 in self._penalized():
-            if l1:
-                total = total + l1 * xp.sum(xp.abs(values))
-            if l2:
-                total = total + l2 * xp.sum(xp.square(values))
-        return total
+        penalties = self.backend.xp.zeros_like(self.parameters)
+        self.write_penalties(penalties)
+        return self.backend.xp.sum(penalties)
 
-    def _penalized(self) -> list[tuple[Array, Array, float, float]]:
-        """Return (values, gradients, l1, l2) of the weights and of the biases, where there is a penalty."""
-        parts = [
+    def write_penalties(self, penalties: Array) -> bool:
+        """Write each parameter's part in `regularization_loss` to `penalties`, (size,) and 0 where there is none.
+
+        Return whether there is any.
+        """
+        write = self.backend.fuse(penalty)
+        split = self._weights.size
+        weights, biases = penalties[:split].reshape(self._weights.shape), penalties[split:].reshape(1, -1)
+        for part, (values, _gradients, l1, l2) in zip((weights, biases), self._parts(), strict=True):
+            if l1 or l2:
+                write(values, l1, l2, part)
+        return any(self.regularizers().values())
+
+    def _parts(self) -> list[tuple[Array, Array, float, float]]:
+        """Return (values, gradients, l1, l2) of the weights and of the biases."""
+        return [
             (self._weights, self.dweights, self.weight_regularizer_l1, self.weight_regularizer_l2),
             (self._biases, self.dbiases, self.bias_regularizer_l1, self.bias_regularizer_l2),
         ]
-        return [part for part in parts if part[2] or part[3]]
 
     def regularizers(self) -> Mapping[str, float]:
         """Return the four strengths by the names of the constructor's arguments."""

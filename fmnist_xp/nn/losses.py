@@ -62,14 +62,22 @@ class CategoricalCrossentropy(Module):
         """Return the class probabilities, given the output of a network's last layer: here the output itself."""
         return outputs
 
-    def true_probabilities(self, predictions: Array, labels: Array) -> Array:
-        """Return the probability given to the true class of each sample, (rows,)."""
+    def true_probabilities(self, predictions: Array, labels: Array, out: Array | None = None) -> Array:
+        """Return the probability given to the true class of each sample, (rows,), in `out` if given."""
         predictions, labels = self._checked(predictions, labels)
-        return predictions[self.backend.xp.arange(len(labels)), labels]
+        rows, classes = predictions.shape
+        xp = self.backend.xp
 
-    def losses(self, true_probabilities: Array) -> Array:
-        """Return the loss of each sample, (rows,), from what `true_probabilities` gave."""
-        losses = self.backend.xp.empty_like(true_probabilities)
+        def row_starts(shape: tuple[int], dtype: str) -> Array:
+            return xp.arange(0, shape[0] * classes, classes, dtype=dtype)
+
+        starts = self._buffer(f"starts of {classes}", (rows,), "int64", row_starts)
+        places = xp.add(starts, labels, out=self._buffer("places", (rows,), "int64"))
+        return xp.take(predictions.reshape(-1), places, out=out)
+
+    def losses(self, true_probabilities: Array, out: Array | None = None) -> Array:
+        """Return the loss of each sample, (rows,), from what `true_probabilities` gave; in `out` if given."""
+        losses = self.backend.xp.empty_like(true_probabilities) if out is None else out
         self.backend.fuse(crossentropy)(true_probabilities, CLIP, losses)
         return losses
 

@@ -7,9 +7,11 @@ on any number of threads.
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 from fmnist_xp.backend import Array
 from fmnist_xp.nn.network import Network
+from fmnist_xp.train.figures import Figures
 from fmnist_xp.train.ordered import OrderedSum
 from fmnist_xp.train.worker import Worker
 
@@ -43,9 +45,7 @@ class FullBatch:
             raise ValueError(f"block_rows must be at least 1, got {block_rows}")
         self.block_rows = block_rows or backend.block_rows(self.rows, row_bytes)
         self.blocks = [slice(i, min(i + self.block_rows, self.rows)) for i in range(0, self.rows, self.block_rows)]
-        if labels is not None:
-            self._true = backend.xp.empty(self.rows, dtype=network.parameters.dtype)
-            self._predicted = backend.xp.empty(self.rows, dtype="int64")
+        self._figures: Any = None if labels is None else Figures(network, labels)
         self.workers = min(backend.threads, len(self.blocks))
         self._workers = [Worker(network, inputs, labels, self.block_rows) for _ in range(self.workers)]
         if len(self.blocks) == 1:
@@ -57,31 +57,37 @@ class FullBatch:
         """Set the network's `gradients` to those of data loss plus regularization loss over all rows.
 
         With `figures`, return [data loss, accuracy, regularization loss] as an array (3,) of float64 that stays on
-        the device; else None, and neither logarithm nor argmax is computed.
+        the device, where the next figures are written too; else None, and neither logarithm nor argmax is computed.
         """
         network = self.network
 
         def work(worker: Worker, number: int) -> None:
-            worker.compute_gradients(self.blocks[number], self._note if figures else None)
+            worker.compute_gradients(self.blocks[number], self._figures.note if figures else None)
             worker.gradients = self._sum.add(number, worker.gradients)
 
         self._sum.start()
         self._run(work)
-        totals = self._means(network.regularization_loss()) if figures else None
+        totals = self._figures.totals() if figures else None
         # The mean is taken here and not in each block: sums of halves would vanish, divided by many rows.
         network.backend.xp.multiply(network.gradients, 1 / self.rows, out=network.gradients)
         network.add_penalty_gradients()
         return totals
 
+    @property
+    def replays(self) -> bool:
+        """Whether an epoch is the same calls on the same buffers each time, so that it can be captured."""
+        return all(worker.replays for worker in self._workers)
+
     def compute_figures(self) -> Array:
-        """Return [data loss, accuracy] over all rows as an array (2,) of float64 that stays on the device."""
+        """Return [data loss, accuracy] over all rows as an array (2,) of float64, as `compute_gradients` does."""
 
         def work(worker: Worker, number: int) -> None:
             block = self.blocks[number]
-            self._note(worker.forward(block), block)
+            self._figures.note(worker.loss, worker.forward(block), block)
 
         self._run(work)
-        return self._means()
+        means: Array = self._figures.means()
+        return means
 
     def compute_probabilities(self) -> Array:
         """Return the class probabilities of all rows, (rows, classes)."""
@@ -94,18 +100,6 @@ class FullBatch:
 
         self._run(work)
         return probabilities
-
-    def _note(self, probabilities: Array, block: slice) -> None:
-        """Keep of each sample of a block the probability of its true class, and the class of the highest one."""
-        self._true[block] = self.network.loss.true_probabilities(probabilities, self.labels[block])
-        probabilities.argmax(axis=1, out=self._predicted[block])
-
-    def _means(self, *others: Array) -> Array:
-        """Return [mean loss, accuracy, *others] as an array of float64 that stays on the device."""
-        xp = self.network.backend.xp
-        losses = self.network.loss.losses(self._true)
-        correct = self._predicted == self.labels
-        return xp.stack([xp.mean(losses, dtype="float64"), xp.mean(correct, dtype="float64"), *others])
 
     def _run(self, work: Callable[[Worker, int], None]) -> None:
         """Call `work(worker, number)` for every block, each worker on a thread of its own where there are threads."""

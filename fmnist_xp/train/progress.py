@@ -22,6 +22,8 @@ def log_line(history: History) -> str:
 class ProgressDisplay:
     """A callback that prints a line for each logged epoch and keeps a bar of all `epochs` up to date."""
 
+    overlaps = True
+
     def __init__(self, epochs: int, console: Console | None = None) -> None:
         self._console = console or Console(highlight=False, soft_wrap=True, markup=False)
         self._progress = Progress(

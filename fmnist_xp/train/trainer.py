@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from fmnist_xp.backend import Array
 from fmnist_xp.nn.network import Network
 from fmnist_xp.optim import Optimizer
+from fmnist_xp.train.epochs import Epochs
 from fmnist_xp.train.fullbatch import FullBatch
 from fmnist_xp.train.history import History
 
@@ -19,7 +20,11 @@ logger = logging.getLogger("fmnist_xp")
 
 
 class Callback(Protocol):
-    """An object that wants to know of each logged epoch."""
+    """An object that wants to know of each logged epoch.
+
+    One with an attribute `overlaps` that is true looks at the history alone, and may be called while the next epochs
+    run; for any other the network is as its update left it.
+    """
 
     def on_epoch(self, history: History) -> None:
         """Take note of a logged epoch, the last entry of `history`, once its update is made."""
@@ -41,29 +46,74 @@ def train(
     Every `log_every`th epoch, from epoch 0 on, is logged: its figures are those before its update. Nothing else
     waits for the device. An interrupt (Ctrl-C) lets the epoch under way end and keeps what was learned, with
     `history.interrupted` set; a second one breaks off at once.
+
+    A backend that captures makes all epochs from one logged to the next at once: an interrupt then lets these end,
+    `epoch_seconds` has their mean, and a callback that overlaps is called while the next ones run.
     """
     backend = network.backend
     history = History()
-    notify: list[Any] = [getattr(callback, "on_epoch", callback) for callback in callbacks]
+    callbacks = list(callbacks)
+    report = _Report(history, callbacks)
+    overlapping = all(getattr(callback, "overlaps", False) for callback in callbacks)
     with backend.computing(), _interrupt_noted() as interrupted:
-        batch = FullBatch(network, inputs, labels, block_rows)
-        marks = [backend.mark()]
-        for epoch in range(epochs):
-            figures = batch.compute_gradients(figures=epoch % log_every == 0)
+        made = Epochs(FullBatch(network, inputs, labels, block_rows), optimizer, min(log_every, max(1, epochs)))
+        marks, counts = [backend.mark()], []
+        for epoch, count in _stretches(epochs, log_every, made.captures, overlapping):
             learning_rate = optimizer.current_learning_rate
-            optimizer.step(network)
+            figures = made.run(count, figures=epoch % log_every == 0)
             marks.append(backend.mark())
+            counts.append(count)
             if figures is not None:
-                loss, accuracy, penalty = backend.to_host(figures).tolist()
-                history.append(epoch, accuracy, loss + penalty, learning_rate, penalty)
-                _warn_once_diverged(history)
-                for on_epoch in notify:
-                    on_epoch(history)
+                fetched = backend.fetch(figures)
+                report.finish()
+                report.begin(epoch, fetched, learning_rate)
+                if not (made.captures and overlapping):
+                    report.finish()
             if interrupted.is_set():
                 history.interrupted = True
                 break
-        history.epoch_seconds = backend.seconds_between(marks)
+        report.finish()
+        seconds = backend.seconds_between(marks)
+        history.epoch_seconds = [one / count for one, count in zip(seconds, counts, strict=True) for _ in range(count)]
     return history
+
+
+def _stretches(epochs: int, log_every: int, captures: bool, overlapping: bool) -> Iterator[tuple[int, int]]:
+    """Yield (first epoch, number of epochs) of what is made at once; a logged epoch is the first of its stretch.
+
+    Callbacks that look at more than the history are called right after their epoch, which then is made alone.
+    """
+    epoch = 0
+    while epoch < epochs:
+        last = min(epochs, epoch - epoch % log_every + log_every)
+        alone = not captures or (not overlapping and epoch % log_every == 0)
+        count = 1 if alone else last - epoch
+        yield epoch, count
+        epoch += count
+
+
+class _Report:
+    """Puts the figures of logged epochs into the history and calls the callbacks, once the figures have arrived."""
+
+    def __init__(self, history: History, callbacks: Iterable[Callback | Callable[[History], None]]) -> None:
+        self._history = history
+        self._notify: list[Any] = [getattr(callback, "on_epoch", callback) for callback in callbacks]
+        self._begun: tuple[int, Callable[[], Any], float] | None = None
+
+    def begin(self, epoch: int, fetched: Callable[[], Any], learning_rate: float) -> None:
+        """Take note of an epoch whose figures `fetched` waits for."""
+        self._begun = epoch, fetched, learning_rate
+
+    def finish(self) -> None:
+        """Report the epoch begun, if there is one."""
+        if self._begun is None:
+            return
+        (epoch, fetched, learning_rate), self._begun = self._begun, None
+        loss, accuracy, penalty = fetched().tolist()
+        self._history.append(epoch, accuracy, loss + penalty, learning_rate, penalty)
+        _warn_once_diverged(self._history)
+        for on_epoch in self._notify:
+            on_epoch(self._history)
 
 
 def _warn_once_diverged(history: History) -> None:

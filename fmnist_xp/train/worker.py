@@ -7,9 +7,10 @@ of calls it costs a third of that.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from fmnist_xp.backend import Array, Backend, Call
+from fmnist_xp.nn.losses import CategoricalCrossentropy
 from fmnist_xp.nn.network import Network
 
 
@@ -47,6 +48,10 @@ class Recorder:
         function(*arguments)
 
 
+Note: TypeAlias = Callable[[CategoricalCrossentropy, Array, slice], None]
+"""What is told of a block before its gradient: the worker's loss, the probabilities and which rows they are of."""
+
+
 class Tape(NamedTuple):
     """What computes the probabilities of a block again, and what computes its gradient from them."""
 
@@ -65,13 +70,14 @@ class Worker:
         backend = network.backend
         self._inputs, self._labels = inputs, labels
         self._recorder = Recorder(backend)
-        self._replays = all(vars(type(module)).get("replayable") for module in (*network.layers, network.loss))
-        through: Any = self._recorder if self._replays else backend
+        self.replays = all(vars(type(module)).get("replayable") for module in (*network.layers, network.loss))
+        through: Any = self._recorder if self.replays else backend
         self._network = network.replica(through)
+        self.loss = self._network.loss
         self.gradients = self._network.gradients
         self._tapes: dict[tuple[int, int], Tape] = {}
         self._buffers: tuple[Array, Array] | None = None
-        if self._replays and backend.stages_blocks and labels is not None:
+        if self.replays and backend.stages_blocks and labels is not None:
             rows = backend.xp.empty((block_rows, network.n_inputs), dtype=network.precision.operands)
             self._buffers = rows, backend.xp.empty(block_rows, dtype=labels.dtype)
 
@@ -81,12 +87,12 @@ class Worker:
         self._recorder.take()
         return probabilities
 
-    def compute_gradients(self, block: slice, note: Callable[[Array, slice], None] | None) -> None:
+    def compute_gradients(self, block: slice, note: Note | None) -> None:
         """Write the sum of the gradients of the samples of `block` to `gradients`.
 
-        `note(probabilities, block)` is called before the gradient is written over the probabilities.
+        `note(loss, probabilities, block)` is called before the gradient is written over the probabilities.
         """
-        if not self._replays:
+        if not self.replays:
             return self._through_layers(block, note)
         inputs, labels = self._inputs[block], self._labels[block]
         # Buffers lie at the same addresses for all blocks of a size; without, each block has its own.
@@ -100,14 +106,14 @@ class Worker:
             tape = self._tapes[place, id(self.gradients)] = self._record(inputs, labels)
         tape.forward()
         if note is not None:
-            note(tape.probabilities, block)
+            note(self.loss, tape.probabilities, block)
         tape.backward()
         return None
 
-    def _through_layers(self, block: slice, note: Callable[[Array, slice], None] | None) -> None:
+    def _through_layers(self, block: slice, note: Note | None) -> None:
         probabilities = self._network.forward(self._inputs[block])
         if note is not None:
-            note(probabilities, block)
+            note(self.loss, probabilities, block)
         self._network.attach_gradients(self.gradients)
         self._network.backward(probabilities, self._labels[block], samples=1)
 

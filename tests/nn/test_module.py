@@ -168,4 +168,4 @@ def test_float32_gives_float32_and_keeps_nothing_wider(module: Module) -> None:
     for alone in (module, twin):
         for call in make_calls(alone):
             assert call(PROBABILITIES.astype("float32")).dtype == np.float32
-    assert {str(buffer.dtype) for buffer in twin._buffers.values()} <= {"float32"}
+    assert {str(buffer.dtype) for buffer in twin._buffers.values() if buffer.dtype.kind == "f"} <= {"float32"}
