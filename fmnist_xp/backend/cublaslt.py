@@ -177,7 +177,8 @@ class Products:
         finally:
             lt.matmul_preference_destroy(preference)
         usable: np.ndarray[Any, Any] = results[: found[0]]
-        return usable[usable["state"] == 0]
+        usable = usable[usable["state"] == 0]
+        return usable
 
     def _describe(self, description: int, attribute: int, value: int) -> None:
         buffer = np.array([value], dtype=self._lt.get_matmul_desc_attribute_dtype(attribute))
