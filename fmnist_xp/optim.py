@@ -83,11 +83,12 @@ class Optimizer(ABC):
 
     def update_params(self, target: Trainable) -> None:
         """Update the parameters of `target`, a network or a Dense layer, from its gradients."""
-        moments = self._moments.get(target)
-        if moments is None:
-            zeros = target.backend.xp.zeros_like
-            moments = self._moments[target] = [zeros(target.parameters) for _ in range(self.moments)]
-        self._update(target.backend, target.parameters, target.gradients, *moments)
+        with target.backend.current():
+            moments = self._moments.get(target)
+            if moments is None:
+                zeros = target.backend.xp.zeros_like
+                moments = self._moments[target] = [zeros(target.parameters) for _ in range(self.moments)]
+            self._update(target.backend, target.parameters, target.gradients, *moments)
 
     def post_update_params(self) -> None:
         """Count the update."""
