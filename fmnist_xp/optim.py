@@ -103,12 +103,13 @@ class Optimizer(ABC):
         `coefficients` takes the place of `coefficients()`: numbers, or arrays (1,) of the device and of the dtype of
         the parameters, which may hold others when the same update is made again.
         """
-        moments = self._moments.get(target)
-        if moments is None:
-            zeros = target.backend.xp.zeros_like
-            moments = self._moments[target] = [zeros(target.parameters) for _ in range(self.moments)]
         coefficients = self.coefficients() if coefficients is None else coefficients
-        self._update(target.backend, (target.parameters, target.gradients, *moments), coefficients)
+        with target.backend.current():
+            moments = self._moments.get(target)
+            if moments is None:
+                zeros = target.backend.xp.zeros_like
+                moments = self._moments[target] = [zeros(target.parameters) for _ in range(self.moments)]
+            self._update(target.backend, (target.parameters, target.gradients, *moments), coefficients)
 
     def post_update_params(self) -> None:
         """Count the update."""

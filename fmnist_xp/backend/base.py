@@ -4,6 +4,7 @@ import functools
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple, TypeAlias
 
@@ -190,6 +191,14 @@ class Backend(ABC):
     @abstractmethod
     def computing(self) -> Any:
         """Return a context manager to hold while computing: thread limits, current device, out of memory."""
+
+    def current(self) -> Any:
+        """Return a context manager that makes the device current: what `computing` does, without limits of threads.
+
+        Arrays are made, and operators and fused formulas run, on the current device. The methods of layers, losses,
+        networks and optimizers see to it themselves.
+        """
+        return nullcontext()
 
     @abstractmethod
     def mark(self) -> Any:

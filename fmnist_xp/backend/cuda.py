@@ -63,9 +63,20 @@ class CudaBackend(Backend):
         with self._device:
             return super().asarray(array, dtype)
 
+    def check(self, array: Array, name: str) -> Array:
+        """Return `array` (a list becomes one), or raise `ValueError` where it does not live on this GPU."""
+        array = super().check(array, name)
+        if array.data.device_id != self._device.id:
+            raise ValueError(
+                f"{name} is an array of cuda:{array.data.device_id}, but this object computes on {self.name}: "
+                f"pass backend.asarray({name})"
+            )
+        return array
+
     def to_host(self, array: Array) -> np.ndarray[Any, Any]:
         """Copy `array` to the host, which waits for the device."""
-        host: np.ndarray[Any, Any] = self.xp.asnumpy(array)
+        with self._device:  # else the copy would be made in another device's stream, and wait for nothing
+            host: np.ndarray[Any, Any] = self.xp.asnumpy(array)
         return host
 
     def send(self, values: np.ndarray[Any, Any], out: Array) -> None:
@@ -142,8 +153,9 @@ class CudaBackend(Backend):
     def block_rows(self, rows: int, row_bytes: int) -> int:
         """Take all rows where the free memory allows, else as few equal blocks as fit."""
         free, _total = self._device.mem_info
-        pool = self.xp.get_default_memory_pool()
-        room = int(self.memory_share * (free + pool.free_bytes()))
+        with self._device:
+            free += self.xp.get_default_memory_pool().free_bytes()
+        room = int(self.memory_share * free)
         blocks = -(-rows * row_bytes // max(1, room))
         return max(1, -(-rows // max(1, blocks)))
 
@@ -160,10 +172,15 @@ class CudaBackend(Backend):
                     f"GiB free: use fewer rows, narrower layers or float32 ({first_line(error)})"
                 ) from error
 
+    def current(self) -> Any:
+        """Return what `computing` returns, which costs a microsecond here."""
+        return self.computing()
+
     def mark(self) -> Any:
-        """Record an event in the current stream."""
-        event = self.xp.cuda.Event()
-        event.record()
+        """Record an event in the device's current stream."""
+        with self._device:
+            event = self.xp.cuda.Event()
+            event.record()
         return event
 
     def seconds_between(self, marks: Sequence[Any]) -> list[float]:

@@ -99,8 +99,9 @@ class Dense(Layer):
             if not 0 <= strength < float("inf"):
                 raise ValueError(f"{name} must be a finite number of at least 0, got {strength}")
         self.set_precision(dtype)
-        zeros = self.backend.xp.zeros(self.size, dtype=self.precision.parameters)
-        self.attach(zeros, self.backend.xp.zeros_like(zeros))
+        with self.backend.current():
+            zeros = self.backend.xp.zeros(self.size, dtype=self.precision.parameters)
+            self.attach(zeros, self.backend.xp.zeros_like(zeros))
         self.draw(self.backend.generator(seed))
 
     def set_precision(self, dtype: str, *, wide_output: bool = False) -> None:

@@ -1,6 +1,8 @@
 """What layers and losses have in common: a backend and buffers."""
 
 import copy
+import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -10,6 +12,9 @@ from fmnist_xp.backend import Array, Backend, default_backend
 class Module:
     """A piece of a network that computes on `backend`, by default the CPU.
 
+    Every method of a subclass runs with the backend's device current; a constructor that makes arrays makes it so
+    itself (`with self.backend.current():`).
+
     Alone, as in a lesson, a module makes new arrays in every call and leaves its arguments as they were. A
     module of a replica (`replica`) belongs to the training engine and reads no array twice: it makes its buffers
     once, uses the head of them for fewer rows, and may overwrite what it is given.
@@ -18,6 +23,13 @@ class Module:
     # Whether `forward` and `backward` compute through the backend's `dot`, `fuse` and `apply` alone, into buffers.
     # Then their calls can be noted and made again. A class says so for itself, not for those that inherit from it.
     replayable = False
+
+    def __init_subclass__(cls) -> None:
+        """Run the methods of the class on the backend's device, so that nobody who writes one has to think of it."""
+        super().__init_subclass__()
+        for name, method in list(vars(cls).items()):
+            if inspect.isfunction(method) and not name.startswith("__"):
+                setattr(cls, name, _on_device(method))
 
     def __init__(self, backend: Backend | None = None) -> None:
         """Compute on `backend`."""
@@ -64,3 +76,14 @@ class Module:
     def _ones(self, count: int, dtype: Any) -> Array:
         """Return a column of ones, (count, 1); a product with it is the fastest sum over rows or columns."""
         return self._buffer("ones", (count, 1), dtype, self.backend.xp.ones)
+
+
+def _on_device(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `method` of a module, which makes the device of the module's backend current."""
+
+    @functools.wraps(method)
+    def on_device(self: Module, *args: Any, **kwargs: Any) -> Any:
+        with self.backend.current():
+            return method(self, *args, **kwargs)
+
+    return on_device

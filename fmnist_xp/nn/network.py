@@ -60,11 +60,12 @@ class Network:
         self.loss.gradient_dtype = self.backend.xp.dtype(self.precision.operands)
         ends = list(itertools.accumulate(layer.size for layer in self.dense))
         self._parts = [slice(end - layer.size, end) for layer, end in zip(self.dense, ends, strict=True)]
-        self.parameters = self.backend.xp.empty(ends[-1], dtype=self.precision.parameters)
-        self.gradients = self.backend.xp.zeros_like(self.parameters)
-        for layer, part, held in zip(self.dense, self._parts, values, strict=True):
-            self.parameters[part] = self.backend.asarray(held, dtype=self.precision.parameters)
-            layer.attach(self.parameters[part], self.gradients[part])
+        with self.backend.current():
+            self.parameters = self.backend.xp.empty(ends[-1], dtype=self.precision.parameters)
+            self.gradients = self.backend.xp.zeros_like(self.parameters)
+            for layer, part, held in zip(self.dense, self._parts, values, strict=True):
+                self.parameters[part] = self.backend.asarray(held, dtype=self.precision.parameters)
+                layer.attach(self.parameters[part], self.gradients[part])
         if seed is not None:
             generator = self.backend.generator(seed)
             for layer in self.dense:
@@ -99,7 +100,8 @@ class Network:
             after.overwrite_inputs = isinstance(before, Dense)
             if isinstance(before, Dense) and isinstance(after, ReLU):
                 before.adds_bias, after.biases = False, before.biases
-        twin.attach_gradients(self.backend.xp.empty_like(self.gradients))
+        with self.backend.current():
+            twin.attach_gradients(self.backend.xp.empty_like(self.gradients))
         return twin
 
     def attach_gradients(self, gradients: Array) -> None:
@@ -166,8 +168,9 @@ class Network:
         for name, view in views.items():
             if arrays[name].shape != view.shape:
                 raise ValueError(f"{name} must have the shape {view.shape}, got {arrays[name].shape}")
-        for name, view in views.items():
-            view[...] = arrays[name]
+        with self.backend.current():
+            for name, view in views.items():
+                view[...] = arrays[name]
 
     def _views(self) -> dict[str, Array]:
         return {

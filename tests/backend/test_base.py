@@ -14,12 +14,13 @@ from fmnist_xp.nn import ReLU
 
 @pytest.fixture(params=["cpu", "cuda"])
 def backend(request: pytest.FixtureRequest) -> Backend:
-    return CpuBackend(1) if request.param == "cpu" else CudaBackend(cupy=StandInCupy())
+    return CpuBackend(1) if request.param == "cpu" else request.getfixturevalue("cuda")
 
 
 @pytest.fixture
 def cuda() -> CudaBackend:
-    return CudaBackend(cupy=StandInCupy())
+    """A device that is not current where nobody sees to it."""
+    return CudaBackend(1, cupy=StandInCupy(devices=2))
 
 
 # get_backend
@@ -99,11 +100,19 @@ def test_check_takes_arrays_of_the_device_and_lists(cuda: CudaBackend) -> None:
 
 def test_check_refuses_an_array_of_another_device_with_the_cure(cuda: CudaBackend) -> None:
     message = (
-        r"^inputs is a numpy\.ndarray, but this object computes on cuda:0 with cupy arrays: "
+        r"^inputs is a numpy\.ndarray, but this object computes on cuda:1 with cupy arrays: "
         r"pass backend\.asarray\(inputs\)$"
     )
     with pytest.raises(ValueError, match=message):
         ReLU(cuda).forward(np.ones((1, 1)))
+
+
+def test_check_refuses_an_array_of_another_gpu_with_the_cure(cuda: CudaBackend) -> None:
+    array = CudaBackend(0, cupy=cuda.xp).asarray([[-1.0, 2.0]])
+    message = r"^inputs is an array of cuda:0, but this object computes on cuda:1: pass backend\.asarray\(inputs\)$"
+    with pytest.raises(ValueError, match=message):
+        ReLU(cuda).forward(array)
+    np.testing.assert_array_equal(cuda.to_host(ReLU(cuda).forward(cuda.asarray(array))), [[0, 2]])
 
 
 def test_generator_is_numpys_on_every_device(cuda: CudaBackend) -> None:
@@ -124,8 +133,9 @@ def shift(xp: Any, values: Any, by: float, count: int, output: Any) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_fused_formula_takes_python_floats_in_the_arrays_dtype(backend: Backend, dtype: str) -> None:
     values = backend.asarray([1, 2], dtype=dtype)
-    output = backend.xp.empty_like(values)
-    backend.fuse(shift)(values, 0.1, 2, output)
+    with backend.current():
+        output = backend.xp.empty_like(values)
+        backend.fuse(shift)(values, 0.1, 2, output)
     expected = np.array([1, 2], dtype=dtype) + (np.dtype(dtype).type(0.1) + 2)
     np.testing.assert_array_equal(backend.to_host(output), expected)
 
@@ -133,7 +143,8 @@ def test_fused_formula_takes_python_floats_in_the_arrays_dtype(backend: Backend,
 def test_formula_is_compiled_once_under_its_name(cuda: CudaBackend) -> None:
     values = cuda.asarray([1.0])
     for _ in range(2):
-        cuda.fuse(shift)(values, 0.5, 1, values)
+        with cuda.current():
+            cuda.fuse(shift)(values, 0.5, 1, values)
     assert cuda.fuse(shift) is cuda.fuse(shift)
     assert (cuda.xp.fused, cuda.xp.kernels) == (["shift"], ["shift", "shift"])
 
@@ -151,8 +162,9 @@ def test_dot_is_the_product(
         backend.asarray(matrix.T).T if turn else backend.asarray(matrix)
         for matrix, turn in zip((a, b), turned, strict=True)
     ]
-    out = backend.xp.empty((m, n), dtype=dtype)
-    backend.dot(*operands, out, scale=scale)
+    with backend.current():
+        out = backend.xp.empty((m, n), dtype=dtype)
+        backend.dot(*operands, out, scale=scale)
     np.testing.assert_allclose(backend.to_host(out), scale * (a @ b), rtol=1e-5 if dtype == "float32" else 1e-13)
 
 

@@ -21,7 +21,8 @@ GIB = 2**30
 
 @pytest.fixture
 def cuda() -> CudaBackend:
-    return CudaBackend(cupy=StandInCupy())
+    """A device that is not current where nobody sees to it."""
+    return CudaBackend(1, cupy=StandInCupy(devices=2))
 
 
 # What can be wrong with CUDA
@@ -121,8 +122,9 @@ def test_memory_that_runs_out_in_training_is_told(cuda: CudaBackend, monkeypatch
 def test_halves_are_summed_in_float32(cuda: CudaBackend) -> None:
     # In half precision 2048 + 1 is 2048.
     ones = cuda.asarray(np.ones((1, 3000)), dtype="float16")
-    out = cuda.xp.empty((1, 1), dtype="float32")
-    cuda.dot(ones, ones.T, out)
+    with cuda.current():
+        out = cuda.xp.empty((1, 1), dtype="float32")
+        cuda.dot(ones, ones.T, out)
     np.testing.assert_array_equal(cuda.to_host(out), [[3000]])
 
 
@@ -137,7 +139,8 @@ def test_halves_are_summed_in_float32(cuda: CudaBackend) -> None:
 )
 def test_tf32_is_used_only_where_asked_for(cuda: CudaBackend, dtype: str, tf32: bool, compute: int) -> None:
     ones = cuda.asarray(np.ones((2, 2)), dtype=dtype)
-    cuda.dot(ones, ones, cuda.xp.empty_like(ones), tf32=tf32)
+    with cuda.current():
+        cuda.dot(ones, ones, cuda.xp.empty_like(ones), tf32=tf32)
     assert cuda.xp.products == [compute]
 
 
@@ -167,7 +170,8 @@ def test_precisions_are_those_of_the_gpu(major: int, lacking: list[str]) -> None
 def make_half(cuda: CudaBackend, dtype: str = "float16") -> Sequential:
     layers: list[Layer] = [Dense(20, 16, 0.0, 1e-4), ReLU(), Dense(16, 8), ReLU(), Dense(8, 4)]
     model = Sequential(layers, backend=cuda, dtype=dtype)
-    model.parameters[...] = cuda.asarray(0.3 * np.random.default_rng(0).standard_normal(model.parameters.shape))
+    with cuda.current():
+        model.parameters[...] = cuda.asarray(0.3 * np.random.default_rng(0).standard_normal(model.parameters.shape))
     return model
 
 
@@ -194,7 +198,9 @@ def test_pixels_are_exact_in_half_precision(cuda: CudaBackend) -> None:
     X, _ = make_rows(pixels=True)
     models = [Sequential([Dense(20, 4)], backend=cuda, dtype=dtype) for dtype in ("float16", "float32")]
     for model in models:
-        model.parameters[...] = cuda.asarray(np.random.default_rng(0).integers(-8, 9, model.parameters.shape) / 16)
+        weights = np.random.default_rng(0).integers(-8, 9, model.parameters.shape) / 16
+        with cuda.current():
+            model.parameters[...] = cuda.asarray(weights)
     half, single = (model.predict_proba(X) for model in models)
     np.testing.assert_allclose(half, single, rtol=1e-5)
 
@@ -251,11 +257,27 @@ def test_cuda_takes_all_rows_or_as_few_equal_blocks_as_fit(
     assert cuda.block_rows(rows, row_bytes) == expected
 
 
-def test_device_is_current_while_computing(cuda: CudaBackend) -> None:
-    device = cuda._device
-    with cuda.computing():
-        assert device.entered == 1
-    assert device.entered == 0
+@pytest.mark.parametrize("held", ["computing", "current"])
+def test_device_is_current_while_computing(cuda: CudaBackend, held: str) -> None:
+    current = cuda.xp.cuda.Device
+    assert current().id == 0
+    with getattr(cuda, held)():
+        assert current().id == 1
+    assert current().id == 0
+
+
+def test_arrays_are_sent_to_the_device_and_fetched_from_it(cuda: CudaBackend) -> None:
+    array = cuda.asarray([[1.0, 2.0]])
+    assert array.data.device_id == 1
+    np.testing.assert_array_equal(cuda.to_host(array), [[1, 2]])
+
+
+def test_blocks_are_for_the_memory_and_the_pool_of_the_device() -> None:
+    cupy = StandInCupy(devices=2, memory=[(0, GIB), (8 * GIB, 10 * GIB)], pool=[(0, 0), (2 * GIB, 3 * GIB)])
+    first, second = (CudaBackend(index, cupy=cupy) for index in (0, 1))
+    # 0.7 · (8 + 2) GiB are 7168 MiB.
+    assert [backend.block_rows(7168, 2**20) for backend in (first, second)] == [1, 7168]
+    assert [backend.peak_memory() for backend in (first, second)] == [0, 3 * GIB]
 
 
 def test_waiting_is_for_the_device(cuda: CudaBackend) -> None:
@@ -268,6 +290,7 @@ def test_cuda_marks_are_events_and_only_the_last_is_waited_for(cuda: CudaBackend
     marks = [cuda.mark() for _ in range(3)]
     assert cuda.seconds_between(marks) == [1.0, 1.0]
     assert [mark.waits for mark in marks] == [0, 0, 1]
+    assert [mark.device for mark in marks] == [1, 1, 1]
     assert cuda.seconds_between(marks[:1]) == []
     assert cuda.seconds_between([]) == []
 

@@ -15,8 +15,8 @@ ON_GPU = pytest.param("cuda", marks=pytest.mark.cuda)
 
 @pytest.fixture
 def standin() -> CudaBackend:
-    """A CUDA backend without a GPU."""
-    return CudaBackend(cupy=StandInCupy())
+    """A CUDA backend without a GPU, of a device that is not current where nobody sees to it."""
+    return CudaBackend(1, cupy=StandInCupy(devices=2))
 
 
 @pytest.fixture(params=["stand-in", ON_GPU])

@@ -63,7 +63,7 @@ REFUSED: dict[str, tuple[Callable[[Any, Any], Any], type[Exception], str]] = {
     "host mask": (lambda cp, x: x[HOST > 0], TypeError, "an index of the host"),
     "host index to write to": (lambda cp, x: operator.setitem(x, np.array([0]), 1), TypeError, "index of the host"),
     "set of another shape": (lambda cp, x: x.set(HOST[0]), TypeError, "same shape and dtype"),
-    "array of another device": (lambda cp, x: x + StandInCupy().ones(3), ValueError, "another device"),
+    "array of another stand-in": (lambda cp, x: x + StandInCupy().ones(3), ValueError, "another stand-in"),
     # What CuPy lacks, or the tables.
     "function": (lambda cp, x: cp.heaviside(x, 0), AttributeError, "no cupy.heaviside"),
     "method": (lambda cp, x: x.newbyteorder(), AttributeError, "no 'newbyteorder'"),

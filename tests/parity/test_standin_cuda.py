@@ -1,6 +1,8 @@
 """The stand-in's cuBLAS, devices and faults."""
 
+import operator
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -134,17 +136,154 @@ def test_failing_products_raise_what_they_are_told(cupy: StandInCupy) -> None:
 
 
 def test_devices_and_events_note_what_is_done_with_them(cupy: StandInCupy) -> None:
-    device = cupy.cuda.Device(1)
-    assert (device.id, device.mem_info) == (1, (8 * 2**30, 10 * 2**30))
-    with device:
-        assert device.entered == 1
+    device = cupy.cuda.Device(0)
+    assert (device.id, device.mem_info) == (0, (8 * 2**30, 10 * 2**30))
     device.synchronize()
-    assert (device.entered, device.waits) == (0, 1)
+    assert device.waits == 1
     events = [cupy.cuda.Event() for _ in range(2)]
     for event in events:
         event.record()
     assert cupy.cuda.get_elapsed_time(*events) == 1000
     assert cupy.get_default_memory_pool().total_bytes() >= cupy.get_default_memory_pool().free_bytes()
+
+
+def test_late_failure_is_told_to_whoever_waits(cupy: StandInCupy) -> None:
+    x = cupy.ones((2, 2))
+    cupy.late_failure = CUDARuntimeError("cudaErrorIllegalAddress")
+    cupy.dot(x + x, x)
+    for wait in (x.get, cupy.cuda.Device().synchronize, cupy.cuda.Event().synchronize):
+        with pytest.raises(CUDARuntimeError, match="cudaErrorIllegalAddress"):
+            wait()
+
+
+# Several devices
+
+
+@pytest.fixture
+def two() -> StandInCupy:
+    return StandInCupy(devices=2, memory=[(1, 2), (3, 4)], pool=[(5, 6), (7, 8)])
+
+
+def test_device_is_current_where_it_was_entered_and_on_that_thread(two: StandInCupy) -> None:
+    def current() -> tuple[int, int]:
+        return two.cuda.Device().id, two.ones(1).data.device_id
+
+    first, second = two.cuda.Device(0), two.cuda.Device(1)
+    assert current() == (0, 0)
+    with second:
+        with second, first:
+            assert current() == (0, 0)
+        assert current() == (1, 1)
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(current).result() == (0, 0)
+    assert current() == (0, 0)
+    with pytest.raises(CUDARuntimeError, match="cudaErrorInvalidDevice"), two.cuda.Device(2):
+        pass
+
+
+def test_each_device_has_its_memory_and_its_pool(two: StandInCupy) -> None:
+    pool = two.get_default_memory_pool()
+    assert [two.cuda.Device(index).mem_info for index in (0, 1)] == [(1, 2), (3, 4)]
+    assert (pool.free_bytes(), pool.total_bytes()) == (5, 6)
+    with two.cuda.Device(1):
+        assert (pool.free_bytes(), pool.total_bytes()) == (7, 8)
+
+
+ON_ANOTHER_DEVICE: dict[str, Callable[[Any, Any], Any]] = {
+    "operator": lambda cp, x: x + 1,
+    "operator with a number on the left": lambda cp, x: 1 + x,
+    "operator in place": lambda cp, x: operator.iadd(x, 1),
+    "with an array of the current device": lambda cp, x: cp.ones((2, 2)) + x,
+    "out": lambda cp, x: cp.add(cp.ones((2, 2)), 1, out=x),
+    "where": lambda cp, x: cp.where(cp.ones((2, 2)), x, 0),
+    "reduction": lambda cp, x: cp.sum(x),
+    "method": lambda cp, x: x.argmax(axis=1),
+    "copy": lambda cp, x: x.copy(),
+    "astype": lambda cp, x: x.astype("float32"),
+    "contiguous": lambda cp, x: cp.ascontiguousarray(x.T),
+    "copyto": lambda cp, x: cp.copyto(cp.empty((2, 2)), x),
+    "stack": lambda cp, x: cp.stack([x, x]),
+    "CuPy's product": lambda cp, x: x @ x,
+    "assigned": lambda cp, x: operator.setitem(cp.ones((2, 2)), ..., x),
+    "assigned to": lambda cp, x: operator.setitem(x, ..., cp.ones((2, 2))),
+    "filled": lambda cp, x: x.fill(0),
+    "indexed by the current device": lambda cp, x: x[cp.zeros(2, dtype="int64")],
+    "index": lambda cp, x: cp.ones(3)[x],
+    "mask": lambda cp, x: x[x > 0],
+    "get": lambda cp, x: x.get(),
+    "asnumpy": lambda cp, x: cp.asnumpy(x),
+    "float": lambda cp, x: float(x[0, 0]),
+    "set": lambda cp, x: x.set(np.ones((2, 2))),
+    "fused": lambda cp, x: cp.fuse(lambda a, b: cp.add(a, b, out=a))(cp.ones((2, 2)), x),
+    "captured kernel": lambda cp, x: captured(cp, lambda: cp.add(x, 1, out=x)),
+}
+
+
+@pytest.mark.parametrize("attempt", ON_ANOTHER_DEVICE.values(), ids=ON_ANOTHER_DEVICE)
+def test_arrays_of_another_device_are_refused(two: StandInCupy, attempt: Callable[[Any, Any], Any]) -> None:
+    message = r"^The device where the array resides \(1\) is different from the current device \(0\)\."
+    with two.cuda.Device(1):
+        x = two.ones((2, 2))
+    with pytest.raises(ValueError, match=message):
+        attempt(two, x)
+    with two.cuda.Device(1):
+        assert x.tolist() == [[1, 1], [1, 1]]
+
+
+def test_what_touches_no_element_takes_arrays_of_any_device(two: StandInCupy) -> None:
+    with two.cuda.Device(1):
+        x = two.ones((2, 3))
+    for view in (x.T, x[0], x[None, :, 1:], x.reshape(-1), x.view(), two.broadcast_to(x, (4, 2, 3))):
+        assert view.data.device_id == 1
+    assert (np.shape(x), len(x), two.zeros_like(x).data.device_id) == ((2, 3), 2, 0)
+
+
+@pytest.mark.parametrize("copy", ["array", "asarray"])
+def test_array_is_copied_to_the_current_device(two: StandInCupy, copy: str) -> None:
+    with two.cuda.Device(1):
+        x = two.asarray([[1.0, 2.0], [3.0, 4.0]])
+    y = getattr(two, copy)(x, dtype="float32")
+    assert y.data.device_id == 0
+    assert y.dtype == np.float32
+    assert y.tolist() == [[1, 2], [3, 4]]
+    with pytest.raises(NotImplementedError, match="non-contiguous array between devices"):
+        getattr(two, copy)(x[:, 0])
+
+
+def test_products_of_another_device_are_refused(two: StandInCupy) -> None:
+    x = two.ones((2, 2))
+    handle = two.cuda.get_cublas_handle()
+    with two.cuda.Device(1):
+        with pytest.raises(CUBLASError, match="does not lie in live memory of the device"):
+            multiply(two, x, x, x)
+        x = two.ones((2, 2))
+        with pytest.raises(CUBLASError, match="the handle is of cuda:0, but cuda:1 is current"):
+            multiply(two, x, x, x, handle=handle)
+        assert two.cuda.get_cublas_handle() == two.cuda.get_cublas_handle() != handle
+        multiply(two, x, x, out := two.empty((2, 2)))
+        assert out.tolist() == [[2, 2], [2, 2]]
+
+
+def test_events_streams_and_graphs_are_of_the_device_that_was_current(two: StandInCupy) -> None:
+    with two.cuda.Device(1):
+        x, event, stream = two.zeros((2, 2)), two.cuda.Event(), two.cuda.Stream(non_blocking=True)
+        event.record()
+        graph = captured(two, lambda: x.fill(1))
+        with stream, two.cuda.Device(0):
+            assert two.cuda.get_current_stream().ptr == 0
+    with pytest.raises(CUDARuntimeError, match="cudaErrorInvalidResourceHandle"):
+        event.record()
+    other = two.cuda.Event()
+    other.record()
+    with pytest.raises(CUDARuntimeError, match="cudaErrorInvalidResourceHandle"):
+        two.cuda.get_elapsed_time(event, other)
+    with pytest.raises(RuntimeError, match=r"the stream is created on \(1\) does not match .* \(0\)"), stream:
+        pass
+    with pytest.raises(RuntimeError, match="a graph of cuda:1 is launched while cuda:0 is current"):
+        graph.launch()
+    with two.cuda.Device(1):
+        graph.launch()
+        assert x.tolist() == [[1, 1], [1, 1]]
 
 
 # Streams and graphs

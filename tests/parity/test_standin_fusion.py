@@ -107,7 +107,7 @@ def test_fused_function_refuses_arguments_of_the_host(cupy: StandInCupy) -> None
     for argument in (np.ones((2, 3)), [1.0], "1"):
         with pytest.raises(TypeError, match="Invalid argument type"):
             fused(cupy.ones((2, 3)), argument)
-    with pytest.raises(ValueError, match="another device"):
+    with pytest.raises(ValueError, match="another stand-in"):
         fused(cupy.ones(3), OUTSIDE)
 
 

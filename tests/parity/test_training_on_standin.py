@@ -1,4 +1,7 @@
-"""The whole training loop on the stand-in for CuPy: the bits of NumPy, and nothing that a GPU would wait for."""
+"""The whole training loop on the stand-in for CuPy: the bits of NumPy, and nothing that a GPU would wait for.
+
+The device is the second of two, and not the current one: what is not sent there by the package is refused.
+"""
 
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -50,14 +53,19 @@ def make(backend: Any, dtype: str = "float32", joined: bool = True) -> Sequentia
     layers[-1:] = [] if joined else [Softmax()]
     loss = SoftmaxCategoricalCrossentropy() if joined else CategoricalCrossentropy()
     network = Sequential(layers, loss=loss, backend=backend, seed=1, dtype=dtype)
-    network.parameters *= 20  # else the weights start so small that little happens in a few epochs
+    with network.backend.current():
+        network.parameters *= 20  # else the weights start so small that little happens in a few epochs
     return network
+
+
+def eager() -> CudaBackend:
+    return CudaBackend(1, cupy=StandInCupy(devices=2))
 
 
 @pytest.fixture(params=MEMORIES)
 def cuda(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> CudaBackend:
     """Return a CUDA backend on the stand-in, and let the CPU take blocks of as many rows."""
-    backend = CudaBackend(cupy=StandInCupy(**MEMORIES[request.param]))
+    backend = CudaBackend(1, cupy=StandInCupy(devices=2, **MEMORIES[request.param]))
     monkeypatch.setattr(CpuBackend, "block_rows", lambda _self, *sizes: backend.block_rows(*sizes))
     blocks = -(-ROWS // backend.block_rows(ROWS, 8 * sum(WIDTHS[1:])))
     assert (blocks > 1) == (request.param == "several blocks")
@@ -95,6 +103,28 @@ def test_training_has_the_bits_of_the_cpu(
     np.testing.assert_array_equal(cuda.to_host(gpu.parameters), cpu.parameters)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "tf32", "float16"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_one_device_has_the_bits_of_the_other(
+    data: tuple[np.ndarray, np.ndarray], optimizer: Callable[[], Optimizer], dtype: str
+) -> None:
+    cupy = StandInCupy(devices=2)
+    models = [make(CudaBackend(index, cupy=cupy), dtype) for index in (0, 1)]
+    histories = [model.fit(*data, epochs=9, optimizer=optimizer(), log_every=4, verbose=False) for model in models]
+    assert [model.parameters.data.device_id for model in models] == [0, 1]
+    assert histories[0].loss == histories[1].loss
+    np.testing.assert_array_equal(*(model.predict_proba(data[0]) for model in models))
+    np.testing.assert_array_equal(*(model.backend.to_host(model.parameters) for model in models))
+
+
+def test_rows_of_one_device_are_taken_by_a_model_on_the_other(data: tuple[np.ndarray, np.ndarray]) -> None:
+    cupy = StandInCupy(devices=2)
+    first, second = (CudaBackend(index, cupy=cupy) for index in (0, 1))
+    model = make(second)
+    expected = model.predict_proba(data[0])
+    np.testing.assert_array_equal(model.predict_proba(first.asarray(data[0], dtype="float32")), expected)
+
+
 def test_training_goes_on_with_the_same_moments(cuda: CudaBackend, data: tuple[np.ndarray, np.ndarray]) -> None:
     parameters = []
     for backend in (CpuBackend(1), cuda):
@@ -122,7 +152,7 @@ def test_model_goes_to_a_file_and_to_the_other_device_with_its_bits(
 def test_tf32_is_float32_to_the_stand_in_but_for_the_kind_of_product(data: tuple[np.ndarray, np.ndarray]) -> None:
     parameters = []
     for dtype in ("float32", "tf32"):
-        backend = CudaBackend(cupy=StandInCupy())
+        backend = eager()
         model = make(backend, dtype)
         model.fit(*data, epochs=3, verbose=False)
         parameters.append(backend.to_host(model.parameters))
@@ -141,11 +171,83 @@ def test_tf32_is_float32_to_the_stand_in_but_for_the_kind_of_product(data: tuple
 def test_products_are_of_the_precisions_kind(
     data: tuple[np.ndarray, np.ndarray], dtype: str, kinds: set[int]
 ) -> None:
-    cupy = StandInCupy()
-    model = make(CudaBackend(cupy=cupy), dtype)
+    model = make(eager(), dtype)
     model.fit(*data, epochs=2, verbose=False)
     model.evaluate(*data)
-    assert set(cupy.products) == kinds
+    assert set(model.backend.xp.products) == kinds
+
+
+# Layers, losses, networks and optimizers by hand, as in a lesson
+
+
+class Affine(Layer):
+    """A layer of the user's own, with arrays and operators."""
+
+    def forward(self, inputs: Any) -> Any:
+        self.output = self.backend.xp.full(inputs.shape, 0.5, dtype=inputs.dtype) + 3 * inputs
+        return self.output
+
+    def backward(self, dvalues: Any) -> Any:
+        return 3 * dvalues
+
+
+def by_hand(backend: Any, make_optimizer: Callable[[], Optimizer], X: np.ndarray, y: np.ndarray) -> list[Any]:
+    """Return what three steps of layers alone give, with one-hot labels."""
+    dense1 = Dense(WIDTHS[0], 9, *PENALTIES, seed=1, backend=backend)
+    dense2 = Dense(9, WIDTHS[-1], seed=2, backend=backend)
+    relu, affine, softmax, loss = ReLU(backend), Affine(backend), Softmax(backend), CategoricalCrossentropy(backend)
+    dense2.biases = np.full((1, WIDTHS[-1]), 0.1)
+    optimizer = make_optimizer()
+    inputs, labels = backend.asarray(X), backend.asarray(np.eye(WIDTHS[-1])[y])
+    results = [softmax.forward(backend.asarray([[1, 2], [3, 3]]))]
+    for _ in range(3):
+        predictions = softmax.forward(dense2.forward(affine.forward(relu.forward(dense1.forward(inputs)))))
+        results += [loss.calculate(predictions, labels), loss.regularization_loss(dense1, dense2)]
+        dvalues = dense2.backward(softmax.backward(loss.backward(predictions, labels)))
+        dense1.backward(relu.backward(affine.backward(dvalues)))
+        optimizer.pre_update_params()
+        optimizer.update_params(dense1)
+        optimizer.update_params(dense2)
+        optimizer.post_update_params()
+        results += [predictions, dense1.parameters, dense1.gradients, dense1.dinputs, dense2.parameters]
+    return [backend.to_host(array).tolist() for array in results]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_layers_by_hand_have_the_bits_of_the_cpu(
+    data: tuple[np.ndarray, np.ndarray], optimizer: Callable[[], Optimizer]
+) -> None:
+    assert by_hand(eager(), optimizer, *data) == by_hand(CpuBackend(1), optimizer, *data)
+
+
+@pytest.mark.parametrize("joined", [True, False], ids=["joined loss", "softmax layer"])
+def test_network_by_hand_has_the_bits_of_the_cpu(data: tuple[np.ndarray, np.ndarray], joined: bool) -> None:
+    results = []
+    for backend in (CpuBackend(1), eager()):
+        network, optimizer = make(backend, joined=joined), Adam(0.02)
+        inputs, labels = backend.asarray(data[0], dtype="float32"), backend.asarray(data[1])
+        for _ in range(3):
+            probabilities = network.forward(inputs)
+            network.backward(probabilities, labels)
+            network.add_penalty_gradients()
+            optimizer.step(network)
+        twin = network.replica()
+        twin.backward(twin.forward(inputs), labels, samples=1)
+        other = make(backend, joined=joined)
+        other.load_state_dict(network.state_dict())
+        arrays = network.parameters, probabilities, twin.gradients, other.parameters, other.regularization_loss()
+        results.append([backend.to_host(array).tolist() for array in arrays])
+    assert results[0] == results[1]
+
+
+def test_network_is_made_of_layers_of_another_device(data: tuple[np.ndarray, np.ndarray]) -> None:
+    cupy = StandInCupy(devices=2)
+    first, second = (CudaBackend(index, cupy=cupy) for index in (0, 1))
+    dense = Dense(12, 4, seed=1, backend=first)
+    expected = first.to_host(dense.parameters)
+    network = Sequential([dense], backend=second)
+    np.testing.assert_array_equal(second.to_host(network.parameters), expected)
+    network.fit(*data, epochs=2, verbose=False)
 
 
 # What is waited for
@@ -192,21 +294,20 @@ def cost_of_an_epoch(model: Sequential, data: tuple[np.ndarray, np.ndarray], **o
 def test_an_epoch_without_figures_neither_waits_nor_copies_nor_allocates(
     data: tuple[np.ndarray, np.ndarray], optimizer: Callable[[], Optimizer], dtype: str, end: str, block_rows: int
 ) -> None:
-    model = make(CudaBackend(cupy=StandInCupy()), dtype, joined=end == "joined loss")
+    model = make(eager(), dtype, joined=end == "joined loss")
     cost = cost_of_an_epoch(model, data, optimizer=optimizer(), log_every=1000, block_rows=block_rows)
     assert cost.keys() == {"kernels", "products"}
 
 
 def test_a_logged_epoch_waits_once(data: tuple[np.ndarray, np.ndarray]) -> None:
-    cost = cost_of_an_epoch(make(CudaBackend(cupy=StandInCupy())), data, optimizer=Adam(0.02), log_every=1)
+    cost = cost_of_an_epoch(make(eager()), data, optimizer=Adam(0.02), log_every=1)
     assert cost["synchronisations"] == cost["transfers_to_host"] == 1
     assert cost.keys() == {"synchronisations", "transfers_to_host", "allocations", "kernels", "products"}
 
 
 def test_sending_and_checking_the_data_is_all_that_comes_before(data: tuple[np.ndarray, np.ndarray]) -> None:
-    cupy = StandInCupy()
-    model = make(CudaBackend(cupy=cupy))
-    work = cupy.counted(lambda: model.fit(*data, epochs=0, verbose=False))
+    model = make(eager())
+    work = model.backend.xp.counted(lambda: model.fit(*data, epochs=0, verbose=False))
     # X and y go to the device; the least and the greatest of X come back, which tell of values that are not finite.
     assert (work["transfers_to_device"], work["transfers_to_host"], work["implicit"]) == (2, 2, 2)
 
@@ -222,8 +323,8 @@ def test_prediction_fetches_the_probabilities_once(cuda: CudaBackend, data: tupl
 
 
 def with_graphs() -> CudaGraphBackend:
-    cupy = StandInCupy()
-    return CudaGraphBackend(cupy=cupy, cublas=NvmathCublas(cupy))
+    cupy = StandInCupy(devices=2)
+    return CudaGraphBackend(1, cupy=cupy, cublas=NvmathCublas(cupy))
 
 
 @pytest.mark.parametrize("block_rows", [ROWS, 25])
@@ -238,7 +339,7 @@ def test_training_with_graphs_has_the_bits_of_training_without(
     block_rows: int,
 ) -> None:
     results = []
-    for backend in (CudaBackend(cupy=StandInCupy()), with_graphs()):
+    for backend in (eager(), with_graphs()):
         model = make(backend, dtype, joined)
         history = model.fit(*data, epochs=9, optimizer=optimizer(), log_every=4, verbose=False, block_rows=block_rows)
         assert len(backend.xp.launches) == (0 if type(backend) is CudaBackend else 9 * 2 * -(-ROWS // block_rows))
@@ -254,7 +355,7 @@ def test_an_epoch_with_graphs_is_two_launches_a_block_and_what_it_was(
 ) -> None:
     plain, graphs = (
         cost_of_an_epoch(make(backend, dtype), data, optimizer=optimizer(), log_every=1000, block_rows=block_rows)
-        for backend in (CudaBackend(cupy=StandInCupy()), with_graphs())
+        for backend in (eager(), with_graphs())
     )
     assert graphs == plain | {"launches": 2 * ROWS // block_rows}
 
@@ -277,7 +378,7 @@ class Doubling(Layer):
 
 def test_network_with_a_layer_of_the_users_own_trains_without_a_graph(data: tuple[np.ndarray, np.ndarray]) -> None:
     parameters = []
-    for backend in (CudaBackend(cupy=StandInCupy()), with_graphs()):
+    for backend in (eager(), with_graphs()):
         model = Sequential([Dense(12, 9), Doubling(), Dense(9, 4)], backend=backend, seed=1)
         history = model.fit(*data, epochs=5, optimizer=Adam(0.02), log_every=1, verbose=False)
         assert history.loss[-1] < history.loss[0]

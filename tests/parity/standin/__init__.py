@@ -22,6 +22,9 @@ everywhere (here `parity.standin`): two copies of the modules have two array typ
   many times), and writing to an array that overlaps another argument without being the same;
 - cuBLAS calls whose matrices do not lie in live device memory, whose strides are too short, whose factors lie in
   device memory, or whose types do not go together;
+- work with arrays of another device than the one that is current on the thread (`with cupy.cuda.Device(1):`), where
+  CuPy warns or raises in some places and computes something wrong in others; also with another device's events,
+  streams, graphs and cuBLAS handles. `array` and `asarray` copy to the current device;
 - stricter than CuPy, which would copy in silence: NumPy arrays and lists as indices.
 
 **Counted**: each of these lists of a `StandInCupy` has one entry an event, which tells where it happened;

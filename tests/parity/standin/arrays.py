@@ -12,6 +12,7 @@ from parity.standin.tables import (
     COMPARISONS,
     FUNCTION_METHODS,
     UNARY_OPERATORS,
+    UNTOUCHING,
     check_arguments,
 )
 
@@ -22,10 +23,11 @@ Scalar = bool | int | float | complex | np.generic
 
 
 class Memory:
-    """A block of device memory, alive as long as an array of it is."""
+    """A block of memory of the device of that number, alive as long as an array of it is."""
 
-    def __init__(self, values: np.ndarray) -> None:
+    def __init__(self, values: np.ndarray, device: int) -> None:
         self.start, self.end = np.lib.array_utils.byte_bounds(values)
+        self.device = device
 
     def __contains__(self, addresses: tuple[int, int]) -> bool:
         return self.start <= addresses[0] and addresses[1] <= self.end
@@ -69,7 +71,7 @@ class DeviceArray(Operators):
 
     __array_priority__ = 100
 
-    def __init__(self, values: np.ndarray, cupy: "StandInCupy", memory: Memory) -> None:
+    def __init__(self, values: np.ndarray, cupy: "StandInCupy", memory: Memory | None) -> None:
         self._values, self._cupy, self._memory = values, cupy, memory
 
     def __getattr__(self, name: str) -> Any:
@@ -97,7 +99,7 @@ class DeviceArray(Operators):
 
     @property
     def data(self) -> Any:
-        return SimpleNamespace(ptr=self._values.ctypes.data)
+        return SimpleNamespace(ptr=self._values.ctypes.data, device_id=self._memory and self._memory.device)
 
     @property
     def flags(self) -> Any:
@@ -160,6 +162,7 @@ class DeviceArray(Operators):
         return (self[index] for index in range(len(self)))
 
     def _fetched(self, how: str, implicit: bool = False) -> np.ndarray:
+        self._cupy.check_current(self)
         self._cupy.note_wait(how, implicit)
         self._cupy.note(self._cupy.transfers_to_host, how)
         return self._values
@@ -177,6 +180,7 @@ class DeviceArray(Operators):
             raise ValueError("non-scalar numpy.ndarray cannot be used for fill")
         if not isinstance(value, DeviceArray | Scalar | np.ndarray):
             raise TypeError(f"Unsupported type {type(value)}")
+        self._cupy.check_current(self, value)
         parts, target, new = self._unwrapped(index), self._values, value
         if isinstance(value, DeviceArray):
             new = self._cupy.unwrap(value)
@@ -185,6 +189,8 @@ class DeviceArray(Operators):
     def _unwrapped(self, index: Any) -> tuple[Any, ...]:
         """Return an index for NumPy; refuse one that would have to be copied to the device first."""
         parts = index if isinstance(index, tuple) else (index,)
+        if any(isinstance(part, DeviceArray) for part in parts):
+            self._cupy.check_current(self, *parts)
         for part in parts:
             if isinstance(part, DeviceArray) and part.dtype == bool:
                 self._cupy.note_wait("mask", implicit=True)
@@ -202,6 +208,7 @@ class DeviceArray(Operators):
         """Copy `values`, an array of the host, of the same shape and dtype, in."""
         if not isinstance(values, np.ndarray) or (values.shape, values.dtype) != (self.shape, self.dtype):
             raise TypeError("only a numpy.ndarray of the same shape and dtype can be set")
+        self._cupy.check_current(self)
         self._cupy.note(self._cupy.transfers_to_device, "set()")
         self._values[...] = values
 
@@ -213,6 +220,8 @@ def _define_methods() -> None:
     def from_numpy(name: str, text: str) -> Callable[..., Any]:
         def method(self: DeviceArray, *args: Any, **kwargs: Any) -> Any:
             check_arguments(f"cupy.ndarray.{name}", text, args, kwargs)
+            if name not in UNTOUCHING:
+                self._cupy.check_current(self)
             return self._cupy.wrap(getattr(self._values, name)(*args, **kwargs), [self], name)
 
         return method

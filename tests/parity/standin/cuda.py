@@ -2,6 +2,7 @@
 
 import ctypes
 import itertools
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -39,20 +40,35 @@ class CUBLASError(RuntimeError):
     """Stands for `cupy.cuda.cublas.CUBLASError`."""
 
 
-class Device:
-    """A device that notes how often it was made current and not left, and how often it was waited for."""
+class Current(threading.local):
+    """The number of the device that is current on a thread, and of those that were and will be again."""
 
-    def __init__(self, cupy: "StandInCupy", index: int, memory: tuple[int, int]) -> None:
-        self._cupy = cupy
-        self.id, self.mem_info = index, memory
-        self.entered = self.waits = 0
+    def __init__(self) -> None:
+        self.device = 0
+        self.before: list[int] = []
+
+
+class Device:
+    """A device, by default the current one, that notes how often it was waited for."""
+
+    def __init__(self, cupy: "StandInCupy", index: int | None, memory: "Bytes") -> None:
+        self._cupy, self._memory = cupy, memory
+        self.id = cupy.current.device if index is None else index
+        self.waits = 0
+
+    @property
+    def mem_info(self) -> tuple[int, int]:
+        return of_device(self._memory, self.id)
 
     def __enter__(self) -> "Device":
-        self.entered += 1
+        if not 0 <= self.id < self._cupy.cuda.runtime.getDeviceCount():
+            raise CUDARuntimeError("cudaErrorInvalidDevice: invalid device ordinal")
+        self._cupy.current.before.append(self._cupy.current.device)
+        self._cupy.current.device = self.id
         return self
 
     def __exit__(self, *_error: object) -> None:
-        self.entered -= 1
+        self._cupy.current.device = self._cupy.current.before.pop()
 
     def synchronize(self) -> None:
         self.waits += 1
@@ -60,13 +76,16 @@ class Device:
 
 
 class Event:
-    """An event whose time is the number of events recorded before it, in seconds."""
+    """An event of the device that was current, whose time is the number of events recorded before it, in seconds."""
 
     def __init__(self, cupy: "StandInCupy") -> None:
         self._cupy = cupy
+        self.device = cupy.current.device
         self.waits = 0
 
     def record(self) -> None:
+        if self.device != self._cupy.current.device:
+            raise CUDARuntimeError("cudaErrorInvalidResourceHandle: the event is of another device than the stream")
         self.milliseconds = 1000.0 * self._cupy.events
         self._cupy.events += 1
 
@@ -81,10 +100,17 @@ class Stream:
     def __init__(self, cupy: "StandInCupy", null: bool = False, non_blocking: bool = False) -> None:
         self._cupy = cupy
         self.ptr = 0 if null else id(self)
+        self.device_id = -1 if null else cupy.current.device  # each device has a null stream
         self.captured: list[Callable[[], None]] | None = None
         self.invalid = False
 
     def __enter__(self) -> "Stream":
+        current = self._cupy.current.device
+        if self.device_id not in (-1, current):
+            raise RuntimeError(
+                f"The device that the stream is created on ({self.device_id}) does not match with the current device "
+                f"({current})"
+            )
         self._cupy.streams.append(self)
         return self
 
@@ -107,16 +133,19 @@ class Stream:
             raise CUDARuntimeError("cudaErrorIllegalState: the stream is not captured")
         if self.invalid:
             raise CUDARuntimeError("cudaErrorStreamCaptureInvalidated: operation failed due to a previous error")
-        return Graph(self._cupy, captured)
+        return Graph(self._cupy, captured, self.device_id)
 
 
 class Graph:
     """The work of a captured stream; it holds none of the memory that the work is done on."""
 
-    def __init__(self, cupy: "StandInCupy", captured: Sequence[Callable[[], None]]) -> None:
-        self._cupy, self._captured = cupy, captured
+    def __init__(self, cupy: "StandInCupy", captured: Sequence[Callable[[], None]], device: int) -> None:
+        self._cupy, self._captured, self._device = cupy, captured, device
 
     def launch(self, stream: Stream | None = None) -> None:
+        current = self._cupy.current.device
+        if self._device != current:  # CUDA would do it, in no order with what the graph's own device does
+            raise RuntimeError(f"a graph of cuda:{self._device} is launched while cuda:{current} is current")
         self._cupy.note(self._cupy.launches, "Graph.launch()")
         for work in self._captured:
             work()
@@ -135,7 +164,14 @@ class Cublas:
     def __init__(self, cupy: "StandInCupy") -> None:
         self._cupy = cupy
         self._bindings = NvmathCublas(cupy)
-        self.handle = self._bindings.create()
+        self._handles: dict[int, int] = {}  # by device
+
+    def _handle(self) -> int:
+        """Return the handle of the current device."""
+        current = self._cupy.current.device
+        if current not in self._handles:
+            self._handles[current] = self._bindings.create()
+        return self._handles[current]
 
     def gemmEx(
         self,
@@ -162,7 +198,7 @@ class Cublas:
         """See `NvmathCublas.gemm_ex`: the same function of the library, in the current stream."""
         if self._cupy.stream.captured is not None:
             raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
-        if handle == self.handle:
+        if handle in self._handles.values():
             self._bindings.set_stream(handle, self._cupy.stream.ptr)
         self._bindings.gemm_ex(
             handle, transa, transb, m, n, k, alpha, A, Atype, lda, B, Btype, ldb, beta, C, Ctype, ldc,
@@ -179,11 +215,13 @@ class NvmathCublas:
     def __init__(self, cupy: "StandInCupy") -> None:
         self._cupy = cupy
         self._streams: dict[int, int] = {}  # by handle
+        self._devices: dict[int, int] = {}
         self._workspaces: dict[int, tuple[int, int]] = {}
 
     def create(self) -> int:
         handle = next(_HANDLES)
         self._streams[handle] = 0
+        self._devices[handle] = self._cupy.current.device
         return handle
 
     def set_stream(self, handle: int, stream_id: int) -> None:
@@ -219,6 +257,10 @@ class NvmathCublas:
         cupy = self._cupy
         if handle not in self._streams:
             raise CUBLASError("CUBLAS_STATUS_NOT_INITIALIZED")
+        if self._devices[handle] != cupy.current.device:
+            raise CUBLASError(
+                f"the handle is of cuda:{self._devices[handle]}, but cuda:{cupy.current.device} is current"
+            )
         if self._streams[handle] != cupy.stream.ptr:
             raise CUBLASError("the product runs in another stream than what comes before and after it")
         workspace = self._workspaces.get(handle)
@@ -244,7 +286,7 @@ class NvmathCublas:
             )
 
         def multiply() -> None:
-            if workspace is not None and not cupy.is_device_memory(*workspace):
+            if workspace is not None and cupy.device_of_memory(*workspace) != cupy.current.device:
                 raise CUBLASError("the workspace does not lie in live memory of the device")
             left, right, c_rows = matrices()
             before = old * c_rows.astype(accumulator) if old else None
@@ -264,7 +306,7 @@ def _stored_by_rows(cupy: "StandInCupy", address: int, kind: int, rows: int, col
     if stride < max(1, columns):
         raise CUBLASError(f"CUBLAS_STATUS_INVALID_VALUE: rows of {columns} elements, {stride} apart")
     size = dtype.itemsize * (stride * (rows - 1) + columns)
-    if not cupy.is_device_memory(address, size):
+    if cupy.device_of_memory(address, size) != cupy.current.device:
         raise CUBLASError(f"a matrix of {size} bytes at {address:#x} does not lie in live memory of the device")
     flat = np.frombuffer((ctypes.c_char * size).from_address(address), dtype)
     return np.lib.stride_tricks.as_strided(flat, (rows, columns), (stride * dtype.itemsize, dtype.itemsize))
@@ -273,7 +315,7 @@ def _stored_by_rows(cupy: "StandInCupy", address: int, kind: int, rows: int, col
 def _factor(cupy: "StandInCupy", address: int, dtype: str) -> Any:
     """Return the number at an address of the host."""
     size = np.dtype(dtype).itemsize
-    if cupy.is_device_memory(address, size):
+    if cupy.device_of_memory(address, size) is not None:
         raise CUBLASError(f"the factor at {address:#x} lies in the device's memory, but is read on the host")
     return np.frombuffer((ctypes.c_char * size).from_address(address), dtype)[0].copy()
 
@@ -282,19 +324,19 @@ def make_cuda(
     cupy: "StandInCupy",
     driver: int | Exception,
     devices: int | Exception,
-    memory: tuple[int, int],
+    memory: "Bytes",
     name: str | bytes,
     major: int,
 ) -> SimpleNamespace:
     """Return what stands for `cupy.cuda`."""
     cublas = Cublas(cupy)
     return SimpleNamespace(
-        Device=lambda index=0: Device(cupy, index, memory),
+        Device=lambda device=None: Device(cupy, device, memory),
         Event=lambda: Event(cupy),
         Stream=lambda null=False, non_blocking=False: Stream(cupy, null, non_blocking),
         get_current_stream=lambda: cupy.stream,
         using_allocator=lambda allocator: _using_allocator(cupy, allocator),
-        get_elapsed_time=lambda start, end: end.milliseconds - start.milliseconds,
+        get_elapsed_time=_elapsed_time,
         memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
         runtime=SimpleNamespace(
             CUDARuntimeError=CUDARuntimeError,
@@ -305,7 +347,7 @@ def make_cuda(
             CUDA_R_32F=0,
             CUDA_R_64F=1,
         ),
-        get_cublas_handle=lambda: cublas.handle,
+        get_cublas_handle=cublas._handle,
         cublas=cublas,
     )
 
@@ -317,6 +359,22 @@ def _using_allocator(cupy: "StandInCupy", allocator: Callable[[int], Any]) -> It
         yield
     finally:
         cupy.allocator = before
+
+
+def _elapsed_time(start: Event, end: Event) -> float:
+    if start.device != end.device:
+        raise CUDARuntimeError("cudaErrorInvalidResourceHandle: the events are of two devices")
+    return end.milliseconds - start.milliseconds
+
+
+Bytes = tuple[int, int] | list[tuple[int, int]] | Exception
+"""Free and total bytes, the same for every device or one pair for each, or what asking for them raises."""
+
+
+def of_device(memory: Bytes, device: int) -> tuple[int, int]:
+    """Return the free and total bytes of one device."""
+    answer = _answer(memory)
+    return answer[device] if isinstance(answer, list) else answer
 
 
 def _answer(value: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from parity.standin.arrays import DeviceArray, Memory, Scalar
-from parity.standin.cuda import CUDARuntimeError, Stream, make_cuda
+from parity.standin.cuda import Bytes, CUDARuntimeError, Current, Stream, make_cuda, of_device
 from parity.standin.fusion import FusedVariable, Kernel
 from parity.standin.tables import (
     CONSTANTS,
@@ -20,6 +20,7 @@ from parity.standin.tables import (
     FUNCTIONS,
     TYPES,
     UFUNCS,
+    UNTOUCHING,
     check_arguments,
     parameters,
 )
@@ -40,13 +41,15 @@ class StandInCupy(ModuleType):
     driver, devices
         The driver's version and the number of devices, or the exception that asking for it raises.
     memory
-        Free and total bytes of each device.
+        Free and total bytes of every device, a list with those of each, or the exception that asking for it raises.
     pool
-        Free and total bytes of the memory pool.
+        Free and total bytes of the memory pool, likewise.
     name, major
         The devices' name, and the first number of their compute capability.
     failure
         What every product raises; None for products that succeed. May be changed later.
+    late_failure
+        What whatever waits for the device raises, as kernels do that fail once they run. May be changed later.
     """
 
     __version__ = "14.2.0"
@@ -56,14 +59,16 @@ class StandInCupy(ModuleType):
         self,
         driver: int | Exception = 12040,
         devices: int | Exception = 1,
-        memory: tuple[int, int] = (8 * GIB, 10 * GIB),
-        pool: tuple[int, int] = (2 * GIB, 3 * GIB),
+        memory: Bytes = (8 * GIB, 10 * GIB),
+        pool: Bytes = (2 * GIB, 3 * GIB),
         name: str | bytes = b"Stand-in GPU",
         major: int = 9,
         failure: Exception | None = None,
+        late_failure: Exception | None = None,
     ) -> None:
         super().__init__("cupy")
         self.failure = failure
+        self.late_failure = late_failure
         self.synchronisations: list[str] = []
         self.implicit: list[str] = []
         self.transfers_to_device: list[str] = []
@@ -73,11 +78,15 @@ class StandInCupy(ModuleType):
         self.fused: list[str] = []
         self.products: list[int] = []
         self.launches: list[str] = []
-        self.streams = [Stream(self, null=True)]  # the current one is the last
+        self.current = Current()
+        self.streams = [Stream(self, null=True)]  # the current one is the last of the current device
         self.allocator: Callable[[int], Any] | None = None
         self.events = 0
         self.cuda = make_cuda(self, driver, devices, memory, name, major)
-        self._pool = SimpleNamespace(free_bytes=lambda: pool[0], total_bytes=lambda: pool[1])
+        self._pool = SimpleNamespace(
+            free_bytes=lambda: of_device(pool, self.current.device)[0],
+            total_bytes=lambda: of_device(pool, self.current.device)[1],
+        )
         self._memory: weakref.WeakSet[Memory] = weakref.WeakSet()
         self._kernel: Kernel | None = None  # the fused function under way
         for function in UFUNCS:
@@ -112,8 +121,8 @@ class StandInCupy(ModuleType):
 
     @property
     def stream(self) -> Stream:
-        """The current stream."""
-        return self.streams[-1]
+        """The current stream of the current device."""
+        return next(stream for stream in reversed(self.streams) if stream.device_id in (-1, self.current.device))
 
     def submit(self, work: Callable[[], Any], *arguments: Any) -> None:
         """Do `work`, which has the values of `arguments` in hand, or note it where the stream is captured."""
@@ -147,6 +156,8 @@ class StandInCupy(ModuleType):
     def note_wait(self, what: str, implicit: bool = False) -> None:
         """Count a synchronisation, and whether it looked like one."""
         self.note(self.synchronisations, what)
+        if self.late_failure is not None:
+            raise self.late_failure
         if implicit:
             self.note(self.implicit, what)
 
@@ -174,15 +185,15 @@ class StandInCupy(ModuleType):
         if self.allocator is not None:
             self.allocator(values.nbytes)
         self.note(self.allocations, what)
-        memory = Memory(values)
+        memory = Memory(values, self.current.device)
         self._memory.add(memory)
         return DeviceArray(values, self, memory)
 
     def unwrap(self, argument: Any) -> Any:
-        """Return the NumPy array in an argument; refuse arrays of the host and of other devices."""
+        """Return the NumPy array in an argument; refuse arrays of the host and of another stand-in."""
         if isinstance(argument, DeviceArray):
             if argument._cupy is not self:
-                raise ValueError("the array lives on another device")
+                raise ValueError("the array is of another stand-in")
             return argument._values
         if isinstance(argument, np.ndarray | FusedVariable):
             raise TypeError(f"Unsupported type {type(argument)}")
@@ -190,9 +201,24 @@ class StandInCupy(ModuleType):
             return type(argument)(self.unwrap(part) for part in argument)
         return argument
 
-    def is_device_memory(self, address: int, size: int) -> bool:
-        """Return whether these bytes lie in one live block of the device's memory."""
-        return any((address, address + size) in memory for memory in self._memory)
+    def check_current(self, *arguments: Any) -> None:
+        """Refuse arrays of another device than the current one.
+
+        CuPy warns where the two devices reach each other's memory and raises this where they do not; in fused kernels
+        and products it looks at nothing, and computes in no order with the other device, or not at all.
+        """
+        for argument in arguments:
+            # A graph's arrays hold no memory: the graph as a whole is of a device.
+            memory = argument._memory if isinstance(argument, DeviceArray) else None
+            if memory is not None and memory.device != self.current.device:
+                raise ValueError(
+                    f"The device where the array resides ({memory.device}) is different from the current device "
+                    f"({self.current.device}). Peer access is unavailable between these devices."
+                )
+
+    def device_of_memory(self, address: int, size: int) -> int | None:
+        """Return the device in one live block of whose memory these bytes lie, or None."""
+        return next((memory.device for memory in self._memory if (address, address + size) in memory), None)
 
     # Functions.
 
@@ -232,6 +258,10 @@ class StandInCupy(ModuleType):
             self._refuse_in_kernel(compute.__name__)
             self.note(self.transfers_to_device, compute.__name__)
             return self.wrap(np.array(compute(*args, **kwargs)), [], compute.__name__)
+        if compute.__name__ in ("array", "asarray") and source.data.device_id != self.current.device:
+            if not (source.flags.c_contiguous or source.flags.f_contiguous):
+                raise NotImplementedError("CuPy cannot copy non-contiguous array between devices.")
+            args = self.wrap(source._values.copy("K"), [], "copy from another device"), *args[1:]
         return self._call(compute, *args, **kwargs)
 
     def _call(self, compute: Any, *args: Any, **kwargs: Any) -> Any:
@@ -246,6 +276,8 @@ class StandInCupy(ModuleType):
         ]
         if compute.__name__ in FUNCTIONS and not sources:
             raise TypeError(f"Unsupported type {type(args[0]) if args else None}")
+        if compute.__name__ not in UNTOUCHING:
+            self.check_current(*sources)
         work = functools.partial(
             compute, *map(self.unwrap, args), **{name: self.unwrap(value) for name, value in kwargs.items()}
         )
@@ -285,6 +317,7 @@ class StandInCupy(ModuleType):
             if not all(isinstance(argument, DeviceArray | Scalar | None) for argument in arguments):
                 types = ", ".join(repr(type(argument)) for argument in arguments)
                 raise TypeError(f"Invalid argument type for '{name}': ({types})")
+            self.check_current(*arrays)
             types = *((array.dtype, array.ndim) for array in arrays), len(arguments)
             if self.stream.captured is None:
                 returned = self._run(name, function, arguments)

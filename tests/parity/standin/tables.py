@@ -77,6 +77,12 @@ ARRAY_METHODS = {
     "view": "dtype",
 }
 
+# Functions and methods that touch no element of an array that they are given, and take one of any device.
+UNTOUCHING = (
+    *("reshape", "transpose", "ravel", "squeeze", "swapaxes", "view", "broadcast_to", "expand_dims", "shape", "ndim"),
+    *("empty_like", "zeros_like", "ones_like", "full_like"),
+)
+
 BINARY_OPERATORS = {
     "add": "add",
     "sub": "subtract",
