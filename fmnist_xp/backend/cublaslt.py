@@ -176,8 +176,8 @@ class Products:
             raise Unsupported(f"cuBLASLt {lt.get_version()} answers {error}") from error
         finally:
             lt.matmul_preference_destroy(preference)
-        usable: np.ndarray[Any, Any] = results[: found[0]]
-        usable = usable[usable["state"] == 0]
+        results = results[: found[0]]
+        usable: np.ndarray[Any, Any] = results[results["state"] == 0]
         return usable
 
     def _describe(self, description: int, attribute: int, value: int) -> None:
