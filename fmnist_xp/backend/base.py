@@ -20,6 +20,28 @@ Call: TypeAlias = tuple[Callable[..., Any], tuple[Any, ...]]
 """A function and its positional arguments."""
 
 
+class Product(NamedTuple):
+    """What `Backend.dot` was asked for."""
+
+    a: Array
+    b: Array
+    out: Array
+    scale: float = 1.0
+    tf32: bool = False
+
+
+class Formula(NamedTuple):
+    """A function of `xp` that was asked for with these arguments: fused where it is element-wise, else as it is."""
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    fused: bool = True
+
+
+Step: TypeAlias = Product | Formula
+"""What a layer asks of a backend."""
+
+
 class Precision(NamedTuple):
     """How numbers are kept and multiplied.
 
@@ -102,19 +124,32 @@ class Backend(ABC):
         `a` and `b` are of one dtype, C-contiguous or the transpose of that; `out` may be of a wider dtype on a GPU.
         Sums are kept in at least float32.
         """
-        for function, arguments in self.dot_calls(a, b, out, scale, tf32):
+        for function, arguments in self.dot_calls(Product(a, b, out, scale, tf32)):
             function(*arguments)
 
     @abstractmethod
-    def dot_calls(self, a: Array, b: Array, out: Array, scale: float, tf32: bool) -> list[Call]:
+    def dot_calls(self, product: Product) -> list[Call]:
         """Return what `dot` calls: made again, they multiply what the same arrays hold then."""
 
     def apply(self, function: Callable[..., None], *arguments: Any) -> None:
         """Call `function(xp, *arguments)`, which writes into arrays among its arguments and makes no other."""
         function(self.xp, *arguments)
 
-    def repeatable(self, calls: Sequence[Call]) -> Callable[[], None]:
-        """Return a function that makes `calls` again, all of which were made before."""
+    def calls(self, steps: Sequence[Step]) -> list[Call]:
+        """Return the calls that take `steps`."""
+        calls: list[Call] = []
+        for step in steps:
+            if isinstance(step, Product):
+                calls += self.dot_calls(step)
+            elif step.fused:
+                calls.append((self.fuse(step.function), step.arguments))
+            else:
+                calls.append((step.function, (self.xp, *step.arguments)))
+        return calls
+
+    def repeatable(self, steps: Sequence[Step]) -> Callable[[], None]:
+        """Return a function that takes `steps` again, all of which were taken before."""
+        calls = self.calls(steps)
 
         def repeat() -> None:
             for function, arguments in calls:

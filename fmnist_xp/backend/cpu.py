@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fmnist_xp.backend.base import Array, Backend, Call
+from fmnist_xp.backend.base import Array, Backend, Call, Product
 from fmnist_xp.errors import DeviceError
 from fmnist_xp.machine import cpu_name, peak_resident_bytes, single_threaded_blas, usable_cores
 
@@ -38,8 +38,9 @@ class CpuBackend(Backend):
     def synchronize(self) -> None:
         """Do nothing: NumPy computes at once."""
 
-    def dot_calls(self, a: Array, b: Array, out: Array, scale: float, tf32: bool) -> list[Call]:
+    def dot_calls(self, product: Product) -> list[Call]:
         """Return one call of BLAS, and one for a scale; `tf32` is for GPUs and without effect."""
+        a, b, out, scale, _tf32 = product
         calls: list[Call] = [(np.dot, (a, b, out))]
         if scale != 1:
             calls.append((np.multiply, (out, out.dtype.type(scale), out)))

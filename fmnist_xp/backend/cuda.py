@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fmnist_xp.backend.base import Array, Backend, Call
+from fmnist_xp.backend.base import Array, Backend, Call, Product
 from fmnist_xp.errors import DeviceError
 
 CUDA_INSTALL = 'pip install "fmnist-xp[cuda]" for CUDA 12, "fmnist-xp[cuda13]" for CUDA 13'
@@ -100,8 +100,9 @@ class CudaBackend(Backend):
         """Wait for all streams of the device."""
         self._device.synchronize()
 
-    def dot_calls(self, a: Array, b: Array, out: Array, scale: float, tf32: bool) -> list[Call]:
+    def dot_calls(self, product: Product) -> list[Call]:
         """Return one call of cuBLAS, which `cupy.dot` makes for equal dtypes and without a scale."""
+        a, b, out, scale, tf32 = product
         cublas = self.xp.cuda.cublas
         double = out.dtype == "float64"
         if double:

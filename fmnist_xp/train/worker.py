@@ -5,21 +5,20 @@ with other values in them. In the layers a block costs Python 50 µs, in which n
 of calls it costs a third of that.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
-from fmnist_xp.backend import Array, Backend, Call
+from fmnist_xp.backend import Array, Backend, Formula, Product, Step
 from fmnist_xp.nn.losses import CategoricalCrossentropy
 from fmnist_xp.nn.network import Network
 
 
 class Recorder:
-    """Stands before a backend, hands on whatever is asked of it, and notes the calls that compute."""
+    """Stands before a backend, hands on whatever is asked of it, and notes the steps that compute."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._calls: list[Call] = []
+        self._steps: list[Step] = []
 
     def __getattr__(self, name: str) -> Any:
         """Return what the backend has."""
@@ -27,25 +26,25 @@ class Recorder:
 
     def dot(self, a: Array, b: Array, out: Array, scale: float = 1.0, tf32: bool = False) -> None:
         """See `Backend.dot`."""
-        for function, arguments in self._backend.dot_calls(a, b, out, scale, tf32):
-            self._make(function, *arguments)
+        self._take(Product(a, b, out, scale, tf32))
 
     def fuse(self, formula: Callable[..., Any]) -> Callable[..., Any]:
         """See `Backend.fuse`."""
-        return functools.partial(self._make, self._backend.fuse(formula))
+        return lambda *arguments: self._take(Formula(formula, arguments))
 
     def apply(self, function: Callable[..., None], *arguments: Any) -> None:
         """See `Backend.apply`."""
-        self._make(function, self._backend.xp, *arguments)
+        self._take(Formula(function, arguments, fused=False))
 
-    def take(self) -> list[Call]:
-        """Return the calls made since they were last taken."""
-        calls, self._calls = self._calls, []
-        return calls
+    def taken(self) -> list[Step]:
+        """Return the steps taken since this was last asked."""
+        steps, self._steps = self._steps, []
+        return steps
 
-    def _make(self, function: Callable[..., Any], *arguments: Any) -> None:
-        self._calls.append((function, arguments))
-        function(*arguments)
+    def _take(self, step: Step) -> None:
+        self._steps.append(step)
+        for function, arguments in self._backend.calls([step]):
+            function(*arguments)
 
 
 Note: TypeAlias = Callable[[CategoricalCrossentropy, Array, slice], None]
@@ -84,7 +83,7 @@ class Worker:
     def forward(self, block: slice) -> Array:
         """Return the class probabilities of the rows of `block`."""
         probabilities = self._network.forward(self._inputs[block])
-        self._recorder.take()
+        self._recorder.taken()
         return probabilities
 
     def compute_gradients(self, block: slice, note: Note | None) -> None:
@@ -119,10 +118,10 @@ class Worker:
 
     def _record(self, inputs: Array, labels: Array) -> Tape:
         """Return what the layers call for rows and labels at these addresses."""
-        self._recorder.take()  # what an attempt that failed has left
+        self._recorder.taken()  # what an attempt that failed has left
         self._network.attach_gradients(self.gradients)
         probabilities = self._network.forward(inputs)
-        forward = self._recorder.take()
+        forward = self._recorder.taken()
         self._network.backward(probabilities, labels, samples=1)
         repeatable = self._network.backend.repeatable
-        return Tape(repeatable(forward), probabilities, repeatable(self._recorder.take()))
+        return Tape(repeatable(forward), probabilities, repeatable(self._recorder.taken()))
