@@ -69,7 +69,7 @@ class Trial:
         a, b, biases, passed = made(m, k), made(k, n), made(1, n), generator.integers(0, 2, (m, n))
         out = scale * a @ b
         self.expected, self.options = {}, {}
-        takes = EPILOGUES[epilogue].arguments
+        takes = EPILOGUES[epilogue][1]
         if "biases" in takes:
             self.options["biases"] = xp.asarray(biases, dtype=result)
             out = out + biases
@@ -259,7 +259,7 @@ def refused(cupy: StandInCupy) -> dict[str, tuple[dict[str, Any], str]]:
     return {
         "no mask": (
             {"mask": None},
-            r"DRELU_BGRAD takes \['bias_gradient', 'mask'\], not \['bias_gradient'\]",
+            r"epilogue drelu_bgrad takes \['bias_gradient', 'mask'\], not \['bias_gradient'\]",
         ),
         "biases too": ({"biases": zeros(1, 4)}, r"not \['bias_gradient', 'biases', 'mask'\]"),
         "a too long": ({"a": zeros(5, 2)}, r"\(5, 2\) · \(3, 4\) is not of shape \(5, 4\)"),
