@@ -23,25 +23,17 @@ class Unsupported(Exception):
     """cuBLASLt has no algorithm for a product with its epilogue."""
 
 
-class Epilogue:
-    """What follows a product: cuBLASLt's name of it, and the arguments of `Products.plan` that it reads or writes.
-
-    cuBLASLt stores by columns and computes outᵀ = bᵀ · aᵀ, so that its rows are our columns and its A is our b.
-    """
-
-    def __init__(self, name: str, *arguments: str) -> None:
-        self.name, self.arguments = name, set(arguments)
-
-
-EPILOGUES = {
-    None: Epilogue("DEFAULT"),
-    "bias": Epilogue("BIAS", "biases"),
-    "relu_bias": Epilogue("RELU_BIAS", "biases"),
-    "relu_bias_aux": Epilogue("RELU_AUX_BIAS", "biases", "mask"),
-    "drelu": Epilogue("DRELU", "mask"),
-    "drelu_bgrad": Epilogue("DRELU_BGRAD", "mask", "bias_gradient"),
-    "bgrad": Epilogue("BGRADA", "bias_gradient"),
+EPILOGUES: dict[str | None, tuple[str, set[str]]] = {
+    None: ("DEFAULT", set()),
+    "bias": ("BIAS", {"biases"}),
+    "relu_bias": ("RELU_BIAS", {"biases"}),
+    "relu_bias_aux": ("RELU_AUX_BIAS", {"biases", "mask"}),
+    "drelu": ("DRELU", {"mask"}),
+    "drelu_bgrad": ("DRELU_BGRAD", {"mask", "bias_gradient"}),
+    # cuBLASLt stores by columns and computes outᵀ = bᵀ · aᵀ: its A is our b.
+    "bgrad": ("BGRADA", {"bias_gradient"}),
 }
+"""For each epilogue cuBLASLt's name of it, and the arguments of `Products.plan` that it reads or writes."""
 
 
 def mask_shape(rows: int, columns: int) -> tuple[int, int]:
@@ -95,15 +87,16 @@ class Products:
         - "relu_bias_aux": and `mask`, uint8 of the shape `mask_shape(m, n)`, gets a set bit where the sum is above 0.
         - "drelu": out is the product where the bit of `mask` is set, else 0.
         - "drelu_bgrad": and `bias_gradient`, n values, gets the sums over out's rows.
-        - "bgrad": out is the product, and `bias_gradient`, n values, gets the sums over b's rows.
+        - "bgrad": out is the product, and `bias_gradient`, n values, gets the sums over b's rows, without the scale.
+
+        By its documentation, cuBLASLt has biases and their gradient in out's dtype alone.
 
         The call makes the one call of cuBLASLt, allocates nothing, waits for nothing and can be captured; arrays and
         descriptors live for as long as it does. Raises `Unsupported` where cuBLASLt has no algorithm for that on
         this device, and ValueError for arrays that it cannot address.
         """
-        kind = EPILOGUES[epilogue]
         given = {"biases": biases, "mask": mask, "bias_gradient": bias_gradient}
-        _check(a, b, out, kind, given)
+        _check(a, b, out, epilogue, given)
         lt, attribute = self._lt, self._lt.MatmulDescAttribute
         vector = biases if biases is not None else bias_gradient
         rows, columns = out.shape
@@ -116,7 +109,7 @@ class Products:
             a_layout, transposed = self._layout(stack, a)
             self._describe(description, attribute.TRANSB, transposed)
             out_layout, _ = self._layout(stack, out)
-            self._describe(description, attribute.EPILOGUE, lt.Epilogue[kind.name])
+            self._describe(description, attribute.EPILOGUE, lt.Epilogue[EPILOGUES[epilogue][0]])
             if vector is not None:
                 self._describe(description, attribute.BIAS_POINTER, vector.data.ptr)
                 self._describe(description, attribute.BIAS_DATA_TYPE, self._types[vector.dtype.char])
@@ -189,11 +182,11 @@ class Products:
         self._lt.matmul_preference_set_attribute(preference, attribute, buffer.ctypes.data, buffer.nbytes)
 
 
-def _check(a: Array, b: Array, out: Array, epilogue: Epilogue, given: dict[str, Array | None]) -> None:
+def _check(a: Array, b: Array, out: Array, epilogue: str | None, given: dict[str, Array | None]) -> None:
     """Raise ValueError where cuBLASLt, which sees addresses alone, would read or write elsewhere."""
-    names = {name for name, array in given.items() if array is not None}
-    if names != epilogue.arguments:
-        raise ValueError(f"epilogue {epilogue.name} takes {sorted(epilogue.arguments)}, not {sorted(names)}")
+    names, takes = {name for name, array in given.items() if array is not None}, EPILOGUES[epilogue][1]
+    if names != takes:
+        raise ValueError(f"epilogue {epilogue} takes {sorted(takes)}, not {sorted(names)}")
     rows, columns = out.shape
     if a.shape != (rows, b.shape[0]) or b.shape[1] != columns:
         raise ValueError(f"{a.shape} · {b.shape} is not of shape {out.shape}")

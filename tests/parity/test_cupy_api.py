@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from parity.standin import DeviceArray, StandInCupy
+from parity.standin.cublaslt import DESC_DTYPES, PREFERENCE_DTYPES, NvmathCublasLt
 from parity.standin.cuda import (
     COMPUTE_32F,
     COMPUTE_64F,
@@ -235,6 +236,27 @@ def test_bindings_of_cublas_are_nvmaths(cupy: Any) -> None:
     types = importlib.import_module("nvmath").CudaDataType
     numbers = {types.CUDA_R_16F: "float16", types.CUDA_R_32F: "float32", types.CUDA_R_64F: "float64"}
     assert numbers == CUDA_TYPES
+
+
+def test_bindings_of_cublaslt_are_nvmaths() -> None:
+    reason = "nvmath-python, the oracle of this test, is not installed"
+    cublaslt = pytest.importorskip("nvmath.bindings.cublasLt", reason=reason)
+    for name, _ in public(NvmathCublasLt):
+        ours = getattr(NvmathCublasLt, name)
+        if inspect.isfunction(ours):
+            assert names_of(getattr(cublaslt, name)) == names_of(ours), name
+    for enumeration in (NvmathCublasLt.Epilogue, NvmathCublasLt.MatmulDescAttribute):
+        real = getattr(cublaslt, enumeration.__name__)
+        assert {member.name: real[member.name].value for member in enumeration} == {
+            member.name: member.value for member in enumeration
+        }
+    for attribute, dtype in DESC_DTYPES.items():
+        assert cublaslt.get_matmul_desc_attribute_dtype(attribute) is dtype, attribute
+    for attribute, dtype in PREFERENCE_DTYPES.items():
+        assert cublaslt.MatmulPreferenceAttribute[attribute.name] == attribute
+        assert cublaslt.get_matmul_preference_attribute_dtype(attribute) is dtype, attribute
+    assert cublaslt.matmul_heuristic_result_dtype == NvmathCublasLt.matmul_heuristic_result_dtype
+    assert issubclass(cublaslt.cuBLASLtError, Exception)
 
 
 def test_fuse_asnumpy_and_pool_are_cupys(cupy: Any) -> None:

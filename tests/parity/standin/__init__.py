@@ -44,14 +44,23 @@ everywhere (here `parity.standin`): two copies of the modules have two array typ
 **Captured**: between a stream's `begin_capture` and `end_capture`, what is asked of the device in that stream is
 noted and not done; the graph does it when it is launched, if the memory lives. Refused meanwhile: waits, transfers,
 allocations, CuPy's cuBLAS, and a fused function that is not compiled yet. `NvmathCublas(cupy)` stands for
-`nvmath.bindings.cublas`, whose products can be captured.
+`nvmath.bindings.cublas`, and `NvmathCublasLt(cupy)` for `nvmath.bindings.cublasLt`, whose products can be captured.
 
 **Not modelled**: rounding (the bits are NumPy's, also where TF32 is asked for), the order of sums, the order of
 streams among themselves, the size of the memory, time.
 """
 
 from parity.standin.arrays import DeviceArray
+from parity.standin.cublaslt import NvmathCublasLt
 from parity.standin.cuda import CUBLASError, CUDARuntimeError, NvmathCublas, OutOfMemoryError
 from parity.standin.module import StandInCupy
 
-__all__ = ["CUBLASError", "CUDARuntimeError", "DeviceArray", "NvmathCublas", "OutOfMemoryError", "StandInCupy"]
+__all__ = [
+    "CUBLASError",
+    "CUDARuntimeError",
+    "DeviceArray",
+    "NvmathCublas",
+    "NvmathCublasLt",
+    "OutOfMemoryError",
+    "StandInCupy",
+]

@@ -248,9 +248,7 @@ class NvmathCublasLt:
         if found is None or found.key != key:
             raise CUBLASError("CUBLAS_STATUS_INVALID_VALUE: the algorithm was not found for this product")
         if workspace_size_in_bytes < found.workspace:
-            raise CUBLASError(
-                f"CUBLAS_STATUS_INVALID_VALUE: the algorithm takes {found.workspace} bytes of workspace"
-            )
+            raise CUBLASError(f"CUBLAS_STATUS_INVALID_VALUE: less than {found.workspace} bytes of workspace")
         for address, alignment in zip((a, b, c, d), found.alignments, strict=True):
             if address % alignment:
                 raise CUBLASError(f"CUBLAS_STATUS_INVALID_VALUE: {address:#x} is not aligned to {alignment} bytes")
