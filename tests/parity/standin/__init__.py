@@ -51,7 +51,15 @@ streams among themselves, the size of the memory, time.
 """
 
 from parity.standin.arrays import DeviceArray
-from parity.standin.cuda import CUBLASError, CUDARuntimeError, NvmathCublas, OutOfMemoryError
+from parity.standin.cuda import CUBLASError, CUDADriverError, CUDARuntimeError, NvmathCublas, OutOfMemoryError
 from parity.standin.module import StandInCupy
 
-__all__ = ["CUBLASError", "CUDARuntimeError", "DeviceArray", "NvmathCublas", "OutOfMemoryError", "StandInCupy"]
+__all__ = [
+    "CUBLASError",
+    "CUDADriverError",
+    "CUDARuntimeError",
+    "DeviceArray",
+    "NvmathCublas",
+    "OutOfMemoryError",
+    "StandInCupy",
+]
