@@ -1,6 +1,7 @@
 """CuPy on a CUDA GPU: the only file that imports CuPy."""
 
 import functools
+import importlib.metadata
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,13 @@ from fmnist_xp.backend.base import Array, Backend, Call, Product
 from fmnist_xp.errors import DeviceError
 
 CUDA_INSTALL = 'pip install "fmnist-xp[cuda]" for CUDA 12, "fmnist-xp[cuda13]" for CUDA 13'
+
+# Of these no two can be installed at once.
+CUPY_PACKAGES = ("cupy", "cupy-cuda11x", "cupy-cuda12x", "cupy-cuda13x")
+
+# The `status` for full memory in the errors of CuPy's cuBLAS, nvmath-python's cuBLAS, the runtime and the driver, by
+# their names: to ask CuPy for the class would load a library that may be missing.
+MEMORY_FULL = {"CUBLASError": 3, "cuBLASError": 3, "CUDARuntimeError": 2, "CUDADriverError": 2}
 
 
 class CudaBackend(Backend):
@@ -38,19 +46,21 @@ class CudaBackend(Backend):
             )
         self._device = self.xp.cuda.Device(index)
         try:
-            with self._device:
-                properties = self.xp.cuda.runtime.getDeviceProperties(index)
+            properties = self.xp.cuda.runtime.getDeviceProperties(index)
+            name = properties["name"]
+            self.device_name = name.decode() if isinstance(name, bytes) else name
+            with self.computing():
                 # The first kernel and the first product load NVRTC and cuBLAS: better to miss them here.
                 ones = self.xp.ones((2, 2), dtype="float32")
                 self.xp.dot(ones + ones, ones)
-                self._device.synchronize()
+                self._device.synchronize()  # a kernel may fail once it runs
+        except DeviceError:
+            raise
         except Exception as error:
             raise DeviceError(
                 f"CuPy {self.xp.__version__} found {self.name} but cannot compute on it ({first_line(error)}): "
                 f"{CUDA_INSTALL}, or use --device cpu"
             ) from error
-        name = properties["name"]
-        self.device_name = name.decode() if isinstance(name, bytes) else name
         # Tensor cores multiply halves since Volta (7.0) and TF32 since Ampere (8.0).
         if properties["major"] >= 7:
             self.precisions += ("float16",)
@@ -60,7 +70,7 @@ class CudaBackend(Backend):
 
     def asarray(self, array: Any, dtype: Any = None) -> Array:
         """Copy `array` to the device, unless it is there."""
-        with self._device:
+        with self.computing():
             return super().asarray(array, dtype)
 
     def check(self, array: Array, name: str) -> Array:
@@ -75,7 +85,7 @@ class CudaBackend(Backend):
 
     def to_host(self, array: Array) -> np.ndarray[Any, Any]:
         """Copy `array` to the host, which waits for the device."""
-        with self._device:  # else the copy would be made in another device's stream, and wait for nothing
+        with self.computing():  # else the copy would be made in another device's stream, and wait for nothing
             host: np.ndarray[Any, Any] = self.xp.asnumpy(array)
         return host
 
@@ -166,12 +176,25 @@ class CudaBackend(Backend):
         with self._device:
             try:
                 yield
-            except self.xp.cuda.memory.OutOfMemoryError as error:
-                free, total = self._device.mem_info
+            except Exception as error:
+                if not self._is_full_memory(error):
+                    raise
+                try:
+                    free, total = (bytes_ / 2**30 for bytes_ in self._device.mem_info)
+                    figures = f", {free:.1f} of {total:.1f} GiB free"
+                except Exception:  # a device in trouble may not tell
+                    figures = ""
                 raise DeviceError(
-                    f"{self.name} ({self.device_name}) is out of memory, {free / 2**30:.1f} of {total / 2**30:.1f} "
-                    f"GiB free: use fewer rows, narrower layers or float32 ({first_line(error)})"
+                    f"{self.name} ({self.device_name}) is out of memory{figures}: use fewer rows, narrower layers or "
+                    f"float32 ({first_line(error)})"
                 ) from error
+
+    def _is_full_memory(self, error: Exception) -> bool:
+        """Return whether `error` says, in the words of CuPy or of a library below it, that the memory is full."""
+        if isinstance(error, self.xp.cuda.memory.OutOfMemoryError):
+            return True
+        full = MEMORY_FULL.get(type(error).__name__)
+        return full is not None and full == getattr(error, "status", None)
 
     def current(self) -> Any:
         """Return what `computing` returns, which costs a microsecond here."""
@@ -203,19 +226,36 @@ def _multiply(function: Callable[..., None], arguments: tuple[Any, ...], *_held:
 
 
 def import_cupy() -> ModuleType:
-    """Return the installed CuPy; raise `DeviceError` where there is none or it does not load."""
+    """Return the installed CuPy; raise `DeviceError` where there is none, more than one, or it does not load."""
+    packages = [name for name in CUPY_PACKAGES if any(importlib.metadata.distributions(name=name))]
+    if len(packages) > 1:
+        raise _unusable(
+            f"{' and '.join(packages)} are installed, each a whole CuPy in the same folder: "
+            f"pip uninstall {' '.join(packages)}, then {CUDA_INSTALL}"
+        )
     try:
         import cupy
-    except ModuleNotFoundError as error:
-        raise DeviceError(
-            f"a CUDA device was asked for, but CuPy is not installed: {CUDA_INSTALL}, or use --device cpu"
-        ) from error
-    except ImportError as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip(" =")), "no reason given")
-        raise DeviceError(
-            f"a CUDA device was asked for, but CuPy does not load ({reason}): {CUDA_INSTALL}"
-        ) from error
+    except Exception as error:  # in a broken installation it can be any
+        if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
+            raise _unusable(f"CuPy is not installed: {CUDA_INSTALL}") from error
+        raise _unusable(f"CuPy does not load ({_reason(error)}): {CUDA_INSTALL}") from error
+    if not hasattr(cupy, "ndarray"):  # a folder without __init__.py is a module too
+        place = getattr(cupy, "__file__", None) or next(iter(cupy.__path__))
+        raise _unusable(f"{place} is no CuPy: remove it, then {CUDA_INSTALL}")
     return cupy  # type: ignore[no-any-return, unused-ignore]
+
+
+def _unusable(fault: str) -> DeviceError:
+    return DeviceError(f"a CUDA device was asked for, but {fault}, or use --device cpu")
+
+
+def _reason(error: Exception) -> str:
+    """Return the line of an import's error that names what is missing."""
+    # CuPy puts advice around the original error, its cause, and on Windows, where that names no library, a list of them.
+    lines = [line for line in str(error).splitlines() if line.endswith("-> not found")]
+    lines += str(error.__cause__ or error).splitlines()
+    named = next((line.strip() for line in lines if line.strip(" =")), "no reason given")
+    return named if isinstance(error, ImportError) else f"{type(error).__name__}: {named}"
 
 
 def cuda_device_count(cupy: ModuleType) -> int:

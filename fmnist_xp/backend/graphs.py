@@ -1,13 +1,21 @@
 """CUDA graphs: all epochs from one logged to the next become one launch."""
 
 import functools
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import ModuleType
 from typing import Any, NoReturn
 
+from fmnist_xp.backend.base import Array, Call, Formula, Product, Step
+from fmnist_xp.backend.cublaslt import Products, Unsupported
 from fmnist_xp.backend.cuda import CudaBackend, first_line
 from fmnist_xp.errors import DeviceError
+
+logger = logging.getLogger("fmnist_xp")
+
+EPILOGUES = {"bias": "bias", "bias, relu": "relu_bias"}
+"""cuBLASLt's epilogues by what formulas say of themselves (`epilogue` in backend.base)."""
 
 GRAPHS_INSTALL = 'pip install "fmnist-xp[graphs]"'
 
@@ -23,20 +31,22 @@ class CudaGraphBackend(CudaBackend):
     # What cuBLAS recommends for Hopper and Blackwell, and more than for others. One product runs at a time, in it.
     workspace_bytes = 32 * 2**20
 
-    def __init__(self, index: int = 0, *, cupy: ModuleType | None = None, cublas: ModuleType | None = None) -> None:
+    def __init__(self, index: int = 0, *, cupy: ModuleType | None = None, nvmath: Any = None) -> None:
         """Open device `index`.
 
-        `cupy` and `cublas` are the modules to compute with, by default the installed CuPy and nvmath-python's
-        bindings: CuPy refuses to call cuBLAS while it captures. Raises `DeviceError` as `CudaBackend` does, and where
+        `cupy` and `nvmath` are the modules to compute with, by default the installed CuPy and `nvmath.bindings`:
+        CuPy refuses to call cuBLAS while it captures. Raises `DeviceError` as `CudaBackend` does, and where
         nvmath-python is missing or cannot multiply.
         """
         super().__init__(index, cupy=cupy)
-        self._cublas = cublas or import_cublas()
+        nvmath = nvmath or import_nvmath()
+        self._cublas = nvmath.cublas
         try:
             with self._device:
                 self._stream = self.xp.cuda.Stream(non_blocking=True)
                 self._workspace = self.xp.empty(self.workspace_bytes, dtype="uint8")
                 self._handle = self._cublas.create()
+                self._products = Products(self.xp, nvmath.cublasLt, self._workspace)
                 ones = self.xp.ones((2, 2), dtype="float32")
                 self.dot(ones, ones, self.xp.empty_like(ones))
                 self.synchronize()
@@ -44,6 +54,40 @@ class CudaGraphBackend(CudaBackend):
             raise DeviceError(
                 f"nvmath-python cannot multiply on {self.name} ({first_line(error)}): compute without CUDA graphs"
             ) from error
+
+    def calls(self, steps: Sequence[Step]) -> list[Call]:
+        """Return the calls that take `steps`: a product takes along what follows it, where cuBLASLt can."""
+        calls: list[Call] = []
+        following: list[Step | None] = [*steps[1:], None]
+        joined: list[Call] = []
+        for step, following_step in zip(steps, following, strict=True):
+            if joined:  # with the step before
+                joined = []
+                continue
+            joined = self._joined(step, following_step)
+            calls += joined or super().calls([step])
+        return calls
+
+    def _joined(self, product: Step, formula: Step | None) -> list[Call]:
+        """Return the calls of a product and of the formula that follows it as one; none where they stay two."""
+        if not isinstance(product, Product) or not isinstance(formula, Formula):
+            return []
+        name = EPILOGUES.get(getattr(formula.function, "epilogue", ""))
+        values, biases, *output = formula.arguments if name else (None, None)
+        if name is None or not all(array is product.out for array in (values, *output)):
+            return []
+        before: list[Call] = []
+        if biases.dtype != product.out.dtype:  # cuBLASLt adds biases of the result's dtype alone
+            given, biases = biases, self.xp.empty(biases.shape, dtype=product.out.dtype)
+            before = [(self.fuse(copied), (given, biases))]
+        kind = "float64" if product.out.dtype == "float64" else "tf32" if product.tf32 else "float32"
+        a, b, out, scale, _tf32 = product
+        try:
+            plan = self._products.plan(a, b, out, scale=scale, compute=kind, epilogue=name, biases=biases)
+        except Unsupported as reason:
+            logger.debug("%s", reason)
+            return []
+        return [*before, (plan, ())]
 
     def _gemm(self) -> Callable[..., None]:
         return self._multiply_in_current_stream
@@ -94,10 +138,16 @@ def _launch(graph: Any, _held: Callable[[], None]) -> None:
     graph.launch()
 
 
-def import_cublas() -> ModuleType:
-    """Return nvmath-python's bindings of cuBLAS; raise `DeviceError` where they are missing or do not load."""
+def copied(xp: Any, values: Array, output: Array) -> None:
+    """Write `values` to `output`, in its dtype."""
+    xp.add(values, 0, out=output)
+
+
+def import_nvmath() -> Any:
+    """Return nvmath-python's bindings, cuBLAS and cuBLASLt among them; raise `DeviceError` where they do not load."""
     try:
-        from nvmath.bindings import cublas
+        from nvmath import bindings
+        from nvmath.bindings import cublas, cublasLt  # noqa: F401 (attributes of `bindings` from here on)
     except ModuleNotFoundError as error:
         raise DeviceError(
             f"CUDA graphs were asked for, but nvmath-python is not installed: {GRAPHS_INSTALL}"
@@ -106,4 +156,4 @@ def import_cublas() -> ModuleType:
         raise DeviceError(
             f"CUDA graphs were asked for, but nvmath-python does not load ({first_line(error)}): {GRAPHS_INSTALL}"
         ) from error
-    return cublas  # type: ignore[no-any-return, unused-ignore]
+    return bindings

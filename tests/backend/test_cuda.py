@@ -1,16 +1,19 @@
 """CuPy on a GPU, on the stand-in for it: faults, precisions, memory, waiting."""
 
 import builtins
+import importlib
+import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from parity.standin import CUDARuntimeError, OutOfMemoryError, StandInCupy
+from parity.standin import CUBLASError, CUDADriverError, CUDARuntimeError, OutOfMemoryError, StandInCupy
 from parity.standin.cuda import COMPUTE_32F, COMPUTE_64F, COMPUTE_TF32
 
-from fmnist_xp.backend import CpuBackend, CudaBackend, cuda_version, import_cupy
+from fmnist_xp.backend import CpuBackend, CudaBackend, cuda_version, get_backend, import_cupy
 from fmnist_xp.errors import DeviceError
 from fmnist_xp.model import Sequential, load
 from fmnist_xp.nn import Dense, Layer, ReLU, Softmax
@@ -39,22 +42,93 @@ def import_failing_with(error: Exception) -> Callable[..., Any]:
     return failing_import
 
 
+def framed(original: ImportError, more: str = "") -> ImportError:
+    """Return an import's error as CuPy 14.2 raises it, with its original as the cause."""
+    advice = "Failed to import CuPy.\n\nIf you installed CuPy via wheels, make sure that the package matches."
+    error = ImportError(f"\n======\n{advice}\n{more}\nOriginal error:\n  ImportError: {original}\n======\n")
+    error.__cause__ = original
+    return error
+
+
+LIBRARY = "libcudart"
 INSTALL = r'pip install "fmnist-xp\[cuda\]" for CUDA 12, "fmnist-xp\[cuda13\]" for CUDA 13'
 
 
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (ModuleNotFoundError("No module named 'cupy'"), f"CuPy is not installed: {INSTALL}, or use --device cpu"),
-        (ImportError("\n=====\nlibcuda: not found\n====="), rf"CuPy does not load \(libcuda: not found\): {INSTALL}"),
-        (ImportError(), rf"CuPy does not load \(no reason given\): {INSTALL}"),
+        (ModuleNotFoundError("No module named 'cupy'", name="cupy"), "CuPy is not installed:"),
+        (
+            ModuleNotFoundError("No module named 'cuda'", name="cuda"),
+            r"CuPy does not load \(No module named 'cuda'\):",
+        ),
+        (framed(ImportError(f"{LIBRARY}: cannot open\nmore")), rf"CuPy does not load \({LIBRARY}: cannot open\):"),
+        (
+            framed(
+                ImportError("DLL load failed"), f"DLL dependencies:\n  a.dll -> C:\\a.dll\n  {LIBRARY} -> not found\n"
+            ),
+            rf"CuPy does not load \({LIBRARY} -> not found\):",
+        ),
+        (ImportError("\n=====\nlibcuda: not found\n====="), r"CuPy does not load \(libcuda: not found\):"),
+        (ImportError(), r"CuPy does not load \(no reason given\):"),
+        (KeyError("CUDA_PATH"), r"CuPy does not load \(KeyError: 'CUDA_PATH'\):"),
+        (RuntimeError("CuPy is\nbroken"), r"CuPy does not load \(RuntimeError: CuPy is\):"),
+        (OSError("no such file"), r"CuPy does not load \(OSError: no such file\):"),
+        (AttributeError(), r"CuPy does not load \(AttributeError: no reason given\):"),
+        (UserWarning("old NumPy"), r"CuPy does not load \(UserWarning: old NumPy\):"),  # where warnings are errors
     ],
 )
 def test_cupy_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch, error: Exception, message: str) -> None:
     monkeypatch.setattr(builtins, "__import__", import_failing_with(error))
-    with pytest.raises(DeviceError, match=f"^a CUDA device was asked for, but {message}") as caught:
-        import_cupy()
-    assert "\n" not in str(caught.value)
+    message = f"^a CUDA device was asked for, but {message} {INSTALL}, or use --device cpu$"
+    for attempt in (import_cupy, CudaBackend, lambda: get_backend("cuda")):
+        with pytest.raises(DeviceError, match=message) as caught:
+            attempt()
+        assert "\n" not in str(caught.value)
+    assert get_backend("auto").name == "cpu"
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder, the first on the path, to find modules and packages in; CuPy is not imported yet."""
+    for name in ["cupy", *(name for name in sys.modules if name.startswith("cupy."))]:
+        monkeypatch.setitem(sys.modules, name, None)  # notes what to put back, also where there is nothing
+        del sys.modules[name]
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+def test_what_is_no_cupy_is_told_with_its_place(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(elsewhere)])
+    (elsewhere / "cupy" / "cuda").mkdir(parents=True)
+    place = re.escape(str(elsewhere / "cupy"))
+    message = f"^a CUDA device was asked for, but {place} is no CuPy: remove it, then {INSTALL}, or use --device cpu$"
+    with pytest.raises(DeviceError, match=message):
+        get_backend("cuda")
+    assert get_backend("auto").name == "cpu"
+    (elsewhere / "cupy").rename(elsewhere / "old")
+    (elsewhere / "cupy.py").write_text("print = 1\n")
+    del sys.modules["cupy"]
+    importlib.invalidate_caches()
+    with pytest.raises(DeviceError, match=rf"but {place}\.py is no CuPy: remove it"):
+        get_backend("cuda")
+    assert get_backend("auto").name == "cpu"
+
+
+def test_two_cupy_packages_are_told_and_cupy_is_not_asked(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(elsewhere)])
+    for name in ("cupy_cuda12x", "cupy_cuda13x"):
+        metadata = elsewhere / f"{name}-14.2.0.dist-info" / "METADATA"
+        metadata.parent.mkdir()
+        metadata.write_text(f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: 14.2.0\n")
+    (elsewhere / "cupy.py").write_text("raise AssertionError\n")
+    message = (
+        "^a CUDA device was asked for, but cupy-cuda12x and cupy-cuda13x are installed, each a whole CuPy in the "
+        f"same folder: pip uninstall cupy-cuda12x cupy-cuda13x, then {INSTALL}, or use --device cpu$"
+    )
+    with pytest.raises(DeviceError, match=message):
+        get_backend("cuda")
+    assert get_backend("auto").name == "cpu"
 
 
 FAULTS: dict[str, tuple[int, dict[str, Any], str]] = {
@@ -80,6 +154,16 @@ FAULTS: dict[str, tuple[int, dict[str, Any], str]] = {
         0,
         {"failure": RuntimeError("  no NVRTC\nmore")},
         rf"CuPy 14\.2\.0 found cuda:0 but cannot compute on it \(no NVRTC\): {INSTALL}, or use --device cpu$",
+    ),
+    "cannot compute once it runs": (
+        0,
+        {"late_failure": CUDARuntimeError("cudaErrorNoKernelImageForDevice: none")},
+        r"cannot compute on it \(cudaErrorNoKernelImageForDevice: none\)",
+    ),
+    "memory full before the start": (
+        0,
+        {"failure": OutOfMemoryError("allocating 8 bytes"), "memory": (0, 10 * GIB)},
+        r"^cuda:0 \(Stand-in GPU\) is out of memory, 0\.0 of 10\.0 GiB free: ",
     ),
     "cannot compute, no reason": (0, {"failure": KeyError()}, r"cannot compute on it \(KeyError\)"),
 }
@@ -107,6 +191,67 @@ def test_full_memory_of_the_gpu_is_told_with_figures() -> None:
     )
     with pytest.raises(DeviceError, match=message), backend.computing():
         raise OutOfMemoryError("allocating 8 bytes\nat length")
+
+
+class cuBLASError(Exception):  # nvmath-python's
+    status = 3
+
+
+FULL: list[Exception] = [
+    OutOfMemoryError("allocating 8 bytes"),
+    CUBLASError("CUBLAS_STATUS_ALLOC_FAILED", 3),
+    cuBLASError("ALLOC_FAILED (3)"),
+    CUDARuntimeError("cudaErrorMemoryAllocation: out of memory", 2),
+    CUDADriverError("CUDA_ERROR_OUT_OF_MEMORY: out of memory", 2),
+]
+OTHER: list[Exception] = [
+    CUBLASError("CUBLAS_STATUS_EXECUTION_FAILED", 13),
+    CUDARuntimeError("cudaErrorInitializationError", 3),
+    CUDADriverError("CUDA_ERROR_NOT_INITIALIZED", 3),
+    MemoryError("the host's"),
+    ValueError("no memory"),
+]
+
+
+@pytest.mark.parametrize("error", FULL, ids=repr)
+def test_full_memory_is_one_message_whoever_tells_it(cuda: CudaBackend, error: Exception) -> None:
+    message = rf"^cuda:1 \(Stand-in GPU\) is out of memory, 8\.0 of 10\.0 GiB free: .* \({re.escape(str(error))}\)$"
+    for held in (cuda.computing, cuda.current):
+        with pytest.raises(DeviceError, match=message) as caught, held():
+            raise error
+        assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize("error", OTHER, ids=repr)
+def test_other_errors_of_the_device_stay_what_they_are(cuda: CudaBackend, error: Exception) -> None:
+    with pytest.raises(type(error)) as caught, cuda.computing():
+        raise error
+    assert caught.value is error
+
+
+def test_full_memory_is_told_also_where_the_device_does_not_say_how_full() -> None:
+    backend = CudaBackend(cupy=StandInCupy(memory=CUDARuntimeError("cudaErrorIllegalAddress")))
+    message = r"^cuda:0 \(Stand-in GPU\) is out of memory: use fewer rows, narrower layers or float32 \(allocating\)$"
+    with pytest.raises(DeviceError, match=message), backend.computing():
+        raise OutOfMemoryError("allocating")
+
+
+def test_memory_that_runs_out_in_making_arrays_is_told(cuda: CudaBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    def empty(*_args: Any, **_kwargs: Any) -> Any:
+        raise OutOfMemoryError("allocating 8 bytes")
+
+    dense = Dense(6, 4, seed=1)
+    for name in ("empty", "zeros", "asarray", "asnumpy"):
+        monkeypatch.setattr(cuda.xp, name, empty)
+    attempts: list[Callable[[], Any]] = [
+        lambda: Dense(6, 4, backend=cuda),
+        lambda: Sequential([dense], backend=cuda),
+        lambda: cuda.asarray([1.0]),
+        lambda: cuda.to_host(None),
+    ]
+    for attempt in attempts:
+        with pytest.raises(DeviceError, match=r"^cuda:1 \(Stand-in GPU\) is out of memory"):
+            attempt()
 
 
 def test_memory_that_runs_out_in_training_is_told(cuda: CudaBackend, monkeypatch: pytest.MonkeyPatch) -> None:

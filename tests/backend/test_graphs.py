@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from parity.standin import NvmathCublas, StandInCupy
+from parity.standin import StandInCupy, make_nvmath
 
 from fmnist_xp.backend import Backend, Call, CudaGraphBackend
 from fmnist_xp.backend.graphs import import_cublas
@@ -25,7 +25,7 @@ def cupy() -> StandInCupy:
 
 @pytest.fixture
 def backend(cupy: StandInCupy) -> CudaGraphBackend:
-    return CudaGraphBackend(cupy=cupy, cublas=NvmathCublas(cupy))
+    return CudaGraphBackend(cupy=cupy, nvmath=make_nvmath(cupy))
 
 
 def double(xp: Any, values: Any) -> None:
@@ -203,7 +203,7 @@ def test_nvmath_that_cannot_multiply(cupy: StandInCupy, monkeypatch: pytest.Monk
     monkeypatch.setattr(NvmathCublas, "create", create)
     message = r"^nvmath-python cannot multiply on cuda:0 \(libcublas\.so: not found\): compute without CUDA graphs$"
     with pytest.raises(DeviceError, match=message):
-        CudaGraphBackend(cupy=cupy, cublas=NvmathCublas(cupy))
+        CudaGraphBackend(cupy=cupy, nvmath=make_nvmath(cupy))
 
 
 def test_faults_of_cuda_come_first() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from parity.standin import NvmathCublas, StandInCupy
+from parity.standin import StandInCupy, make_nvmath
 
 from bench.engines import Engine, Notebook, NotHereError, Ours, OursCudaGraphs, Task, ours
 from bench.engines.jax import Jax
@@ -79,7 +79,7 @@ def test_cuda_graphs_compute_what_ours_computes(precision: str, name: str, monke
 
     def open_graphs(index: int) -> CudaGraphBackend:
         opened.append((index, StandInCupy(devices=2)))
-        return CudaGraphBackend(index, cupy=opened[-1][1], cublas=NvmathCublas(opened[-1][1]))
+        return CudaGraphBackend(index, cupy=opened[-1][1], nvmath=make_nvmath(opened[-1][1]))
 
     monkeypatch.setattr(ours, "CudaGraphBackend", open_graphs)
     task = replace(make_task(precision, name), backend=CudaBackend(1, cupy=StandInCupy(devices=2)))
@@ -95,7 +95,7 @@ def test_cuda_graphs_compute_what_ours_computes(precision: str, name: str, monke
 @pytest.mark.parametrize("stage", ["opening", "capturing"])
 def test_cuda_graphs_that_fail_are_left_out_with_the_reason(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     cupy = StandInCupy()
-    backend = CudaGraphBackend(cupy=cupy, cublas=NvmathCublas(cupy))
+    backend = CudaGraphBackend(cupy=cupy, nvmath=make_nvmath(cupy))
 
     def fail(*_arguments: Any) -> Any:
         raise DeviceError("for a reason")

@@ -42,6 +42,7 @@ from parity.standin.tables import (
 )
 
 import fmnist_xp
+from fmnist_xp.backend.cuda import MEMORY_FULL
 
 TABLES = {**ELEMENTWISE, **CREATION, **FUNCTIONS}
 
@@ -197,6 +198,19 @@ def test_names_below_cuda_are_cupys(cupy: Any) -> None:
     assert {number: f"float{bits}" for number, bits in numbers.items()} == CUDA_TYPES
 
 
+def test_full_memory_has_the_names_and_numbers_of_cupy_and_nvmath(cupy: Any) -> None:
+    reason = "nvmath-python and the cuda-bindings that it brings, the oracles of this test, are not installed"
+    names = ("cuda.bindings.runtime", "cuda.bindings.driver", "nvmath.bindings.cublas")
+    runtime, driver, cublas = (pytest.importorskip(name, reason=reason) for name in names)
+    out_of_memory = {
+        cupy.cuda.runtime.CUDARuntimeError.__name__: runtime.cudaError_t.cudaErrorMemoryAllocation,
+        cupy.cuda.driver.CUDADriverError.__name__: driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY,
+        cublas.cuBLASError.__name__: cublas.Status.ALLOC_FAILED,
+        "CUBLASError": cublas.Status.ALLOC_FAILED,  # of the same library; for its name see below
+    }
+    assert out_of_memory == MEMORY_FULL
+
+
 def test_cublas_is_cupys(cupy: Any) -> None:
     try:
         cublas = cupy.cuda.cublas
@@ -204,6 +218,7 @@ def test_cublas_is_cupys(cupy: Any) -> None:
         pytest.skip("cuBLAS (nvidia-cublas-cu12), without which cupy.cuda.cublas does not load, is not installed")
     missing = [name for name, _ in public(Cublas) if not hasattr(cublas, name)]
     assert missing == []
+    assert cublas.CUBLASError.__name__ in MEMORY_FULL
     assert names_of(cublas.gemmEx) == names_of(Cublas.gemmEx)
     assert (cublas.CUBLAS_COMPUTE_32F, cublas.CUBLAS_COMPUTE_64F) == (COMPUTE_32F, COMPUTE_64F)
     assert (cublas.CUBLAS_COMPUTE_32F_FAST_TF32, cublas.CUBLAS_GEMM_DEFAULT) == (COMPUTE_TF32, GEMM_DEFAULT)

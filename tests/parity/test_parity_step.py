@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fmnist_xp.backend import PRECISIONS, Backend, Call, CpuBackend, CudaBackend
+from fmnist_xp.backend import PRECISIONS, Backend, Call, CpuBackend, CudaBackend, Product
 from fmnist_xp.experiments import EXPERIMENTS
 from fmnist_xp.nn import Network
 from fmnist_xp.parity.step import UPDATED, bound_step, compute_step, start_network
@@ -77,8 +77,8 @@ class Imitation(CpuBackend):
 
     precisions = tuple(PRECISIONS)
 
-    def dot_calls(self, *operands: Any) -> list[Call]:
-        return [(self._multiply, operands)]
+    def dot_calls(self, product: Product) -> list[Call]:
+        return [(self._multiply, tuple(product))]
 
     @staticmethod
     def _multiply(a: Any, b: Any, out: Any, scale: float, tf32: bool) -> None:

@@ -42,12 +42,12 @@ def test_cpu_is_compared_in_two_precisions() -> None:
 
 def test_gpu_is_compared_with_the_cpu_in_every_precision_that_it_has(standin: CudaBackend) -> None:
     assert described(standin) == [
-        ("cuda:0 float32", "cpu float32"),
-        ("cuda:0 float64", "cpu float64"),
-        ("cuda:0 float16", "cpu float32"),
-        ("cuda:0 tf32", "cpu float32"),
+        ("cuda:1 float32", "cpu float32"),
+        ("cuda:1 float64", "cpu float64"),
+        ("cuda:1 float16", "cpu float32"),
+        ("cuda:1 tf32", "cpu float32"),
     ]
-    assert described(standin, "tf32") == [("cuda:0 tf32", "cpu float32")]
+    assert described(standin, "tf32") == [("cuda:1 tf32", "cpu float32")]
 
 
 def test_float64_of_the_cpu_has_nothing_to_be_compared_with() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from parity.standin import DeviceArray, NvmathCublas, StandInCupy
+from parity.standin import DeviceArray, StandInCupy, make_nvmath
 from parity.standin.cuda import COMPUTE_32F, COMPUTE_64F, COMPUTE_TF32
 from threadpoolctl import threadpool_limits
 
@@ -324,7 +324,7 @@ def test_prediction_fetches_the_probabilities_once(cuda: CudaBackend, data: tupl
 
 def with_graphs() -> CudaGraphBackend:
     cupy = StandInCupy(devices=2)
-    return CudaGraphBackend(1, cupy=cupy, cublas=NvmathCublas(cupy))
+    return CudaGraphBackend(1, cupy=cupy, nvmath=make_nvmath(cupy))
 
 
 @pytest.mark.parametrize("block_rows", [ROWS, 25])

@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fmnist_xp.backend import Call, CpuBackend
+from fmnist_xp.backend import Call, CpuBackend, Product, Step
 from fmnist_xp.nn import CategoricalCrossentropy, Dense, Layer, Network, ReLU, Softmax
 from fmnist_xp.optim import SGD
 from fmnist_xp.train.fullbatch import FullBatch
@@ -137,7 +137,7 @@ def test_layer_of_the_users_own_is_asked_for_every_block(make: Callable[[], Laye
         optimizer.step(network)
     if isinstance(layer, Doubling):
         assert sorted(layer.calls) == [3] * 3 + [10] * 6
-    assert all(worker._recorder.take() == [] for worker in batch._workers)
+    assert all(worker._recorder.taken() == [] for worker in batch._workers)
 
 
 def test_rows_of_another_dtype_are_taken_block_by_block() -> None:
@@ -153,15 +153,19 @@ def test_rows_of_another_dtype_are_taken_block_by_block() -> None:
 def test_no_call_is_held_when_only_probabilities_are_asked_for() -> None:
     worker = Worker(make_network(), *make_batch(), 10)
     worker.forward(slice(0, 10))
-    assert worker._recorder.take() == []
+    assert worker._recorder.taken() == []
+
+
+def _named(step: Step) -> str:
+    return "product" if isinstance(step, Product) else step.function.__name__
 
 
 def test_attempt_that_failed_leaves_no_calls_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     network = make_network()
     X, y = make_batch()
-    taken: list[list[Call]] = []
+    taken: list[list[Step]] = []
     repeatable = network.backend.repeatable
-    monkeypatch.setattr(network.backend, "repeatable", lambda calls: taken.append(calls) or repeatable(calls))
+    monkeypatch.setattr(network.backend, "repeatable", lambda steps: taken.append(steps) or repeatable(steps))
     worker = Worker(network, X, y, 10)
     with monkeypatch.context() as patch:
         patch.setattr(Network, "backward", lambda *_given, **_options: 1 / 0)
@@ -170,7 +174,7 @@ def test_attempt_that_failed_leaves_no_calls_behind(monkeypatch: pytest.MonkeyPa
     fresh = Worker(network, X, y, 10)
     for one in (worker, fresh):
         one.compute_gradients(slice(0, 10), None)
-    after, expected = ([function for function, _ in forward] for forward in taken[::2])
+    after, expected = ([_named(step) for step in forward] for forward in taken[::2])
     assert after == expected
 
 
@@ -183,9 +187,9 @@ class Asked(CpuBackend):
         super().__init__(1)
         self.asked: list[bool] = []
 
-    def dot_calls(self, a: Any, b: Any, out: Any, scale: float, tf32: bool) -> list[Call]:
-        self.asked.append(tf32)
-        return super().dot_calls(a, b, out, scale, tf32)
+    def dot_calls(self, product: Product) -> list[Call]:
+        self.asked.append(product.tf32)
+        return super().dot_calls(product)
 
 
 @pytest.mark.parametrize(("dtype", "asks"), [("float32", False), ("tf32", True)])

@@ -50,17 +50,26 @@ allocations, CuPy's cuBLAS, and a fused function that is not compiled yet. `Nvma
 streams among themselves, the size of the memory, time.
 """
 
+from types import SimpleNamespace
+
 from parity.standin.arrays import DeviceArray
 from parity.standin.cublaslt import NvmathCublasLt
-from parity.standin.cuda import CUBLASError, CUDARuntimeError, NvmathCublas, OutOfMemoryError
+from parity.standin.cuda import CUBLASError, CUDADriverError, CUDARuntimeError, NvmathCublas, OutOfMemoryError
 from parity.standin.module import StandInCupy
 
 __all__ = [
     "CUBLASError",
+    "CUDADriverError",
     "CUDARuntimeError",
     "DeviceArray",
     "NvmathCublas",
     "NvmathCublasLt",
     "OutOfMemoryError",
     "StandInCupy",
+    "make_nvmath",
 ]
+
+
+def make_nvmath(cupy: StandInCupy) -> SimpleNamespace:
+    """Return what stands for `nvmath.bindings`."""
+    return SimpleNamespace(cublas=NvmathCublas(cupy), cublasLt=NvmathCublasLt(cupy))

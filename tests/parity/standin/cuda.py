@@ -32,11 +32,23 @@ class OutOfMemoryError(MemoryError):
     """Stands for `cupy.cuda.memory.OutOfMemoryError`."""
 
 
-class CUDARuntimeError(RuntimeError):
+class StatusError(RuntimeError):
+    """An error with the number that a library gave, of which CuPy makes the message."""
+
+    def __init__(self, message: str, status: int = 999) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class CUDARuntimeError(StatusError):
     """Stands for `cupy.cuda.runtime.CUDARuntimeError`."""
 
 
-class CUBLASError(RuntimeError):
+class CUDADriverError(StatusError):
+    """Stands for `cupy.cuda.driver.CUDADriverError`."""
+
+
+class CUBLASError(StatusError):
     """Stands for `cupy.cuda.cublas.CUBLASError`."""
 
 
@@ -338,6 +350,7 @@ def make_cuda(
         using_allocator=lambda allocator: _using_allocator(cupy, allocator),
         get_elapsed_time=_elapsed_time,
         memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
+        driver=SimpleNamespace(CUDADriverError=CUDADriverError),
         runtime=SimpleNamespace(
             CUDARuntimeError=CUDARuntimeError,
             driverGetVersion=lambda: _answer(driver),
