@@ -13,6 +13,9 @@ import numpy as np
 from fmnist_xp.backend.base import Array, Backend, Call, Product
 from fmnist_xp.errors import DeviceError
 
+MOST_COLUMNS = 32
+"""As many as a kernel is given one by one: its arguments have room for more, its compiler takes longer."""
+
 CUDA_INSTALL = 'pip install "fmnist-xp[cuda]" for CUDA 12, "fmnist-xp[cuda13]" for CUDA 13'
 
 # Of these no two can be installed at once.
@@ -21,6 +24,14 @@ CUPY_PACKAGES = ("cupy", "cupy-cuda11x", "cupy-cuda12x", "cupy-cuda13x")
 # The `status` for full memory in the errors of CuPy's cuBLAS, nvmath-python's cuBLAS, the runtime and the driver, by
 # their names: to ask CuPy for the class would load a library that may be missing.
 MEMORY_FULL = {"CUBLASError": 3, "cuBLASError": 3, "CUDARuntimeError": 2, "CUDADriverError": 2}
+
+
+def largest(xp: Any, *arrays: Array) -> None:
+    """Write the largest of the first arrays' elements to the last array."""
+    first, *others, output = arrays
+    for other in others:
+        first = xp.maximum(first, other)
+    output[...] = first
 
 
 class CudaBackend(Backend):
@@ -140,6 +151,14 @@ class CudaBackend(Backend):
             cublas.CUBLAS_GEMM_DEFAULT,
         )
         return [(_multiply, (self._gemm(), arguments, a, b, out))]
+
+    def row_maxima(self, xp: Any, values: Array, by_class: Array, row: Array) -> None:
+        """See `Backend.row_maxima`; for a few classes one kernel, in which a thread has a row."""
+        classes = values.shape[1]
+        if 1 < classes <= MOST_COLUMNS:
+            self.fuse(largest)(*(values[:, column] for column in range(classes)), row[:, 0])
+        else:
+            super().row_maxima(xp, values, by_class, row)
 
     def _gemm(self) -> Callable[..., None]:
         """Return cublasGemmEx, which takes what follows the handle."""

@@ -2,20 +2,18 @@
 
 import functools
 import logging
+import operator
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import ModuleType
 from typing import Any, NoReturn
 
-from fmnist_xp.backend.base import Array, Call, Formula, Product, Step
+from fmnist_xp.backend.base import Call, Formula, Product, Step
 from fmnist_xp.backend.cublaslt import Products, Unsupported
 from fmnist_xp.backend.cuda import CudaBackend, first_line
 from fmnist_xp.errors import DeviceError
 
 logger = logging.getLogger("fmnist_xp")
-
-EPILOGUES = {"bias": "bias", "bias, relu": "relu_bias"}
-"""cuBLASLt's epilogues by what formulas say of themselves (`epilogue` in backend.base)."""
 
 GRAPHS_INSTALL = 'pip install "fmnist-xp[graphs]"'
 
@@ -58,32 +56,31 @@ class CudaGraphBackend(CudaBackend):
     def calls(self, steps: Sequence[Step]) -> list[Call]:
         """Return the calls that take `steps`: a product takes along what follows it, where cuBLASLt can."""
         calls: list[Call] = []
-        following: list[Step | None] = [*steps[1:], None]
-        joined: list[Call] = []
-        for step, following_step in zip(steps, following, strict=True):
-            if joined:  # with the step before
-                joined = []
-                continue
-            joined = self._joined(step, following_step)
-            calls += joined or super().calls([step])
+        index = 0
+        while index < len(steps):
+            joined = self._joined(*steps[index : index + 2])
+            calls += joined or super().calls(steps[index : index + 1])
+            index += 2 if joined else 1
         return calls
 
-    def _joined(self, product: Step, formula: Step | None) -> list[Call]:
+    def _joined(self, product: Step, formula: Step | None = None) -> list[Call]:
         """Return the calls of a product and of the formula that follows it as one; none where they stay two."""
         if not isinstance(product, Product) or not isinstance(formula, Formula):
             return []
-        name = EPILOGUES.get(getattr(formula.function, "epilogue", ""))
-        values, biases, *output = formula.arguments if name else (None, None)
-        if name is None or not all(array is product.out for array in (values, *output)):
+        epilogue = getattr(formula.function, "epilogue", None)
+        if epilogue is None:
+            return []
+        a, b, out, scale, tf32 = product
+        values, biases, *output = formula.arguments
+        if any(array is not out for array in (values, *output)):
             return []
         before: list[Call] = []
-        if biases.dtype != product.out.dtype:  # cuBLASLt adds biases of the result's dtype alone
-            given, biases = biases, self.xp.empty(biases.shape, dtype=product.out.dtype)
-            before = [(self.fuse(copied), (given, biases))]
-        kind = "float64" if product.out.dtype == "float64" else "tf32" if product.tf32 else "float32"
-        a, b, out, scale, _tf32 = product
+        if biases.dtype != out.dtype:  # cuBLASLt adds biases of the result's dtype alone
+            given, biases = biases, self.xp.empty(biases.shape, dtype=out.dtype)
+            before = [(operator.setitem, (biases, ..., given))]
+        compute = "float64" if out.dtype == "float64" else "tf32" if tf32 else "float32"
         try:
-            plan = self._products.plan(a, b, out, scale=scale, compute=kind, epilogue=name, biases=biases)
+            plan = self._products.plan(a, b, out, scale=scale, compute=compute, epilogue=epilogue, biases=biases)
         except Unsupported as reason:
             logger.debug("%s", reason)
             return []
@@ -136,11 +133,6 @@ def _refuse_memory(size: int) -> NoReturn:
 def _launch(graph: Any, _held: Callable[[], None]) -> None:
     """Launch a graph; the work that it was captured from holds its arrays and kernels."""
     graph.launch()
-
-
-def copied(xp: Any, values: Array, output: Array) -> None:
-    """Write `values` to `output`, in its dtype."""
-    xp.add(values, 0, out=output)
 
 
 def import_nvmath() -> Any:

@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import Any, Self
 
-from fmnist_xp.backend import Array, Backend
+from fmnist_xp.backend import Array, Backend, follows_product
 from fmnist_xp.nn.module import Module
 
 
+@follows_product("bias")
 def add_bias(xp: Any, values: Array, biases: Array) -> None:
     """Add `biases` (1, n) to every row of `values` (rows, n), in place."""
     xp.add(values, biases, out=values)
@@ -235,19 +236,20 @@ class Dense(Layer):
         Return whether there is any.
         """
         write = self.backend.fuse(penalty)
-        split = self._weights.size
-        weights, biases = penalties[:split].reshape(self._weights.shape), penalties[split:].reshape(1, -1)
-        for part, (values, _gradients, l1, l2) in zip((weights, biases), self._parts(), strict=True):
+        first = 0
+        for values, _gradients, l1, l2 in self._parts():
             if l1 or l2:
-                write(values, l1, l2, part)
+                write(values, l1, l2, penalties[first : first + values.size])
+            first += values.size
         return any(self.regularizers().values())
 
     def _parts(self) -> list[tuple[Array, Array, float, float]]:
-        """Return (values, gradients, l1, l2) of the weights and of the biases."""
-        return [
-            (self._weights, self.dweights, self.weight_regularizer_l1, self.weight_regularizer_l2),
-            (self._biases, self.dbiases, self.bias_regularizer_l1, self.bias_regularizer_l2),
-        ]
+        """Return (values, gradients, l1, l2) of the weights and of the biases, or of both where these are alike."""
+        split = self._weights.size
+        weights = slice(None, split), self.weight_regularizer_l1, self.weight_regularizer_l2
+        biases = slice(split, None), self.bias_regularizer_l1, self.bias_regularizer_l2
+        parts = [(slice(None), *weights[1:])] if weights[1:] == biases[1:] else [weights, biases]
+        return [(self.parameters[part], self.gradients[part], l1, l2) for part, l1, l2 in parts]
 
     def regularizers(self) -> Mapping[str, float]:
         """Return the four strengths by the names of the constructor's arguments."""

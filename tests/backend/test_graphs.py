@@ -11,7 +11,7 @@ import pytest
 from parity.standin import StandInCupy, make_nvmath
 
 from fmnist_xp.backend import Backend, Call, CudaGraphBackend
-from fmnist_xp.backend.graphs import import_cublas
+from fmnist_xp.backend.graphs import import_nvmath
 from fmnist_xp.errors import DeviceError
 from fmnist_xp.model import Sequential
 from fmnist_xp.nn import Dense, Layer, ReLU
@@ -190,7 +190,7 @@ def test_nvmath_that_cannot_be_imported(
         return real_import(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", failing_import)
-    for attempt in (import_cublas, lambda: CudaGraphBackend(cupy=cupy)):
+    for attempt in (import_nvmath, lambda: CudaGraphBackend(cupy=cupy)):
         with pytest.raises(DeviceError, match=f"^CUDA graphs were asked for, but .*{message}") as caught:
             attempt()
         assert "\n" not in str(caught.value)

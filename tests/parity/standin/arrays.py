@@ -125,8 +125,14 @@ class DeviceArray(Operators):
 
     # What waits for the device.
 
-    def get(self) -> np.ndarray:
-        return self._fetched("get()").copy()
+    def get(self, stream: Any = None, order: str = "C", out: np.ndarray | None = None, blocking: bool = True) -> Any:
+        if blocking:
+            return self._fetched("get()").copy()
+        if out is None or (out.shape, out.dtype) != (self.shape, self.dtype):
+            raise TypeError("a copy that is not waited for needs an array of the same shape and dtype to go to")
+        self._cupy.note(self._cupy.transfers_to_host, "get(blocking=False)")
+        out[...] = self._values
+        return out
 
     def item(self) -> Any:
         return self._fetched("item()").item()
@@ -204,7 +210,7 @@ class DeviceArray(Operators):
     def fill(self, value: Any) -> None:
         self[...] = value
 
-    def set(self, values: np.ndarray) -> None:
+    def set(self, values: np.ndarray, stream: Any = None) -> None:
         """Copy `values`, an array of the host, of the same shape and dtype, in."""
         if not isinstance(values, np.ndarray) or (values.shape, values.dtype) != (self.shape, self.dtype):
             raise TypeError("only a numpy.ndarray of the same shape and dtype can be set")

@@ -349,6 +349,7 @@ def make_cuda(
         get_current_stream=lambda: cupy.stream,
         using_allocator=lambda allocator: _using_allocator(cupy, allocator),
         get_elapsed_time=_elapsed_time,
+        alloc_pinned_memory=bytearray,
         memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
         driver=SimpleNamespace(CUDADriverError=CUDADriverError),
         runtime=SimpleNamespace(
