@@ -71,6 +71,36 @@ def test_without_cupy_the_rest_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {"CPU", "threads", "NumPy", "BLAS", "NVIDIA driver"} < set(found)
 
 
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("raise KeyError('CUDA_PATH')", "CuPy does not load (KeyError: 'CUDA_PATH'): pip install"),
+        ("raise RuntimeError('no core')", "CuPy does not load (RuntimeError: no core): pip install"),
+        ("raise OSError('no file')", "CuPy does not load (OSError: no file): pip install"),
+        ("import sys; sys.nothing", "CuPy does not load (AttributeError: module 'sys' has no attribute 'nothing')"),
+        ("raise ImportError('libcudart.so.12: cannot open')", "CuPy does not load (libcudart.so.12: cannot open)"),
+        (None, "is no CuPy: remove it, then pip install"),
+    ],
+    ids=["KeyError", "RuntimeError", "OSError", "AttributeError", "ImportError", "folder"],
+)
+def test_cupy_that_does_not_load_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str | None, reason: str
+) -> None:
+    if source is None:
+        (tmp_path / "cupy").mkdir()
+    else:
+        (tmp_path / "cupy.py").write_text(source)
+    for name in ["cupy", *(name for name in sys.modules if name.startswith("cupy."))]:
+        monkeypatch.setitem(sys.modules, name, None)  # notes what to put back, also where there is nothing
+        del sys.modules[name]
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    found = dict(survey())
+    assert found["CUDA"].startswith("not usable: ")
+    assert reason in found["CUDA"]
+    assert "\n" not in found["CUDA"]
+    assert found["--device auto"] == "cpu"
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="the fake nvidia-smi is a shell script")
 @pytest.mark.parametrize(
     ("script", "driver"),

@@ -4,6 +4,7 @@ import math
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,17 @@ def test_loading_gives_back_what_was_trained(tmp_path: Path, tiny: tuple[Any, An
     metrics = network.evaluate(X, tiny[1].labels)
     assert metrics.accuracy == pytest.approx(accuracy)
     assert metrics.loss == pytest.approx(loss, rel=1e-5)
+
+
+def test_time_of_the_training_is_taken_when_the_device_is_done(
+    tmp_path: Path, tiny: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A device that was asked for everything at once, and is an hour at it from there.
+    backend, now = CpuBackend(1), [0.0]
+    monkeypatch.setattr(backend, "synchronize", lambda: now.append(3600.0))
+    monkeypatch.setattr(runs, "time", SimpleNamespace(perf_counter=lambda: now[-1]))
+    run = train_run(QUICK, *tiny, backend, tmp_path / "run", source="tiny", verbose=False)
+    assert run.result["total_seconds"] == 3600
 
 
 def test_title_names_what_was_trained_on_what(tmp_path: Path, tiny: tuple[Any, Any]) -> None:

@@ -270,7 +270,7 @@ def _unusable(fault: str) -> DeviceError:
 
 def _reason(error: Exception) -> str:
     """Return the line of an import's error that names what is missing."""
-    # CuPy puts advice around the original error, its cause, and on Windows, where that names no library, a list of them.
+    # CuPy puts advice around the original error, its cause; where that names no library, on Windows, it lists them.
     lines = [line for line in str(error).splitlines() if line.endswith("-> not found")]
     lines += str(error.__cause__ or error).splitlines()
     named = next((line.strip() for line in lines if line.strip(" =")), "no reason given")
