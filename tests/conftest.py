@@ -72,6 +72,13 @@ def torch() -> Any:
     return pytest.importorskip("torch", reason="PyTorch, the oracle of this test, is not installed")
 
 
+@pytest.fixture(scope="session")
+def downloads() -> None:
+    """Skip where what only downloads need is missing: training does without it."""
+    for name in ("pooch", "requests"):
+        pytest.importorskip(name, reason=f"{name}, which only downloads need, is not installed")
+
+
 class TorchTwin:
     """A Dense/ReLU network with copies of a network's parameters, computed and differentiated by PyTorch."""
 

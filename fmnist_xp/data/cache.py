@@ -30,9 +30,10 @@ def cache_folder() -> Path | None:
     try:
         import pooch
 
-        return Path(pooch.os_cache("fmnist-xp"))
-    except (ImportError, RuntimeError):  # the second where the user has no home
+        folder = Path(pooch.os_cache("fmnist-xp"))
+    except (ImportError, RuntimeError):  # the second for a user without a home,
         return None
+    return folder if folder.is_absolute() else None  # whose folder is "~/.cache" in older versions
 
 
 def cached(

@@ -323,12 +323,24 @@ def test_synthetic_says_so_everywhere(
     assert "synthetic" in titles[0]
 
 
+@pytest.mark.usefixtures("downloads")
 def test_without_a_network_the_images_are_synthetic(command: Command, workplace: Path, small_synthetic: Any) -> None:
     """Port 9 of this machine, discard, answers nobody."""
     answer = command("train", "--url", "http://127.0.0.1:9/", "--epochs", 1, "--device", "cpu", "--out", "run")
     assert (answer.code, answer.err.count("\n")) == (0, 1)
     assert "synthetic" in answer.err
     assert "127.0.0.1:9" in answer.err
+    assert read_json(workplace / "run" / "result.json")["dataset"]["name"] == "synthetic"
+
+
+def test_without_pooch_the_images_are_synthetic(
+    command: Command, workplace: Path, small_synthetic: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pooch", None)
+    answer = command("train", "--epochs", 1, "--device", "cpu", "--out", "run")
+    assert (answer.code, answer.err.count("\n")) == (0, 1)
+    assert "pip install pooch" in answer.err
+    assert "synthetic" in answer.err
     assert read_json(workplace / "run" / "result.json")["dataset"]["name"] == "synthetic"
 
 

@@ -20,8 +20,11 @@ from fmnist_xp.errors import DataError
 IMAGES = "train-images-idx3-ubyte.gz"
 
 
-# pooch leaves the socket of a failed answer to the garbage collector, which then complains of it.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    pytest.mark.usefixtures("downloads"),
+    # pooch leaves the socket of a failed answer to the garbage collector, which then complains of it.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 
 @pytest.fixture(autouse=True)
