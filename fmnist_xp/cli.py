@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from enum import StrEnum
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -85,6 +86,8 @@ def main() -> None:
     # Wherever it stands: people add it to the end of the command that failed.
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
+    if isinstance(sys.stdout, TextIOWrapper):  # one that has no "±" gets a "?"
+        sys.stdout.reconfigure(errors="replace")
     try:
         code = app(args=arguments, prog_name="fmnist-xp", standalone_mode=False)
         if code == INTERRUPTED:  # what typer makes of a KeyboardInterrupt

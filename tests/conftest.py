@@ -1,5 +1,6 @@
 """What several test files share: made data, a small data set and a run of it, numeric gradients, PyTorch's twin."""
 
+import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -9,6 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+# What a machine says of its terminal and of proxies is not the tests' matter, but rich, typer, Python and requests
+# listen. Here, since some of them look once, when they are imported.
+for name in ("FORCE_COLOR", "PY_COLORS", "PYTHON_COLORS", "GITHUB_ACTIONS", "TTY_COMPATIBLE", "TERMINAL_WIDTH"):
+    os.environ.pop(name, None)
+os.environ |= {"COLUMNS": "80", "LINES": "25", "no_proxy": "*"}
 
 # make(rows, features, classes, seed) -> X (rows, features) float64, y (rows,) uint8
 MakeData = Callable[..., tuple[np.ndarray, np.ndarray]]

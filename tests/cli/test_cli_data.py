@@ -109,7 +109,6 @@ def address(downloads: None, idx_folder: Path, monkeypatch: pytest.MonkeyPatch) 
         for name in sorted(FILES)
     }
     monkeypatch.setattr(published, "FILES", sums)
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
     with Server(("127.0.0.1", 0), functools.partial(Handler, directory=idx_folder)) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()

@@ -383,6 +383,21 @@ def test_a_path_with_brackets_is_a_path(command: Command, workplace: Path, idx_f
     assert str(Path("run [red]1[/y]") / "confusion.png") in answer.out
 
 
+def test_an_output_that_lacks_a_letter_is_no_failure(workplace: Path, idx_folder: Path) -> None:
+    """As of a pipe in a locale whose letters are ASCII's; tables have "±" and "×"."""
+    done = subprocess.run(
+        [sys.executable, "-m", "fmnist_xp", "train", "--epochs", "1", "--device", "cpu", "--out", "größe"],
+        cwd=workplace,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii", "FMNIST_XP_DATA": str(idx_folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("written to gr??e\n")
+    assert (workplace / "größe" / "result.json").is_file()
+
+
 def child(folder: Path, *arguments: object) -> subprocess.Popen[str]:
     """Start the command as a process of its own, as a terminal does."""
     return subprocess.Popen(
