@@ -102,8 +102,9 @@ def test_a_cache_that_cannot_be_written_costs_one_warning(
 
 
 @pytest.mark.usefixtures("downloads")
-def test_the_platforms_folder_is_used_where_none_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_platforms_folder_is_used_where_none_is_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FMNIST_XP_CACHE")
+    monkeypatch.setenv("HOME", str(tmp_path))
     folder = cache_folder()
     assert folder is not None
     assert folder.name == "fmnist-xp"
