@@ -15,7 +15,7 @@ PACKAGES = {
     "torch": ("torch",),
     "jax": ("jax",),
     "scikit-learn": ("scikit-learn",),
-    "opencv": ("opencv-python", "opencv-python-headless"),
+    "opencv": ("opencv-python-headless", "opencv-python"),
 }
 
 

@@ -191,7 +191,7 @@ def dataset_sha256(train: Dataset, test: Dataset) -> str:
 def versions() -> dict[str, str]:
     """Return the versions of everything that takes part in the arithmetic."""
     found = {"python": platform.python_version(), "platform": platform.platform(), "blas": blas_name()}
-    packages = ("fmnist-xp", "numpy", "opencv-python", "opencv-python-headless", "cupy-cuda12x", "cupy-cuda13x")
+    packages = ("fmnist-xp", "numpy", "opencv-python-headless", "opencv-python", "cupy-cuda12x", "cupy-cuda13x")
     for package in packages:
         try:
             found[package] = version(package)

@@ -28,14 +28,14 @@ cuda_extra() {
 
 setup() {
   local python target stamp
-  if [ ! -x .venv/bin/python ]; then
+  if [ ! -x .venv/bin/pip ]; then # a Python alone is what is left of one that could not be made
     python=$(find_python) || fail "needs Python 3.11 or newer, found $(python3 --version 2>&1 || echo none): install it"
     echo "making .venv with $("$python" --version)" >&2
     "$python" -m venv .venv || fail "cannot make .venv: on Debian and Ubuntu, apt install python3-venv"
   fi
   target=".${1:+[$1]}"
   stamp=".venv/installed-${1:-base}"
-  if ! cmp -s pyproject.toml "$stamp"; then
+  if [ ! -f "$stamp" ] || [ "$(<pyproject.toml)" != "$(<"$stamp")" ]; then
     echo "installing $target into .venv (the first time this takes a minute or so)" >&2
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable "$target" \
       || fail "installing $target failed: is a package index within reach?"

@@ -1,5 +1,6 @@
 """What several test files share: made data, a small data set and a run of it, numeric gradients, PyTorch's twin."""
 
+import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -9,6 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+# What a machine says of its terminal and of proxies is not the tests' matter, but rich, typer, Python and requests
+# listen. Here, since some of them look once, when they are imported.
+for name in ("FORCE_COLOR", "PY_COLORS", "PYTHON_COLORS", "GITHUB_ACTIONS", "TTY_COMPATIBLE", "TERMINAL_WIDTH"):
+    os.environ.pop(name, None)
+os.environ |= {"COLUMNS": "80", "LINES": "25", "no_proxy": "*"}
 
 # make(rows, features, classes, seed) -> X (rows, features) float64, y (rows,) uint8
 MakeData = Callable[..., tuple[np.ndarray, np.ndarray]]
@@ -70,6 +77,13 @@ def numeric_gradient() -> Callable[[Callable[[], Any], np.ndarray], np.ndarray]:
 @pytest.fixture(scope="session")
 def torch() -> Any:
     return pytest.importorskip("torch", reason="PyTorch, the oracle of this test, is not installed")
+
+
+@pytest.fixture(scope="session")
+def downloads() -> None:
+    """Skip where what only downloads need is missing: training does without it."""
+    for name in ("pooch", "requests"):
+        pytest.importorskip(name, reason=f"{name}, which only downloads need, is not installed")
 
 
 class TorchTwin:

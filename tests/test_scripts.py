@@ -13,7 +13,7 @@ BASH = shutil.which("bash")
 pytestmark = pytest.mark.skipif(sys.platform == "win32" or BASH is None, reason="the scripts need bash")
 
 # Of the system, nothing but what the scripts call; never its Python, pip or nvidia-smi.
-TOOLS = ("sed", "head", "cmp", "cp", "dirname", "basename", "env", "bash", "mkdir", "cat", "chmod", "tee", "mktemp")
+TOOLS = ("sed", "head", "cp", "dirname", "basename", "env", "bash", "mkdir", "cat", "chmod", "tee", "mktemp")
 
 
 def program(path: Path, text: str) -> None:
@@ -149,7 +149,7 @@ def fake_python(path: Path, log: Path, pip: int = 0) -> None:
         'case "$*" in\n'
         "  -c*) exit 0;;\n"
         "  --version) echo Python 3.13.1;;\n"
-        f'  "-m venv .venv") mkdir -p .venv/bin; cp "$0" .venv/bin/python;;\n'
+        f'  "-m venv .venv") mkdir -p .venv/bin; cp "$0" .venv/bin/python; cp "$0" .venv/bin/pip;;\n'
         f"  -m\\ pip*) exit {pip};;\n"
         '  *) echo "ran: $*";;\n'
         "esac",
@@ -204,11 +204,18 @@ def test_set_up_without_a_python_says_what_it_needs(programs: Path, project: Pat
     assert not (project / ".venv").exists()
 
 
-def test_set_up_without_venv_says_what_to_install(programs: Path, project: Path) -> None:
-    program(programs / "python3", 'case "$*" in -m*) exit 1;; esac')
-    failed = sourced("setup test", programs, project)
-    assert failed.returncode == 1
-    assert "python3-venv" in failed.stderr
+def test_set_up_without_venv_says_what_to_install(programs: Path, project: Path, tmp_path: Path) -> None:
+    """Debian's Python makes the half that it can, and what follows its advice then makes the whole."""
+    half = "mkdir -p .venv/bin; cp $0 .venv/bin/python; exit 1"
+    program(programs / "python3", f'case "$*" in -m*) {half};; esac')
+    for _attempt in range(2):
+        failed = sourced("setup test", programs, project)
+        assert failed.returncode == 1
+        assert "python3-venv" in failed.stderr
+    log = tmp_path / "log"
+    fake_python(programs / "python3", log)
+    assert sourced("setup test", programs, project).returncode == 0
+    assert installs(log) == [".[test]"]
 
 
 @pytest.mark.parametrize(
@@ -241,6 +248,40 @@ def test_training_is_run_with_its_arguments(
     assert done.stdout.strip() == "6 train adam --epochs 3 --out my run"
     assert done.returncode == 3
     assert installs(log) == [target]
+
+
+COMMANDS = "scripts/train --epochs 3|scripts/test"
+
+
+@pytest.mark.parametrize(
+    ("user", "fresh", "status", "end"),
+    [
+        (0, "exit 0", 0, f"fresh machine: {COMMANDS}"),
+        (0, "echo no index; exit 9", 9, "no index"),
+        (1000, "exit 0", 0, "left out: the README's commands on a fresh machine"),
+        (0, None, 0, "left out: the README's commands on a fresh machine"),
+    ],
+    ids=["tried", "fails", "not root", "no such script"],
+)
+def test_the_check_tries_both_commands_on_a_fresh_machine_where_it_can(
+    programs: Path, project: Path, tmp_path: Path, user: int, fresh: str | None, status: int, end: str
+) -> None:
+    shutil.copytree(ROOT / ".ci", project / ".ci")
+    fake_python(programs / "python3", tmp_path / "log")
+    for name in ("ruff", "mypy", "fmnist-xp"):
+        program(project / ".venv" / "bin" / name, f"echo {name} $*")
+    program(programs / "id", f"echo {user}")
+    program(programs / "rm", "")
+    if fresh is not None:
+        text = f'echo "fresh machine: $1|$2"\n{fresh}'
+        program(tmp_path / "shared" / "tools" / "fresh-machine", text)
+    done = bash("cd /; " + str(project / ".ci" / "run"), programs, project)
+    assert done.returncode == status, done
+    lines = done.stdout.splitlines()
+    for command in ("ran: -m pytest", "ruff check .", "ruff format --check .", "mypy", "fmnist-xp train adam"):
+        assert any(line.startswith(command) for line in lines), command
+    assert lines[-1].startswith(end)
+    assert ("fresh machine: " + COMMANDS in lines) == (fresh is not None and user == 0)
 
 
 @dataclass(frozen=True)

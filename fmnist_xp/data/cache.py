@@ -15,16 +15,25 @@ from fmnist_xp.files import replacing
 
 LOG = logging.getLogger("fmnist_xp")
 SPLITS = ("train", "test")
+NO_FOLDER = "its folder is unknown without pooch and a home: pip install pooch, or set FMNIST_XP_CACHE"
+"""Why there is no cache where `cache_folder` returns None, and what to do."""
 
 
-def cache_folder() -> Path:
-    """Return `$FMNIST_XP_CACHE`, or the platform's folder for this program's cache; it need not exist."""
+def cache_folder() -> Path | None:
+    """Return `$FMNIST_XP_CACHE`, or the platform's folder for this program's cache; it need not exist.
+
+    None where neither is known, see `NO_FOLDER`.
+    """
     chosen = os.environ.get("FMNIST_XP_CACHE")
     if chosen:
         return Path(chosen).expanduser()
-    import pooch
+    try:
+        import pooch
 
-    return Path(pooch.os_cache("fmnist-xp"))
+        folder = Path(pooch.os_cache("fmnist-xp"))
+    except (ImportError, RuntimeError):  # the second for a user without a home,
+        return None
+    return folder if folder.is_absolute() else None  # whose folder is "~/.cache" in older versions
 
 
 def cached(
@@ -35,10 +44,14 @@ def cached(
     Either `key` names the content, or it names the place and `state` returns what changes with the content: it
     is called before `build` if something is kept for `key`, else after it. `key` is hashed into the file's name.
     `source` is put into the data sets that come from the cache. A cached file that is damaged, or does not have
-    the checksums it carries, is built again; a folder that cannot be written costs a warning and the next
-    start's time, nothing else.
+    the checksums it carries, is built again; no folder, or one that cannot be written, costs a warning and the
+    next start's time, nothing else.
     """
-    path = cache_folder() / f"decoded-{hashlib.sha256(os.fsencode(key)).hexdigest()[:32]}.safetensors"
+    folder = cache_folder()
+    if folder is None:
+        LOG.warning("no cache (%s); the data set is decoded at each start", NO_FOLDER)
+        return build()
+    path = folder / f"decoded-{hashlib.sha256(os.fsencode(key)).hexdigest()[:32]}.safetensors"
     if path.is_file():
         now = state()
         try:

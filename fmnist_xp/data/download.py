@@ -5,11 +5,12 @@ import os
 import sys
 import threading
 from contextlib import nullcontext
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
 
 from fmnist_xp.data import published
-from fmnist_xp.data.cache import cache_folder
+from fmnist_xp.data.cache import NO_FOLDER, cache_folder
 from fmnist_xp.errors import DataError
 
 TIMEOUT = 10.0
@@ -18,18 +19,19 @@ ATTEMPTS = 3
 """How often a file is begun again, whole, when the connection breaks."""
 
 
-class NoAnswerError(DataError):
-    """The network is not there, or nothing at the address answers."""
+class OutOfReachError(DataError):
+    """The network is not there, nothing at the address answers, or pooch, which would ask, is not installed."""
 
 
-def fetched_folder() -> Path:
-    """Return the folder of the cache where `fetch` puts the files; it need not exist."""
-    return cache_folder() / "fashion-mnist"
+def fetched_folder() -> Path | None:
+    """Return the folder of the cache where `fetch` puts the files, which need not exist, or None without a cache."""
+    cache = cache_folder()
+    return cache / "fashion-mnist" if cache else None
 
 
-def is_fetched() -> bool:
-    """Return whether the four files are in the cache."""
-    return all((fetched_folder() / name).is_file() for name in published.FILES)
+def is_fetched(folder: Path) -> bool:
+    """Return whether the four files are in `folder`."""
+    return all((folder / name).is_file() for name in published.FILES)
 
 
 def fetch(url: str | None = None, progress: bool = True, folder: Path | None = None) -> Path:
@@ -39,11 +41,13 @@ def fetch(url: str | None = None, progress: bool = True, folder: Path | None = N
     files lie. A file that is there and right is left alone. A file appears under its name only when it is
     whole and verified, so two processes may do this at once. `progress`: a bar, on a terminal.
 
-    NoAnswerError, a DataError, where nothing answers within `TIMEOUT`; DataError for an error status, a wrong
-    checksum, a connection that keeps breaking, or a folder that cannot be written.
+    OutOfReachError, a DataError, where nothing answers within `TIMEOUT`, or pooch is not installed; DataError for an
+    error status, a wrong checksum, a connection that keeps breaking, no cache, or a folder that cannot be written.
     """
     base = (url or os.environ.get("FMNIST_XP_URL") or published.ADDRESS).rstrip("/")
     folder = folder or fetched_folder()
+    if folder is None:
+        raise DataError(f"there is no cache to fetch into: {NO_FOLDER}")
     show = progress and sys.stderr.isatty()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -51,6 +55,7 @@ def fetch(url: str | None = None, progress: bool = True, folder: Path | None = N
         raise DataError(f"{folder}: cannot be made ({error.strerror}); set FMNIST_XP_CACHE to another") from error
     missing = [name for name in published.FILES if not _is_right(folder / name, name)]
     if missing:
+        _check_libraries()
         _wait_for_answer(f"{base}/{missing[0]}")
     for name in missing:
         _fetch_file(f"{base}/{name}", folder, name, show)
@@ -68,8 +73,17 @@ def _is_right(path: Path, name: str) -> bool:
     return True
 
 
+def _check_libraries() -> None:
+    """Raise OutOfReachError where pooch, or requests, which it brings along, cannot be imported."""
+    try:
+        for name in ("pooch", "requests"):
+            import_module(name)
+    except ImportError as error:
+        raise OutOfReachError(f"downloads need pooch ({error}): pip install pooch") from error
+
+
 def _wait_for_answer(url: str) -> None:
-    """Raise NoAnswerError unless the server says something, if only an error, within `TIMEOUT`.
+    """Raise OutOfReachError unless the server says something, if only an error, within `TIMEOUT`.
 
     On a thread, because looking up a name and trying one address after another obey no timeout as a whole.
     """
@@ -87,10 +101,10 @@ def _wait_for_answer(url: str) -> None:
     asking.start()
     asking.join(TIMEOUT)
     if asking.is_alive() or any(isinstance(error, requests.Timeout) for error in failures):
-        raise NoAnswerError(f"{url}: no answer within {TIMEOUT:g} s")
+        raise _no_answer(url, f"no answer within {TIMEOUT:g} s")
     for error in failures:
         if isinstance(error, requests.ConnectionError):
-            raise NoAnswerError(f"{url}: {_reason(error)}") from error
+            raise _no_answer(url, _reason(error)) from error
         raise DataError(f"{url}: not an address to fetch from ({_reason(error)})") from error
 
 
@@ -114,12 +128,16 @@ def _fetch_file(url: str, folder: Path, name: str, show: bool) -> None:
             answer = str(error).partition(" for url")[0]
             raise DataError(f"{url}: the server answers {answer}; try another address") from error
         except (requests.Timeout, requests.ConnectionError) as error:
-            raise NoAnswerError(f"{url}: {_reason(error)}") from error
+            raise _no_answer(url, _reason(error)) from error
         except requests.RequestException as error:
             if attempt == ATTEMPTS:
                 raise DataError(f"{url}: the connection broke {ATTEMPTS} times ({_reason(error)})") from error
         except OSError as error:
             raise DataError(f"{folder / name}: cannot be written ({error.strerror or error})") from error
+
+
+def _no_answer(url: str, reason: str) -> OutOfReachError:
+    return OutOfReachError(f"{url}: {reason}; check the connection, or name another address (--url, FMNIST_XP_URL)")
 
 
 def _reason(error: BaseException) -> str:

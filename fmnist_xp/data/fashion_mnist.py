@@ -23,8 +23,8 @@ def load_fashion_mnist(source: str | Path = "auto", *, url: str | None = None) -
       `train/<label>/*.png` and `test/<label>/*.png`, or a zip of such a folder;
     - "synthetic": 60,000 and 10,000 images drawn here, see `make_synthetic`;
     - "auto": the path in `$FMNIST_XP_DATA` if that is set, else the files fetched before, else files fetched
-      now from `url` (see `fetch`). Where no server answers, one warning is logged and the synthetic set
-      returned; its `name` says so.
+      now from `url` (see `fetch`). Where no server answers, or pooch, which would ask, is not installed, one
+      warning is logged and the synthetic set returned; its `name` says so.
 
     Decoded arrays are kept in the cache, see `cached`. DataError, naming the file, for whatever is missing,
     damaged or not what it claims to be.
@@ -46,15 +46,17 @@ def _auto(url: str | None) -> tuple[Dataset, Dataset]:
             return load_fashion_mnist(chosen)
         except DataError as error:
             raise DataError(f"FMNIST_XP_DATA={chosen}: {error}") from error
-    if download.is_fetched():
-        return formats.read(download.fetched_folder())
+    folder = download.fetched_folder()
+    if folder and download.is_fetched(folder):
+        return formats.read(folder)
     try:
-        if _is_writable(download.fetched_folder()):
+        if folder and _is_writable(folder):
             return formats.read(download.fetch(url))
-        LOG.warning("%s: cannot be written; the data set is fetched at each start", download.fetched_folder())
-        with tempfile.TemporaryDirectory() as folder:
-            return formats.read(download.fetch(url, folder=Path(folder)))
-    except download.NoAnswerError as error:
+        if folder:  # where there is no cache, `cached` says so
+            LOG.warning("%s: cannot be written; the data set is fetched at each start", folder)
+        with tempfile.TemporaryDirectory() as temporary:
+            return formats.read(download.fetch(url, folder=Path(temporary)))
+    except download.OutOfReachError as error:
         LOG.warning("Fashion-MNIST cannot be fetched (%s); using synthetic images instead", error)
         return load_fashion_mnist("synthetic")
 

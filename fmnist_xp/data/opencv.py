@@ -19,10 +19,7 @@ def opencv() -> ModuleType:
     try:
         import cv2
     except ImportError as error:
-        raise DataError(
-            f"OpenCV cannot be imported ({error}): pip install opencv-python, "
-            "or opencv-python-headless where libGL is missing"
-        ) from error
+        raise DataError(f"OpenCV cannot be imported ({error}): pip install opencv-python-headless") from error
     module: ModuleType = cv2
     return module
 

@@ -2,6 +2,7 @@ import functools
 import gzip
 import hashlib
 import http.server
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -89,7 +90,7 @@ def test_export_writes_over_nothing(command: Command, workplace: Path, small_syn
 
 
 @pytest.fixture
-def address(idx_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def address(downloads: None, idx_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Serve `idx_folder`; its files count as the published ones."""
 
     class Handler(http.server.SimpleHTTPRequestHandler):
@@ -108,7 +109,6 @@ def address(idx_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         for name in sorted(FILES)
     }
     monkeypatch.setattr(published, "FILES", sums)
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
     with Server(("127.0.0.1", 0), functools.partial(Handler, directory=idx_folder)) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
@@ -150,5 +150,31 @@ def test_fetch_of_other_files_than_the_published_is_one_line(
     assert not list((tmp_path / "cache").rglob("*-ubyte.gz"))
 
 
+@pytest.mark.usefixtures("downloads")
 def test_fetch_without_a_network_is_one_line(command: Command) -> None:
-    command("data", "fetch", "--url", "http://127.0.0.1:9/").assert_failed(1, "127.0.0.1:9")
+    answer = command("data", "fetch", "--url", "http://127.0.0.1:9/")
+    answer.assert_failed(1, "http://127.0.0.1:9/", "refused", "check the connection", "--url")
+
+
+@pytest.mark.parametrize("missing", ["pooch", "requests"])
+@pytest.mark.parametrize("chosen", [True, False], ids=["with a cache", "without"])
+def test_fetch_without_pooch_says_what_to_install(
+    command: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch, missing: str, chosen: bool
+) -> None:
+    if not chosen:
+        monkeypatch.delenv("FMNIST_XP_CACHE")
+        monkeypatch.setenv("HOME", str(workplace))
+        monkeypatch.setenv("XDG_CACHE_HOME", str(workplace / "cache"))
+    monkeypatch.setitem(sys.modules, missing, None)
+    command("data", "fetch").assert_failed(1, "pip install pooch")
+
+
+def test_what_was_fetched_before_needs_no_pooch(
+    command: Command, tmp_path: Path, idx_folder: Path, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command("data", "fetch", "--url", address).assert_went_well()
+    monkeypatch.setitem(sys.modules, "pooch", None)
+    answer = command("data", "fetch")
+    answer.assert_went_well()
+    assert contents(Path(answer.out.strip())) == contents(idx_folder)
+    command("train", "--epochs", 1, "--device", "cpu", "--out", "run").assert_went_well()

@@ -323,12 +323,24 @@ def test_synthetic_says_so_everywhere(
     assert "synthetic" in titles[0]
 
 
+@pytest.mark.usefixtures("downloads")
 def test_without_a_network_the_images_are_synthetic(command: Command, workplace: Path, small_synthetic: Any) -> None:
     """Port 9 of this machine, discard, answers nobody."""
     answer = command("train", "--url", "http://127.0.0.1:9/", "--epochs", 1, "--device", "cpu", "--out", "run")
     assert (answer.code, answer.err.count("\n")) == (0, 1)
     assert "synthetic" in answer.err
     assert "127.0.0.1:9" in answer.err
+    assert read_json(workplace / "run" / "result.json")["dataset"]["name"] == "synthetic"
+
+
+def test_without_pooch_the_images_are_synthetic(
+    command: Command, workplace: Path, small_synthetic: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pooch", None)
+    answer = command("train", "--epochs", 1, "--device", "cpu", "--out", "run")
+    assert (answer.code, answer.err.count("\n")) == (0, 1)
+    assert "pip install pooch" in answer.err
+    assert "synthetic" in answer.err
     assert read_json(workplace / "run" / "result.json")["dataset"]["name"] == "synthetic"
 
 
@@ -369,6 +381,21 @@ def test_a_path_with_brackets_is_a_path(command: Command, workplace: Path, idx_f
     answer = command("evaluate", "run [red]1[/y]", "--device", "cpu")
     answer.assert_went_well()
     assert str(Path("run [red]1[/y]") / "confusion.png") in answer.out
+
+
+def test_an_output_that_lacks_a_letter_is_no_failure(workplace: Path, idx_folder: Path) -> None:
+    """As of a pipe in a locale whose letters are ASCII's; tables have "±" and "×"."""
+    done = subprocess.run(
+        [sys.executable, "-m", "fmnist_xp", "train", "--epochs", "1", "--device", "cpu", "--out", "größe"],
+        cwd=workplace,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii", "FMNIST_XP_DATA": str(idx_folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("written to gr??e\n")
+    assert (workplace / "größe" / "result.json").is_file()
 
 
 def child(folder: Path, *arguments: object) -> subprocess.Popen[str]:

@@ -1,5 +1,6 @@
 import logging
 import os
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -100,9 +101,56 @@ def test_a_cache_that_cannot_be_written_costs_one_warning(
     assert "cannot be written" in record.getMessage()
 
 
-def test_the_platforms_folder_is_used_where_none_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("downloads")
+def test_the_platforms_folder_is_used_where_none_is_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FMNIST_XP_CACHE")
-    assert cache_folder().name == "fmnist-xp"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = cache_folder()
+    assert folder is not None
+    assert folder.name == "fmnist-xp"
+
+
+def test_a_chosen_folder_needs_no_pooch(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pooch", None)
+    assert cache_folder() == cache
+    build = Build()
+    for _ in range(2):
+        assert_made(cached("a", "here", build))
+    assert build.calls == 1
+
+
+def test_without_pooch_there_is_no_cache_and_one_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("FMNIST_XP_CACHE")
+    monkeypatch.setitem(sys.modules, "pooch", None)
+    assert cache_folder() is None
+    with caplog.at_level(logging.INFO, "fmnist_xp"):
+        assert_made(cached("a", "here", Build()))
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    for words in ("no cache", "pip install pooch", "FMNIST_XP_CACHE"):
+        assert words in record.getMessage()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="homes are POSIX's here")
+@pytest.mark.usefixtures("downloads")
+def test_a_user_without_a_home_has_no_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As of a container whose user is a number alone."""
+
+    def unknown(uid: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    for name in ("FMNIST_XP_CACHE", "HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert cache_folder() is None
+    assert_made(cached("a", "here", Build()))
+    assert "no cache" in caplog.text
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_changed_image_is_noticed(image_folder: Path) -> None:
