@@ -1,10 +1,10 @@
 """Programs that train the same network: ours, the notebook's arithmetic, and the frameworks, each in one file."""
 
 from bench.engines.base import Engine, NotHereError, Task
-from bench.engines.jax import Jax
+from bench.engines.jax import Jax, JaxLoop
 from bench.engines.notebook import Notebook
 from bench.engines.ours import Ours, OursCudaGraphs, OursWithoutFigures
-from bench.engines.pytorch import PyTorch, PyTorchCompiled, PyTorchCudaGraphs
+from bench.engines.pytorch import PyTorch, PyTorchCompiled, PyTorchCudaGraphs, PyTorchWholeGraph
 from bench.engines.scikit_learn import ScikitLearn
 
 ENGINES: tuple[type[Engine], ...] = (
@@ -15,7 +15,9 @@ ENGINES: tuple[type[Engine], ...] = (
     PyTorch,
     PyTorchCompiled,
     PyTorchCudaGraphs,
+    PyTorchWholeGraph,
     Jax,
+    JaxLoop,
     ScikitLearn,
 )
 

@@ -1,4 +1,4 @@
-"""What a program must do to be compared: one epoch at a time, from given weights."""
+"""What a program must do to be compared: one epoch at a time, or ten, from given weights."""
 
 import importlib
 from abc import ABC, abstractmethod
@@ -22,6 +22,10 @@ LOSS_SCALE = 4096.0
 The gradient of a mean over 60,000 rows is some 1e-5 a logit and smaller behind it, and halves end at 6e-8; weights'
 gradients in halves end at 65504. This leaves a factor of thousands to both sides. A power of 2 rounds nothing.
 """
+
+
+LOG_EVERY = 10
+"""As training logs: figures of one epoch in so many, where a program computes them no more often."""
 
 
 class NotHereError(Exception):
@@ -76,14 +80,15 @@ class Engine(ABC):
     """A program with the task's network in it.
 
     `name` is what tables call it, `note` what it does otherwise than the others, `l2` whether it regularizes the
-    first layer as the experiment says, and `gpu` whether it runs on a GPU. The constructor raises `NotHereError`
-    where the program cannot run.
+    first layer as the experiment says, `gpu` whether it runs on a GPU, and `epochs_a_call` how many epochs `epoch`
+    makes. The constructor raises `NotHereError` where the program cannot run.
     """
 
     name: ClassVar[str]
     note: str = ""
     l2: ClassVar[bool] = True
     gpu: ClassVar[bool] = True
+    epochs_a_call: ClassVar[int] = 1
 
     @abstractmethod
     def __init__(self, task: Task) -> None:
@@ -91,7 +96,10 @@ class Engine(ABC):
 
     @abstractmethod
     def epoch(self) -> tuple[Any, Any]:
-        """Make one update; return (loss, accuracy) before it, as the program has them, without waiting for them."""
+        """Make `epochs_a_call` updates, of which each is an epoch.
+
+        Returns (loss, accuracy) before the first of them, as the program has them, without waiting for them.
+        """
 
     def synchronize(self) -> None:
         """Wait until the device has done all it was asked to do."""

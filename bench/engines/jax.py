@@ -1,11 +1,13 @@
-"""JAX: the whole step in one jit, parameters and moments donated."""
+"""JAX: the whole step in one jit, or ten of them, parameters and moments donated."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from bench.engines.base import LOSS_SCALE, Engine, NotHereError, Schedule, Task, first_line, imported
+import numpy as np
+
+from bench.engines.base import LOG_EVERY, LOSS_SCALE, Engine, NotHereError, Schedule, Task, first_line, imported
 from fmnist_xp.machine import usable_cores
 
 
@@ -35,14 +37,22 @@ class Jax(Engine):
             self._X, self._y, self._parameters = jax.device_put((*rows, task.dense()), device)
             self._moments = tuple(jax.tree.map(jax.numpy.zeros_like, self._parameters) for _ in range(moments))
         self._schedule = Schedule(task.experiment)
-        self._step = jax.jit(_step(jax, task), donate_argnums=(0, 1))
+        self._step = jax.jit(self._calls(_step(jax, task)), donate_argnums=(0, 1))
 
     def epoch(self) -> tuple[Any, Any]:
         """Return loss and accuracy as arrays of the device."""
         self._parameters, self._moments, loss, accuracy = self._step(
-            self._parameters, self._moments, self._X, self._y, *self._schedule.next()
+            self._parameters, self._moments, self._X, self._y, *self._scalars()
         )
         return loss, accuracy
+
+    def _calls(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        """Return what a call computes, as a function of what `step` takes and returns."""
+        return step
+
+    def _scalars(self) -> Sequence[Any]:
+        """Return the learning rate and the corrections of a call."""
+        return self._schedule.next()
 
     def synchronize(self) -> None:
         """Wait for the last update."""
@@ -59,6 +69,36 @@ class Jax(Engine):
                 yield
         finally:
             config.update("jax_enable_x64", before)
+
+
+class JaxLoop(Jax):
+    """Ten epochs as one compiled function, with a loop of the device's."""
+
+    name = f"JAX, jit of {LOG_EVERY} epochs"
+    epochs_a_call = LOG_EVERY
+
+    def __init__(self, task: Task) -> None:
+        """Say beside the rest how often there are figures."""
+        super().__init__(task)
+        loop = f"lax.fori_loop over {LOG_EVERY} epochs in one jit, with the figures of the first"
+        self.note = "; ".join(filter(None, [loop, self.note]))
+
+    def _calls(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        # The count is known to the compiler: on a GPU the host would have to look at each epoch's end else.
+        def epochs(parameters: Any, moments: Any, X: Any, y: Any, *scalars: Any) -> Any:
+            def epoch(number: Any, parameters: Any, moments: Any) -> Any:
+                return step(parameters, moments, X, y, *(values[number] for values in scalars))
+
+            parameters, moments, loss, accuracy = epoch(0, parameters, moments)
+            # Of the other epochs the figures are asked for by nobody, and so computed by nobody.
+            state = self._jax.lax.fori_loop(1, LOG_EVERY, lambda i, s: epoch(i, *s)[:2], (parameters, moments))
+            return *state, loss, accuracy
+
+        return epochs
+
+    def _scalars(self) -> Sequence[Any]:
+        dtype = self._parameters[0][0].dtype
+        return np.array([self._schedule.next() for _ in range(LOG_EVERY)], dtype).T
 
 
 def _product(jax: Any, precision: str) -> Callable[[Any, Any], Any]:
@@ -88,7 +128,7 @@ def _product(jax: Any, precision: str) -> Callable[[Any, Any], Any]:
 
 def _step(jax: Any, task: Task) -> Any:
     """Return the function (parameters, moments, X, y, rate, corrections) → (parameters, moments, loss, accuracy)."""
-    experiment, scale, np = task.experiment, task.loss_scale, jax.numpy
+    experiment, scale, jnp = task.experiment, task.loss_scale, jax.numpy
     product = _product(jax, task.precision)
     b1, b2 = Schedule.beta_1, Schedule.beta_2
 
@@ -109,13 +149,13 @@ def _step(jax: Any, task: Task) -> Any:
         if experiment.optimizer == "adam":
             m = each(lambda m, g: b1 * m + (1 - b1) * g, moments[0], gradients)
             c = each(lambda c, g: b2 * c + (1 - b2) * g * g, moments[1], gradients)
-            updates = each(lambda m, c: -rate * (m / k1) / (np.sqrt(c / k2) + Schedule.epsilon), m, c)
+            updates = each(lambda m, c: -rate * (m / k1) / (jnp.sqrt(c / k2) + Schedule.epsilon), m, c)
             moments = (m, c)
         elif moments:
             updates = each(lambda v, g: experiment.momentum * v - rate * g, moments[0], gradients)
             moments = (updates,)
         else:
             updates = each(lambda g: -rate * g, gradients)
-        return each(np.add, parameters, updates), moments, loss, accuracy
+        return each(jnp.add, parameters, updates), moments, loss, accuracy
 
     return step

@@ -1,11 +1,12 @@
-"""PyTorch: eager, compiled, and compiled with CUDA graphs."""
+"""PyTorch: eager, compiled, compiled with CUDA graphs, and ten whole steps as one CUDA graph."""
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
-from bench.engines.base import LOSS_SCALE, Engine, NotHereError, Schedule, Task, first_line, imported
+from bench.engines.base import LOG_EVERY, LOSS_SCALE, Engine, NotHereError, Schedule, Task, first_line, imported
 from fmnist_xp.machine import usable_cores
 
 
@@ -21,11 +22,13 @@ class PyTorch(Engine):
             raise NotHereError("the installed PyTorch finds no CUDA device")
         torch.set_num_threads(usable_cores())
         self._on_gpu = task.on_gpu
-        device = torch.device("cuda", task.device_index) if task.on_gpu else torch.device("cpu")
+        self._device = device = torch.device("cuda", task.device_index) if task.on_gpu else torch.device("cpu")
         dtype = torch.float64 if task.precision == "float64" else torch.float32
         self._experiment = task.experiment
         self._matmul_precision = "high" if task.precision == "tf32" else "highest"
-        self._casting = partial(torch.autocast, device.type, torch.float16) if task.half else nullcontext
+        # Each weight enters one product: a cache of what was cast gains nothing, and graphs must not meet one.
+        casting = partial(torch.autocast, device.type, torch.float16, cache_enabled=False)
+        self._casting = casting if task.half else nullcontext
         if task.half:
             scaled = f"the loss is scaled by {LOSS_SCALE:g}, which the update divides out"
             self.note = f"autocast; {scaled}, with no search for another scale"
@@ -73,7 +76,7 @@ class PyTorch(Engine):
     def synchronize(self) -> None:
         """Wait for the GPU."""
         if self._on_gpu:
-            self._torch.cuda.synchronize()
+            self._torch.cuda.synchronize(self._device)
 
     @contextmanager
     def session(self) -> Iterator[None]:
@@ -89,13 +92,20 @@ class PyTorch(Engine):
             torch.set_float32_matmul_precision(before[0])
             matmul.allow_fp16_reduced_precision_reduction = before[1]
 
-    def _compute(self, X: Any, y: Any) -> tuple[Any, Any]:
+    def _compiled(self, mode: str = "default") -> Any:
+        """Return `_compute` through `torch.compile`, which compiles when it is first called."""
+        # One limit holds for all engines together, and past it code runs eagerly without a word.
+        imported("torch._dynamo.config", "PyTorch's compiler").recompile_limit = 64
+        return self._torch.compile(self._compute, mode=mode)
+
+    def _compute(self, X: Any, y: Any, *, figures: bool = True) -> tuple[Any, Any]:
+        """Return the loss, and the accuracy if `figures`."""
         with self._casting():
             logits = self._model(X)
         logits = logits.to(self._seed.dtype)
         first = self._model[0]
         penalty = self._experiment.l2 * (first.weight.square().sum() + first.bias.square().sum())
-        accuracy = (logits.argmax(1) == y).float().mean()
+        accuracy = (logits.argmax(1) == y).float().mean() if figures else None
         return self._torch.nn.functional.cross_entropy(logits, y) + penalty, accuracy
 
 
@@ -108,7 +118,7 @@ class PyTorchCompiled(PyTorch):
     def __init__(self, task: Task) -> None:
         """Compile now; raise `NotHereError` where there is no compiler for it."""
         super().__init__(task)
-        self._figures = self._torch.compile(self._compute, mode=self.mode)
+        self._figures = self._compiled(self.mode)
         try:
             # Once through all of it, so that a missing compiler shows here; no update is made.
             with self.session():
@@ -138,3 +148,117 @@ class PyTorchCudaGraphs(PyTorchCompiled):
         self._torch.compiler.cudagraph_mark_step_begin()
         loss, accuracy = super().epoch()
         return loss.clone(), accuracy.clone()
+
+
+class PyTorchSteps(PyTorch):
+    """Ten whole steps a call, all that changes from one to the next in a vector of the device: fit to be captured."""
+
+    name = f"PyTorch, {LOG_EVERY} epochs a call"
+    epochs_a_call = LOG_EVERY
+
+    def __init__(self, task: Task) -> None:
+        """Make optimizers that take a device's numbers for the learning rate."""
+        super().__init__(task)
+        torch, parameters = self._torch, list(self._model.parameters())
+        self._adam = task.experiment.optimizer == "adam"
+        # A GPU's fused Adam reads the rate as float32.
+        fused = not (task.on_gpu and self._seed.dtype == torch.float64)
+        # One number in each row, beside others, because compiled code copies what does not start at 16 bytes.
+        self._table = torch.zeros(LOG_EVERY, 4, dtype=self._seed.dtype, device=self._device)
+        if self._adam:
+            group = self._optimizer.param_groups[0]
+            self._optimizer = torch.optim.Adam(
+                parameters,
+                lr=self._table[0, 0],
+                betas=group["betas"],
+                eps=group["eps"],
+                capturable=True,
+                fused=fused,
+                foreach=not fused,
+            )
+        else:
+            # Gradients come learning rate times as large, so that PyTorch's Σ μ·g is the notebook's Σ μ·lr·g.
+            momentum = task.experiment.momentum
+            self._optimizer = torch.optim.SGD(parameters, lr=1 / task.loss_scale, momentum=momentum, fused=True)
+
+    def epoch(self) -> tuple[Any, Any]:
+        """Return copies of loss and accuracy of the first epoch."""
+        rates = [self._schedule.next()[0] for _ in range(LOG_EVERY)]
+        if not self._adam:
+            rates = [rate * self._gradient_scale for rate in rates]
+        table = self._torch.tensor(rates, dtype=self._table.dtype)[:, None].repeat(1, 4)
+        # From pinned memory, of which PyTorch keeps count, so that the host does not wait for the copy.
+        self._table.copy_(table.pin_memory() if self._on_gpu else table, non_blocking=True)
+        loss, accuracy = self._call()
+        return loss.clone(), accuracy.clone()
+
+    def _call(self) -> tuple[Any, Any]:
+        return self._steps()
+
+    def _steps(self) -> tuple[Any, Any]:
+        """Make the steps with what the table holds; return loss and accuracy before the first."""
+        found = None
+        for number in range(LOG_EVERY):
+            # None, not zeros: the first gradient is written where the others are added, and that is captured so.
+            self._optimizer.zero_grad(set_to_none=True)
+            loss, accuracy = self._figures(self._X, self._y, figures=number == 0)
+            rate = self._table[number, 0]
+            if self._adam:
+                self._optimizer.param_groups[0]["lr"] = rate
+            loss.backward(self._seed if self._adam else rate)
+            self._optimizer.step()
+            found = found or (loss.detach(), accuracy)
+        assert found
+        return found
+
+    def _reset(self) -> None:
+        """Forget the moments, after steps at a rate of 0, which leave the weights as they are."""
+        for state in self._optimizer.state.values():
+            for name, values in state.items():
+                # In the parameters' dtype, as Adam's count of steps must be, from which it takes its corrections.
+                state[name] = self._torch.zeros_like(values, dtype=self._seed.dtype)
+
+
+class PyTorchWholeGraph(PyTorchSteps):
+    """Ten whole steps, the optimizer's included, captured as one CUDA graph, compiled where that works."""
+
+    name = f"PyTorch, CUDA graph of {LOG_EVERY} epochs"
+
+    def __init__(self, task: Task) -> None:
+        """Capture; raise `NotHereError` on a CPU."""
+        if not task.on_gpu:
+            raise NotHereError("CUDA graphs need a GPU")
+        super().__init__(task)
+        how = "compiled"
+        try:
+            self._figures = self._compiled()
+            self._capture()
+        except Exception as error:
+            how = f"eager, since compiled they cannot be captured ({first_line(error)})"
+            self._figures = self._compute
+            self._capture()
+        whole = f"{LOG_EVERY} whole steps, optimizer included, in one torch.cuda.graph, with the figures of the first"
+        self.note = "; ".join(filter(None, [f"{whole}; forward, loss and backward {how}", self.note]))
+
+    def _capture(self) -> None:
+        """Warm up on a stream of its own, as PyTorch asks for, and capture there."""
+        torch = self._torch
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(self._device)
+        stream.wait_stream(torch.cuda.current_stream(self._device))
+        # The outer context is what puts the stream back where a capture fails.
+        with self.session(), torch.cuda.device(self._device), torch.cuda.stream(stream):
+            self._table.zero_()
+            for _ in range(2):  # the second time with the moments as they will be captured
+                self._steps()
+                self._reset()
+            self._optimizer.zero_grad(set_to_none=True)
+            gc.collect()  # not while capturing: what is freed may be another graph
+            # Other threads of the process, such as JAX's, may do what they like meanwhile.
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                self._captured = self._steps()
+        torch.cuda.current_stream(self._device).wait_stream(stream)
+        self._graph = graph
+
+    def _call(self) -> tuple[Any, Any]:
+        self._graph.replay()
+        return self._captured
