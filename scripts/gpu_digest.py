@@ -7,7 +7,7 @@ from typing import Any
 
 SHOWN = 6
 """Lines of the log of a part that failed."""
-WIDTH = 160
+WIDTH = 250
 RATE = 1e-12  # flops/s in TFLOP/s
 
 

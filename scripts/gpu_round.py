@@ -1,8 +1,8 @@
 """The round of scripts/gpu-check: the parts one after another, each under a limit, their results packed after each.
 
-Called by scripts/gpu-check, which says how it is used, with OUT, PYTHON and WHEELS in the environment. It needs the
-standard library alone. What is in OUT at any moment is all that there is so far: the archive and the summary, each made
-anew beside the old one and renamed, and the log of the part that is under way.
+Called by scripts/gpu-check, which says how it is used, with OUT, PYTHON, PYTHONPATH and WHEELS in the environment.
+It needs the standard library alone. What is in OUT at any moment is all that there is so far: the archive and the
+summary, each made anew beside the old one and renamed, and the log of the part that is under way.
 """
 
 import argparse
@@ -149,8 +149,7 @@ def choose_parts(kept: Path, wheels: Path | None, packages: Path, quick: bool) -
     if not quick:
         yield Part("scaling", 30, 200, benchmark("scaling"))
     # Such machines have many cores: how fast the images are read there.
-    loading = ("loading", "--out", kept / "loading", *(["--quick"] if quick else []))
-    yield Part("loading", 30, 200, python("bench", *loading))
+    yield Part("loading", 30, 200, benchmark("loading", "--label", "gpuhost"))
     yield Part("report", 2, 20, python("bench", "report", "--out", results))
 
 
@@ -196,7 +195,7 @@ class Round:
             self.write_summary()
             self._do(part, outcome, max(1, int(min(part.limit, self._left()))))
             self.pack()
-        print(f"{self._spent():4.0f} s  {part.name}: {outcome.status}", flush=True)
+            print(f"{self._spent():4.0f} s  {part.name}: {outcome.status}", flush=True)
 
     def _do(self, part: Part, outcome: Outcome, limit: int) -> None:
         running = self.out / RUNNING
@@ -224,6 +223,7 @@ class Round:
             outcome.seconds = time.monotonic() - started
             log_path = self.kept / "logs" / f"{part.name}.log"
             keep_log(running, log_path)
+            running.unlink()
             outcome.shown = digest(part.name, log_path.read_text("utf-8", "replace"), outcome.failed)
 
     def pack(self) -> None:
@@ -259,9 +259,6 @@ class Round:
             lines += outcome.lines()
         if self.left_out:
             lines.append(f"too large for the archive: {', '.join(self.left_out)}")
-        for status in ("skipped", "left out"):
-            if names := [o.name for o in self.outcomes if o.status == status]:
-                lines.append(f"{status}: {', '.join(names)}")
         return lines
 
     def failed(self) -> list[str]:
@@ -341,8 +338,7 @@ def main() -> int:
         os.environ.setdefault("FMNIST_XP_CACHE", str(Path(scratch, "cache")))
         os.environ["PYTHONUNBUFFERED"] = "1"  # so that a log is up to date wherever a part is broken off
         os.environ["COLUMNS"] = "160"  # of tables
-        before = os.environ.get("PYTHONPATH")
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(packages), str(ROOT), before]))
+        os.environ["PYTHONPATH"] = f"{packages}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
 
         parts = list(choose_parts(kept, wheels, packages, arguments.quick))
         for asked in arguments.parts:
