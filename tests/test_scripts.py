@@ -2,24 +2,15 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from script_helpers import BASH, ROOT, program
 
-ROOT = Path(__file__).parents[1]
-BASH = shutil.which("bash")
 pytestmark = pytest.mark.skipif(sys.platform == "win32" or BASH is None, reason="the scripts need bash")
 
 # Of the system, nothing but what the scripts call; never its Python, pip or nvidia-smi.
 TOOLS = ("sed", "head", "cp", "dirname", "basename", "env", "bash", "mkdir", "cat", "chmod", "tee", "mktemp")
-
-
-def program(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"#!/bin/sh\n{text}\n")
-    path.chmod(0o755)
 
 
 @pytest.fixture
@@ -282,97 +273,6 @@ def test_the_check_tries_both_commands_on_a_fresh_machine_where_it_can(
         assert any(line.startswith(command) for line in lines), command
     assert lines[-1].startswith(end)
     assert ("fresh machine: " + COMMANDS in lines) == (fresh is not None and user == 0)
-
-
-@dataclass(frozen=True)
-class Check:
-    """How `scripts/gpu-check` ended, what its Python was called with, and the folder of its output."""
-
-    code: int
-    out: str
-    err: str
-    calls: list[str]
-    folder: Path
-
-    def parts(self) -> list[str]:
-        """Return the names of the parts that ran, in order."""
-        return [line.split()[1].rstrip(":") for line in self.out.splitlines() if line.endswith(" s")]
-
-
-@pytest.fixture
-def gpu_check(programs: Path, project: Path, tmp_path: Path) -> Callable[..., Check]:
-    """Return a function that runs `scripts/gpu-check` with a Python that fails with arguments like `failing`."""
-
-    def run(arguments: str = "", failing: str = "nothing") -> Check:
-        log, folder = tmp_path / "log", tmp_path / "the output"
-        fake = f'echo "$*" >> {log}\necho "ran $*"\ncase "$*" in {failing}) echo "went wrong: $*" >&2; exit 3;; esac'
-        program(tmp_path / "python", fake)
-        done = bash(f"PYTHON={tmp_path}/python OUT='{folder}' scripts/gpu-check {arguments}", programs, project)
-        return Check(done.returncode, done.stdout, done.stderr, log.read_text().splitlines(), folder)
-
-    return run
-
-
-GPU_PRECISIONS = ("float32", "tf32", "float16", "float64")
-
-
-def test_gpu_check_measures_everything_in_every_precision(gpu_check: Callable[..., Check]) -> None:
-    check = gpu_check()
-    assert (check.code, check.err) == (0, "")
-    assert check.calls[0] == "-m fmnist_xp devices"
-    assert "-m pytest --device cuda -q" in check.calls
-    for precision in GPU_PRECISIONS:
-        for benchmark in ("throughput", "peers"):
-            assert f"-m bench {benchmark} --precision {precision} --device cuda --out bench/results" in check.calls
-        assert any(
-            call.startswith(f"-m fmnist_xp train adam --precision {precision} ") and " --device cuda" in call
-            for call in check.calls
-        )
-    assert "-m bench scaling --device cuda --out bench/results" in check.calls
-    assert check.calls[-1] == "-m bench report --out bench/results"
-    for part in check.parts():
-        assert (check.folder / f"{part}.log").read_text().startswith("ran -")
-
-
-def test_gpu_check_goes_on_where_a_part_fails_and_names_it(gpu_check: Callable[..., Check]) -> None:
-    whole = gpu_check()
-    check = gpu_check(failing="*throughput*tf32*|-m\\ pytest*")
-    assert check.code == 1
-    assert check.err == "gpu-check: failed: tests throughput-tf32\n"
-    assert check.parts() == whole.parts()
-    assert "went wrong: -m bench throughput" in (check.folder / "throughput-tf32.log").read_text()
-
-
-def test_gpu_check_does_the_parts_asked_for(gpu_check: Callable[..., Check]) -> None:
-    check = gpu_check("scaling peers-tf32 throughput")
-    assert check.code == 0
-    assert check.parts() == [*(f"throughput-{p}" for p in GPU_PRECISIONS), "peers-tf32", "scaling"]
-
-
-def test_gpu_check_quickly_leaves_the_results_alone(gpu_check: Callable[..., Check]) -> None:
-    check = gpu_check("--quick")
-    assert check.code == 0
-    assert "bench/results" not in "".join(check.calls)
-    benchmarks = [call for call in check.calls if call.startswith(("-m bench throughput", "-m bench peers"))]
-    assert len(benchmarks) == 5
-    assert all(call.endswith(f" --out {check.folder}/results --quick") for call in benchmarks)
-    assert not {"tests", "scaling"} & {*check.parts()}
-
-
-def test_gpu_check_without_pytest_says_so(gpu_check: Callable[..., Check]) -> None:
-    check = gpu_check("tests", failing="-c*")
-    assert check.code == 0
-    assert "left out: pytest is not installed" in check.out
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [("devices wings", "failed: wings, which is none of the parts devices "), ("--wings", "unknown option --wings")],
-)
-def test_gpu_check_refuses_what_it_does_not_know(programs: Path, project: Path, arguments: str, message: str) -> None:
-    done = bash(f"PYTHON=true scripts/gpu-check {arguments}", programs, project)
-    assert done.returncode == 1
-    assert done.stderr.startswith(f"gpu-check: {message}")
 
 
 def test_gpu_check_without_a_driver_says_what_it_needs(programs: Path, project: Path) -> None:

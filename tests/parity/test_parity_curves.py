@@ -153,6 +153,7 @@ def compare_sides(name: str, device: Any, reference: Any, rows: Rows, epochs: in
     return compare_curves(name, expected, actual, drift, (reference.precision, device.precision))
 
 
+@pytest.mark.parity
 @pytest.mark.cuda
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_gpu_keeps_to_the_curves_of_the_cpu_for_20_epochs(

@@ -26,6 +26,7 @@ def needs_precision(device: Backend, precision: str) -> None:
         pytest.skip(f"{device.device_name} does not compute in {precision}")
 
 
+@pytest.mark.parity
 @EACH
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_device_agrees_with_the_cpu(operation: Operation, precision: str, device: Backend) -> None:

@@ -17,6 +17,7 @@ EACH = pytest.mark.parametrize("name", EXPERIMENTS)
 Rows = tuple[np.ndarray, np.ndarray]
 
 
+@pytest.mark.parity
 @EACH
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_every_tensor_agrees_with_the_cpu(name: str, precision: str, device: Backend, small_rows: Rows) -> None:

@@ -1,0 +1,47 @@
+"""Train a network on made rows in every precision of a device: does anything run at all? Exits with 1 where not.
+
+`python scripts/gpu_fit.py [DEVICE]`, by default cuda. A part of scripts/gpu-check.
+"""
+
+import sys
+import time
+
+import numpy as np
+
+from fmnist_xp.backend import Backend, get_backend
+from fmnist_xp.experiments import EXPERIMENTS, N_INPUTS
+
+ROWS, EPOCHS = 1_000, 30
+
+
+def fit(backend: Backend, precision: str) -> str:
+    """Return what came of a training in `precision`; raise `ArithmeticError` where the loss did not fall by half."""
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 10, ROWS, dtype="uint8")
+    centres = generator.standard_normal((10, N_INPUTS))
+    rows = np.tanh(centres[labels] + generator.standard_normal((ROWS, N_INPUTS))).astype("float32")
+    network = EXPERIMENTS["adam"].make_network(backend, seed=0, dtype=precision)
+    optimizer = EXPERIMENTS["adam"].make_optimizer()
+    started = time.perf_counter()
+    history = network.fit(rows, labels, epochs=EPOCHS, optimizer=optimizer, verbose=False)
+    losses = f"loss {history.loss[0]:.4f}, after {EPOCHS} epochs {history.loss[-1]:.4f}"
+    if not history.loss[-1] < history.loss[0] / 2:
+        raise ArithmeticError(f"does not learn: {losses}")
+    return f"{losses}, {time.perf_counter() - started:.1f} s with the compiling"
+
+
+def main(device: str = "cuda") -> int:
+    """Print a line for each precision and return the exit status."""
+    backend = get_backend(device)
+    failed = 0
+    for precision in backend.precisions:
+        try:
+            print(f"{precision}: {fit(backend, precision)}", flush=True)
+        except Exception as error:  # whatever it is, the next precision may do
+            print(f"{precision}: {type(error).__name__}: {error}", flush=True)
+            failed = 1
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
