@@ -28,11 +28,13 @@ class Options:
     """Empty where nothing is computed."""
     label: str = ""
     """What tells the files of one machine from those of another."""
+    graphs: bool | None = None
+    """Whether a GPU trains as CUDA graphs; None for what it does by itself."""
 
     def backend(self) -> Backend:
         """Return the backend asked for, with all cores; raise `DeviceError` where it lacks the precision."""
         try:
-            backend = get_backend(self.device)
+            backend = get_backend(self.device, graphs=self.graphs)
         except ValueError as error:
             raise DeviceError(str(error)) from error
         if self.precision:

@@ -75,6 +75,12 @@ DataOption = Annotated[
 UrlOption = Annotated[str | None, typer.Option(help="Address to download the IDX files from.")]
 PrecisionOption = Annotated[Precision, typer.Option("--precision", help="Arithmetic; tf32 and float16 need a GPU.")]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Threads on the CPU; by default all usable cores.")]
+GraphsOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--graphs/--no-graphs", help="CUDA graphs on a GPU; by default where nvmath-python is installed.", show_default=False
+    ),
+]
 BlockRowsOption = Annotated[
     int | None,
     typer.Option(min=1, help="Rows worked on at once by a thread; by default what suits the widths and the cache."),
@@ -178,6 +184,7 @@ def train(
     momentum: Annotated[float | None, typer.Option(help="Momentum of SGD.")] = None,
     l2: Annotated[float | None, typer.Option(help="L2 strength on the first layer.")] = None,
     threads: ThreadsOption = None,
+    graphs: GraphsOption = None,
     block_rows: BlockRowsOption = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the result alone.")] = False,
 ) -> None:
@@ -194,7 +201,7 @@ def train(
         "l2": l2,
     }
     chosen = _override(EXPERIMENTS[experiment], {k: v for k, v in overrides.items() if v is not None})
-    backend = _backend(device, threads)
+    backend = _backend(device, threads, graphs)
     settings = Settings(chosen, seed=seed, precision=precision.value, log_every=log_every, block_rows=block_rows)
     folder = out_folder or default_folder(settings, backend)
     backend.precision(settings.precision)  # both before anything is read or downloaded
@@ -202,7 +209,7 @@ def train(
     train_data, test_data = load_fashion_mnist(data, url=url)
     if not quiet:
         out.print(f"{train_data.name}: {len(train_data):,} + {len(test_data):,} images ({train_data.source})")
-        out.print(f"{backend.name}: {backend.device_name}, {backend.threads} threads")
+        out.print(f"{backend.name}: {backend.device_name}, {backend.manner}")
     run = train_run(settings, train_data, test_data, backend, folder, source=data, force=force, verbose=not quiet)
     result = run.result
     out.print(
@@ -271,6 +278,7 @@ def reproduce(
     device: DeviceOption = "auto",
     data: DataOption = "auto",
     threads: ThreadsOption = None,
+    graphs: GraphsOption = None,
     out_folder: Annotated[Path, typer.Option("--out", help="Folder of runs, pictures and report.")] = Path(
         "reproduce"
     ),
@@ -280,7 +288,7 @@ def reproduce(
     from fmnist_xp.data import load_fashion_mnist
     from fmnist_xp.reproduce import reproduce as reproduce_experiments
 
-    backend = _backend(device, threads)
+    backend = _backend(device, threads, graphs)
     train_data, test_data = load_fashion_mnist(data)
     report = reproduce_experiments(
         train_data, test_data, backend, out_folder, seeds=seeds, epochs=epochs, source=data, verbose=not quiet
@@ -306,12 +314,13 @@ def bench(
     precision: PrecisionOption = Precision.FLOAT32,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs timed for each experiment.")] = 20,
     threads: ThreadsOption = None,
+    graphs: GraphsOption = None,
     block_rows: BlockRowsOption = None,
 ) -> None:
     """Time each experiment on this machine, in epochs of 60,000 made images."""
     from fmnist_xp.speed import ROWS, measure_speed
 
-    backend = _backend(device, threads)
+    backend = _backend(device, threads, graphs)
     table = Table("experiment", "network", "ms/epoch", "epochs/s", "GFLOP/s", "of peak")
     for speed in measure_speed(backend, precision.value, epochs, block_rows=block_rows):
         table.add_row(
@@ -323,7 +332,7 @@ def bench(
             f"{speed.flops / speed.gemm_flops:.0%}",
         )
     out.print(
-        f"{ROWS:,} images an epoch on {backend.name}: {backend.device_name}, {backend.threads} threads, "
+        f"{ROWS:,} images an epoch on {backend.name}: {backend.device_name}, {backend.manner}, "
         f"{precision.value}; peak: large matrix products in the same process",
     )
     out.print(table)
@@ -338,6 +347,7 @@ def parity(
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of each training curve.")] = 20,
     data: DataOption = "auto",
     threads: ThreadsOption = None,
+    graphs: GraphsOption = None,
     out_folder: Annotated[Path | None, typer.Option("--out", help="Folder of tables, pictures and JSON.")] = None,
 ) -> None:
     """Compare a GPU with the CPU, or the CPU's float32 with its float64: operations, a step, training curves."""
@@ -345,7 +355,7 @@ def parity(
     from fmnist_xp.parity.suite import choose_sides, failures, run_parity
     from fmnist_xp.report.parity import parity_summary, parity_tables
 
-    backend = _backend(device, threads)
+    backend = _backend(device, threads, graphs)
     with _usage():
         pairs = choose_sides(backend, precision and precision.value)
     folder = out_folder or Path(f"parity-{backend.name.replace(':', '')}")
@@ -411,9 +421,9 @@ def export(
     out.print(f"written to {folder}")
 
 
-def _backend(device: str, threads: int | None = None) -> Backend:
+def _backend(device: str, threads: int | None = None, graphs: bool | None = None) -> Backend:
     with _usage():
-        return get_backend(device, threads=threads)
+        return get_backend(device, threads=threads, graphs=graphs)
 
 
 def _widths(text: str) -> tuple[int, ...]:

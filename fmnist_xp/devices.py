@@ -27,14 +27,24 @@ def survey() -> list[tuple[str, str]]:
             capability = f"{properties['major']}.{properties['minor']}"
             memory = properties["totalGlobalMem"] / 2**30
             rows.append((f"cuda:{index}", f"{_text(properties['name'])}, {memory:.0f} GiB, compute {capability}"))
-        get_backend("cuda")
+        get_backend("cuda", graphs=False)
         rows.append(("CUDA", "ready"))
+        rows.append(("CUDA graphs", _graphs()))
     except DeviceError as error:
         rows.append(
             ("CUDA", f"not usable: {str(error).removeprefix('a CUDA device was asked for, ').removeprefix('but ')}")
         )
     rows.append(("--device auto", get_backend("auto").name))
     return rows
+
+
+def _graphs() -> str:
+    """Return whether training runs as CUDA graphs, and what is missing where it does not."""
+    try:
+        get_backend("cuda", graphs=True)
+    except DeviceError as error:
+        return f"not used: {str(error).removeprefix('CUDA graphs were asked for, but ')}"
+    return "ready"
 
 
 def _driver() -> str:

@@ -37,27 +37,43 @@ __all__ = [
 ]
 
 
-def get_backend(device: str | Backend = "auto", *, threads: int | None = None) -> Backend:
+def get_backend(
+    device: str | Backend = "auto", *, threads: int | None = None, graphs: bool | None = None
+) -> Backend:
     """Return the backend of `device`: "cpu", "cuda", "cuda:<index>", or "auto" for CUDA where it answers, else CPU.
 
-    `threads` is for the CPU; by default all cores the process may use. A `Backend` is returned as it is.
-    Raises `DeviceError` where a CUDA device is asked for and cannot be used (there is no fallback), and
-    `ValueError` for any other name.
+    `threads` is for the CPU; by default all cores the process may use. `graphs` is for CUDA: whether training runs as
+    CUDA graphs; by default where nvmath-python is installed. A `Backend` is returned as it is.
+    Raises `DeviceError` where a CUDA device or its graphs are asked for and cannot be used (there is no fallback),
+    and `ValueError` for any other name, and for graphs on the CPU.
     """
     if isinstance(device, Backend):
         return device
     kind, colon, index = device.partition(":")
     if device == "cpu":
+        if graphs:
+            raise ValueError("CUDA graphs need a CUDA device, got cpu: leave graphs out, or take cuda")
         return CpuBackend(threads)
     if kind == "cuda" and (not colon or index.isdecimal()):
-        return CudaBackend(int(index or 0))
+        return _cuda_backend(int(index or 0), graphs)
     if device != "auto":
         raise ValueError(f"device must be auto, cpu, cuda or cuda:<index>, got {device!r}")
     try:
-        return CudaBackend()
+        return _cuda_backend(0, graphs)
     except DeviceError as error:
+        if graphs:
+            raise
         logger.debug("auto: %s", error)
         return CpuBackend(threads)
+
+
+def _cuda_backend(index: int, graphs: bool | None) -> CudaBackend:
+    if graphs is None:
+        try:
+            return CudaGraphBackend(index)
+        except DeviceError as error:
+            logger.debug("without CUDA graphs: %s", error)
+    return CudaGraphBackend(index) if graphs else CudaBackend(index)
 
 
 @functools.cache

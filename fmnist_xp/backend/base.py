@@ -102,6 +102,11 @@ class Backend(ABC):
         """Return the name and the hardware."""
         return f"<{type(self).__name__} {self.name}: {self.device_name}>"
 
+    @property
+    def manner(self) -> str:
+        """How it works, in words: on how many threads, with CUDA graphs or without."""
+        return f"{self.threads} threads"
+
     def asarray(self, array: Any, dtype: Any = None) -> Array:
         """Return `array` (of the host or of this device) as a C-contiguous array of this device."""
         return self.xp.ascontiguousarray(self.xp.asarray(array, dtype=dtype))
