@@ -25,9 +25,9 @@ PLACES = {
 """What is taken over, and where to; all else stays in the archive."""
 SECTION = "## Last measured: GPU\n"
 HEAD = """
-Written by `scripts/gpu-check --collect`: the round calls `fmnist-xp parity --device cuda` for each precision by
-itself, and once more with `--graphs`. What follows each picture is the `parity.md` of one call, and a test holds it to
-the record beside the picture.
+Written by `scripts/gpu-check --collect`. The round calls `fmnist-xp parity --device cuda` once for each precision,
+and once more with `--graphs`: what follows each picture is the `parity.md` of one call, and a test holds it to the
+record beside the picture.
 """
 
 

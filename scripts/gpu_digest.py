@@ -20,7 +20,8 @@ def digest(name: str, log: str, failed: bool) -> list[str]:
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         found = [f"its figures cannot be read: {type(error).__name__}: {error}"]
     if failed:
-        found += [line for line in lines[-SHOWN:] if line not in found]
+        end = lines[-SHOWN:]
+        found = [line for line in found if line not in end] + end
     return [line[:WIDTH] for line in found]
 
 
@@ -30,7 +31,7 @@ def _choose(name: str, lines: list[str]) -> list[str]:
         paths = [Path(line) for line in lines if line.endswith(".json")]
         return _FIGURES[kind](json.loads(paths[-1].read_text(encoding="utf-8"))["results"]) if paths else []
     if kind == "devices":
-        return [re.sub(r"[│┃|]\s*|\s\s+", " ", line).strip() for line in lines if re.search("CUDA|CuPy|cuda:", line)]
+        return [" ".join(re.sub("[│|]", " ", line).split()) for line in lines if re.search("CUDA|CuPy|cuda:", line)]
     if kind == "tests":
         failures = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
         more = [f"and {len(failures) - SHOWN} more"] if len(failures) > SHOWN else []

@@ -18,6 +18,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -192,7 +193,8 @@ class Round:
         elif missing := part.missing():
             outcome.status, outcome.reason = "left out", missing
         else:
-            self.write_summary()
+            with suppress(OSError):  # a full disk, say: what there is stays, and the archive may have room again
+                self.write_summary()
             self._do(part, outcome, max(1, int(min(part.limit, self._left()))))
             self.pack()
             print(f"{self._spent():4.0f} s  {part.name}: {outcome.status}", flush=True)
@@ -321,15 +323,16 @@ def _stop(number: int, _frame: FrameType | None) -> NoReturn:
 def main() -> int:
     """Do the round and return the exit status."""
     parser = _OneLine(prog="gpu-check", allow_abbrev=False, description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument(
-        "--deadline", type=float, default=560, metavar="SECONDS", help="for the whole; 560 by default"
-    )
+    parser.add_argument("--deadline", type=float, default=560, metavar="SECONDS", help="of the whole; by default 560")
     parser.add_argument("--quick", action="store_true", help="small sizes")
     parser.add_argument("--spent", type=float, default=0.0, help=argparse.SUPPRESS)
     parser.add_argument("parts", nargs="*", help="names, or their beginnings; by default all")
     arguments = parser.parse_args()
+    if shutil.which("timeout") is None:
+        parser.error("needs the program timeout, of coreutils")
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, _stop)
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, _stop)
     out = Path(os.environ.get("OUT") or tempfile.mkdtemp())
     wheels = Path(os.environ["WHEELS"]) if os.environ.get("WHEELS") else None
     with tempfile.TemporaryDirectory(prefix="gpu-check-", ignore_cleanup_errors=True) as scratch:

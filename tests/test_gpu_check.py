@@ -132,7 +132,13 @@ class Machine:
         return subprocess.Popen(
             [BASH, self.project / "scripts" / "gpu-check", *shlex.split(arguments)],
             cwd=self.here,
-            env={"PATH": str(self.here / "programs"), "PYTHON": "python3", "OUT": "out put", **environment},
+            env={
+                "PATH": str(self.here / "programs"),
+                "TMPDIR": str(self.here),
+                "PYTHON": "python3",
+                "OUT": "out put",
+                **environment,
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -1,9 +1,7 @@
-from typing import Any
-
 import gpu_fit
 import pytest
 
-from fmnist_xp.backend import CpuBackend
+from fmnist_xp.backend import Backend, CpuBackend
 
 
 def test_every_precision_learns(capsys: pytest.CaptureFixture[str]) -> None:
@@ -19,14 +17,14 @@ def test_every_precision_learns(capsys: pytest.CaptureFixture[str]) -> None:
 def test_precision_that_fails_is_told_and_the_next_one_tried(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make = CpuBackend.precision
+    fit = gpu_fit.fit
 
-    def wrong(self: Any, name: str) -> Any:
-        if name == "float32":
+    def wrong(backend: Backend, precision: str) -> str:
+        if precision == "float32":
             raise RuntimeError("no such kernel")
-        return make(self, name)
+        return fit(backend, precision)
 
-    monkeypatch.setattr(CpuBackend, "precision", wrong)
+    monkeypatch.setattr(gpu_fit, "fit", wrong)
     assert gpu_fit.main("cpu") == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "float32: RuntimeError: no such kernel"
