@@ -1,7 +1,6 @@
-"""Matrix products with what follows them, in one call of cuBLASLt.
+"""Matrix products that add biases and take the ReLU in the same call, which is cuBLASLt's.
 
-A product can add biases, take the ReLU and note where it passed its input on, take the ReLU's gradient, and sum the
-rows of its result or of its right operand: NVIDIA calls that the product's epilogue.
+NVIDIA calls what follows a product in its call the product's epilogue.
 """
 
 import functools
@@ -15,30 +14,15 @@ import numpy as np
 
 from fmnist_xp.backend.base import Array
 
-MASK_BITS = 128
-"""A row of a mask takes a multiple of this many bits, says cuBLASLt's documentation."""
+EPILOGUES: dict[str | None, str] = {None: "DEFAULT", "bias": "BIAS", "relu_bias": "RELU_BIAS"}
+"""cuBLASLt's name of each epilogue."""
+
+BIAS_ALIGNMENT = 16
+"""Bytes. cuBLASLt may choose a kernel that reads biases in such pieces; of less it can be told for matrices alone."""
 
 
 class Unsupported(Exception):
-    """cuBLASLt has no algorithm for a product with its epilogue."""
-
-
-EPILOGUES: dict[str | None, tuple[str, set[str]]] = {
-    None: ("DEFAULT", set()),
-    "bias": ("BIAS", {"biases"}),
-    "relu_bias": ("RELU_BIAS", {"biases"}),
-    "relu_bias_aux": ("RELU_AUX_BIAS", {"biases", "mask"}),
-    "drelu": ("DRELU", {"mask"}),
-    "drelu_bgrad": ("DRELU_BGRAD", {"mask", "bias_gradient"}),
-    # cuBLASLt stores by columns and computes outᵀ = bᵀ · aᵀ: its A is our b.
-    "bgrad": ("BGRADA", {"bias_gradient"}),
-}
-"""For each epilogue cuBLASLt's name of it, and the arguments of `Products.plan` that it reads or writes."""
-
-
-def mask_shape(rows: int, columns: int) -> tuple[int, int]:
-    """Return the shape of the uint8 array that holds a mask of (rows, columns) values."""
-    return rows, -(-columns // MASK_BITS) * MASK_BITS // 8
+    """cuBLASLt cannot take a product together with its epilogue."""
 
 
 class Products:
@@ -72,34 +56,24 @@ class Products:
         compute: str = "float32",
         epilogue: str | None = None,
         biases: Array | None = None,
-        mask: Array | None = None,
-        bias_gradient: Array | None = None,
     ) -> Callable[[], None]:
         """Return the call, in CuPy's then current stream, of out = scale · a · b and of its epilogue.
 
         a (m, k) and b (k, n) are float16, float32 or float64 and each C-contiguous or the transpose of that; out
         (m, n) is C-contiguous and of their dtype, or float32 for float16. `compute` names what the sums are taken
-        in: "float32", "tf32" or "float64". The epilogues, and what each takes besides, all of it contiguous:
+        in: "float32", "tf32" or "float64". The epilogues are:
 
         - None: out is the product.
-        - "bias": the `biases`, n values, are added to each row of it.
+        - "bias": the `biases`, n contiguous values of out's dtype, are added to each row of it.
         - "relu_bias": and of the sum is taken max(sum, 0).
-        - "relu_bias_aux": and `mask`, uint8 of the shape `mask_shape(m, n)`, gets a set bit where the sum is above 0.
-        - "drelu": out is the product where the bit of `mask` is set, else 0.
-        - "drelu_bgrad": and `bias_gradient`, n values, gets the sums over out's rows.
-        - "bgrad": out is the product, and `bias_gradient`, n values, gets the sums over b's rows, without the scale.
-
-        By its documentation, cuBLASLt has biases and their gradient in out's dtype alone.
 
         The call makes the one call of cuBLASLt, allocates nothing, waits for nothing and can be captured; arrays and
         descriptors live for as long as it does. Raises `Unsupported` where cuBLASLt has no algorithm for that on
-        this device, and ValueError for arrays that it cannot address.
+        this device, or the biases are of another dtype or not aligned to 16 bytes, and ValueError for arrays that it
+        cannot address.
         """
-        given = {"biases": biases, "mask": mask, "bias_gradient": bias_gradient}
-        _check(a, b, out, epilogue, given)
+        _check(a, b, out, epilogue, biases)
         lt, attribute = self._lt, self._lt.MatmulDescAttribute
-        vector = biases if biases is not None else bias_gradient
-        rows, columns = out.shape
         factors = np.array([scale, 0], dtype="float64" if compute == "float64" else "float32")
         with ExitStack() as stack:
             description = lt.matmul_desc_create(self._compute_types[compute], self._types[factors.dtype.char])
@@ -109,20 +83,11 @@ class Products:
             a_layout, transposed = self._layout(stack, a)
             self._describe(description, attribute.TRANSB, transposed)
             out_layout, _ = self._layout(stack, out)
-            self._describe(description, attribute.EPILOGUE, lt.Epilogue[EPILOGUES[epilogue][0]])
-            if vector is not None:
-                self._describe(description, attribute.BIAS_POINTER, vector.data.ptr)
-                self._describe(description, attribute.BIAS_DATA_TYPE, self._types[vector.dtype.char])
-            if mask is not None:
-                self._describe(description, attribute.EPILOGUE_AUX_POINTER, mask.data.ptr)
-                self._describe(description, attribute.EPILOGUE_AUX_LD, 8 * mask_shape(rows, columns)[1])
+            self._describe(description, attribute.EPILOGUE, lt.Epilogue[EPILOGUES[epilogue]])
+            if biases is not None:
+                self._describe(description, attribute.BIAS_POINTER, biases.data.ptr)
             layouts = b_layout, a_layout, out_layout, out_layout
-            algorithms = self._algorithms(description, layouts, [array.data.ptr for array in (b, a, out, out)])
-            if not len(algorithms):
-                raise Unsupported(
-                    f"cuBLASLt {lt.get_version()} has no algorithm for ({a.shape[0]}, {a.shape[1]}) · "
-                    f"({b.shape[0]}, {b.shape[1]}) of {a.dtype} to {out.dtype} in {compute} with epilogue {epilogue}"
-                )
+            algorithm = self._algorithm(description, layouts, [array.data.ptr for array in (b, a, out, out)])
             alpha = factors.ctypes.data
             arguments = (
                 *(self._handle, description, alpha),
@@ -130,9 +95,9 @@ class Products:
                 *(a.data.ptr, a_layout),
                 alpha + factors.itemsize,
                 *(out.data.ptr, out_layout) * 2,
-                *(algorithms.ctypes.data, self._workspace.data.ptr, self._workspace.nbytes),
+                *(algorithm.ctypes.data, self._workspace.data.ptr, self._workspace.nbytes),
             )
-            held = self, a, b, out, vector, mask, factors, algorithms
+            held = self, a, b, out, biases, factors, algorithm
             call = functools.partial(_multiply, lt.matmul, self._cupy.cuda.get_current_stream, arguments, held)
             weakref.finalize(call, stack.pop_all().close).atexit = False
         return call
@@ -147,14 +112,10 @@ class Products:
         stack.callback(self._lt.matrix_layout_destroy, layout)
         return layout, transposed
 
-    def _algorithms(
-        self, description: int, layouts: tuple[int, ...], addresses: list[int], count: int = 1
-    ) -> np.ndarray[Any, Any]:
-        """Return the up to `count` algorithms that cuBLASLt takes to be the fastest, best first."""
-        lt = self._lt
-        attribute = lt.MatmulPreferenceAttribute
-        results = np.zeros(count, dtype=lt.matmul_heuristic_result_dtype)
-        found = np.zeros(1, dtype="int32")
+    def _algorithm(self, description: int, layouts: tuple[int, ...], addresses: list[int]) -> np.ndarray[Any, Any]:
+        """Return the algorithm that cuBLASLt takes to be the fastest."""
+        lt, attribute = self._lt, self._lt.MatmulPreferenceAttribute
+        result, found = np.zeros(1, dtype=lt.matmul_heuristic_result_dtype), np.zeros(1, dtype="int32")
         preference = lt.matmul_preference_create()
         try:
             self._prefer(preference, attribute.MAX_WORKSPACE_BYTES, self._workspace.nbytes)
@@ -163,15 +124,15 @@ class Products:
                 alignment = min(256, address & -address)
                 self._prefer(preference, attribute[f"MIN_ALIGNMENT_{matrix}_BYTES"], alignment)
             lt.matmul_algo_get_heuristic(
-                self._handle, description, *layouts, preference, count, results.ctypes.data, found.ctypes.data
+                self._handle, description, *layouts, preference, 1, result.ctypes.data, found.ctypes.data
             )
         except lt.cuBLASLtError as error:
             raise Unsupported(f"cuBLASLt {lt.get_version()} answers {error}") from error
         finally:
             lt.matmul_preference_destroy(preference)
-        results = results[: found[0]]
-        usable: np.ndarray[Any, Any] = results[results["state"] == 0]
-        return usable
+        if not found[0] or result[0]["state"]:
+            raise Unsupported(f"cuBLASLt {lt.get_version()} has no algorithm")
+        return result
 
     def _describe(self, description: int, attribute: int, value: int) -> None:
         buffer = np.array([value], dtype=self._lt.get_matmul_desc_attribute_dtype(attribute))
@@ -182,25 +143,28 @@ class Products:
         self._lt.matmul_preference_set_attribute(preference, attribute, buffer.ctypes.data, buffer.nbytes)
 
 
-def _check(a: Array, b: Array, out: Array, epilogue: str | None, given: dict[str, Array | None]) -> None:
-    """Raise ValueError where cuBLASLt, which sees addresses alone, would read or write elsewhere."""
-    names, takes = {name for name, array in given.items() if array is not None}, EPILOGUES[epilogue][1]
-    if names != takes:
-        raise ValueError(f"epilogue {epilogue} takes {sorted(takes)}, not {sorted(names)}")
+def _check(a: Array, b: Array, out: Array, epilogue: str | None, biases: Array | None) -> None:
+    """Raise ValueError where cuBLASLt, which sees addresses alone, would read or write elsewhere.
+
+    Raises `Unsupported` for biases that it would read wrongly or refuse.
+    """
+    if (epilogue is None) != (biases is None):
+        raise ValueError(f"epilogue {epilogue} {'has no' if biases is None else 'takes no'} biases")
     rows, columns = out.shape
     if a.shape != (rows, b.shape[0]) or b.shape[1] != columns:
         raise ValueError(f"{a.shape} · {b.shape} is not of shape {out.shape}")
     if not all(matrix.flags.c_contiguous or matrix.flags.f_contiguous for matrix in (a, b)):
         raise ValueError("an operand is neither C-contiguous nor the transpose of that")
-    if not all(array.flags.c_contiguous for array in (out, *given.values()) if array is not None):
+    if not all(array.flags.c_contiguous for array in (out, biases) if array is not None):
         raise ValueError("what a product writes to and its biases must be C-contiguous")
-    for name in ("biases", "bias_gradient"):
-        vector = given[name]
-        if vector is not None and vector.size != columns:
-            raise ValueError(f"{name} must have {columns} values, not {vector.size}")
-    mask, shape = given["mask"], mask_shape(rows, columns)
-    if mask is not None and (mask.dtype != "uint8" or mask.shape != shape):
-        raise ValueError(f"the mask must be uint8 of shape {shape}, not {mask.dtype} of {mask.shape}")
+    if biases is None:
+        return
+    if biases.size != columns:
+        raise ValueError(f"there must be {columns} biases, not {biases.size}")
+    if biases.dtype != out.dtype:
+        raise Unsupported(f"cuBLASLt adds no {biases.dtype} biases to {out.dtype}")
+    if biases.data.ptr % BIAS_ALIGNMENT:
+        raise Unsupported(f"cuBLASLt adds biases aligned to {BIAS_ALIGNMENT} bytes, not at {biases.data.ptr:#x}")
 
 
 def _multiply(

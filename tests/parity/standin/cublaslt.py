@@ -1,6 +1,5 @@
 """What stands for `nvmath.bindings.cublasLt`: products with an epilogue, from descriptors, layouts and addresses."""
 
-import ctypes
 import enum
 import itertools
 import operator
@@ -9,32 +8,25 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from parity.standin.cuda import COMPUTE_64F, CUDA_TYPES, PRODUCTS, CUBLASError, _factor, _stored_by_rows
+from parity.standin.cuda import COMPUTE_64F, CUDA_TYPES, PRODUCTS, CUBLASError, factor_at, stored_by_rows, values_at
 
 if TYPE_CHECKING:
     from parity.standin.module import StandInCupy
 
-AUX_BITS = 128
-"""What the rows of a bit mask, and the strides between them, must be a multiple of."""
 DEFAULT_ALIGNMENT = 256
+BIAS_ALIGNMENT = 16
+"""Some of the library's kernels fault where biases lie otherwise; no preference tells it of their alignment."""
 WORKSPACE = 4096
 """Bytes that the stand-in's algorithms ask for, where that many are allowed."""
 _NUMBERS = itertools.count(5000)  # of handles, descriptors and algorithms; no one's is another's
 
 
 class Epilogue(enum.IntEnum):
-    """What follows the product; the bits are NVIDIA's."""
+    """What follows the product."""
 
     DEFAULT = 1
-    RELU = 2
-    RELU_AUX = 130
     BIAS = 4
     RELU_BIAS = 6
-    RELU_AUX_BIAS = 134
-    DRELU = 136
-    DRELU_BGRAD = 152
-    BGRADA = 256
-    BGRADB = 512
 
 
 class MatmulDescAttribute(enum.IntEnum):
@@ -44,9 +36,6 @@ class MatmulDescAttribute(enum.IntEnum):
     TRANSB = 4
     EPILOGUE = 7
     BIAS_POINTER = 8
-    EPILOGUE_AUX_POINTER = 11
-    EPILOGUE_AUX_LD = 12
-    BIAS_DATA_TYPE = 26
 
 
 class MatmulPreferenceAttribute(enum.IntEnum):
@@ -64,14 +53,18 @@ DESC_DTYPES = {
     MatmulDescAttribute.TRANSB: np.int32,
     MatmulDescAttribute.EPILOGUE: np.uint32,
     MatmulDescAttribute.BIAS_POINTER: np.int64,
-    MatmulDescAttribute.EPILOGUE_AUX_POINTER: np.int64,
-    MatmulDescAttribute.EPILOGUE_AUX_LD: np.int64,
-    MatmulDescAttribute.BIAS_DATA_TYPE: np.int32,
 }
 PREFERENCE_DTYPES = {
     attribute: np.uint64 if attribute == MatmulPreferenceAttribute.MAX_WORKSPACE_BYTES else np.uint32
     for attribute in MatmulPreferenceAttribute
 }
+
+
+@dataclass(frozen=True)
+class Handle:
+    """The library, as it works with one device."""
+
+    device: int
 
 
 @dataclass
@@ -113,7 +106,7 @@ class NvmathCublasLt:
     """Stands for `nvmath.bindings.cublasLt`, whose products can be captured.
 
     It works on the addresses that it is given. `unsupported` names epilogues that no algorithm has, on this device;
-    what the documentation excludes has none either. A bias vector is of D's type, as the documentation has it.
+    what the documentation excludes has none either. Biases are of D's type, as they are by default.
     """
 
     cuBLASLtError = CUBLASError
@@ -142,10 +135,10 @@ class NvmathCublasLt:
         return sorted(type(thing).__name__ for thing in self._live.values())
 
     def create(self) -> int:
-        return self._add("handle")
+        return self._add(Handle(self._cupy.current.device))
 
     def destroy(self, light_handle: int) -> None:
-        self._remove(light_handle, str)
+        self._remove(light_handle, Handle)
 
     def get_version(self) -> int:
         return 130100
@@ -197,8 +190,8 @@ class NvmathCublasLt:
         heuristic_results_array: int,
         return_algo_count: int,
     ) -> None:
-        """Write up to two algorithms; refuse what the documentation excludes and what has none on this device."""
-        self._of(light_handle, str)
+        """Write one algorithm; refuse what the documentation excludes and what has none on this device."""
+        self._check_device(light_handle)
         key = self._checked(operation_desc, adesc, bdesc, cdesc, ddesc)
         if self._of(operation_desc, Description).epilogue.name in self._unsupported:
             raise CUBLASError("CUBLAS_STATUS_NOT_SUPPORTED (15)")
@@ -208,14 +201,12 @@ class NvmathCublasLt:
             for matrix in "ABCD"
         )
         workspace = min(WORKSPACE, wanted.get(MatmulPreferenceAttribute.MAX_WORKSPACE_BYTES, 0))
-        count = min(2, requested_algo_count)
-        results = self._array(heuristic_results_array, self.matmul_heuristic_result_dtype, count)
-        for result in results:
-            number = next(_NUMBERS)
-            self._algorithms[number] = Algorithm(key, alignments, workspace)
-            result["algo"]["data_"][0] = number
-            result["workspace_size"], result["state"] = workspace, 0
-        self._array(return_algo_count, np.dtype("int32"), 1)[0] = count
+        number = next(_NUMBERS)
+        self._algorithms[number] = Algorithm(key, alignments, workspace)
+        (result,) = values_at(heuristic_results_array, self.matmul_heuristic_result_dtype)
+        result["algo"]["data_"][0] = number
+        result["workspace_size"], result["state"] = workspace, 0
+        values_at(return_algo_count, "int32")[0] = 1
 
     def matmul(
         self,
@@ -238,42 +229,48 @@ class NvmathCublasLt:
     ) -> None:
         """Write epilogue(alpha · op(A) · op(B) + beta · C) to D, all stored by columns; op transposes where told."""
         cupy = self._cupy
-        self._of(light_handle, str)
+        self._check_device(light_handle)
         if stream != cupy.stream.ptr:
             raise CUBLASError("the product runs in another stream than what comes before and after it")
         if cupy.failure is not None:
             raise cupy.failure
         key = self._checked(compute_desc, adesc, bdesc, cdesc, ddesc)
-        found = self._algorithms.get(int(self._array(algo, np.dtype("uint64"), 1)[0]))
+        found = self._algorithms.get(int(values_at(algo, "uint64")[0]))
         if found is None or found.key != key:
             raise CUBLASError("CUBLAS_STATUS_INVALID_VALUE: the algorithm was not found for this product")
         if workspace_size_in_bytes < found.workspace:
             raise CUBLASError(f"CUBLAS_STATUS_INVALID_VALUE: less than {found.workspace} bytes of workspace")
-        for address, alignment in zip((a, b, c, d), found.alignments, strict=True):
+        description = self._of(compute_desc, Description)
+        epilogue = description.epilogue
+        bias = description.get(MatmulDescAttribute.BIAS_POINTER)
+        for address, alignment in zip((a, b, c, d, bias), (*found.alignments, BIAS_ALIGNMENT), strict=True):
             if address % alignment:
                 raise CUBLASError(f"CUBLAS_STATUS_INVALID_VALUE: {address:#x} is not aligned to {alignment} bytes")
-        description = self._of(compute_desc, Description)
         accumulator = "float64" if description.compute_type == COMPUTE_64F else "float32"
-        factor = _factor(cupy, alpha, accumulator)
-        if _factor(cupy, beta, accumulator):
+        factor = factor_at(cupy, alpha, accumulator)
+        if factor_at(cupy, beta, accumulator):
             raise NotImplementedError("the stand-in multiplies without C")
         layouts = [self._of(layout, Layout) for layout in (adesc, bdesc, ddesc)]
         transposed = [
             bool(description.get(attribute)) for attribute in (MatmulDescAttribute.TRANSA, MatmulDescAttribute.TRANSB)
         ]
-        epilogue, vector, mask = self._epilogue(description, layouts[2])
+        addresses = [a, b, d]
+        if epilogue != Epilogue.DEFAULT:
+            result = layouts[2]
+            layouts.append(Layout(result.kind, result.rows, 1, result.rows))
+            addresses.append(bias)
 
         def matrices() -> list[np.ndarray]:
             # A matrix stored by columns is its transpose stored by rows, and NumPy's: Dᵀ = op(B)ᵀ · op(A)ᵀ.
             return [
-                _stored_by_rows(cupy, address, layout.kind, layout.columns, layout.rows, layout.stride)
-                for address, layout in zip((a, b, d), layouts, strict=True)
+                stored_by_rows(cupy, address, layout.kind, layout.columns, layout.rows, layout.stride)
+                for address, layout in zip(addresses, layouts, strict=True)
             ]
 
         def multiply() -> None:
-            if not cupy.is_device_memory(workspace, workspace_size_in_bytes):
+            if cupy.device_of_memory(workspace, workspace_size_in_bytes) != cupy.current.device:
                 raise CUBLASError("the workspace does not lie in live memory of the device")
-            a_rows, b_rows, d_rows = matrices()
+            a_rows, b_rows, d_rows, *biases = matrices()
             right, left = (
                 (rows.T if turned else rows).astype(accumulator, copy=False)
                 for rows, turned in zip((a_rows, b_rows), transposed, strict=True)
@@ -281,53 +278,21 @@ class NvmathCublasLt:
             result = np.dot(left, right)
             if factor != 1:
                 np.multiply(result, factor, out=result)
-            if epilogue & Epilogue.BIAS:
-                result += vector()
-            if epilogue & Epilogue.RELU:
+            for row in biases:
+                result += row
+            if epilogue == Epilogue.RELU_BIAS:
                 np.maximum(result, 0, out=result)
-            if epilogue in (Epilogue.RELU_AUX, Epilogue.RELU_AUX_BIAS):
-                bits = np.packbits(result > 0, axis=1, bitorder="little")
-                mask()[:, : bits.shape[1]] = bits
-            if epilogue in (Epilogue.DRELU, Epilogue.DRELU_BGRAD):
-                bits = np.unpackbits(mask(), axis=1, bitorder="little", count=result.shape[1])
-                result[bits == 0] = 0
             d_rows[...] = result
-            if epilogue == Epilogue.DRELU_BGRAD:
-                vector()[...] = result.sum(axis=0)
-            elif epilogue == Epilogue.BGRADA:
-                vector()[...] = right.sum(axis=0)
-            elif epilogue == Epilogue.BGRADB:
-                vector()[...] = left.sum(axis=1)
             cupy.products.append(description.compute_type)
 
         matrices()  # refuses wrong ones now, and not when a graph is launched
-        vector(), mask()
         cupy.submit(multiply)
 
-    def _epilogue(self, description: Description, result: Layout) -> tuple[Epilogue, Any, Any]:
-        """Return the epilogue and what gives its vector and its mask, None where it has none."""
-        cupy, epilogue = self._cupy, description.epilogue
-        bias = description.get(MatmulDescAttribute.BIAS_POINTER)
-        aux, bits = (
-            description.get(attribute)
-            for attribute in (MatmulDescAttribute.EPILOGUE_AUX_POINTER, MatmulDescAttribute.EPILOGUE_AUX_LD)
-        )
-        length = result.columns if epilogue == Epilogue.BGRADB else result.rows
-
-        def vector() -> np.ndarray | None:
-            if not _has_vector(epilogue):
-                return None
-            return _stored_by_rows(cupy, bias, result.kind, 1, length, length)[0]
-
-        def mask() -> np.ndarray | None:
-            if not _has_mask(epilogue):
-                return None
-            size = bits // 8 * result.columns
-            if not cupy.is_device_memory(aux, size):
-                raise CUBLASError(f"a mask of {size} bytes at {aux:#x} does not lie in live memory of the device")
-            return self._array(aux, np.dtype("uint8"), size).reshape(result.columns, bits // 8)
-
-        return epilogue, vector, mask
+    def _check_device(self, handle: int) -> None:
+        """Refuse what is no handle, and that of another device than the current one."""
+        device, current = self._of(handle, Handle).device, self._cupy.current.device
+        if device != current:
+            raise CUBLASError(f"the handle is of cuda:{device}, but cuda:{current} is current")
 
     def _checked(self, description: int, *layouts: int) -> Any:
         """Return what an algorithm is found for; refuse what the documentation excludes."""
@@ -345,19 +310,11 @@ class NvmathCublasLt:
             or CUDA_TYPES[product.scale_type] != scale
         ):
             raise CUBLASError("CUBLAS_STATUS_NOT_SUPPORTED (15)")
-        epilogue = product.epilogue
-        if _has_vector(epilogue):
-            if not product.get(MatmulDescAttribute.BIAS_POINTER):
-                raise CUBLASError("CUBLAS_STATUS_INVALID_VALUE: the epilogue has no bias pointer")
-            if product.get(MatmulDescAttribute.BIAS_DATA_TYPE, d.kind) != d.kind:
-                raise CUBLASError("CUBLAS_STATUS_NOT_SUPPORTED (15)")
-        if _has_mask(epilogue):
-            bits = product.get(MatmulDescAttribute.EPILOGUE_AUX_LD)
-            if not product.get(MatmulDescAttribute.EPILOGUE_AUX_POINTER) or bits < d.rows or bits % AUX_BITS:
-                raise CUBLASError(f"CUBLAS_STATUS_INVALID_VALUE: a mask of {d.rows} rows, {bits} bits apart")
+        if product.epilogue != Epilogue.DEFAULT and not product.get(MatmulDescAttribute.BIAS_POINTER):
+            raise CUBLASError("CUBLAS_STATUS_INVALID_VALUE: the epilogue has no bias pointer")
         return product.compute_type, tuple(sorted(product.attributes.items())), a, b, c, d
 
-    # Numbers that stand for pointers to the library's things, and what lies at addresses of the host.
+    # Numbers that stand for pointers to the library's things, and what an attribute is set to.
 
     def _add(self, thing: Any) -> int:
         number = next(_NUMBERS)
@@ -377,15 +334,4 @@ class NvmathCublasLt:
     def _value(self, dtype: Any, address: int, size: int) -> int:
         if size != np.dtype(dtype).itemsize:
             raise CUBLASError(f"CUBLAS_STATUS_INVALID_VALUE: the attribute takes {np.dtype(dtype)}, not {size} bytes")
-        return operator.index(self._array(address, np.dtype(dtype), 1)[0])
-
-    def _array(self, address: int, dtype: np.dtype, count: int) -> np.ndarray:
-        return np.frombuffer((ctypes.c_char * (count * dtype.itemsize)).from_address(address), dtype)
-
-
-def _has_vector(epilogue: Epilogue) -> bool:
-    return "BIAS" in epilogue.name or "BGRAD" in epilogue.name
-
-
-def _has_mask(epilogue: Epilogue) -> bool:
-    return "AUX" in epilogue.name or "DRELU" in epilogue.name
+        return operator.index(values_at(address, dtype)[0])

@@ -284,17 +284,17 @@ class NvmathCublas:
         if algo != GEMM_DEFAULT or len(types) > 1 or (compute_type, *types, CUDA_TYPES[ctype]) not in PRODUCTS:
             raise CUBLASError("CUBLAS_STATUS_NOT_SUPPORTED")
         accumulator = "float64" if compute_type == COMPUTE_64F else "float32"
-        factor, old = _factor(cupy, alpha, accumulator), _factor(cupy, beta, accumulator)
+        factor, old = factor_at(cupy, alpha, accumulator), factor_at(cupy, beta, accumulator)
 
         def matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             # A matrix stored by columns is its transpose stored by rows, and NumPy's: Cᵀ = op(B)ᵀ · op(A)ᵀ. This
             # gives BLAS the operands in the order, and so the sums in the bits, that `numpy.dot` of those has.
-            a_rows = _stored_by_rows(cupy, a, atype, *((m, k) if transa else (k, m)), lda)
-            b_rows = _stored_by_rows(cupy, b, btype, *((k, n) if transb else (n, k)), ldb)
+            a_rows = stored_by_rows(cupy, a, atype, *((m, k) if transa else (k, m)), lda)
+            b_rows = stored_by_rows(cupy, b, btype, *((k, n) if transb else (n, k)), ldb)
             return (
                 (b_rows.T if transb else b_rows),
                 (a_rows.T if transa else a_rows),
-                _stored_by_rows(cupy, c, ctype, n, m, ldc),
+                stored_by_rows(cupy, c, ctype, n, m, ldc),
             )
 
         def multiply() -> None:
@@ -312,7 +312,7 @@ class NvmathCublas:
         cupy.submit(multiply)
 
 
-def _stored_by_rows(cupy: "StandInCupy", address: int, kind: int, rows: int, columns: int, stride: int) -> np.ndarray:
+def stored_by_rows(cupy: "StandInCupy", address: int, kind: int, rows: int, columns: int, stride: int) -> np.ndarray:
     """Return the matrix (rows, columns) at an address of the device, its rows `stride` elements apart."""
     dtype = np.dtype(CUDA_TYPES[kind])
     if stride < max(1, columns):
@@ -320,16 +320,22 @@ def _stored_by_rows(cupy: "StandInCupy", address: int, kind: int, rows: int, col
     size = dtype.itemsize * (stride * (rows - 1) + columns)
     if cupy.device_of_memory(address, size) != cupy.current.device:
         raise CUBLASError(f"a matrix of {size} bytes at {address:#x} does not lie in live memory of the device")
-    flat = np.frombuffer((ctypes.c_char * size).from_address(address), dtype)
+    flat = values_at(address, dtype, size // dtype.itemsize)
     return np.lib.stride_tricks.as_strided(flat, (rows, columns), (stride * dtype.itemsize, dtype.itemsize))
 
 
-def _factor(cupy: "StandInCupy", address: int, dtype: str) -> Any:
+def factor_at(cupy: "StandInCupy", address: int, dtype: str) -> Any:
     """Return the number at an address of the host."""
     size = np.dtype(dtype).itemsize
     if cupy.device_of_memory(address, size) is not None:
         raise CUBLASError(f"the factor at {address:#x} lies in the device's memory, but is read on the host")
-    return np.frombuffer((ctypes.c_char * size).from_address(address), dtype)[0].copy()
+    return values_at(address, dtype)[0].copy()
+
+
+def values_at(address: int, dtype: Any, count: int = 1) -> np.ndarray:
+    """Return the memory at an address, which nothing checks, as a vector of `count` values."""
+    size = count * np.dtype(dtype).itemsize
+    return np.frombuffer((ctypes.c_char * size).from_address(address), dtype)
 
 
 def make_cuda(
