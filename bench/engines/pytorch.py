@@ -95,7 +95,8 @@ class PyTorch(Engine):
     def _compiled(self, mode: str = "default") -> Any:
         """Return `_compute` through `torch.compile`, which compiles when it is first called."""
         # One limit holds for all engines together, and past it code runs eagerly without a word.
-        imported("torch._dynamo.config", "PyTorch's compiler").recompile_limit = 64
+        config: Any = imported("torch._dynamo.config", "PyTorch's compiler")
+        config.recompile_limit = 64
         return self._torch.compile(self._compute, mode=mode)
 
     def _compute(self, X: Any, y: Any, *, figures: bool = True) -> tuple[Any, Any]:
