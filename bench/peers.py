@@ -181,7 +181,7 @@ def _failure(error: Exception) -> str:
 def disagreements(record: dict[str, Any]) -> list[str]:
     """Return what is to be said of each program that was left out because it computes something else than ours."""
     return [
-        f"{name} {result['left_out'][name]}" for result in record["results"].values() for name in result["disagreed"]
+        f"{name}: {result['left_out'][name]}" for result in record["results"].values() for name in result["disagreed"]
     ]
 
 
@@ -229,7 +229,7 @@ def check(task: Task, engine: Engine, expected: Mapping[bool, Sequence[float]]) 
         drift = granted * abs(ours[update] - first)
         if not math.isclose(loss, ours[update], rel_tol=TOLERANCES[task.precision], abs_tol=drift):
             raise DisagreementError(
-                f"does not compute what fmnist_xp computes: {task.experiment.name} after {update} updates has the "
+                f"it does not compute what fmnist_xp computes: {task.experiment.name} after {update} updates has the "
                 f"loss {loss:.7g}, not {ours[update]:.7g}"
             )
     return [rounded(loss) for loss in losses]
