@@ -369,9 +369,9 @@ def test_several_epochs_a_call_are_timed_and_checked_as_such(
 ) -> None:
     made: list[Any] = []
 
-    class Ten(Ours):
-        name = "ten"
-        epochs_a_call = 10
+    class Four(Ours):
+        name = "four"
+        epochs_a_call = 4
 
         def __init__(self, task: Task) -> None:
             super().__init__(task)
@@ -380,26 +380,26 @@ def test_several_epochs_a_call_are_timed_and_checked_as_such(
 
         def epoch(self) -> tuple[Any, Any]:
             self.calls += 1
-            first, *_ = [super(Ten, self).epoch() for _ in range(10)]
+            first, *_ = [super(Four, self).epoch() for _ in range(4)]
             return first
 
-    class Nine(Ten):
-        name = "nine"
+    class Three(Four):
+        name = "three"
 
         def epoch(self) -> tuple[Any, Any]:
-            first, *_ = [super(Ten, self).epoch() for _ in range(9)]
+            first, *_ = [super(Four, self).epoch() for _ in range(3)]
             return first
 
-    path = peers.run(Options("cpu", True, str(folder), tmp_path), [Ten, Nine])
+    path = peers.run(Options("cpu", True, str(folder), tmp_path), [Four, Three])
     for found in load(path)["results"].values():
-        assert (found["engines"]["ten"]["epochs_a_call"], len(found["engines"]["ten"]["losses"])) == (10, 2)
-    assert found["disagreed"] == ["nine"]  # with Adam; an update of the others changes little on these images
-    assert "adam after 10 updates" in found["left_out"]["nine"]
+        assert (found["engines"]["four"]["epochs_a_call"], len(found["engines"]["four"]["losses"])) == (4, 2)
+    assert found["disagreed"] == ["three"]  # with Adam; an update of the others changes little on these images
+    assert "adam after 4 updates" in found["left_out"]["three"]
     # Two to be checked, and in each of two rounds one to warm up and one for the single epoch asked for.
-    assert {engine.calls for engine in made if type(engine) is Ten} == {6}
-    clock = iter([100.0, 130.0])
+    assert {engine.calls for engine in made if type(engine) is Four} == {6}
+    clock = iter([100.0, 124.0])
     monkeypatch.setattr(peers.time, "perf_counter", lambda: next(clock))
-    assert peers.time_round(made[0], 21) == 1  # of 30
+    assert peers.time_round(made[0], 21) == 1  # of 24
 
 
 def test_rounds_and_sides_are_chosen(folder: Path, tmp_path: Path, notebook_rounds: list[Any]) -> None:
