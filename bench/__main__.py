@@ -11,6 +11,7 @@ import typer
 from matplotlib.figure import Figure
 
 from bench import loading, peers, probe, report, scaling, throughput
+from bench.engines import ENGINES
 from bench.pictures import save_figure
 from bench.results import Options, load
 from fmnist_xp.errors import FmnistXpError
@@ -33,12 +34,26 @@ def _label(text: str) -> str:
     return text
 
 
+def _sides(names: list[str]) -> list[str]:
+    try:
+        peers.wanted(ENGINES, names)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    return names
+
+
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<index>.")]
 Numbers = Annotated[Precision, typer.Option("--precision", help="Arithmetic; tf32 and float16 need a GPU.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Small sizes and few rounds: to try it, not to measure.")]
 Data = Annotated[str, typer.Option(help="auto, synthetic, or a folder or zip of Fashion-MNIST.")]
 Unused = Annotated[str, typer.Option(help="Taken like that of the others, and not needed here.")]
 Label = Annotated[str, typer.Option(callback=_label, help="Ends the files' names, beside another machine's.")]
+Rounds = Annotated[
+    int | None, typer.Option(min=1, help="How often each side takes its turn.", show_default="as fits")
+]
+Without = Annotated[
+    list[str], typer.Option(callback=_sides, help="A side to leave out, by its name or how that begins; repeatable.")
+]
 Out = Annotated[Path, typer.Option(help="Folder for the JSON file and the picture.")]
 RESULTS = Path("bench/results")
 
@@ -51,9 +66,11 @@ def measure_throughput(
     out: Out = RESULTS,
     precision: Numbers = Precision.float32,
     label: Label = "",
+    rounds: Rounds = None,
 ) -> None:
     """Each experiment: samples/s, GFLOP/s, distance from the floor, memory, joules."""
-    _finish(throughput.run, throughput.draw, Options(device, quick, data, out, precision.value, label))
+    options = Options(device, quick, data, out, precision.value, label, rounds)
+    _finish(throughput.run, throughput.draw, options)
 
 
 @app.command("peers")
@@ -64,9 +81,14 @@ def measure_peers(
     out: Out = RESULTS,
     precision: Numbers = Precision.float32,
     label: Label = "",
+    rounds: Rounds = None,
+    without: Without = [],  # noqa: B006
 ) -> None:
     """Our engine beside the notebook's arithmetic, PyTorch, JAX and scikit-learn."""
-    _finish(peers.run, peers.draw, Options(device, quick, data, out, precision.value, label))
+    options = Options(device, quick, data, out, precision.value, label, rounds, tuple(without))
+    if found := peers.disagreements(_finish(peers.run, peers.draw, options)):
+        print(f"error: {'; '.join(found)}", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 @app.command("scaling")
@@ -106,16 +128,19 @@ def write_report(out: Out = RESULTS) -> None:
 
 def _finish(
     run: Callable[[Options], Path], draw: Callable[[dict[str, Any]], Figure] | None, options: Options
-) -> None:
+) -> dict[str, Any]:
+    """Measure, draw, say where both lie and return the record; an error is one line and exit code 1."""
     try:
         path = run(options)
     except (FmnistXpError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
+    record = load(path)
     print(path)
     if draw is not None:
-        save_figure(draw(load(path)), path.with_suffix(".png"))
+        save_figure(draw(record), path.with_suffix(".png"))
         print(path.with_suffix(".png"))
+    return record
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import numpy as np
 from bench.measure import Peak, peak_bytes, reset_peak, resident_bytes
 from fmnist_xp.backend import get_backend
 from fmnist_xp.experiments import EXPERIMENTS, N_INPUTS
-from fmnist_xp.measure import epoch_flops, gemm_rate
+from fmnist_xp.measure import epoch_flops, gemm_sampler
 
 GEMM_SAMPLES = 3
 
@@ -50,9 +50,10 @@ def measure(
     before = resident_bytes(backend)
     history = network.fit(X, y, epochs=epochs + 1, optimizer=optimizer, verbose=False)
     after = peak_bytes(backend)
+    gemm_rate = gemm_sampler(backend, precision, **peak)
     return {
         "flops_per_epoch": epoch_flops(network.widths, rows),
-        "gemm_flops_per_second": median(gemm_rate(backend, precision, **peak) for _ in range(GEMM_SAMPLES)),
+        "gemm_flops_per_second": median(gemm_rate() for _ in range(GEMM_SAMPLES)),
         "epoch_seconds": history.epoch_seconds[1:],
         "memory_added_bytes": None if before is None or after is None else after - before,
     }

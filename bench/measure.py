@@ -1,6 +1,6 @@
 """Timing that can be trusted: sides take turns, medians and spread, memory and energy beside the clock.
 
-What the package itself measures with (`gemm_rate`, `copy_rate`, `epoch_flops`, `time_epochs`) is in
+What the package itself measures with (`gemm_sampler`, `copy_rate`, `epoch_flops`, `time_epochs`) is in
 `fmnist_xp.measure`.
 """
 
@@ -68,7 +68,7 @@ def alternate(sides: Mapping[str, Callable[[], Sequence[float]]], rounds: int) -
 
 
 class Peak(TypedDict):
-    """How `gemm_rate` takes one sample of the device's best."""
+    """How `gemm_sampler` takes one sample of the device's best."""
 
     size: int
     repeats: int

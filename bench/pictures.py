@@ -45,7 +45,7 @@ def bars(
     high = [summary["max"] - summary["median"] for summary in summaries]
     places = range(len(names))
     ax.barh(places, medians, color=list(colours), xerr=[low, high], error_kw={"elinewidth": 1, "capsize": 2})
-    longest = max(summary["max"] for summary in summaries)
+    longest = max((summary["max"] for summary in summaries), default=1.0)
     for place, summary, label in zip(places, summaries, labels, strict=True):
         ax.text(summary["max"] + 0.02 * longest, place, label, va="center", fontsize=8)
     ax.set_yticks(places, names if names_shown else [""] * len(names))

@@ -35,7 +35,9 @@ python -m bench report                      # this page
 ```
 
 On an NVIDIA GPU: `pip install -e ".[bench,cuda,graphs]" "jax[cuda12]"` and `--device cuda`. Without one, a CPU build
-of PyTorch is enough and far smaller: install that first. A peer that is not installed is left out, by name.
+of PyTorch is enough and far smaller: install that first. A peer that is not installed is left out, by name; so is
+one that fails, and one that computes something else than ours, for which the command ends with exit code 1.
+`--rounds N` sets how often each side takes its turn (`throughput` has it too), and `--without NAME` leaves one out.
 `--precision float64` measures in another precision, on a GPU also `tf32` and `float16`; each has files of its own,
 and `--label NAME` keeps those of one machine beside another's. `--quick` tries everything at small sizes. Measure
 with nothing else running. `scripts/gpu-check` is the whole round on a GPU.
@@ -45,7 +47,9 @@ with nothing else running. `scripts/gpu-check` is the whole round on a GPU.
 - An **epoch** is one full-batch update: forward, loss, backward and optimizer over all rows, float32 unless said.
 - Times are **medians**; beside them the smallest, the largest and the interquartile range (IQR) of the samples. The
   sides of a comparison take turns (A B C A B C …) in one process, so that a slow minute slows all of them. The first
-  epoch of each turn warms up and is not counted.
+  epoch of each turn warms up and is not counted, or the first call where that makes ten.
+- **Figures** are loss and accuracy. Some programs make ten epochs in one call and compute those of the first, as
+  `train` logs; others compute them in every epoch, or never. A table of peers tells for each.
 - The **notebook's arithmetic** takes its turns in fresh processes that import NumPy alone, as its owner would run it:
   its epoch depends on what else has allocated memory in the process. They have the same rows and first weights. It
   makes its arrays anew in every step, so its first two epochs, for which the system has to hand out memory, are not
@@ -224,21 +228,21 @@ def throughput(record: Record) -> list[str]:
 def peers(record: Record) -> list[str]:
     """Return the tables of a peers file, one an experiment."""
     parts = []
-    notes: dict[str, str] = {}
-    left_out: dict[str, str] = {}
+    notes: dict[tuple[str, str], list[str]] = {}
+    left_out: dict[tuple[str, str], list[str]] = {}
     for name, result in record["results"].items():
         rows = []
         for engine, summary in result["engines"].items():
             ratio = result["ratios"][engine]
             times = [f"{ratio[key]:.2f}" if key in ratio else "–" for key in ("ours", "notebook", "floor")]
-            rows.append([engine, *_spread(summary), *times])
-            notes |= {engine: summary["note"]} if summary["note"] else {}
-        left_out |= result["left_out"]
+            rows.append([engine, *_spread(summary), *times, _figures(summary)])
+            if summary["note"]:
+                notes.setdefault((engine, summary["note"]), []).append(name)
+        for engine, reason in result["left_out"].items():
+            left_out.setdefault((engine, reason), []).append(name)
         parts.append(f"**{name}**, {'-'.join(map(str, result['widths']))}\n")
-        if fastest := _fastest_framework(result):
-            times = result["ratios"][fastest]["ours"]
-            parts.append(f"The fastest of the frameworks, {fastest}, takes {times:.2f}× our time.\n")
-        head = ["", "epoch", "min – max", "IQR", "× ours", "times the notebook's speed", "floor / epoch"]
+        parts += _fastest_frameworks(result)
+        head = ["", "epoch", "min – max", "IQR", "× ours", "times the notebook's speed", "floor / epoch", "figures"]
         parts.append(table(head, rows))
         if result["seconds_logging_every_10th"] is not None:
             seconds = _seconds(result["seconds_logging_every_10th"])
@@ -250,17 +254,52 @@ def peers(record: Record) -> list[str]:
         "on the same weights, and after one and two updates, agree with ours to "
         f"{record['settings']['tolerance']:g} relative{drift}.\n"
     )
-    parts += [f"- {engine}: {note}." for engine, note in notes.items()]
-    parts += [f"- {engine}: left out, {reason}." for engine, reason in left_out.items()]
+    if late := record["settings"].get("late_drift"):
+        parts.append(
+            f"Where several epochs are one call, their loss after one call does, to {late:g} of what it changed.\n"
+        )
+
+    def where(experiments: Sequence[str]) -> str:
+        return "" if len(experiments) == len(record["results"]) else f" ({', '.join(experiments)})"
+
+    parts += [f"- {engine}{where(names)}: {note}." for (engine, note), names in notes.items()]
+    parts += [f"- {engine}{where(names)}: left out, {reason}." for (engine, reason), names in left_out.items()]
     return [*parts, " "] if notes or left_out else parts
 
 
-def _fastest_framework(result: Record) -> str | None:
-    """Return who of PyTorch, JAX and scikit-learn has the smallest median, where ours was measured beside it."""
-    frameworks = ("PyTorch", "JAX", "scikit-learn")
-    found = {name: e["median"] for name, e in result["engines"].items() if name.startswith(frameworks)}
-    found = {name: seconds for name, seconds in found.items() if "ours" in result["ratios"][name]}
-    return min(found, key=lambda name: found[name], default=None)
+def _calls(summary: Record) -> int:
+    """Return how many epochs one call made: one in older files, which do not say."""
+    return int(summary.get("epochs_a_call", 1))
+
+
+def _figures(summary: Record) -> str:
+    """Return how often a program computed loss and accuracy."""
+    if not summary["losses"]:
+        return "none"
+    return "every epoch" if _calls(summary) == 1 else f"every {_calls(summary)}th"
+
+
+def _fastest_frameworks(result: Record) -> list[str]:
+    """Return a sentence on the fastest of PyTorch, JAX and scikit-learn, beside ours with figures as often.
+
+    One for those with figures in every epoch, and one for each number of epochs that some make in one call: there
+    ours is the fastest that does so too, or what its epochs with and without figures come to.
+    """
+    sentences = []
+    for calls in sorted({_calls(summary) for summary in result["engines"].values()}):
+        medians = {name: e["median"] for name, e in result["engines"].items() if _calls(e) == calls and e["losses"]}
+        found = {name: m for name, m in medians.items() if name.startswith(("PyTorch", "JAX", "scikit-learn"))}
+        if calls == 1:
+            ours, when = medians.get("fmnist_xp"), ""
+        else:
+            alike = [median for name, median in medians.items() if name.startswith("fmnist_xp")]
+            ours = min(alike, default=result["seconds_logging_every_10th"])
+            when = f" with figures in every {calls}th epoch"
+        if found and ours:
+            fastest = min(found, key=lambda name: found[name])
+            times = found[fastest] / ours
+            sentences.append(f"The fastest of the frameworks{when}, {fastest}, takes {times:.2f}× our time.\n")
+    return sentences
 
 
 def scaling(record: Record) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -28,6 +29,10 @@ class Options:
     """Empty where nothing is computed."""
     label: str = ""
     """What tells the files of one machine from those of another."""
+    rounds: int | None = None
+    """How often each side takes its turn, where it is not as often as the benchmark has it."""
+    without: tuple[str, ...] = ()
+    """Sides that are not measured, by their names or how these begin."""
     graphs: bool | None = None
     """Whether a GPU trains as CUDA graphs; None for what it does by itself."""
 
@@ -51,7 +56,10 @@ class Options:
         precision = "" if self.precision in ("", "float32") else f" --precision {self.precision}"
         label = f" --label {self.label}" if self.label else ""
         quick = " --quick" if self.quick else ""
-        return f"python -m bench {benchmark} --device {kind(backend)}{precision}{data}{label}{quick}"
+        rounds = f" --rounds {self.rounds}" if self.rounds else ""
+        without = "".join(f" --without {shlex.quote(name)}" for name in self.without)
+        device = f" --device {kind(backend)}"
+        return f"python -m bench {benchmark}{device}{precision}{data}{label}{rounds}{without}{quick}"
 
 
 def kind(backend: Backend) -> str:

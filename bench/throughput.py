@@ -29,7 +29,7 @@ from bench.results import Options, about, save
 from fmnist_xp.backend import Backend
 from fmnist_xp.data import preprocess
 from fmnist_xp.experiments import EXPERIMENTS, Experiment
-from fmnist_xp.measure import copy_rate, epoch_flops, gemm_rate, time_epochs
+from fmnist_xp.measure import copy_rate, epoch_flops, gemm_sampler, time_epochs
 from fmnist_xp.model import Sequential
 from fmnist_xp.optim import Optimizer
 from fmnist_xp.train.history import History
@@ -53,7 +53,7 @@ def run(options: Options) -> Path:
     del rows
     settings: dict[str, Any] = {
         "data": data | {"rows": len(X)},
-        "rounds": 2 if options.quick else 10,
+        "rounds": options.rounds or (2 if options.quick else 10),
         "epochs_a_round": (20 if options.quick else 100) if on_gpu else (2 if options.quick else 10),
         "notebook_epochs_a_round": 0 if on_gpu else 1 if options.quick else 3,
         "pause_after_notebook": 0 if options.quick else processes.PAUSE,
@@ -66,10 +66,8 @@ def run(options: Options) -> Path:
     memory = {name: one.peak_memory() for name, one in runs.items()}
     joules = {name: one.joules() for name, one in runs.items()}
 
-    def gemm() -> list[float]:
-        return [gemm_rate(backend, options.precision, **peak)]
-
-    sides: dict[str, Callable[[], list[float]]] = {"gemm": gemm}
+    gemm_rate = gemm_sampler(backend, options.precision, **peak)  # after the memory was looked at: it holds some
+    sides: dict[str, Callable[[], list[float]]] = {"gemm": lambda: [gemm_rate()]}
     if on_gpu:
         sides["copy"] = lambda: [copy_rate(backend, repeats=peak["repeats"])]
     sides |= {name: one.timed(settings["epochs_a_round"]) for name, one in runs.items()}

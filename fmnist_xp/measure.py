@@ -3,7 +3,7 @@
 What `python -m bench` and `fmnist-xp bench` both measure with. Each function returns plain numbers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from fmnist_xp.backend import Array, Backend
@@ -23,28 +23,39 @@ def epoch_flops(widths: Sequence[int], rows: int) -> int:
     return sum(2 * rows * before * after * (3 if i else 2) for i, (before, after) in enumerate(pairs))
 
 
-def gemm_rate(backend: Backend, precision: str = "float32", *, size: int = 2048, repeats: int = 5) -> float:
-    """Return the highest rate of large matrix products in flop/s: the best of `repeats`, after one to warm up.
+def gemm_sampler(
+    backend: Backend, precision: str = "float32", *, size: int = 2048, repeats: int = 5
+) -> Callable[[], float]:
+    """Make the factors of large matrix products, and return a function for a sample of their rate in flop/s.
 
-    As many products of `size` × `size` run at once as the backend has threads, each on one, as the engine's blocks
-    do; on a GPU it is one.
+    A sample is the best of `repeats`, after one to warm up. As many products of `size` × `size` run at once as the
+    backend has threads, each on one, as the engine's blocks do; on a GPU it is one. The matrices are held for as
+    long as the function is.
     """
-    kind = backend.precision(precision)
+    kind, xp = backend.precision(precision), backend.xp
     with backend.computing():
-        # Not constants: a GPU saves power on those, and clocks higher than it does in training.
-        generator = backend.generator(0)
-        left, right = (backend.asarray(generator.random((size, size), "float32"), kind.operands) for _ in range(2))
-        results = [backend.xp.empty_like(left) for _ in range(backend.threads)]
+        # Not constants: a GPU saves power on those, and clocks higher than it does in training. Made on the device
+        # from two vectors of the host's: sums without their whole part are as even over [0, 1) as what is added.
+        vectors = backend.generator(0).random((2, 2, size), "float32")
+        left, right = (
+            backend.asarray(xp.remainder(xp.add(rows[:, None], columns), 1), kind.operands)
+            for rows, columns in backend.asarray(vectors)
+        )
+        results = [xp.empty_like(left) for _ in range(backend.threads)]
 
-        def work(worker: int) -> None:
-            backend.dot(left, right, results[worker], tf32=kind.tf32)
+    def work(worker: int) -> None:
+        backend.dot(left, right, results[worker], tf32=kind.tf32)
 
-        marks = []
-        for _ in range(repeats + 1):
+    def sample() -> float:
+        with backend.computing():
+            marks = []
+            for _ in range(repeats + 1):
+                marks.append(backend.mark())
+                backend.map(work, backend.threads)
             marks.append(backend.mark())
-            backend.map(work, backend.threads)
-        marks.append(backend.mark())
-        return 2 * size**3 * backend.threads / min(backend.seconds_between(marks)[1:])
+            return 2 * size**3 * backend.threads / min(backend.seconds_between(marks)[1:])
+
+    return sample
 
 
 def copy_rate(backend: Backend, *, megabytes: int = 256, repeats: int = 5) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 from fmnist_xp.backend import Backend
 from fmnist_xp.data import CLASS_NAMES
 from fmnist_xp.experiments import EXPERIMENTS, N_INPUTS
-from fmnist_xp.measure import epoch_flops, gemm_rate, time_epochs
+from fmnist_xp.measure import epoch_flops, gemm_sampler, time_epochs
 
 ROWS = 60_000
 
@@ -42,12 +42,13 @@ def measure_speed(
     X -= 1
     inputs = backend.asarray(X, dtype=backend.precision(precision).operands)
     labels = backend.asarray(generator.integers(0, len(CLASS_NAMES), rows, dtype=np.uint8))
-    peak = gemm_rate(backend, precision)
+    gemm_rate = gemm_sampler(backend, precision)
+    peak = gemm_rate()
     for experiment in EXPERIMENTS.values():
         network = experiment.make_network(backend, seed=0, dtype=precision)
         optimizer = experiment.make_optimizer()
         seconds = statistics.median(time_epochs(network, inputs, labels, optimizer, epochs, block_rows=block_rows))
-        before, peak = peak, gemm_rate(backend, precision)
+        before, peak = peak, gemm_rate()
         yield Speed(
             experiment.name,
             tuple(network.widths),

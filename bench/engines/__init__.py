@@ -1,6 +1,6 @@
 """Programs that train the same network: ours, the notebook's arithmetic, and the frameworks, each in one file."""
 
-from bench.engines.base import Engine, NotHereError, Task
+from bench.engines.base import LOG_EVERY, Engine, NotHereError, Task
 from bench.engines.jax import Jax, JaxLoop
 from bench.engines.notebook import Notebook
 from bench.engines.ours import Ours, OursCudaGraphs, OursWithoutFigures
@@ -21,4 +21,14 @@ ENGINES: tuple[type[Engine], ...] = (
     ScikitLearn,
 )
 
-__all__ = ["ENGINES", "Engine", "NotHereError", "Notebook", "Ours", "OursCudaGraphs", "OursWithoutFigures", "Task"]
+__all__ = [
+    "ENGINES",
+    "LOG_EVERY",
+    "Engine",
+    "NotHereError",
+    "Notebook",
+    "Ours",
+    "OursCudaGraphs",
+    "OursWithoutFigures",
+    "Task",
+]

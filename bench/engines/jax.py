@@ -1,7 +1,7 @@
 """JAX: the whole step in one jit, or ten of them, parameters and moments donated."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -50,7 +50,7 @@ class Jax(Engine):
         """Return what a call computes, as a function of what `step` takes and returns."""
         return step
 
-    def _scalars(self) -> Sequence[Any]:
+    def _scalars(self) -> Iterable[Any]:
         """Return the learning rate and the corrections of a call."""
         return self._schedule.next()
 
@@ -96,7 +96,7 @@ class JaxLoop(Jax):
 
         return epochs
 
-    def _scalars(self) -> Sequence[Any]:
+    def _scalars(self) -> Iterable[Any]:
         dtype = self._parameters[0][0].dtype
         return np.array([self._schedule.next() for _ in range(LOG_EVERY)], dtype).T
 

@@ -95,7 +95,8 @@ class PyTorch(Engine):
     def _compiled(self, mode: str = "default") -> Any:
         """Return `_compute` through `torch.compile`, which compiles when it is first called."""
         # One limit holds for all engines together, and past it code runs eagerly without a word.
-        imported("torch._dynamo.config", "PyTorch's compiler").recompile_limit = 64
+        config: Any = imported("torch._dynamo.config", "PyTorch's compiler")
+        config.recompile_limit = 64
         return self._torch.compile(self._compute, mode=mode)
 
     def _compute(self, X: Any, y: Any, *, figures: bool = True) -> tuple[Any, Any]:
@@ -241,22 +242,29 @@ class PyTorchWholeGraph(PyTorchSteps):
         self.note = "; ".join(filter(None, [f"{whole}; forward, loss and backward {how}", self.note]))
 
     def _capture(self) -> None:
-        """Warm up on a stream of its own, as PyTorch asks for, and capture there."""
+        """Warm up on a stream of its own, as PyTorch asks for, and capture on another.
+
+        There the products' workspace is made anew, in the graph's memory: PyTorch gives up the others now and then.
+        """
         torch = self._torch
-        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(self._device)
-        stream.wait_stream(torch.cuda.current_stream(self._device))
-        # The outer context is what puts the stream back where a capture fails.
-        with self.session(), torch.cuda.device(self._device), torch.cuda.stream(stream):
-            self._table.zero_()
-            for _ in range(2):  # the second time with the moments as they will be captured
-                self._steps()
-                self._reset()
-            self._optimizer.zero_grad(set_to_none=True)
+        graph, warm_up, capturing = torch.cuda.CUDAGraph(), *(torch.cuda.Stream(self._device) for _ in range(2))
+        with self.session(), torch.cuda.device(self._device):
+            warm_up.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(warm_up):
+                self._table.zero_()
+                for _ in range(2):  # the second time with the moments as they will be captured
+                    self._steps()
+                    self._reset()
+                self._optimizer.zero_grad(set_to_none=True)
+            torch.cuda.current_stream().wait_stream(warm_up)
             gc.collect()  # not while capturing: what is freed may be another graph
-            # Other threads of the process, such as JAX's, may do what they like meanwhile.
-            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            # The outer context puts the stream back where a capture fails. Other threads of the process, such as
+            # JAX's, may do what they like meanwhile.
+            with (
+                torch.cuda.stream(capturing),
+                torch.cuda.graph(graph, stream=capturing, capture_error_mode="thread_local"),
+            ):
                 self._captured = self._steps()
-        torch.cuda.current_stream(self._device).wait_stream(stream)
         self._graph = graph
 
     def _call(self) -> tuple[Any, Any]:

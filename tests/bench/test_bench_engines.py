@@ -1,17 +1,21 @@
 """The frameworks in every precision against the notebook's float64, on the CPU: it has them all, if slowly."""
 
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from parity.standin import StandInCupy, make_nvmath
 
-from bench.engines import Engine, Notebook, NotHereError, Ours, OursCudaGraphs, Task, ours
-from bench.engines.jax import Jax
-from bench.engines.pytorch import PyTorch
+from bench.engines import Engine, Notebook, NotHereError, Ours, OursCudaGraphs, Task, jax, ours, pytorch
+from bench.engines.jax import Jax, JaxLoop
+from bench.engines.pytorch import PyTorch, PyTorchSteps, PyTorchWholeGraph
 from bench.engines.scikit_learn import ScikitLearn
-from bench.peers import check
+from bench.peers import check, references
 from fmnist_xp.backend import PRECISIONS, CpuBackend, CudaBackend, CudaGraphBackend
 from fmnist_xp.errors import DeviceError
 from fmnist_xp.experiments import EXPERIMENTS
@@ -60,11 +64,136 @@ def test_losses_are_the_notebooks(kind: type[Engine], precision: str, name: str)
         assert losses(start(kind, task)) == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize("epochs", [1, 2, 10])
+@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("precision", ["float64", "float32", "float16"])
+@pytest.mark.parametrize("kind", [PyTorchSteps, JaxLoop])
+def test_several_epochs_a_call_are_the_notebooks(
+    kind: type[Engine], precision: str, name: str, epochs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The figures of three calls, each those of its first epoch."""
+    for module in (jax, pytorch):
+        monkeypatch.setattr(module, "LOG_EVERY", epochs)
+    task = make_task(precision, name)
+    engine, notebook = start(kind, task), Notebook(task)
+    exact = [notebook.epoch() for _ in range(2 * epochs + 1)][::epochs]
+    with engine.session():
+        found = [tuple(map(float, engine.epoch())) for _ in range(3)]
+    granted = {"float64": 1e-6, "float32": 1e-3, "float16": 0.3}[precision]  # what training makes of the last bits
+    for (loss, accuracy), (exact_loss, exact_accuracy) in zip(found, exact, strict=True):
+        assert loss == pytest.approx(exact_loss, rel=granted)
+        assert accuracy == pytest.approx(exact_accuracy, abs=1e-6 if precision == "float64" else granted)
+    assert found[0][0] == pytest.approx(exact[0][0], rel=1e-6)
+
+
+def test_whole_steps_as_a_graph_need_a_gpu(torch: Any) -> None:
+    with pytest.raises(NotHereError, match=r"^CUDA graphs need a GPU$"):
+        PyTorchWholeGraph(make_task("float32"))
+
+
+class GpuInName(CpuBackend):
+    """What a task needs of a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.name = "cuda:1"
+
+
+class FakeTorch:
+    """PyTorch whose GPU is the CPU: what is captured is computed too, and a replay makes the steps again."""
+
+    def __init__(self, torch: Any) -> None:
+        self.real, self.log = torch, []
+        self.stream: Any = None
+        self.streams: list[Any] = []
+        self.engine: Any = None
+        self.cuda = SimpleNamespace(
+            is_available=lambda: True,
+            CUDAGraph=lambda: SimpleNamespace(replay=self.replay),
+            Stream=lambda _device: SimpleNamespace(wait_stream=lambda _other: None),
+            current_stream=lambda: SimpleNamespace(wait_stream=lambda _other: None),
+            device=lambda _device: nullcontext(),
+            stream=self.on_stream,
+            graph=self.capture,
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+    def device(self, _kind: str, _index: int | None = None) -> Any:
+        return self.real.device("cpu")
+
+    def compile(self, function: Any, mode: str) -> Any:
+        assert mode == "default"
+        return function
+
+    @contextmanager
+    def on_stream(self, stream: Any) -> Iterator[None]:
+        before, self.stream = self.stream, stream
+        self.streams.append(stream)
+        yield
+        self.stream = before
+
+    @contextmanager
+    def capture(self, graph: Any, **options: Any) -> Iterator[None]:
+        inspect.signature(self.real.cuda.graph).bind(graph, **options)
+        assert options["stream"] is self.stream
+        assert options["stream"] not in self.streams[:-1]  # but on one that has no workspace yet
+        self.log.append("capture")
+        yield
+        self.log.append("end")
+
+    def replay(self) -> None:
+        self.log.append("replay")
+        for result, target in zip(self.engine._steps(), self.engine._captured, strict=True):
+            target.copy_(result)
+
+
+@pytest.fixture
+def fake_torch(torch: Any, monkeypatch: pytest.MonkeyPatch) -> FakeTorch:
+    fake = FakeTorch(torch)
+    monkeypatch.setattr(pytorch, "imported", lambda name, _package: fake if name == "torch" else SimpleNamespace())
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+    return fake
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_captured_call_is_replayed_from_the_tasks_weights(name: str, precision: str, fake_torch: FakeTorch) -> None:
+    task = make_task(precision, name)
+    notebook = Notebook(task)
+    exact = [notebook.epoch() for _ in range(11)][::10]
+    engine = fake_torch.engine = PyTorchWholeGraph(replace(task, backend=GpuInName()))
+    assert "forward, loss and backward compiled" in engine.note
+    assert fake_torch.log == ["capture", "end"]
+    assert len(fake_torch.streams) == 2
+    engine._reset()  # a real capture computes nothing, and this one did
+    with engine.session():
+        found = [tuple(map(float, engine.epoch())) for _ in range(2)]
+    assert fake_torch.log[2:] == ["replay"] * 2
+    assert found[0] == pytest.approx(exact[0], rel=1e-6)
+    assert found[1] == pytest.approx(exact[1], rel=0.3 if precision == "float16" else 1e-3)
+
+
+def test_where_compiled_code_cannot_be_captured_it_is_eager_and_told(
+    fake_torch: FakeTorch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_arguments: Any, **_options: Any) -> Any:
+        raise RuntimeError("no compiler\nat all")
+
+    monkeypatch.setattr(fake_torch, "compile", lambda _function, mode: fail)
+    engine = PyTorchWholeGraph(replace(make_task("float32"), backend=GpuInName()))
+    assert "backward eager, since compiled they cannot be captured (no compiler)" in engine.note
+    assert fake_torch.log == ["capture", "end"]
+    assert len(fake_torch.streams) == 3  # to warm up twice, and to capture
+
+
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 def test_ours_and_scikit_learn_agree_in_both_precisions_of_the_cpu(precision: str) -> None:
     task = make_task(precision, "momentum")
-    checked = check(task, [Ours(task), Notebook(task), start(ScikitLearn, task)])
-    assert checked["fmnist_xp"]["losses"] == pytest.approx(checked["notebook"]["losses"], rel=1e-5)
+    expected = references(task, [Ours, ScikitLearn])
+    found = [check(task, engine, expected) for engine in (Ours(task), Notebook(task), start(ScikitLearn, task))]
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
 def test_cuda_graphs_need_a_gpu() -> None:
@@ -84,9 +213,10 @@ def test_cuda_graphs_compute_what_ours_computes(precision: str, name: str, monke
     monkeypatch.setattr(ours, "CudaGraphBackend", open_graphs)
     task = replace(make_task(precision, name), backend=CudaBackend(1, cupy=StandInCupy(devices=2)))
     plain, graphs = Ours(task), OursCudaGraphs(task)
-    checked = check(task, [plain, graphs])
-    assert checked["fmnist_xp, CUDA graphs"] == checked["fmnist_xp"]
-    assert len(checked["fmnist_xp"]["losses"]) == 3
+    expected = references(task, [Ours])
+    checked = check(task, plain, expected)
+    assert check(task, graphs, expected) == checked
+    assert len(checked) == 3
     ((index, cupy),) = opened
     assert index == 1
     assert len(cupy.launches) == 2 * (1 + 3)
@@ -115,7 +245,7 @@ def test_halves_round_and_say_how_the_loss_is_scaled(kind: type[Engine]) -> None
     assert losses(half)[1:] != losses(single)[1:]
 
 
-@pytest.mark.parametrize("kind", [PyTorch, Jax])
+@pytest.mark.parametrize("kind", [PyTorch, PyTorchSteps, Jax, JaxLoop])
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_loss_scale_is_divided_out_of_the_update(
     kind: type[Engine], name: str, monkeypatch: pytest.MonkeyPatch

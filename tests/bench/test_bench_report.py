@@ -208,3 +208,41 @@ def test_whole_trainings_name_the_machine_where_there_are_two(folder: Path) -> N
         (folder / f"throughput-cuda-{gpu[0].lower()}.json").write_text(json.dumps(sample))
     text = report.text(folder)
     assert text.index("| sgd, CUDA, float32, First GPU | 1,100 |") < text.index("| sgd, CUDA, float32, Second GPU |")
+
+
+def test_sides_of_several_epochs_a_call_are_held_against_ours_with_as_many_figures(folder: Path) -> None:
+    sample = samples()["peers-cpu"]
+    sample["settings"]["late_drift"] = 0.01
+    result = sample["results"]["sgd"]
+    result["engines"]["JAX, jit of 10 epochs"] = {
+        **summary(0.382), "note": "a loop", "losses": [2.3, 1.9], "epochs_a_call": 10,
+    }  # fmt: skip
+    result["ratios"]["JAX, jit of 10 epochs"] = {"floor": 0.5, "ours": 1.91, "notebook": 2.0}
+    (folder / "peers-cpu.json").write_text(json.dumps(sample))
+    text = report.text(folder)
+    assert "The fastest of the frameworks, PyTorch, eager, takes 1.50× our time.\n" in text
+    every_10th = "The fastest of the frameworks with figures in every 10th epoch, JAX, jit of 10 epochs, takes "
+    assert f"{every_10th}2.00× our time.\n" in text  # beside 0.191 s, what ours comes to with as many
+    for end in (
+        "| JAX, jit of 10 epochs | 0.382 s | 0.344 – 0.458 | 0.019 | 1.91 | 2.00 | 0.50 | every 10th |",
+        "| fmnist_xp, no figures | 0.190 s | 0.171 – 0.228 | 0.010 | 0.95 | 2.00 | 0.50 | none |",
+        "| PyTorch, eager | 0.300 s | 0.270 – 0.360 | 0.015 | 1.50 | 2.00 | 0.50 | every epoch |",
+        "- JAX, jit of 10 epochs: a loop.",
+        "their loss after one call does, to 0.01 of what it changed.",
+    ):
+        assert end in text
+    result["engines"]["fmnist_xp, graphs"] = {**summary(0.1), "note": "", "losses": [2.3, 1.9], "epochs_a_call": 10}
+    result["ratios"]["fmnist_xp, graphs"] = {"floor": 0.5, "ours": 0.5, "notebook": 2.0}
+    (folder / "peers-cpu.json").write_text(json.dumps(sample))
+    assert f"{every_10th}3.82× our time.\n" in report.text(folder)
+
+
+def test_what_was_left_out_of_one_experiment_alone_names_it(folder: Path) -> None:
+    sample = samples()["peers-cpu"]
+    both = sample["results"]
+    both["adam"] = json.loads(json.dumps(both["sgd"]))
+    both["adam"]["left_out"]["scikit-learn"] = "failed"
+    (folder / "peers-cpu.json").write_text(json.dumps(sample))
+    text = report.text(folder)
+    assert "- JAX, jit: left out, JAX is not installed.\n" in text
+    assert "- scikit-learn (adam): left out, failed.\n" in text

@@ -2,6 +2,7 @@
 
 import json
 import platform
+import re
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -231,7 +232,8 @@ def test_peers_that_are_here_agree_and_the_others_are_named(folder: Path, tmp_pa
         assert result["ratios"]["fmnist_xp"]["ours"] == 1
         assert result["ratios"]["notebook"]["notebook"] == 1
         for name, engine in result["engines"].items():
-            assert len(engine["losses"]) == (0 if name == OursWithoutFigures.name else 3)
+            calls = engine["epochs_a_call"]
+            assert len(engine["losses"]) == (0 if name == OursWithoutFigures.name else 3 if calls == 1 else 2)
     peers.draw(record)
 
 
@@ -243,9 +245,9 @@ def test_peers_in_float64_are_held_to_more_digits(folder: Path, tmp_path: Path) 
     assert record["settings"]["drift"] == 0
     for result in record["results"].values():
         assert result["engines"]["fmnist_xp"]["losses"] == result["engines"]["notebook"]["losses"]
-    with pytest.raises(RuntimeError, match="slightly wrong does not compute"):
-        peers.run(Options("cpu", True, str(folder), tmp_path, "float64"), [Ours, _SlightlyWrong])
-    peers.run(Options("cpu", True, str(folder), tmp_path, "float32"), [Ours, _SlightlyWrong])
+    for precision, disagreed in (("float64", ["slightly wrong"]), ("float32", [])):
+        path = peers.run(Options("cpu", True, str(folder), tmp_path, precision), [Ours, _SlightlyWrong])
+        assert load(path)["results"]["sgd"]["disagreed"] == disagreed
 
 
 @pytest.mark.parametrize("benchmark", ["throughput", "peers", "scaling"])
@@ -285,8 +287,8 @@ def test_after_updates_few_bits_may_drift(precision: str, error: tuple[float, ..
             self.found.append(loss)
             return loss + error[len(self.found) - 1] * (loss - self.found[0]), None
 
-    with nullcontext() if passes else pytest.raises(RuntimeError, match="drifting does not compute"):
-        peers.check(task, [Drifting(task)])
+    with nullcontext() if passes else pytest.raises(peers.DisagreementError, match="does not compute what fmnist_xp"):
+        peers.check(task, Drifting(task), peers.references(task, [Drifting]))
     assert abs(Drifting.found[2] / Drifting.found[0] - 1) > 0.01  # else nothing could drift
 
 
@@ -315,10 +317,121 @@ def test_peers_time_the_notebook_in_processes_of_its_own(
     assert not any(Path(arguments["folder"]).exists() for arguments in asked)
 
 
-def test_a_peer_that_computes_something_else_is_an_error(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match=r"wrong does not compute what fmnist_xp computes: sgd after 0 updates"):
-        peers.run(Options("cpu", True, str(folder), tmp_path), [Ours, _Wrong])
-    assert not list(tmp_path.glob("*.json"))
+def test_a_peer_that_computes_something_else_is_left_out_and_the_exit_code_1(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers.run, "__defaults__", ([Ours, _Wrong, Notebook],))
+    arguments = ["peers", "--device", "cpu", "--quick", "--data", str(folder), "--out", str(tmp_path / "results")]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: wrong: it does not compute what fmnist_xp computes: sgd after 0 updates ")
+    assert result.stderr.count("\n") == 1
+    record = checked(tmp_path / "results" / "peers-cpu.json")
+    for name, found in record["results"].items():
+        loss = found["engines"]["fmnist_xp"]["losses"][0]
+        reason = found["left_out"]["wrong"]
+        assert found["disagreed"] == ["wrong"]
+        assert [*found["engines"]] == ["fmnist_xp", "notebook"]
+        numbers = re.fullmatch(rf".*: {name} after 0 updates has the loss ([\d.]+), not ([\d.]+)", reason)
+        assert numbers
+        assert [float(number) for number in numbers.groups()] == pytest.approx([1.001 * loss, loss], rel=1e-5)
+    run("report", "--out", str(tmp_path / "results"))
+    assert "- wrong (adam): left out, it does not compute" in (tmp_path / "README.md").read_text()
+
+
+@pytest.mark.parametrize("stage", ["constructor", "first epochs", "rounds"])
+def test_a_peer_that_fails_is_left_out_with_the_first_line(folder: Path, tmp_path: Path, stage: str) -> None:
+    class Failing(Notebook):
+        name = "failing"
+
+        def __init__(self, task: Task) -> None:
+            super().__init__(task)
+            self.left = {"constructor": 0, "first epochs": 1, "rounds": 5}[stage]
+            self._spend(0 if self.left else 1)
+
+        def epoch(self) -> tuple[Any, Any]:
+            self._spend(1)
+            return super().epoch()
+
+        def _spend(self, epochs: int) -> None:
+            self.left -= epochs
+            if self.left < 0:
+                raise RuntimeError("CUDA error: out of something\nmore of it")
+
+    path = peers.run(Options("cpu", True, str(folder), tmp_path), [Ours, Failing, Notebook])
+    for found in load(path)["results"].values():
+        assert found["left_out"] == {"failing": "failed: RuntimeError: CUDA error: out of something"}
+        assert [*found["engines"]] == ["fmnist_xp", "notebook"]
+        assert len(found["engines"]["fmnist_xp"]["samples"]) == 2
+        assert found["disagreed"] == []
+
+
+def test_several_epochs_a_call_are_timed_and_checked_as_such(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+
+    class Four(Ours):
+        name = "four"
+        epochs_a_call = 4
+
+        def __init__(self, task: Task) -> None:
+            super().__init__(task)
+            self.calls = 0
+            made.append(self)
+
+        def epoch(self) -> tuple[Any, Any]:
+            self.calls += 1
+            first, *_ = [super(Four, self).epoch() for _ in range(4)]
+            return first
+
+    class Three(Four):
+        name = "three"
+
+        def epoch(self) -> tuple[Any, Any]:
+            first, *_ = [super(Four, self).epoch() for _ in range(3)]
+            return first
+
+    path = peers.run(Options("cpu", True, str(folder), tmp_path), [Four, Three])
+    for found in load(path)["results"].values():
+        assert (found["engines"]["four"]["epochs_a_call"], len(found["engines"]["four"]["losses"])) == (4, 2)
+    assert found["disagreed"] == ["three"]  # with Adam; an update of the others changes little on these images
+    assert "adam after 4 updates" in found["left_out"]["three"]
+    # Two to be checked, and in each of two rounds one to warm up and one for the single epoch asked for.
+    assert {engine.calls for engine in made if type(engine) is Four} == {6}
+    clock = iter([100.0, 124.0])
+    monkeypatch.setattr(peers.time, "perf_counter", lambda: next(clock))
+    assert peers.time_round(made[0], 21) == 1  # of 24
+
+
+def test_rounds_and_sides_are_chosen(folder: Path, tmp_path: Path, notebook_rounds: list[Any]) -> None:
+    options = Options("cpu", True, str(folder), tmp_path, rounds=3, without=("NOTE", "fmnist_xp"))
+    record = checked(peers.run(options, [Ours, OursWithoutFigures, Notebook, _Absent]))
+    assert " --rounds 3 --without NOTE --without fmnist_xp --quick" in record["command"]
+    for result in record["results"].values():
+        assert [*result["engines"]] == ["fmnist_xp, no figures"]  # a whole name is no beginning
+        assert len(result["engines"]["fmnist_xp, no figures"]["samples"]) == 3
+        assert len(result["gemm_flops_per_second"]["samples"]) == 3
+    assert notebook_rounds == []
+    arguments = ["throughput", "--device", "cpu", "--quick", "--data", str(folder), "--out", str(tmp_path)]
+    run(*arguments, "--rounds", "1")
+    record = checked(tmp_path / "throughput-cpu.json")
+    assert " --rounds 1 --quick" in record["command"]
+    assert len(record["results"]["gemm_flops_per_second"]["samples"]) == 1
+
+
+def test_no_rows_are_written_where_the_notebook_is_left_out(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(baseline, "write_rows", lambda *_arguments: pytest.fail("rows were written"))
+    peers.run(Options("cpu", True, str(folder), tmp_path, without=("notebook",)), [Ours, Notebook])
+
+
+@pytest.mark.parametrize("arguments", [("--without", "nobody"), ("--without", ""), ("--rounds", "0")])
+def test_a_side_that_is_none_and_no_rounds_are_wrong_usage(tmp_path: Path, arguments: tuple[str, str]) -> None:
+    result = CliRunner().invoke(app, ["peers", "--out", str(tmp_path), *arguments])
+    assert result.exit_code == 2
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_a_gpu_adds_under_a_stand_in(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ ROWS, PEAK = 300, 1e12
 
 def test_each_experiment_has_its_speed(command: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On few images, against a peak of 1,000 GFLOP/s that no machine was asked for."""
-    monkeypatch.setattr(speed, "gemm_rate", lambda _backend, _precision: PEAK)
+    monkeypatch.setattr(speed, "gemm_sampler", lambda _backend, _precision: lambda: PEAK)
     monkeypatch.setattr(speed, "measure_speed", functools.partial(speed.measure_speed, rows=ROWS))
     answer = command("bench", "--device", "cpu", "--threads", 2, "--epochs", 3)
     answer.assert_went_well()
@@ -46,7 +46,7 @@ def test_blocks_are_of_the_rows_asked_for(command: Command, workplace: Path, mon
         return compute_gradients(batch, figures)
 
     monkeypatch.setattr(FullBatch, "compute_gradients", noted)
-    monkeypatch.setattr(speed, "gemm_rate", lambda _backend, _precision: PEAK)
+    monkeypatch.setattr(speed, "gemm_sampler", lambda _backend, _precision: lambda: PEAK)
     monkeypatch.setattr(speed, "measure_speed", functools.partial(speed.measure_speed, rows=ROWS))
     command("bench", "--device", "cpu", "--epochs", 1, "--block-rows", 70).assert_went_well()
     assert blocks == {70}
