@@ -51,6 +51,10 @@ Label = Annotated[str, typer.Option(callback=_label, help="Ends the files' names
 Rounds = Annotated[
     int | None, typer.Option(min=1, help="How often each side takes its turn.", show_default="as fits")
 ]
+Graphs = Annotated[
+    bool | None,
+    typer.Option("--graphs/--no-graphs", help="CUDA graphs; by default where they can be.", show_default=False),
+]
 Without = Annotated[
     list[str], typer.Option(callback=_sides, help="A side to leave out, by its name or how that begins; repeatable.")
 ]
@@ -67,9 +71,10 @@ def measure_throughput(
     precision: Numbers = Precision.float32,
     label: Label = "",
     rounds: Rounds = None,
+    graphs: Graphs = None,
 ) -> None:
     """Each experiment: samples/s, GFLOP/s, distance from the floor, memory, joules."""
-    options = Options(device, quick, data, out, precision.value, label, rounds)
+    options = Options(device, quick, data, out, precision.value, label, rounds, graphs=graphs)
     _finish(throughput.run, throughput.draw, options)
 
 

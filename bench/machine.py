@@ -49,13 +49,14 @@ def _version(*distributions: str) -> str | None:
     return None
 
 
-def _gpu(backend: Backend) -> dict[str, str | None]:
+def _gpu(backend: Backend) -> dict[str, str | bool | None]:
     if backend.name == "cpu":
-        return {"gpu": None, "cuda": None, "driver": None}
+        return {"gpu": None, "cuda_graphs": None, "cuda": None, "driver": None}
     nvml, _handle = nvml_device(backend)
     driver = nvml.nvmlSystemGetDriverVersion() if nvml else None
     return {
         "gpu": backend.device_name,
+        "cuda_graphs": backend.captures,
         "cuda": cuda_version(backend.xp.cuda.runtime.runtimeGetVersion()),
         "driver": driver.decode() if isinstance(driver, bytes) else driver,
     }

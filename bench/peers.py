@@ -50,7 +50,7 @@ def run(options: Options, engines: Sequence[type[Engine]] = ENGINES) -> Path:
     An engine that disagrees with ours, or fails, is left out and the reason recorded.
     """
     engines = wanted(engines, options.without)
-    backend = options.backend()
+    backend = replace(options, graphs=False).backend()  # graphs are a side of their own
     on_gpu = backend.name != "cpu"
     train, _ = options.load()
     X, y = preprocess(train, shuffle_seed=0)

@@ -1,13 +1,12 @@
-"""Probe: what each call of an epoch takes on the device, and what asking for it costs the host; on a GPU alone.
+"""Probe: what each call of an epoch takes on a GPU, what asking for it costs the host, and what else could do it.
 
 A call is timed with device events around a row of it, behind a product that keeps the device busy until the host has
 asked for all of them: so the device's time is told apart from the host's.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from math import prod
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,62 +15,43 @@ import numpy as np
 
 from bench.measure import rounded
 from bench.results import Options, save
-from fmnist_xp.backend import Array, Backend
+from fmnist_xp.backend import Array, Backend, Product, Step
+from fmnist_xp.errors import DeviceError
 from fmnist_xp.experiments import EXPERIMENTS, N_INPUTS, Experiment
-from fmnist_xp.measure import copy_rate, gemm_rate
-from fmnist_xp.nn.network import Network
+from fmnist_xp.measure import copy_rate, gemm_sampler, time_epochs
 from fmnist_xp.train.worker import Recorder
 
 ROWS = 60_000
 NETWORKS = ("adam", "sgd")
 """One experiment of each architecture."""
+WIDTHS = (10, 64, 128)
+"""Of what is summed over the rows in them."""
 
-
-class NamedRecorder(Recorder):
-    """Notes with each call what it is."""
-
-    def __init__(self, backend: Backend) -> None:
-        super().__init__(backend)
-        self.names: list[str] = []
-
-    def dot(self, a: Array, b: Array, out: Array, scale: float = 1.0, tf32: bool = False) -> None:
-        """See `Backend.dot`."""
-        super().dot(a, b, out, scale, tf32)
-        self.names.append(f"product ({a.shape[0]}, {a.shape[1]}) · ({b.shape[0]}, {b.shape[1]})")
-
-    def fuse(self, formula: Callable[..., Any]) -> Callable[..., Any]:
-        """See `Backend.fuse`."""
-        call = super().fuse(formula)
-
-        def named(*arguments: Any) -> None:
-            call(*arguments)
-            self.names.append(_described(formula, arguments))
-
-        return named
-
-    def apply(self, function: Callable[..., None], *arguments: Any) -> None:
-        """See `Backend.apply`."""
-        super().apply(function, *arguments)
-        self.names.append(_described(function, arguments))
-
-
-def _described(function: Callable[..., Any], arguments: tuple[Any, ...]) -> str:
-    return f"{function.__name__} {' '.join(str(a.shape) for a in arguments if hasattr(a, 'shape'))}"
+Calls = Callable[[], Any]
 
 
 def run(options: Options) -> Path:
-    """Measure and return the path of the JSON file."""
+    """Measure and return the path of the JSON file; raise `DeviceError` on a CPU."""
     backend = options.backend()
+    if backend.name == "cpu":
+        raise DeviceError("the probe times single calls of a GPU, and --device is cpu: name cuda")
     rows = ROWS // 10 if options.quick else ROWS
-    settings = {"rows": rows, "repeats": 20, "samples": 3}
-    timer = _Timer(backend, settings["repeats"], settings["samples"])
-    results: dict[str, Any] = {"copy_bytes_per_second": rounded(copy_rate(backend, repeats=10))}
-    results["upload_seconds"] = _upload(backend, rows)
-    results["precisions"] = {}
+    settings = {"rows": rows, "repeats": 20, "samples": 3, "epochs": 200}
+    timed = _Timer(backend, settings["repeats"], settings["samples"], 2048 if options.quick else 8192)
+    results: dict[str, Any] = {
+        "copy_bytes_per_second": rounded(copy_rate(backend, repeats=10)),
+        "upload_seconds": _upload(backend, rows),
+        "precisions": {},
+    }
     for precision in backend.precisions:
+        gemm = gemm_sampler(backend, precision, size=2048 if options.quick else 8192, repeats=5)
         results["precisions"][precision] = {
-            "gemm_flops_per_second": rounded(gemm_rate(backend, precision, size=2048 if options.quick else 8192)),
-            "epochs": {name: _epoch(EXPERIMENTS[name], backend, precision, rows, timer) for name in NETWORKS},
+            "gemm_flops_per_second": rounded(gemm()),
+            "epochs": {
+                name: _epoch(EXPERIMENTS[name], backend, precision, rows, timed, settings["epochs"])
+                for name in NETWORKS
+            },
+            "sums_over_rows": dict(_sums(backend, precision, rows, timed)),
         }
         print(precision, flush=True)
     return save("probe", options, backend, settings, results)
@@ -80,13 +60,12 @@ def run(options: Options) -> Path:
 class _Timer:
     """Times calls on the device and on the host."""
 
-    def __init__(self, backend: Backend, repeats: int, samples: int) -> None:
+    def __init__(self, backend: Backend, repeats: int, samples: int, busy: int) -> None:
         self._backend, self._repeats, self._samples = backend, repeats, samples
-        xp = backend.xp
         with backend.computing():
-            self._busy = [xp.ones((8192, 8192), dtype="float32") for _ in range(3)]
+            self._busy = [backend.xp.ones((busy, busy), dtype="float32") for _ in range(3)]
 
-    def __call__(self, call: Callable[[], Any]) -> dict[str, float]:
+    def __call__(self, call: Calls) -> dict[str, float]:
         """Return the medians of the device's and of the host's microseconds for one `call`."""
         backend = self._backend
         device, host = [], []
@@ -105,27 +84,63 @@ class _Timer:
         return {"device_us": rounded(1e6 * median(device)), "host_us": rounded(1e6 * median(host))}
 
 
-def _epoch(experiment: Experiment, backend: Backend, precision: str, rows: int, timer: _Timer) -> list[dict[str, Any]]:
-    """Return the calls of an epoch without figures, in their order."""
+def _epoch(
+    experiment: Experiment, backend: Backend, precision: str, rows: int, timed: _Timer, epochs: int
+) -> dict[str, Any]:
+    """Return the microseconds of an epoch as training runs it, and of each of its calls in their order."""
     with backend.computing():
         network = experiment.make_network(backend, seed=0, dtype=precision)
         optimizer = experiment.make_optimizer()
         X, y = _made(backend, rows, network.precision.operands)
-        recorder = NamedRecorder(backend)
+        recorder: Any = Recorder(backend)
         twin = network.replica(recorder)
         twin.attach_gradients(network.gradients)
-        probabilities = twin.forward(X)
-        twin.backward(probabilities, y, samples=1)
-    calls = [partial(function, *arguments) for function, arguments in recorder.take()]
-    names = recorder.names
-    xp = backend.xp
-    calls.append(lambda: xp.multiply(network.gradients, 1 / rows, out=network.gradients))
-    names.append("mean of the gradients")
-    calls.append(network.add_penalty_gradients)
-    names.append("penalty gradients")
-    calls.append(partial(optimizer.step, network))
-    names.append("optimizer step")
-    return [{"call": name, **timer(call)} for name, call in zip(names, calls, strict=True)]
+        twin.backward(twin.forward(X), y, samples=1)
+        steps = recorder.taken()
+        calls = [(describe(step), repeated(backend, [step])) for step in steps]
+        for pair in zip(steps, steps[1:], strict=False):
+            if len(backend.calls(pair)) < len(backend.calls(pair[:1])) + len(backend.calls(pair[1:])):
+                calls.append((f"both in one: {'; '.join(map(describe, pair))}", repeated(backend, pair)))
+        xp = backend.xp
+        calls.append(("mean", partial(xp.multiply, network.gradients, 1 / rows, out=network.gradients)))
+        calls.append(("penalty gradients", network.add_penalty_gradients))
+        calls.append(("optimizer step", partial(optimizer.step, network)))
+    seconds = time_epochs(network, X, y, experiment.make_optimizer(), epochs)
+    return {"epoch_us": rounded(1e6 * median(seconds)), "calls": [{"call": name} | timed(call) for name, call in calls]}
+
+
+def describe(step: Step) -> str:
+    """Return a step in words, with the shapes of what it works on."""
+    if isinstance(step, Product):
+        return f"product {step.a.shape} · {step.b.shape}"
+    arrays = (argument for argument in step.arguments if hasattr(argument, "shape"))
+    return f"{step.function.__name__} {' '.join(str(array.shape) for array in arrays)}"
+
+
+def repeated(backend: Backend, steps: Sequence[Step]) -> Calls:
+    """Return what takes `steps` again."""
+    return backend.repeatable(list(steps))
+
+
+def _sums(backend: Backend, precision: str, rows: int, timed: _Timer) -> Iterator[tuple[str, dict[str, float]]]:
+    """Yield how long a sum over the rows takes by each of the ways that there are, bias gradients' work."""
+    xp, kind = backend.xp, backend.precision(precision)
+    for width in WIDTHS:
+        with backend.computing():
+            values = backend.asarray(backend.generator(0).standard_normal((rows, width)), dtype=kind.operands)
+            total = xp.empty((1, width), dtype=kind.parameters)
+            groups = values.reshape(240 if rows % 240 == 0 else 1, -1, width)
+            partial_sums = xp.empty((len(groups), width), dtype=kind.parameters)
+            for ones in (1, 8):
+                out = xp.empty((ones, width), dtype=kind.parameters)
+                product = Product(xp.ones((ones, rows), dtype=kind.operands), values, out, 1.0, kind.tf32)
+                yield f"{width} columns: product with {ones} x ones", timed(repeated(backend, [product]))
+
+            def in_two_steps(groups: Array = groups, sums: Array = partial_sums, total: Array = total) -> None:
+                xp.sum(groups, axis=1, dtype=kind.parameters, out=sums)
+                xp.sum(sums, axis=0, out=total[0])
+
+            yield f"{width} columns: sums of groups of rows, and of these", timed(in_two_steps)
 
 
 def _made(backend: Backend, rows: int, dtype: str) -> tuple[Array, Array]:

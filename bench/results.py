@@ -59,7 +59,8 @@ class Options:
         rounds = f" --rounds {self.rounds}" if self.rounds else ""
         without = "".join(f" --without {shlex.quote(name)}" for name in self.without)
         device = f" --device {kind(backend)}"
-        return f"python -m bench {benchmark}{device}{precision}{data}{label}{rounds}{without}{quick}"
+        graphs = "" if self.graphs is None else " --graphs" if self.graphs else " --no-graphs"
+        return f"python -m bench {benchmark}{device}{precision}{data}{label}{rounds}{without}{graphs}{quick}"
 
 
 def kind(backend: Backend) -> str:
@@ -75,7 +76,10 @@ def about(dataset: Dataset) -> dict[str, Any]:
 def save(
     benchmark: str, options: Options, backend: Backend, settings: dict[str, Any], results: dict[str, Any]
 ) -> Path:
-    """Write `<benchmark>-<device>.json` (with the precision, unless float32, and the label); return its path."""
+    """Write `<benchmark>-<device>.json` and return its path.
+
+    The name goes on with the precision unless float32, "eager" where graphs were refused, and the label.
+    """
     record = {
         "benchmark": benchmark,
         "date": date.today().isoformat(),
@@ -88,7 +92,8 @@ def save(
         "results": results,
     }
     precision = "" if options.precision == "float32" else options.precision
-    stem = "-".join(filter(None, [benchmark, kind(backend), precision, options.label]))
+    eager = "eager" if options.graphs is False else ""
+    stem = "-".join(filter(None, [benchmark, kind(backend), precision, eager, options.label]))
     path = options.out / f"{stem}.json"
     text = json.dumps(record, indent=1, allow_nan=False)
     write_text(path, re.sub(r"\[[-+.,\s\deE]+\]", _on_one_line, text) + "\n")

@@ -84,19 +84,19 @@ class Outcome:
 
 def choose_parts(kept: Path, wheels: Path | None, packages: Path, quick: bool) -> Iterator[Part]:
     """Yield all parts in their order: what matters most comes first. Results go below `kept`."""
-    results, graphs = kept / "bench" / "results", kept / "bench" / "graphs"
+    results = kept / "bench" / "results"
 
     def python(module: str, *arguments: object) -> list[str]:
         return [PYTHON, "-m", module, *map(str, arguments)]
 
     def parity(precision: str, *more: str) -> list[str]:
-        folder = kept / "parity" / "-".join([precision, *(name.strip("-") for name in more)])
+        folder = kept / "parity" / (f"{precision}-eager" if more else precision)
         epochs = 2 if quick else 10
         options = ("--device", "cuda", "--precision", precision, "--epochs", epochs, "--out", folder)
         return python("fmnist_xp", "parity", *options, *more)
 
-    def benchmark(name: str, *options: object, out: Path = results) -> list[str]:
-        return python("bench", name, *options, "--device", "cuda", "--out", out, *(["--quick"] if quick else []))
+    def benchmark(name: str, *options: object) -> list[str]:
+        return python("bench", name, *options, "--device", "cuda", "--out", results, *(["--quick"] if quick else []))
 
     def peers(precision: str) -> list[str]:
         rounds = () if quick else ("--rounds", 3)
@@ -104,11 +104,9 @@ def choose_parts(kept: Path, wheels: Path | None, packages: Path, quick: bool) -
             "peers", "--precision", precision, "--without", "notebook", "--without", "scikit-learn", *rounds
         )
 
-    def throughput(precision: str) -> Iterator[Part]:
-        options = ("throughput", "--precision", precision)
-        yield Part(f"throughput-{precision}", 15, 70, benchmark(*options))
-        command = benchmark(*options, "--graphs", out=graphs)
-        yield Part(f"throughput-graphs-{precision}", 15, 70, command, without_graphs)
+    def throughput(precision: str, *more: str) -> Part:
+        command = benchmark("throughput", "--precision", precision, *(() if quick else ("--rounds", 5)), *more)
+        return Part(f"throughput{'-eager' if more else ''}-{precision}", 15, 70, command, eager_again if more else str)
 
     def train(experiment: str, precision: str = "float32") -> Part:
         name = f"{experiment}-{precision}"
@@ -126,22 +124,24 @@ def choose_parts(kept: Path, wheels: Path | None, packages: Path, quick: bool) -
     yield Part("probe", 10, 60, benchmark("probe"))
     for precision in PRECISIONS:
         yield Part(f"parity-{precision}", 10, 60, parity(precision))
-    for precision in PRECISIONS:
-        yield Part(f"parity-graphs-{precision}", 10, 60, parity(precision, "--graphs"), without_graphs)
     if not quick:
         # Without the comparisons that the parts before have made. Plugins that complain of each other are left out.
         options = ("-m", "cuda and not parity", "--device", "cuda", "-n", 4, "-q")
         plugins = ("-p", "no:cacheprovider", "-p", "no:benchmark")
-        yield Part("tests", 20, 150, python("pytest", *options, *plugins), without_pytest)
-    for precision in ("float32", "tf32", "float16"):
-        yield from throughput(precision)
+        yield Part("tests", 20, 110, python("pytest", *options, *plugins), without_pytest)
+    for precision in ("tf32", "float16", "float32"):
+        yield throughput(precision)
     for precision in ("tf32", "float16", "float32"):
         if precision == "tf32" or not quick:
             yield Part(f"peers-{precision}", 30, 100, peers(precision))
     for precision in ("float32", "float16", "tf32"):
         yield train("adam", precision)
 
-    yield from throughput("float64")
+    for precision in ("tf32", "float16", "float32"):
+        yield throughput(precision, "--no-graphs")
+    for precision in PRECISIONS:
+        yield Part(f"parity-eager-{precision}", 10, 60, parity(precision, "--no-graphs"), eager_again)
+    yield throughput("float64")
     if not quick:
         yield Part("peers-float64", 40, 120, peers("float64"))
     yield train("adam", "float64")
@@ -155,8 +155,8 @@ def choose_parts(kept: Path, wheels: Path | None, packages: Path, quick: bool) -
 
 
 @functools.cache
-def without_graphs() -> str:
-    """Return why nothing can be captured into a CUDA graph here; nothing where it can."""
+def eager_again() -> str:
+    """Return why a part without CUDA graphs would be the one before once more; nothing where it would not."""
     return _lacks("nvmath-python", "from nvmath.bindings import cublas; cublas.get_version(cublas.create())")
 
 

@@ -411,6 +411,7 @@ def test_ten_epochs_with_graphs_are_one_launch_and_one_wait(
 ) -> None:
     model, one = make(with_graphs(), dtype), optimizer()
     options: dict[str, Any] = {"optimizer": one, "log_every": 10, "verbose": False, "block_rows": block_rows}
+    model.fit(*data, epochs=1, **options)  # makes what is made once
     few, many = (
         model.backend.xp.counted(lambda epochs=epochs: model.fit(*data, epochs=epochs, **options))
         for epochs in (30, 130)
