@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from fmnist_xp.backend.base import Call, Formula, Product, Step
-from fmnist_xp.backend.cublaslt import Products, Unsupported
+from fmnist_xp.backend.cublaslt import BIAS_ALIGNMENT, Products, Unsupported
 from fmnist_xp.backend.cuda import CudaBackend, first_line
 from fmnist_xp.errors import DeviceError
 
@@ -75,7 +75,7 @@ class CudaGraphBackend(CudaBackend):
         if any(array is not out for array in (values, *output)):
             return []
         before: list[Call] = []
-        if biases.dtype != out.dtype:  # cuBLASLt adds biases of the result's dtype alone
+        if biases.dtype != out.dtype or biases.data.ptr % BIAS_ALIGNMENT:  # cuBLASLt takes no others
             given, biases = biases, self.xp.empty(biases.shape, dtype=out.dtype)
             before = [(operator.setitem, (biases, ..., given))]
         compute = "float64" if out.dtype == "float64" else "tf32" if tf32 else "float32"

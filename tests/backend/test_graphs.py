@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from parity.standin import StandInCupy, make_nvmath
+from parity.standin import NvmathCublas, NvmathCublasLt, StandInCupy, make_nvmath
 
-from fmnist_xp.backend import Backend, Call, CudaGraphBackend
+from fmnist_xp.backend import Backend, CudaGraphBackend, Formula, Product, Step, get_backend
 from fmnist_xp.backend.graphs import import_nvmath
 from fmnist_xp.errors import DeviceError
 from fmnist_xp.model import Sequential
 from fmnist_xp.nn import Dense, Layer, ReLU
+from fmnist_xp.nn.activations import biased_relu, relu
+from fmnist_xp.nn.layers import add_bias
 from fmnist_xp.optim import Adam
 
 
@@ -40,22 +42,27 @@ def column_maxima(xp: Any, values: Any, out: Any) -> None:
     xp.max(values, axis=0, out=out)
 
 
+def captured(backend: CudaGraphBackend, *steps: Step) -> Callable[[], None]:
+    """Return the launch of a graph of `steps`."""
+    return backend.captured(backend.repeatable(steps))
+
+
 # What is captured
 
 
-def test_calls_are_done_at_each_launch_and_not_before(backend: CudaGraphBackend, cupy: StandInCupy) -> None:
+def test_steps_are_taken_at_each_launch_and_not_before(backend: CudaGraphBackend, cupy: StandInCupy) -> None:
     values, maxima = cupy.asarray(np.array([[1.0, 2.0], [4.0, 3.0]])), cupy.zeros(2)
     backend.fuse(double)(values)  # compiles it
-    calls: list[Call] = [
-        (backend.fuse(double), (values,)),
-        (add_one, (cupy, values)),
-        (column_maxima, (cupy, values, maxima)),
-    ]
-    repeat = backend.repeatable(calls)
+    launch = captured(
+        backend,
+        Formula(double, (values,)),
+        Formula(add_one, (values,), fused=False),
+        Formula(column_maxima, (values, maxima), fused=False),
+    )
     assert values.tolist() == [[2, 4], [8, 6]]
-    repeat()
+    launch()
     assert values.tolist() == [[5, 9], [17, 13]]
-    repeat()
+    launch()
     assert values.tolist() == [[11, 19], [35, 27]]
     assert maxima.tolist() == [35, 27]
 
@@ -63,25 +70,22 @@ def test_calls_are_done_at_each_launch_and_not_before(backend: CudaGraphBackend,
 def test_launch_is_all_that_is_asked_of_the_device(backend: CudaGraphBackend, cupy: StandInCupy) -> None:
     values = cupy.ones((2, 2))
     backend.fuse(double)(values)
-    calls: list[Call] = [
-        (backend.fuse(double), (values,)),
-        *backend.dot_calls(values, values, cupy.empty((2, 2)), 1.0, False),
-    ]
-    captured: list[Callable[[], None]] = []
-    assert cupy.counted(lambda: captured.append(backend.repeatable(calls))) == {}
-    assert cupy.counted(captured[0]) == {"launches": 1, "kernels": 1, "products": 1}
+    steps = Formula(double, (values,)), Product(values, values, cupy.empty((2, 2)))
+    launches: list[Callable[[], None]] = []
+    assert cupy.counted(lambda: launches.append(captured(backend, *steps))) == {}
+    assert cupy.counted(launches[0]) == {"launches": 1, "kernels": 1, "products": 1}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_products_are_captured_with_their_scale(backend: CudaGraphBackend, cupy: StandInCupy, dtype: str) -> None:
     a, b = np.arange(6.0).reshape(2, 3), np.arange(12.0).reshape(4, 3)
     left, right, out = cupy.asarray(a, dtype=dtype), cupy.asarray(b, dtype=dtype), cupy.zeros((2, 4), dtype=dtype)
-    repeat = backend.repeatable(backend.dot_calls(left, right.T, out, 0.5, False))
+    launch = captured(backend, Product(left, right.T, out, 0.5))
     assert not out.get().any()
-    repeat()
+    launch()
     np.testing.assert_array_equal(out.get(), 0.5 * a @ b.T)
     left[...] = cupy.asarray(a + 1, dtype=dtype)
-    repeat()
+    launch()
     np.testing.assert_array_equal(out.get(), 0.5 * (a + 1) @ b.T)
 
 
@@ -97,14 +101,76 @@ def test_products_that_are_not_captured_run_in_the_current_stream(
 def test_graph_holds_the_arrays_of_its_calls(backend: CudaGraphBackend, cupy: StandInCupy) -> None:
     a, out = cupy.ones((2, 2)), cupy.zeros((2, 2))
     held = [weakref.ref(array._memory) for array in (a, out)]
-    repeat = backend.repeatable([*backend.dot_calls(a, a, out, 1.0, False), (add_one, (cupy, out))])
+    launch = captured(backend, Product(a, a, out), Formula(add_one, (out,), fused=False))
     del a, out
     gc.collect()
-    repeat()
+    launch()
     assert None not in [memory() for memory in held]
-    del repeat
+    del launch
     gc.collect()
     assert [memory() for memory in held] == [None, None]
+
+
+# What a product takes along
+
+FOLLOWING = {
+    "bias": (lambda out, biases: Formula(add_bias, (out, biases)), lambda sums: sums),
+    "relu": (lambda out, biases: Formula(biased_relu, (out, biases, out)), lambda sums: np.maximum(sums, 0)),
+}
+
+
+@pytest.mark.parametrize("misaligned", [False, True])
+@pytest.mark.parametrize(("operands", "result"), [("float32", "float32"), ("float16", "float16"), ("float64",) * 2])
+@pytest.mark.parametrize(("following", "expected"), FOLLOWING.values(), ids=FOLLOWING)
+def test_biases_and_relu_ride_along_with_the_product(
+    backend: CudaGraphBackend,
+    cupy: StandInCupy,
+    following: Callable[[Any, Any], Step],
+    expected: Callable[[Any], Any],
+    operands: str,
+    result: str,
+    misaligned: bool,
+) -> None:
+    generator = np.random.default_rng(0)
+    a, b = generator.integers(-4, 5, (3, 6)).astype(operands), generator.integers(-4, 5, (6, 8)).astype(operands)
+    biases = generator.integers(-9, 10, (1, 9)).astype("float64" if operands == "float64" else "float32")
+    left, right, held = cupy.asarray(a), cupy.asarray(b), cupy.asarray(biases)
+    out, added = cupy.empty((3, 8), dtype=result), held[:, misaligned : 8 + misaligned]
+    steps = Product(left, right, out), following(out, added)
+    assert [function for function, _ in backend.calls(steps)] != [f for s in steps for f, _ in backend.calls([s])]
+    repeat = backend.repeatable(steps)
+    counted = cupy.counted(repeat)
+    assert counted == {"products": 1}  # no kernel of its own for what follows
+    np.testing.assert_array_equal(out.get(), expected(a @ b + biases[:, misaligned : 8 + misaligned]))
+    held[...] = held + 1
+    backend.captured(repeat)()  # with the biases as they are then
+    np.testing.assert_array_equal(out.get(), expected(a @ b + biases[:, misaligned : 8 + misaligned] + 1))
+
+
+def test_only_what_works_on_the_products_result_rides_along(backend: CudaGraphBackend, cupy: StandInCupy) -> None:
+    a, out, other, biases = (cupy.ones(shape, dtype="float32") for shape in ((4, 4), (4, 4), (4, 4), (1, 4)))
+    product = Product(a, a, out)
+    for follower in (
+        Formula(add_bias, (other, biases)),
+        Formula(biased_relu, (out, biases, other)),
+        Formula(relu, (out, out)),
+        Product(a, out, other),
+    ):
+        apart = [*backend.calls([product]), *backend.calls([follower])]
+        assert len(backend.calls([product, follower])) == len(apart) == 2
+    assert len(backend.calls([Formula(add_bias, (out, biases)), product])) == 2
+    assert len(backend.calls([product, Formula(add_bias, (out, biases)), product])) == 2
+    assert len(backend.calls([product])) == 1
+
+
+def test_what_cublaslt_cannot_do_stays_two_calls(cupy: StandInCupy) -> None:
+    nvmath = make_nvmath(cupy)
+    nvmath.cublasLt = NvmathCublasLt(cupy, unsupported=["RELU_BIAS"])
+    backend = CudaGraphBackend(cupy=cupy, nvmath=nvmath)
+    a, out, biases = cupy.ones((4, 4)), cupy.empty((4, 4)), cupy.full((1, 4), -3.0)
+    repeat = backend.repeatable([Product(a, a, out), Formula(biased_relu, (out, biases, out))])
+    assert cupy.counted(repeat) == {"products": 1, "kernels": 1}
+    assert out.tolist() == [[1.0] * 4] * 4
 
 
 # What cannot be captured
@@ -145,14 +211,14 @@ def test_what_cannot_be_captured_is_told_in_one_line(
 ) -> None:
     values = cupy.ones((2, 2))
     message = (
-        r"^cuda:0 \(Stand-in GPU\) cannot capture the layers' calls as a CUDA graph "
+        r"^cuda:0 \(Stand-in GPU\) cannot capture an epoch as a CUDA graph "
         rf"\({reason}\): compute without CUDA graphs$"
     )
     with pytest.raises(DeviceError, match=message):
-        backend.repeatable([(function, (cupy, values))])
+        captured(backend, Formula(function, (values,), fused=False))
     assert values.tolist() == [[1, 1], [1, 1]]
     # Streams and memory are as before.
-    backend.repeatable([(add_one, (cupy, values))])()
+    captured(backend, Formula(add_one, (values,), fused=False))()
     assert (values + 1).tolist() == [[3, 3], [3, 3]]
 
 
@@ -161,9 +227,9 @@ def test_interrupt_while_capturing_sets_the_stream_free(backend: CudaGraphBacken
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        backend.repeatable([(interrupt, ())])
+        backend.captured(interrupt)
     values = cupy.zeros((1, 1))
-    backend.repeatable([(add_one, (cupy, values))])()
+    captured(backend, Formula(add_one, (values,), fused=False))()
     assert values.tolist() == [[1]]
 
 
