@@ -15,7 +15,7 @@ import numpy as np
 
 from bench.measure import rounded
 from bench.results import Options, save
-from fmnist_xp.backend import Array, Backend, Product, Step
+from fmnist_xp.backend import Array, Backend, Product, RowSum, Step
 from fmnist_xp.errors import DeviceError
 from fmnist_xp.experiments import EXPERIMENTS, N_INPUTS, Experiment
 from fmnist_xp.measure import copy_rate, gemm_sampler, time_epochs
@@ -98,9 +98,10 @@ def _epoch(
         twin.backward(twin.forward(X), y, samples=1)
         steps = recorder.taken()
         calls = [(describe(step), repeated(backend, [step])) for step in steps]
-        for pair in zip(steps, steps[1:], strict=False):
-            if len(backend.calls(pair)) < len(backend.calls(pair[:1])) + len(backend.calls(pair[1:])):
-                calls.append((f"both in one: {'; '.join(map(describe, pair))}", repeated(backend, pair)))
+        for index, step in enumerate(steps):
+            several = steps[index : index + (2 if isinstance(step, Product) else 3)]
+            if joined(backend, several):
+                calls.append((f"taken together: {'; '.join(map(describe, several))}", repeated(backend, several)))
         xp = backend.xp
         calls.append(("mean", partial(xp.multiply, network.gradients, 1 / rows, out=network.gradients)))
         calls.append(("penalty gradients", network.add_penalty_gradients))
@@ -113,8 +114,16 @@ def describe(step: Step) -> str:
     """Return a step in words, with the shapes of what it works on."""
     if isinstance(step, Product):
         return f"product {step.a.shape} · {step.b.shape}"
+    if isinstance(step, RowSum):
+        return f"sum over the rows of {step.values.shape}"
     arrays = (argument for argument in step.arguments if hasattr(argument, "shape"))
     return f"{step.function.__name__} {' '.join(str(array.shape) for array in arrays)}"
+
+
+def joined(backend: Backend, steps: Sequence[Step]) -> bool:
+    """Return whether the backend takes `steps` in other calls together than one by one."""
+    apart = [function for step in steps for function, _ in backend.calls([step])]
+    return [function for function, _ in backend.calls(steps)] != apart and len(apart) == len(steps)
 
 
 def repeated(backend: Backend, steps: Sequence[Step]) -> Calls:

@@ -7,7 +7,7 @@ device it is on.
 import functools
 import logging
 
-from fmnist_xp.backend.base import PRECISIONS, Array, Backend, Call, Formula, Precision, Product, Step, follows_product
+from fmnist_xp.backend.base import PRECISIONS, Array, Backend, Call, Formula, Precision, Product, RowSum, Step, follows_product
 from fmnist_xp.backend.cpu import CpuBackend
 from fmnist_xp.backend.cuda import CUDA_INSTALL, CudaBackend, cuda_device_count, cuda_version, import_cupy
 from fmnist_xp.backend.graphs import CudaGraphBackend
@@ -27,6 +27,7 @@ __all__ = [
     "Formula",
     "Precision",
     "Product",
+    "RowSum",
     "Step",
     "cuda_device_count",
     "cuda_version",

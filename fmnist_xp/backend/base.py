@@ -30,6 +30,15 @@ class Product(NamedTuple):
     tf32: bool = False
 
 
+class RowSum(NamedTuple):
+    """What `Backend.sum_rows` was asked for."""
+
+    ones: Array
+    values: Array
+    out: Array
+    tf32: bool = False
+
+
 class Formula(NamedTuple):
     """A function of `xp` that was asked for with these arguments: fused where it is element-wise, else as it is."""
 
@@ -38,7 +47,7 @@ class Formula(NamedTuple):
     fused: bool = True
 
 
-Step: TypeAlias = Product | Formula
+Step: TypeAlias = Product | RowSum | Formula
 """What a layer asks of a backend."""
 
 
@@ -149,6 +158,10 @@ class Backend(ABC):
     def dot_calls(self, product: Product) -> list[Call]:
         """Return what `dot` calls: made again, they multiply what the same arrays hold then."""
 
+    def sum_rows(self, ones: Array, values: Array, out: Array, tf32: bool = False) -> None:
+        """Write the sums of `values` (rows, n) over the rows to `out` (1, n); `ones` (rows, 1) are of its dtype."""
+        self.dot(ones.T, values, out, 1.0, tf32)  # the fastest way, as a rule
+
     def apply(self, function: Callable[..., None], *arguments: Any) -> None:
         """Call `function(xp, *arguments)`, which writes into arrays among its arguments and makes no other."""
         function(self.xp, *arguments)
@@ -168,6 +181,8 @@ class Backend(ABC):
         for step in steps:
             if isinstance(step, Product):
                 calls += self.dot_calls(step)
+            elif isinstance(step, RowSum):
+                calls += self.dot_calls(Product(step.ones.T, step.values, step.out, 1.0, step.tf32))
             elif step.fused:
                 calls.append((self.fuse(step.function), step.arguments))
             else:

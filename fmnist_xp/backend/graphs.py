@@ -8,9 +8,10 @@ from contextlib import suppress
 from types import ModuleType
 from typing import Any, NoReturn
 
-from fmnist_xp.backend.base import Call, Formula, Product, Step
+from fmnist_xp.backend.base import Call, Formula, Product, RowSum, Step
 from fmnist_xp.backend.cublaslt import BIAS_ALIGNMENT, Products, Unsupported
 from fmnist_xp.backend.cuda import CudaBackend, first_line
+from fmnist_xp.backend.kernels import with_row_sums
 from fmnist_xp.errors import DeviceError
 
 logger = logging.getLogger("fmnist_xp")
@@ -54,14 +55,34 @@ class CudaGraphBackend(CudaBackend):
             ) from error
 
     def calls(self, steps: Sequence[Step]) -> list[Call]:
-        """Return the calls that take `steps`: a product takes along what follows it, where cuBLASLt can."""
+        """Return the calls that take `steps`, of which some are taken together.
+
+        A product takes along the biases and the ReLU that follow it, where cuBLASLt can, and a formula the sums over
+        the rows of what it wrote.
+        """
         calls: list[Call] = []
-        index = 0
-        while index < len(steps):
-            joined = self._joined(*steps[index : index + 2])
-            calls += joined or super().calls(steps[index : index + 1])
-            index += 2 if joined else 1
+        done: set[int] = set()
+        for index, step in enumerate(steps):
+            if index in done:
+                continue
+            joined, last = self._joined(*steps[index : index + 2]), index + 1
+            if not joined and isinstance(step, Formula):
+                joined, last = self._summed(step, steps, index)
+            done.update([last] if joined else [])
+            calls += joined or super().calls([step])
         return calls
+
+    def _summed(self, formula: Formula, steps: Sequence[Step], index: int) -> tuple[list[Call], int]:
+        """Return the calls of a formula and of the sums over its result's rows, and which of `steps` these are."""
+        output = formula.arguments[-1]
+        for later, step in enumerate(steps[index + 1 :], start=index + 1):
+            if isinstance(step, RowSum) and step.values is output:
+                arrays = formula.arguments
+                calls = with_row_sums(self.xp, formula.function, arrays, step.out) if formula.fused else None
+                return calls or [], later
+            if not isinstance(step, Product) or step.out is output:  # which reads it, and no more
+                break
+        return [], index
 
     def _joined(self, product: Step, formula: Step | None = None) -> list[Call]:
         """Return the calls of a product and of the formula that follows it as one; none where they stay two."""

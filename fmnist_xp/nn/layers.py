@@ -207,9 +207,9 @@ class Dense(Layer):
 
         `dvalues` must be of the dtype of what enters a product.
         """
-        dot, tf32 = self.backend.dot, self.precision.tf32
-        dot(self.inputs.T, dvalues, self.dweights, self.input_scale, tf32)
-        dot(self._ones(len(dvalues), dvalues.dtype).T, dvalues, self.dbiases, 1.0, tf32)
+        tf32 = self.precision.tf32
+        self.backend.dot(self.inputs.T, dvalues, self.dweights, self.input_scale, tf32)
+        self.backend.sum_rows(self._ones(len(dvalues), dvalues.dtype), dvalues, self.dbiases, tf32)
 
     def backward_inputs(self, dvalues: Array) -> Array:
         """Set and return `dinputs = dvalues · weightsᵀ`, for `dvalues` as in `backward_parameters`."""

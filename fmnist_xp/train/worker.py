@@ -8,7 +8,7 @@ of calls it costs a third of that.
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
-from fmnist_xp.backend import Array, Backend, Formula, Product, Step
+from fmnist_xp.backend import Array, Backend, Formula, Product, RowSum, Step
 from fmnist_xp.nn.losses import CategoricalCrossentropy
 from fmnist_xp.nn.network import Network
 
@@ -27,6 +27,10 @@ class Recorder:
     def dot(self, a: Array, b: Array, out: Array, scale: float = 1.0, tf32: bool = False) -> None:
         """See `Backend.dot`."""
         self._take(Product(a, b, out, scale, tf32))
+
+    def sum_rows(self, ones: Array, values: Array, out: Array, tf32: bool = False) -> None:
+        """See `Backend.sum_rows`."""
+        self._take(RowSum(ones, values, out, tf32))
 
     def fuse(self, formula: Callable[..., Any]) -> Callable[..., Any]:
         """See `Backend.fuse`."""

@@ -16,19 +16,25 @@ from typing import Any
 
 import numpy as np
 import pytest
-from parity.standin import DeviceArray, StandInCupy
+from parity.standin import DeviceArray, StandInCupy, make_nvmath
 
 from fmnist_xp import nn, optim
-from fmnist_xp.backend import CudaBackend
+from fmnist_xp.backend import CudaBackend, CudaGraphBackend, cuda
+from fmnist_xp.backend.kernels import with_row_sums
 from fmnist_xp.model import Sequential
 from fmnist_xp.nn import CategoricalCrossentropy, Dense, Layer, ReLU, Softmax, SoftmaxCategoricalCrossentropy
+from fmnist_xp.nn.activations import relu_gradient
+from fmnist_xp.train import figures
 
 Formula = Callable[..., None]
 # A call of a formula: for each argument its dtype, and its number of dimensions, None for a scalar.
 Types = tuple[tuple[np.dtype, int | None], ...]
 
-MODULES = [optim, *(import_module(f"fmnist_xp.nn.{module.name}") for module in iter_modules(nn.__path__))]
-APPLIED = {"copy_values", "row_maxima"}
+MODULES = [
+    *(optim, figures, cuda),
+    *(import_module(f"fmnist_xp.nn.{module.name}") for module in iter_modules(nn.__path__)),
+]
+APPLIED = {"copy_values"}
 """What is not element-wise or needs no kernel of its own: `Backend.apply` calls these as they are."""
 FORMULAS: dict[str, Formula] = {
     name: function
@@ -96,12 +102,12 @@ def take_lesson(backend: CudaBackend, dtype: str, labels: Any) -> None:
 def types() -> dict[str, set[Types]]:
     """Return the types that each formula was called with, in every precision and with labels of two dtypes."""
     cupy = Recording()
-    backend = CudaBackend(cupy=cupy)
-    for labels in (np.arange(8) % 4, (np.arange(8) % 4).astype("uint8")):
-        for dtype in ("float32", "float64", "tf32", "float16"):
-            train(backend, dtype, labels)
-        for dtype in ("float32", "float64"):
-            take_lesson(backend, dtype, labels)
+    for backend in (CudaBackend(cupy=cupy), CudaGraphBackend(cupy=cupy, nvmath=make_nvmath(cupy))):
+        for labels in (np.arange(8) % 4, (np.arange(8) % 4).astype("uint8")):
+            for dtype in ("float32", "float64", "tf32", "float16"):
+                train(backend, dtype, labels)
+            for dtype in ("float32", "float64"):
+                take_lesson(backend, dtype, labels)
     return cupy.types
 
 
@@ -210,6 +216,22 @@ def test_formula_is_compiled(cupy: Any, types: dict[str, set[Types]], name: str,
         program = compiled(cupy, source, architecture)
         assert program.startswith(b"\x7fELF")
         assert name.encode() in program
+
+
+@pytest.mark.usefixtures("nvrtc")
+@pytest.mark.parametrize("architecture", ["80", "90"])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("columns", [16, 64, 128, 512])
+def test_formula_with_row_sums_is_compiled(cupy: Any, dtype: str, columns: int, architecture: str) -> None:
+    standin = StandInCupy()
+    sources: list[tuple[str, str]] = []
+    standin.RawKernel = lambda source, name: sources.append((source, name))
+    values = standin.empty((6, columns), dtype=dtype)
+    total = standin.empty((1, columns), dtype="float64" if dtype == "float64" else "float32")
+    assert with_row_sums(standin, relu_gradient, (values, values, values), total) is not None
+    assert [name for _, name in sources] == ["relu_gradient_with_row_sums", "relu_gradient_with_row_sums_total"]
+    for source, name in sources:
+        assert name.encode() in compiled(cupy, source, architecture)
 
 
 def test_formula_that_cannot_be_fused_is_found(cupy: Any) -> None:

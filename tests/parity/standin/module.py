@@ -13,6 +13,7 @@ import numpy as np
 from parity.standin.arrays import DeviceArray, Memory, Scalar
 from parity.standin.cuda import Bytes, CUDARuntimeError, Current, Stream, make_cuda, of_device
 from parity.standin.fusion import FusedVariable, Kernel
+from parity.standin.kernels import RawKernel
 from parity.standin.tables import (
     CONSTANTS,
     CREATION,
@@ -97,6 +98,9 @@ class StandInCupy(ModuleType):
                 self._define(function, call, text)
         for constant in (*TYPES, *CONSTANTS):
             setattr(self, constant, getattr(np, constant))
+
+    def RawKernel(self, code: str, name: str) -> "RawKernel":
+        return RawKernel(self, code, name)
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"the stand-in has no cupy.{name}: where CuPy has it, add it to the tables")

@@ -1,0 +1,95 @@
+"""The formula and its sums over rows in one kernel; what the stand-in cannot show, a GPU has to."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from parity.standin import StandInCupy
+
+from fmnist_xp.backend import Backend
+from fmnist_xp.backend.kernels import expression, with_row_sums
+from fmnist_xp.nn.activations import relu, relu_gradient, softmax_gradient
+from fmnist_xp.nn.layers import add_penalty_gradient
+
+
+@pytest.fixture
+def cupy() -> StandInCupy:
+    return StandInCupy()
+
+
+def test_expression_is_the_formulas() -> None:
+    assert expression(relu_gradient) == (["dvalues", "output", "dinputs"], "dvalues * (output > 0)")
+
+
+@pytest.mark.parametrize("formula", [relu, softmax_gradient, add_penalty_gradient])
+def test_other_formulas_have_none(formula: Any) -> None:
+    assert expression(formula) is None
+
+
+def test_formula_that_writes_elsewhere_has_none() -> None:
+    def two_results(xp: Any, a: Any, b: Any, out: Any) -> None:
+        xp.multiply(a, b, out=b)
+        xp.multiply(a, b, out=out)
+
+    def first(xp: Any, a: Any, b: Any) -> None:
+        xp.multiply(a, b, out=a)
+
+    assert expression(two_results) is expression(first) is None
+
+
+def given(xp: Any, dtype: str, rows: int, columns: int) -> tuple[Any, Any, Any, np.ndarray]:
+    """Return dvalues, output and the place of the sums on the device, and the product by hand, in float64."""
+    generator = np.random.default_rng(rows)
+    dvalues, output = (generator.standard_normal((rows, columns)).astype(dtype) for _ in range(2))
+    output[::3] = 0
+    total = xp.full((1, columns), np.nan, dtype="float64" if dtype == "float64" else "float32")
+    expected = np.where(output > 0, dvalues, 0).astype("float64")
+    return xp.asarray(dvalues), xp.asarray(output), total, expected
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_result_and_sums_are_those_of_two_calls(cupy: StandInCupy, dtype: str) -> None:
+    dvalues, output, total, expected = given(cupy, dtype, 50, 16)
+    calls = with_row_sums(cupy, relu_gradient, (dvalues, output, dvalues), total)
+    assert calls is not None
+    for function, arguments in calls:
+        function(*arguments)
+    np.testing.assert_array_equal(dvalues.get(), expected)
+    np.testing.assert_allclose(total.get(), expected.sum(axis=0)[None], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("columns", [1, 7, 12, 2048])
+def test_columns_that_threads_cannot_share_out(cupy: StandInCupy, columns: int) -> None:
+    dvalues, output, total, _ = given(cupy, "float32", 5, columns)
+    assert with_row_sums(cupy, relu_gradient, (dvalues, output, dvalues), total) is None
+
+
+def test_arrays_that_do_not_fit(cupy: StandInCupy) -> None:
+    dvalues, output, total, _ = given(cupy, "float32", 8, 16)
+    for arrays, sums in (
+        ((dvalues, output[:4], dvalues), total),
+        ((dvalues, output.astype("float64"), dvalues), total),
+        ((dvalues.T, output.T, dvalues.T), total),
+        ((dvalues, output, dvalues), total.astype("float64")),
+        ((dvalues[0], output[0], dvalues[0]), total),
+    ):
+        assert with_row_sums(cupy, relu_gradient, arrays, sums) is None
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize(("rows", "columns"), [(1, 64), (7, 128), (999, 16), (60_000, 64), (60_000, 128), (100, 512)])
+def test_a_gpu_computes_both(gpu: Backend, dtype: str, rows: int, columns: int) -> None:
+    with gpu.computing():
+        dvalues, output, total, expected = given(gpu.xp, dtype, rows, columns)
+        calls = with_row_sums(gpu.xp, relu_gradient, (dvalues, output, dvalues), total)
+        assert calls is not None
+        for function, arguments in calls:
+            function(*arguments)
+        sums = gpu.to_host(total)
+        np.testing.assert_array_equal(gpu.to_host(dvalues), expected)
+        roundoff = 1e-12 if dtype == "float64" else 1e-5
+        np.testing.assert_allclose(sums[0], expected.sum(axis=0), rtol=0, atol=roundoff * np.abs(expected).sum(axis=0))
+        for function, arguments in calls:  # on its own result, of which nothing changes
+            function(*arguments)
+        np.testing.assert_array_equal(gpu.to_host(total), sums)
