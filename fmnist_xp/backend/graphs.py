@@ -95,9 +95,12 @@ class CudaGraphBackend(CudaBackend):
         values, biases, *output = formula.arguments
         if any(array is not out for array in (values, *output)):
             return []
+        # Seen on a GPU: cuBLASLt's ReLU of halves makes 0 of NaN, and would hide that a training has diverged.
+        if out.dtype == "float16":
+            return []
         before: list[Call] = []
-        if biases.dtype != out.dtype or biases.data.ptr % BIAS_ALIGNMENT:  # cuBLASLt takes no others
-            given, biases = biases, self.xp.empty(biases.shape, dtype=out.dtype)
+        if biases.data.ptr % BIAS_ALIGNMENT:  # cuBLASLt takes no others
+            given, biases = biases, self.xp.empty(biases.shape, dtype=biases.dtype)
             before = [(operator.setitem, (biases, ..., given))]
         compute = "float64" if out.dtype == "float64" else "tf32" if tf32 else "float32"
         try:

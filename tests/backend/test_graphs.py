@@ -120,7 +120,7 @@ FOLLOWING = {
 
 
 @pytest.mark.parametrize("misaligned", [False, True])
-@pytest.mark.parametrize(("operands", "result"), [("float32", "float32"), ("float16", "float16"), ("float64",) * 2])
+@pytest.mark.parametrize(("operands", "result"), [("float32",) * 2, ("float16", "float32"), ("float64",) * 2])
 @pytest.mark.parametrize(("following", "expected"), FOLLOWING.values(), ids=FOLLOWING)
 def test_biases_and_relu_ride_along_with_the_product(
     backend: CudaGraphBackend,
@@ -161,6 +161,12 @@ def test_only_what_works_on_the_products_result_rides_along(backend: CudaGraphBa
     assert len(backend.calls([Formula(add_bias, (out, biases)), product])) == 2
     assert len(backend.calls([product, Formula(add_bias, (out, biases)), product])) == 2
     assert len(backend.calls([product])) == 1
+
+
+def test_relu_of_halves_stays_two_calls(backend: CudaGraphBackend, cupy: StandInCupy) -> None:
+    a, out, biases = cupy.ones((4, 4), dtype="float16"), cupy.empty((4, 4), dtype="float16"), cupy.ones((1, 4))
+    repeat = backend.repeatable([Product(a, a, out), Formula(biased_relu, (out, biases, out))])
+    assert cupy.counted(repeat) == {"products": 1, "kernels": 1}
 
 
 def test_what_cublaslt_cannot_do_stays_two_calls(cupy: StandInCupy) -> None:
