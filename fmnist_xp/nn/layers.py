@@ -226,22 +226,21 @@ class Dense(Layer):
 
     def regularization_loss(self) -> Array:
         """Return λ₁·Σ|v| + λ₂·Σv² over weights and biases, as a scalar that stays on the device."""
-        penalties = self.backend.xp.zeros_like(self.parameters)
+        penalties = self.backend.xp.empty_like(self.parameters)
         self.write_penalties(penalties)
         return self.backend.xp.sum(penalties)
 
-    def write_penalties(self, penalties: Array) -> bool:
-        """Write each parameter's part in `regularization_loss` to `penalties`, (size,) and 0 where there is none.
+    def write_penalties(self, penalties: Array) -> None:
+        """Write each parameter's part in `regularization_loss` to `penalties`, (size,).
 
-        Return whether there is any.
+        Also where both strengths are 0: 0 · v is no number where v is none, and so the loss tells of it, whatever the
+        layers behind make of it.
         """
         write = self.backend.fuse(penalty)
         first = 0
         for values, _gradients, l1, l2 in self._parts():
-            if l1 or l2:
-                write(values, l1, l2, penalties[first : first + values.size])
+            write(values, l1, l2, penalties[first : first + values.size])
             first += values.size
-        return any(self.regularizers().values())
 
     def _parts(self) -> list[tuple[Array, Array, float, float]]:
         """Return (values, gradients, l1, l2) of the weights and of the biases, or of both where these are alike."""

@@ -136,13 +136,10 @@ class Network:
         for layer in self.dense:
             layer.add_penalty_gradients()
 
-    def write_penalties(self, penalties: Array) -> bool:
-        """Write each parameter's part in the regularization loss to `penalties`, a vector like `parameters`.
-
-        It must be 0 where there is no part; return whether there is any.
-        """
-        written = [layer.write_penalties(penalties[part]) for layer, part in zip(self.dense, self._parts, strict=True)]
-        return any(written)
+    def write_penalties(self, penalties: Array) -> None:
+        """Write each parameter's part in the regularization loss to `penalties`, a vector like `parameters`."""
+        for layer, part in zip(self.dense, self._parts, strict=True):
+            layer.write_penalties(penalties[part])
 
     def regularization_loss(self) -> Array:
         """Return the sum of the layers' regularization losses, as a scalar that stays on the device."""

@@ -25,9 +25,9 @@ class Figures:
         self._true = xp.empty(rows, dtype=network.parameters.dtype)
         self._predicted = xp.empty(rows, dtype="int64")
         self._terms = xp.empty((rows, 2), dtype="float64")  # loss, and whether the prediction is right
-        self._penalties = xp.zeros((network.parameters.size, 1), dtype="float64")
+        self._penalties = xp.empty((network.parameters.size, 1), dtype="float64")
         self._ones = xp.ones((1, max(rows, network.parameters.size)), dtype="float64")
-        self._totals = xp.zeros(3, dtype="float64")
+        self._totals = xp.empty(3, dtype="float64")
 
     def note(self, loss: CategoricalCrossentropy, probabilities: Array, block: slice) -> None:
         """Keep what the figures need of the probabilities of a block of rows; `loss` is the worker's."""
@@ -48,6 +48,6 @@ class Figures:
         """Return [data loss, accuracy, regularization loss] as `means` does, (3,)."""
         self.means()
         size = len(self._penalties)
-        if self._network.write_penalties(self._penalties[:, 0]):
-            self._network.backend.dot(self._ones[:, :size], self._penalties, self._totals[2:].reshape(1, 1))
+        self._network.write_penalties(self._penalties[:, 0])
+        self._network.backend.dot(self._ones[:, :size], self._penalties, self._totals[2:].reshape(1, 1))
         return self._totals

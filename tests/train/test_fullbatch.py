@@ -158,12 +158,28 @@ def test_figures_are_computed_only_when_asked_for(monkeypatch: pytest.MonkeyPatc
             return super().losses(true_probabilities, out)
 
     network = Network([Dense(6, 4), Softmax()], Counting(), CpuBackend(1), seed=1, dtype="float64")
-    monkeypatch.setattr(network, "write_penalties", lambda _penalties: calls.append("penalty") or False)
+    monkeypatch.setattr(network, "write_penalties", lambda _penalties: calls.append("penalty"))
     batch = FullBatch(network, *make_batch(), block_rows=12)
     assert batch.compute_gradients() is None
     assert calls == []
     assert batch.compute_gradients(figures=True) is not None
     assert sorted(calls) == ["11 true", "12 true", "23 losses", "penalty"]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_parameter_that_is_no_number_shows_in_the_figures_even_where_relu_hides_it(value: float) -> None:
+    network = Network([Dense(6, 5), ReLU(), Dense(5, 4)], backend=CpuBackend(1), seed=1, dtype="float64")
+    network.parameters[0] = value
+
+    def hide(_xp: Any, inputs: Any, biases: Any, output: Any) -> None:
+        output[...] = np.maximum(np.nan_to_num(inputs + biases, nan=0, posinf=0, neginf=0), 0)
+
+    batch = FullBatch(network, *make_batch())
+    with pytest.MonkeyPatch.context() as patch, np.errstate(all="ignore"):
+        patch.setattr("fmnist_xp.nn.activations.biased_relu", hide)
+        loss, _accuracy, penalty = batch.compute_gradients(figures=True)
+    assert np.isfinite(loss)
+    assert not np.isfinite(penalty)
 
 
 def test_parameters_inputs_and_labels_stay_as_they_are() -> None:
