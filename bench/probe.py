@@ -107,7 +107,10 @@ def _epoch(
         calls.append(("penalty gradients", network.add_penalty_gradients))
         calls.append(("optimizer step", partial(optimizer.step, network)))
     seconds = time_epochs(network, X, y, experiment.make_optimizer(), epochs)
-    return {"epoch_us": rounded(1e6 * median(seconds)), "calls": [{"call": name} | timed(call) for name, call in calls]}
+    return {
+        "epoch_us": rounded(1e6 * median(seconds)),
+        "calls": [{"call": name} | timed(call) for name, call in calls],
+    }
 
 
 def describe(step: Step) -> str:

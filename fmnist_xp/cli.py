@@ -78,7 +78,9 @@ ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Threads on the C
 GraphsOption = Annotated[
     bool | None,
     typer.Option(
-        "--graphs/--no-graphs", help="CUDA graphs on a GPU; by default where nvmath-python is installed.", show_default=False
+        "--graphs/--no-graphs",
+        help="CUDA graphs on a GPU; by default where nvmath-python is installed.",
+        show_default=False,
     ),
 ]
 BlockRowsOption = Annotated[

@@ -106,7 +106,9 @@ def choose_parts(kept: Path, wheels: Path | None, packages: Path, quick: bool) -
 
     def throughput(precision: str, *more: str) -> Part:
         command = benchmark("throughput", "--precision", precision, *(() if quick else ("--rounds", 5)), *more)
-        return Part(f"throughput{'-eager' if more else ''}-{precision}", 15, 70, command, eager_again if more else str)
+        return Part(
+            f"throughput{'-eager' if more else ''}-{precision}", 15, 70, command, eager_again if more else str
+        )
 
     def train(experiment: str, precision: str = "float32") -> Part:
         name = f"{experiment}-{precision}"

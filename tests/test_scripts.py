@@ -291,4 +291,4 @@ def test_gpu_check_installs_what_it_measures(
     fake_python(project / ".venv" / "bin" / "python", log)
     program(programs / "nvidia-smi", f"echo '| NVIDIA-SMI 1  Driver Version: 1  CUDA Version: {cuda} |'")
     assert bash("scripts/gpu-check devices", programs, project).returncode == 0
-    assert installs(log) == [f".[{extra},graphs,bench,test]"]
+    assert installs(log) == [f".[{extra},bench,test]"]

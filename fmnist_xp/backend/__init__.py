@@ -7,7 +7,18 @@ device it is on.
 import functools
 import logging
 
-from fmnist_xp.backend.base import PRECISIONS, Array, Backend, Call, Formula, Precision, Product, RowSum, Step, follows_product
+from fmnist_xp.backend.base import (
+    PRECISIONS,
+    Array,
+    Backend,
+    Call,
+    Formula,
+    Precision,
+    Product,
+    RowSum,
+    Step,
+    follows_product,
+)
 from fmnist_xp.backend.cpu import CpuBackend
 from fmnist_xp.backend.cuda import CUDA_INSTALL, CudaBackend, cuda_device_count, cuda_version, import_cupy
 from fmnist_xp.backend.graphs import CudaGraphBackend
@@ -38,9 +49,7 @@ __all__ = [
 ]
 
 
-def get_backend(
-    device: str | Backend = "auto", *, threads: int | None = None, graphs: bool | None = None
-) -> Backend:
+def get_backend(device: str | Backend = "auto", *, threads: int | None = None, graphs: bool | None = None) -> Backend:
     """Return the backend of `device`: "cpu", "cuda", "cuda:<index>", or "auto" for CUDA where it answers, else CPU.
 
     `threads` is for the CPU; by default all cores the process may use. `graphs` is for CUDA: whether training runs as

@@ -16,7 +16,7 @@ from fmnist_xp.errors import DeviceError
 
 logger = logging.getLogger("fmnist_xp")
 
-GRAPHS_INSTALL = 'pip install "fmnist-xp[graphs]"'
+GRAPHS_INSTALL = "pip install nvmath-python"
 
 
 class CudaGraphBackend(CudaBackend):
@@ -41,7 +41,7 @@ class CudaGraphBackend(CudaBackend):
         nvmath = nvmath or import_nvmath()
         self._cublas = nvmath.cublas
         try:
-            with self._device:
+            with self.computing():
                 self._stream = self.xp.cuda.Stream(non_blocking=True)
                 self._workspace = self.xp.empty(self.workspace_bytes, dtype="uint8")
                 self._handle = self._cublas.create()
@@ -49,6 +49,8 @@ class CudaGraphBackend(CudaBackend):
                 ones = self.xp.ones((2, 2), dtype="float32")
                 self.dot(ones, ones, self.xp.empty_like(ones))
                 self.synchronize()
+        except DeviceError:
+            raise
         except Exception as error:
             raise DeviceError(
                 f"nvmath-python cannot multiply on {self.name} ({first_line(error)}): compute without CUDA graphs"
@@ -122,13 +124,15 @@ class CudaGraphBackend(CudaBackend):
         cublas.gemm_ex(self._handle, *arguments)
 
     def captured(self, work: Callable[[], None]) -> Callable[[], None]:
-        """Return the launch, in the then current stream, of a graph of what `work`, called before, asks of the device.
+        """Return the launch, in the then current stream, of a graph of what `work`, called before, asks for.
 
         Raises `DeviceError` where that cannot be captured: it waits for the device, allocates, or needs a library
         that CuPy does not capture.
         """
         try:
             graph = self._graph_of(work)
+        except DeviceError:
+            raise
         except Exception as error:
             raise DeviceError(
                 f"{self.name} ({self.device_name}) cannot capture an epoch as a CUDA graph "
@@ -138,7 +142,7 @@ class CudaGraphBackend(CudaBackend):
 
     def _graph_of(self, work: Callable[[], None]) -> Any:
         """Return the graph of what `work` asks of the device, which does none of it now."""
-        with self._device, self._stream, self.xp.cuda.using_allocator(_refuse_memory):
+        with self.computing(), self._stream, self.xp.cuda.using_allocator(_refuse_memory):
             self._stream.begin_capture()
             try:
                 work()

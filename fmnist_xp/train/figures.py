@@ -1,4 +1,4 @@
-"""Loss, accuracy and penalty over all rows, from what each block leaves of them; nothing is allocated to compute them.
+"""Loss, accuracy and penalty over all rows, from what each block leaves; nothing is allocated to compute them.
 
 A block leaves two numbers a row: the probability of the true class, and the class predicted. Once an epoch they
 become the figures, by sums that are products with a vector of ones: one kernel that is there already on a GPU.
@@ -35,7 +35,7 @@ class Figures:
         probabilities.argmax(axis=1, out=self._predicted[block])
 
     def means(self) -> Array:
-        """Return [data loss, accuracy] of all rows noted, (2,) of float64 on the device: the next call writes there."""
+        """Return [data loss, accuracy] of the rows noted, (2,) of float64 on the device; the next call writes there."""
         backend, rows = self._network.backend, len(self._labels)
         self._network.loss.losses(self._true, out=self._terms[:, 0])
         backend.fuse(matches)(self._predicted, self._labels, self._terms[:, 1])

@@ -74,7 +74,9 @@ def train(
                 break
         report.finish()
         seconds = backend.seconds_between(marks)
-        history.epoch_seconds = [one / count for one, count in zip(seconds, counts, strict=True) for _ in range(count)]
+        history.epoch_seconds = [
+            one / count for one, count in zip(seconds, counts, strict=True) for _ in range(count)
+        ]
     return history
 
 

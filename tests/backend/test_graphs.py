@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from parity.standin import NvmathCublas, NvmathCublasLt, StandInCupy, make_nvmath
 
-from fmnist_xp.backend import Backend, CudaGraphBackend, Formula, Product, Step, get_backend
+from fmnist_xp.backend import Backend, CudaGraphBackend, Formula, Product, Step
 from fmnist_xp.backend.graphs import import_nvmath
 from fmnist_xp.errors import DeviceError
 from fmnist_xp.model import Sequential
@@ -228,6 +228,18 @@ def test_what_cannot_be_captured_is_told_in_one_line(
     assert (values + 1).tolist() == [[3, 3], [3, 3]]
 
 
+def test_full_memory_is_said_as_ever(backend: CudaGraphBackend, cupy: StandInCupy) -> None:
+    def fill() -> None:
+        raise cupy.cuda.memory.OutOfMemoryError("full")
+
+    with pytest.raises(DeviceError, match=r"^cuda:0 \(Stand-in GPU\) is out of memory"):
+        backend.captured(fill)
+    nvmath = make_nvmath(cupy)
+    nvmath.cublas.create = fill
+    with pytest.raises(DeviceError, match=r"^cuda:0 \(Stand-in GPU\) is out of memory"):
+        CudaGraphBackend(cupy=cupy, nvmath=nvmath)
+
+
 def test_interrupt_while_capturing_sets_the_stream_free(backend: CudaGraphBackend, cupy: StandInCupy) -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
@@ -241,7 +253,7 @@ def test_interrupt_while_capturing_sets_the_stream_free(backend: CudaGraphBacken
 
 # What can be wrong with nvmath-python
 
-INSTALL = r'pip install "fmnist-xp\[graphs\]"$'
+INSTALL = r"pip install nvmath-python$"
 
 
 @pytest.mark.parametrize(

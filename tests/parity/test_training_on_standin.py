@@ -359,7 +359,7 @@ def test_training_with_graphs_has_the_bits_of_training_without(
         columns.append([history.epoch, history.loss, history.accuracy, history.learning_rate])
         parameters.append(backend.to_host(model.parameters))
         if backend.captures:
-            # The first stretch of a kind is made call by call: 4 of 4, 4, 4, 4, 2; or of 1, 3, 1, 3, 1, 3, 1, 3, 1, 1.
+            # The first of each kind is made call by call: of 4, 4, 4, 4, 2, or of 1, 3, 1, 3, 1, 3, 1, 3, 1, 1.
             assert len(backend.xp.launches) == (7 if watched else 3)
     assert columns[1] == columns[0]
     np.testing.assert_array_equal(parameters[1], parameters[0])

@@ -115,7 +115,9 @@ def test_note_sees_the_probabilities_of_its_block() -> None:
     worker = Worker(network, X, y, 10)
     seen: list[tuple[slice, np.ndarray]] = []
     for block in (slice(0, 10), slice(10, 20), slice(20, 23)) * 2:
-        worker.compute_gradients(block, lambda _loss, probabilities, block: seen.append((block, probabilities.copy())))
+        worker.compute_gradients(
+            block, lambda _loss, probabilities, block: seen.append((block, probabilities.copy()))
+        )
     for block, probabilities in seen:
         np.testing.assert_allclose(probabilities, network.forward(X[block]), rtol=1e-13)
 
