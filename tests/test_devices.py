@@ -38,9 +38,10 @@ def backend_named(name: str) -> CpuBackend:
 
 
 def test_each_gpu_has_a_row(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "get_backend", lambda _device: backend_named("cuda:0"))
+    monkeypatch.setattr(devices, "get_backend", lambda _device, **_options: backend_named("cuda:0"))
     found = dict(survey())
     assert found["CuPy"] == "14.2.0 (CUDA 12.9)"
+    assert found["CUDA graphs"] == "ready"
     assert found["cuda:0"] == "NVIDIA H100, 80 GiB, compute 9.0"
     assert found["cuda:1"] == "NVIDIA L4, 24 GiB, compute 9.0"
     assert found["CUDA"] == "ready"
@@ -48,8 +49,20 @@ def test_each_gpu_has_a_row(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> 
     assert found["NumPy"] == np.__version__
 
 
+def test_what_graphs_lack_is_told(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def get_backend(_device: str, graphs: bool | None = None) -> CpuBackend:
+        if graphs:
+            raise DeviceError("CUDA graphs were asked for, but nvmath-python is not installed: pip install it")
+        return backend_named("cuda:0")
+
+    monkeypatch.setattr(devices, "get_backend", get_backend)
+    found = dict(survey())
+    assert found["CUDA"] == "ready"
+    assert found["CUDA graphs"] == "not used: nvmath-python is not installed: pip install it"
+
+
 def test_gpu_that_cannot_compute_is_listed_with_the_reason(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    def get_backend(device: str) -> CpuBackend:
+    def get_backend(device: str, **_options: Any) -> CpuBackend:
         if device == "cuda":
             raise DeviceError("cannot compute on it (libnvrtc.so.12 is missing)")
         return backend_named("cpu")

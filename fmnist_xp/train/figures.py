@@ -35,7 +35,7 @@ class Figures:
         probabilities.argmax(axis=1, out=self._predicted[block])
 
     def means(self) -> Array:
-        """Return [data loss, accuracy] of the rows noted, (2,) of float64 on the device; the next call writes there."""
+        """Return [data loss, accuracy] of the rows noted, (2,) of float64; the next call writes to the same place."""
         backend, rows = self._network.backend, len(self._labels)
         self._network.loss.losses(self._true, out=self._terms[:, 0])
         backend.fuse(matches)(self._predicted, self._labels, self._terms[:, 1])

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from parity.standin import StandInCupy
+from parity.standin import StandInCupy, make_nvmath
 
-from fmnist_xp.backend import Backend, CpuBackend, CudaBackend, default_backend, get_backend
+from fmnist_xp.backend import Backend, CpuBackend, CudaBackend, CudaGraphBackend, default_backend, get_backend
 from fmnist_xp.errors import DeviceError
 from fmnist_xp.nn import ReLU
 
@@ -32,6 +32,44 @@ def test_cpu_by_name() -> None:
     assert (backend.name, backend.threads, backend.xp) == ("cpu", 3, np)
     assert backend.device_name
     assert repr(backend) == f"<CpuBackend cpu: {backend.device_name}>"
+
+
+def with_fake_modules(monkeypatch: pytest.MonkeyPatch, nvmath: bool) -> None:
+    """Let what is imported be the stand-ins, of nvmath-python where it is there."""
+    cupy = StandInCupy(devices=2)
+
+    def import_nvmath() -> Any:
+        if not nvmath:
+            raise DeviceError("CUDA graphs were asked for, but nvmath-python is not installed")
+        return make_nvmath(cupy)
+
+    monkeypatch.setattr("fmnist_xp.backend.cuda.import_cupy", lambda: cupy)
+    monkeypatch.setattr("fmnist_xp.backend.graphs.import_nvmath", import_nvmath)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", "auto"])
+@pytest.mark.parametrize("nvmath", [True, False])
+@pytest.mark.parametrize("graphs", [None, True, False])
+def test_graphs_are_there_by_default_and_can_be_refused(
+    monkeypatch: pytest.MonkeyPatch, device: str, nvmath: bool, graphs: bool | None
+) -> None:
+    with_fake_modules(monkeypatch, nvmath)
+    if graphs and not nvmath:
+        with pytest.raises(DeviceError, match="nvmath-python is not installed"):
+            get_backend(device, graphs=graphs)
+        return
+    backend = get_backend(device, graphs=graphs)
+    expected = nvmath and graphs is not False
+    assert type(backend) is (CudaGraphBackend if expected else CudaBackend)
+    assert backend.captures is expected
+    assert backend.manner == ("with" if expected else "without") + " CUDA graphs"
+    assert backend.name == ("cuda:1" if device == "cuda:1" else "cuda:0")
+
+
+def test_graphs_need_a_gpu() -> None:
+    with pytest.raises(ValueError, match="CUDA graphs need a CUDA device, got cpu"):
+        get_backend("cpu", graphs=True)
+    assert get_backend("cpu", graphs=False).manner == f"{get_backend('cpu').threads} threads"
 
 
 def test_backend_is_returned_as_it_is() -> None:

@@ -28,6 +28,7 @@ USAGE = {
     "negative seed": (("train", "--seed", -1), "--seed"),
     "log every 0": (("train", "--log-every", 0), "--log-every"),
     "no threads": (("train", "--threads", 0), "--threads"),
+    "graphs on the CPU": (("train", "--device", "cpu", "--graphs"), "CUDA graphs need a CUDA device, got cpu"),
     "blocks without rows": (("train", "--block-rows", 0), "--block-rows"),
     "hidden junk": (("train", "--hidden", "junk"), "junk"),
     "hidden empty": (("train", "--hidden", ""), "--hidden"),

@@ -1,0 +1,141 @@
+"""Epochs in a row on a CPU that captures as a GPU does: what was asked for is asked for again, with other numbers."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fmnist_xp.backend import CpuBackend
+from fmnist_xp.nn import Dense, Layer, Network, ReLU
+from fmnist_xp.optim import SGD, Adam, Optimizer
+from fmnist_xp.train.epochs import Epochs
+from fmnist_xp.train.fullbatch import FullBatch
+from fmnist_xp.train.trainer import _stretches, train
+
+GENERATOR = np.random.default_rng(0)
+X, Y = GENERATOR.standard_normal((30, 6)).astype("float32"), GENERATOR.integers(0, 4, 30)
+
+
+class Capturing(CpuBackend):
+    """Counts what is captured and launched."""
+
+    captures = True
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.captured_works = self.launches = 0
+
+    def captured(self, work: Callable[[], None]) -> Callable[[], None]:
+        self.captured_works += 1
+
+        def launch() -> None:
+            self.launches += 1
+            work()
+
+        return launch
+
+
+def make(backend: CpuBackend, between: Layer | None = None, optimizer: Optimizer | None = None) -> tuple[Any, Any]:
+    network = Network([Dense(6, 5, 0.0, 0.01), between or ReLU(), Dense(5, 4)], backend=backend, seed=1)
+    return network, Epochs(FullBatch(network, X, Y), optimizer or Adam(0.05, decay=0.1), 4)
+
+
+@pytest.mark.parametrize(
+    "optimizer", [lambda: SGD(0.3, decay=0.1), lambda: SGD(0.1, 0.1, 0.9), lambda: Adam(0.05, 0.1)]
+)
+def test_stretches_make_the_epochs_that_single_steps_make(optimizer: Callable[[], Optimizer]) -> None:
+    expected, step = make(CpuBackend(1))[0], optimizer()
+    batch, figures = FullBatch(expected, X, Y), []
+    backend = Capturing()
+    network, epochs = make(backend, optimizer=optimizer())
+    for stretch in range(4):
+        first = epochs.run(4, figures=True).copy()
+        for number in range(4):
+            computed = batch.compute_gradients(figures=number == 0)
+            figures = computed.copy() if number == 0 else figures
+            step.step(expected)
+        np.testing.assert_array_equal(first, figures)
+        np.testing.assert_array_equal(network.parameters, expected.parameters)
+        assert (backend.captured_works, backend.launches) == (int(stretch > 0), stretch)
+
+
+def test_kinds_of_stretches_are_captured_apart() -> None:
+    backend = Capturing()
+    _, epochs = make(backend)
+    for count, figures in [(1, True), (3, False)] * 3 + [(2, False)]:
+        assert (epochs.run(count, figures) is not None) == figures
+    assert (backend.captured_works, backend.launches) == (2, 4)
+
+
+def test_optimizer_counts_and_has_its_rate_as_after_single_steps() -> None:
+    optimizer, expected = SGD(0.5, decay=0.1), SGD(0.5, decay=0.1)
+    network, epochs = make(Capturing(), optimizer=optimizer)
+    for _ in range(3):
+        epochs.run(4, figures=False)
+    for _ in range(12):
+        expected.step(network)
+    assert (optimizer.iterations, optimizer.current_learning_rate) == (12, expected.current_learning_rate)
+
+
+class Identity(Layer):
+    """A layer of the user's own."""
+
+    def forward(self, inputs: Any) -> Any:
+        return inputs
+
+    def backward(self, dvalues: Any) -> Any:
+        return dvalues
+
+
+class OwnAdam(Adam):
+    """An optimizer of the user's own."""
+
+
+@pytest.mark.parametrize(("between", "optimizer"), [(Identity(), Adam()), (ReLU(), OwnAdam())])
+def test_layers_and_optimizers_of_the_users_own_are_asked_every_time(between: Layer, optimizer: Optimizer) -> None:
+    backend = Capturing()
+    _, epochs = make(backend, between, optimizer)
+    assert not epochs.captures
+    for _ in range(3):
+        epochs.run(4, figures=True)
+    assert backend.captured_works == 0
+    assert optimizer.iterations == 12
+
+
+@pytest.mark.parametrize(
+    ("captures", "overlapping", "expected"),
+    [
+        (False, True, [(epoch, 1) for epoch in range(9)]),
+        (True, True, [(0, 4), (4, 4), (8, 1)]),
+        (True, False, [(0, 1), (1, 3), (4, 1), (5, 3), (8, 1)]),
+    ],
+)
+def test_stretches_begin_with_logged_epochs(
+    captures: bool, overlapping: bool, expected: list[tuple[int, int]]
+) -> None:
+    assert list(_stretches(9, 4, captures, overlapping)) == expected
+    assert list(_stretches(0, 4, captures, overlapping)) == []
+    assert list(_stretches(2, 10, captures, True)) == ([(0, 2)] if captures else [(0, 1), (1, 1)])
+
+
+def test_what_overlaps_is_told_of_an_epoch_while_the_next_ones_run() -> None:
+    seen: dict[str, list[tuple[int, int]]] = {"overlaps": [], "waits": []}
+    for name, overlaps in (("overlaps", True), ("waits", False)):
+        optimizer = Adam(0.05)
+
+        class Watcher:
+            """Notes how many updates were asked for when it is told of an epoch."""
+
+            def __init__(self, name: str, overlaps: bool, optimizer: Adam) -> None:
+                self.name, self.overlaps, self.optimizer = name, overlaps, optimizer
+
+            def on_epoch(self, history: Any) -> None:
+                seen[self.name].append((history.epoch[-1], self.optimizer.iterations))
+
+        network = Network([Dense(6, 5), ReLU(), Dense(5, 4)], backend=Capturing(), seed=1)
+        watcher = Watcher(name, overlaps, optimizer)
+        history = train(network, X, Y, epochs=10, optimizer=optimizer, log_every=4, callbacks=[watcher])
+        assert history.epoch == [0, 4, 8]
+        assert len(history.epoch_seconds) == 10
+    assert seen == {"overlaps": [(0, 8), (4, 10), (8, 10)], "waits": [(0, 1), (4, 5), (8, 9)]}
