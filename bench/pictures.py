@@ -7,6 +7,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from fmnist_xp.files import replacing
 
@@ -29,6 +30,11 @@ def figure_with_axes(
     return figure, list(axes.flat)
 
 
+def seconds_in_words(seconds: float) -> str:
+    """Return a time with 3 digits and the unit that suits it."""
+    return str(EngFormatter("s")(float(f"{seconds:.3g}")))
+
+
 def bars(
     ax: Axes,
     names: Sequence[str],
@@ -37,7 +43,7 @@ def bars(
     colours: Sequence[str],
     *,
     names_shown: bool = True,
-    unit: str = "seconds",
+    unit: str = "time",
 ) -> None:
     """Draw one horizontal bar a name, its median long with whiskers to minimum and maximum, and a label after it."""
     medians = [summary["median"] for summary in summaries]
@@ -52,6 +58,8 @@ def bars(
     ax.invert_yaxis()
     ax.set_xlim(0, 1.6 * longest)
     ax.set_xlabel(unit)
+    ax.xaxis.set_major_locator(MaxNLocator(5))
+    ax.xaxis.set_major_formatter(EngFormatter("s"))
     ax.spines[["top", "right"]].set_visible(False)
 
 

@@ -24,7 +24,7 @@ from bench.measure import (
     rounded,
     summarize,
 )
-from bench.pictures import COLOURS, bars, figure_with_axes
+from bench.pictures import COLOURS, bars, figure_with_axes, seconds_in_words
 from bench.results import Options, about, save
 from fmnist_xp.backend import Backend
 from fmnist_xp.data import preprocess
@@ -197,7 +197,7 @@ def draw(record: dict[str, Any]) -> Figure:
     names = [f"{name}\n{'-'.join(map(str, e['widths']))}" for name, e in experiments.items()]
     labels = [_label(e) for e in experiments.values()]
     summaries = [e["epoch_seconds"] for e in experiments.values()]
-    bars(ax, names, summaries, labels, [COLOURS["ours"]] * len(names), unit="seconds per epoch")
+    bars(ax, names, summaries, labels, [COLOURS["ours"]] * len(names), unit="time of an epoch")
     for place, e in enumerate(experiments.values()):
         ax.plot(
             [e["floor_seconds"]] * 2,
@@ -214,7 +214,7 @@ def _label(experiment: dict[str, Any]) -> str:
     """Return the figures of an experiment in two lines, on a GPU three."""
     epoch, training = experiment["epoch_seconds"]["median"], experiment["training"]
     text = (
-        f"{epoch:.3g} s · {experiment['samples_per_second'] / 1e3:,.0f} k samples/s\n"
+        f"{seconds_in_words(epoch)} · {experiment['samples_per_second'] / 1e3:,.0f} k samples/s\n"
         f"{experiment['flops_per_second'] / 1e9:,.0f} GFLOP/s, {experiment['fraction_of_gemm']:.0%} of the GEMM rate"
     )
     if experiment["fraction_of_bandwidth"] is not None:
