@@ -13,6 +13,9 @@ Record = dict[str, Any]
 EVERYWHERE = {"cpu": ("float32",), "cuda": tuple(PRECISIONS)}
 """The precisions to be measured on each device; others are listed where there is a file."""
 NOT_YET = "not yet measured"
+WITHOUT_PICTURE = ("probe",)
+LONGEST = 5
+"""Calls that are shown of an epoch."""
 MACHINE = {
     "gpu": "GPU", "driver": "driver", "cuda": "CUDA", "cpu": "CPU", "cores_usable": "cores used",
     "memory_bytes": "memory", "system": "system", "blas": "BLAS", "python": "Python", "numpy": "NumPy",
@@ -31,6 +34,7 @@ python -m bench throughput --device cpu     # each experiment beside what the ma
 python -m bench peers --device cpu          # beside the notebook's arithmetic, PyTorch, JAX, scikit-learn
 python -m bench scaling --device cpu        # as rows, width and threads grow
 python -m bench loading                     # image folder, zip, IDX, cache
+python -m bench probe                       # each call of an epoch on a GPU
 python -m bench report                      # this page
 ```
 
@@ -39,8 +43,9 @@ of PyTorch is enough and far smaller: install that first. A peer that is not ins
 one that fails, and one that computes something else than ours, for which the command ends with exit code 1.
 `--rounds N` sets how often each side takes its turn (`throughput` has it too), and `--without NAME` leaves one out.
 `--precision float64` measures in another precision, on a GPU also `tf32` and `float16`; each has files of its own,
-and `--label NAME` keeps those of one machine beside another's. `--quick` tries everything at small sizes. Measure
-with nothing else running. `scripts/gpu-check` is the whole round on a GPU.
+and `--label NAME` keeps those of one machine beside another's. `throughput --no-graphs` measures a GPU without CUDA
+graphs, in files that end with `eager`. `--quick` tries everything at small sizes. Measure with nothing else running.
+`scripts/gpu-check` is the whole round on a GPU.
 
 ## How to read
 
@@ -63,6 +68,8 @@ with nothing else running. `scripts/gpu-check` is the whole round on a GPU.
   float32, and parameters stay float32. The notebook's arithmetic is always its own, on the CPU.
 - A **whole training** is all epochs of an experiment from its first weights, by the clock, with the rows on the
   device and the kernels compiled.
+- **CUDA graphs** are what a GPU trains with where nvmath-python is installed: ten epochs, from one with figures to
+  the next, are one launch. Among the peers they are a side of their own, and our other sides go without.
 - **Memory** is the process's peak resident size with the rows in it, on a GPU the memory pool's. What **fit adds** is
   the rest: gradients, moments and the buffers of the blocks under way, a few for each thread on the CPU, where only
   the figures grow with the rows, by 12 bytes a row; on a GPU one block holds all rows.
@@ -92,7 +99,8 @@ def text(folder: Path) -> str:
             for record in found:
                 parts.append(f"#### {_title(record, found)}\n" if len(found) > 1 else "")
                 parts += [_origin(record, folder.name), *tables(record)]
-            measured = {record["precision"] for record in found}
+            # What is asked for in no precision is there with any.
+            measured = {record["precision"] for record in found} | ({""} if found else set())
             if missing := [precision for precision in precisions if precision not in measured]:
                 parts.append(_missing(benchmark, device, missing))
     parts += ["## Machines\n", _machines(records)]
@@ -100,10 +108,19 @@ def text(folder: Path) -> str:
 
 
 def _title(record: Record, beside: Sequence[Record]) -> str:
-    """Return what tells a record from those `beside` it: the device, the precision, and of several machines which."""
-    machines = {_where(other) for other in beside}
-    parts = [record["device"].upper(), record["precision"], _where(record) if len(machines) > 1 else ""]
+    """Return what tells a record from those `beside` it.
+
+    That is the device, the precision, where only some have CUDA graphs whether it has, and of several machines which.
+    """
+    parts = [record["device"].upper(), record["precision"]]
+    parts += [what(record) for what in (_manner, _where) if len({*map(what, beside)}) > 1]
     return ", ".join(filter(None, parts))
+
+
+def _manner(record: Record) -> str:
+    """Return whether a GPU trained with CUDA graphs; nothing where that is not said."""
+    captures = record["machine"].get("cuda_graphs")
+    return "" if captures is None else f"{'with' if captures else 'without'} CUDA graphs"
 
 
 def _missing(benchmark: str, device: str, precisions: Sequence[str]) -> str:
@@ -141,13 +158,15 @@ def _where(record: Record) -> str:
 
 
 def _origin(record: Record, folder: str) -> str:
-    data = record["settings"]["data"]
+    data = record["settings"].get("data", {})
     rows = f", {data['rows']:,} rows of {data['name']}" if "rows" in data else ", made data"
     quick = " **Quick sizes: not a result.**" if record["quick"] else ""
-    when = ", ".join(filter(None, [record["date"], record["precision"]]))
+    precisions = [*record["results"].get("precisions", [record["precision"]])]
+    when = ", ".join(filter(None, [record["date"], *precisions]))
+    picture = f"\n![{record['benchmark']} on {record['device']}]({folder}/{record['stem']}.png)\n"
     return (
-        f"`{record['command']}` on {_where(record)}, {when}{rows}.{quick}\n\n"
-        f"![{record['benchmark']} on {record['device']}]({folder}/{record['stem']}.png)\n"
+        f"`{record['command']}` on {_where(record)}, {when}{rows}.{quick}\n"
+        f"{'' if record['benchmark'] in WITHOUT_PICTURE else picture}"
     )
 
 
@@ -362,12 +381,66 @@ def loading(record: Record) -> list[str]:
     return parts
 
 
+def probe(record: Record) -> list[str]:
+    """Return the tables of a probe file: of each epoch its sum and its longest calls, and the sums over the rows."""
+    results = record["results"]
+    copy, upload = results["copy_bytes_per_second"], results["upload_seconds"]
+    uploads = " and ".join(f"{_seconds(seconds)} as {dtype}" for dtype, seconds in upload.items())
+    summed, longest = [], []
+    for precision, found in results["precisions"].items():
+        rate = f"{found['gemm_flops_per_second'] / 1e9:,.0f}"
+        for name, epoch in found["epochs"].items():
+            calls = calls_of_epoch(epoch["calls"])
+            device, host = (sum(call[key] for call in calls) for key in ("device_us", "host_us"))
+            side = f"{name}, {precision}"
+            summed.append([side, *map(_microseconds, (epoch["epoch_us"], device, host)), rate])
+            for call in sorted(calls, key=lambda call: -float(call["device_us"]))[:LONGEST]:
+                times = (_microseconds(call[key]) for key in ("device_us", "host_us"))
+                longest.append([call["call"], side, *times, f"{call['device_us'] / device:.0%}"])
+    sums = {precision: found["sums_over_rows"] for precision, found in results["precisions"].items()}
+    ways = dict.fromkeys(way for found in sums.values() for way in found)
+    rows = [
+        [way, *(_microseconds(found[way]["device_us"]) if way in found else "–" for found in sums.values())]
+        for way in ways
+    ]
+    head = ["epoch", "as training runs it", "sum of its calls", "asking for them", "GFLOP/s of large products"]
+    return [
+        "All times are in µs. Steps that training takes together are one call here too.\n",
+        table(head, summed),
+        f"The {LONGEST} calls of each that take longest:\n",
+        table(["call", "epoch", "the device", "asking for it", "of the sum"], longest),
+        f"Sums over the {record['settings']['rows']:,} rows, by the ways that there are:\n",
+        table(["sum over rows", *sums], rows),
+        f"Copy: {copy / 1e9:,.0f} GB/s. The rows go to the device in {uploads}.\n",
+    ]
+
+
+def calls_of_epoch(calls: Sequence[Record]) -> list[Record]:
+    """Return the calls that an epoch makes, of the probe's: those of several steps in the place of the single ones.
+
+    Of these the probe says what they are and, after a colon, which steps they take.
+    """
+    together = {steps: call for call in calls if (steps := call["call"].partition(": ")[2])}
+    left = [call for call in calls if ": " not in call["call"]]
+    made: list[Record] = []
+    while left:
+        several = {"; ".join(call["call"] for call in left[:size]): size for size in (2, 3)}
+        steps = max(several.keys() & together.keys(), key=len, default="")
+        made.append(together.get(steps, left[0]))
+        del left[: several.get(steps, 1)]
+    return made
+
+
+def _microseconds(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
 def _machines(records: Sequence[Record]) -> str:
     if not records:
         return f"{NOT_YET}\n"
     kinds: dict[str, list[Record]] = {}
     for record in records:
-        kinds.setdefault(repr(sorted(record["machine"].items(), key=lambda item: item[0])), []).append(record)
+        kinds.setdefault(repr([record["machine"].get(key) for key in MACHINE]), []).append(record)
     columns = list(kinds.values())
     head = ["", *(", ".join(r["stem"] for r in column) for column in columns)]
     rows = [
@@ -388,4 +461,5 @@ SECTIONS: tuple[tuple[str, str, Mapping[str, Sequence[str]], Callable[[Record], 
     ("Peers", "peers", EVERYWHERE, peers),
     ("Scaling", "scaling", {"cpu": ("float32",), "cuda": ("float32",)}, scaling),
     ("Loading", "loading", {"cpu": ("",)}, loading),
+    ("Probe", "probe", {"cuda": ("",)}, probe),
 )

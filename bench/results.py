@@ -26,7 +26,7 @@ class Options:
     data: str = "auto"
     out: Path = Path("bench/results")
     precision: str = "float32"
-    """Empty where nothing is computed."""
+    """Empty where nothing is computed, and where all precisions are measured."""
     label: str = ""
     """What tells the files of one machine from those of another."""
     rounds: int | None = None

@@ -19,15 +19,15 @@ from fmnist_xp.report.parity import parity_markdown
 
 ROOT = Path(__file__).parents[1]
 PLACES = {
-    r"bench/(?:results|graphs)/([\w-]+\.(?:json|png))": "bench/results/{}",
+    r"bench/results/([\w-]+\.(?:json|png))": "bench/results/{}",
     r"parity/([\w-]+)/(parity\.json|curves-\w+\.png)": "docs/parity/cuda-{}/{}",
 }
 """What is taken over, and where to; all else stays in the archive."""
 SECTION = "## Last measured: GPU\n"
 HEAD = """
-Written by `scripts/gpu-check --collect`. The round calls `fmnist-xp parity --device cuda` once for each precision,
-and once more with `--graphs`: what follows each picture is the `parity.md` of one call, and a test holds it to the
-record beside the picture.
+Written by `scripts/gpu-check --collect`. The round calls `fmnist-xp parity --device cuda` once for each precision, by
+default with CUDA graphs, and once more with `--no-graphs`: what follows each picture is the `parity.md` of one call,
+and a test holds it to the record beside the picture.
 """
 
 
@@ -44,8 +44,6 @@ def collect(archive: Path, root: Path) -> Iterator[str]:
         for pattern, place in PLACES.items():
             if match := re.fullmatch(pattern, name):
                 path = root / place.format(*match.groups())
-                if path in found:
-                    raise CollectError(f"{archive} holds two files for {path.relative_to(root)}")
                 found[path] = data
     if not found:
         raise CollectError(f"{archive} holds no results: none of its parts came to an end")
@@ -113,7 +111,7 @@ def write_parity_page(page: Path) -> Path:
 
 
 def gpu_sections(folder: Path) -> Iterator[str]:
-    """Yield the pictures and tables of each of the GPU's records below `folder`: as one calls, then as graphs."""
+    """Yield the pictures and tables of each of the GPU's records below `folder`: as it is called, then eager."""
 
     def place(path: Path) -> Sequence[Any]:
         precision, _, more = path.parent.name.removeprefix("cuda-").partition("-")
@@ -121,11 +119,12 @@ def gpu_sections(folder: Path) -> Iterator[str]:
 
     for path in sorted(folder.glob("cuda-*/parity.json"), key=place):
         record = json.loads(path.read_text(encoding="utf-8"))
-        graphs = ", an epoch as CUDA graphs" if "graphs" in path.parent.name else ""
+        eager = path.parent.name.endswith("-eager")
         for pair in record["pairs"]:
-            what = f"Training losses in {pair['precision']} on the CPU and on the GPU{graphs}, and their differences"
+            gpu = "the GPU without CUDA graphs" if eager else "the GPU"
+            what = f"Training losses in {pair['precision']} on the CPU and on {gpu}, and their differences"
             yield f"\n![{what}](parity/{path.parent.name}/curves-{pair['precision']}.png)\n"
-        yield f"\n{'With --graphs: ' if graphs else ''}{parity_markdown(record).strip()}\n"
+        yield f"\n{'With --no-graphs: ' if eager else ''}{parity_markdown(record).strip()}\n"
 
 
 def main() -> int:

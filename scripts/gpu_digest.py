@@ -42,12 +42,16 @@ def _choose(name: str, lines: list[str]) -> list[str]:
 def _probe(results: dict[str, Any]) -> list[str]:
     shown = [f"copy {results['copy_bytes_per_second'] / 1e9:,.0f} GB/s"]
     for precision, found in results["precisions"].items():
-        epochs = "; ".join(
-            f"{name}: {len(calls)} calls, device {sum(call['device_us'] for call in calls):,.0f} µs, "
-            f"host {sum(call['host_us'] for call in calls):,.0f} µs"
-            for name, calls in found["epochs"].items()
-        )
-        shown.append(f"{precision}: {found['gemm_flops_per_second'] * RATE:,.0f} TFLOP/s; {epochs}")
+        epochs = []
+        for name, epoch in found["epochs"].items():
+            steps = [call for call in epoch["calls"] if ": " not in call["call"]]  # else several, once more together
+            device, host = (sum(step[key] for step in steps) for key in ("device_us", "host_us"))
+            epochs.append(
+                f"{name}: {epoch['epoch_us']:,.0f} µs an epoch; {len(steps)} steps one by one, "
+                f"device {device:,.0f} µs, host {host:,.0f} µs"
+            )
+        rate = found["gemm_flops_per_second"] * RATE
+        shown.append(f"{precision}: {rate:,.0f} TFLOP/s; {'; '.join(epochs)}")
     return shown
 
 

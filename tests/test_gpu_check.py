@@ -51,12 +51,13 @@ case $1 in -c) [ ! -f {here}/lacking ] || {{ echo "ModuleNotFoundError: no such 
 echo "$*" >> {here}/calls
 echo "$FMNIST_XP_DATA|$FMNIST_XP_CACHE|$PYTHONPATH" >> {here}/environments
 echo "said by $*"
-name="$3" precision= out=
+name="$3" precision= eager= out=
 for one; do
+  case $one in --no-graphs) eager=-eager;; esac
   case $last in --out) out=$one;; --precision) precision=$one;; esac
   last=$one
 done
-[ -n "$out" ] && mkdir -p "$out" && echo "result of $*" > "$out/$name-$precision.txt"
+[ -n "$out" ] && mkdir -p "$out" && echo "result of $*" > "$out/$name-$precision$eager.txt"
 [ ! -f {here}/failing ] || case "$*" in *$(cat {here}/failing)*) echo "went wrong" >&2; exit 3;; esac
 """
 
@@ -209,7 +210,12 @@ def test_all_is_done_in_every_precision_and_comes_back_in_two_files(whole: Whole
         for command in ("-m fmnist_xp parity", "-m bench throughput", "-m bench peers", "-m fmnist_xp train adam"):
             assert any(call.startswith(command) for call in chosen), (command, precision)
         for command in ("-m fmnist_xp parity", "-m bench throughput"):
-            assert sum(call.startswith(command) and "--graphs" in call for call in chosen) == 1
+            of_command = [call for call in chosen if call.startswith(command)]
+            if command == "-m bench throughput" and precision == "float64":
+                assert ["--no-graphs" in call for call in of_command] == [False]
+            else:  # as it is by default, then without CUDA graphs
+                assert ["--no-graphs" in call for call in of_command] == [False, True]
+            assert all("--graphs" not in call for call in of_command)
     without = ("devices", "gpu_fit.py", "report")
     assert all("--device cuda" in call for call in calls if not call.partition(" --")[0].endswith(without))
 
@@ -233,9 +239,10 @@ def test_archive_holds_each_parts_log_and_what_it_wrote(whole: Whole) -> None:
     for name in "parity-tf32", "train-adam-float32", "report":
         assert f"  {name}\n    said by {calls[name]}\n" in whole.machine.results.text()
     assert files["parity/tf32/parity-tf32.txt"] == f"result of {calls['parity-tf32']}\n"
-    assert files["parity/tf32-graphs/parity-tf32.txt"] == f"result of {calls['parity-graphs-tf32']}\n"
+    assert files["parity/tf32-eager/parity-tf32-eager.txt"] == f"result of {calls['parity-eager-tf32']}\n"
     assert files["bench/results/throughput-tf32.txt"] == f"result of {calls['throughput-tf32']}\n"
-    assert files["bench/graphs/throughput-tf32.txt"] == f"result of {calls['throughput-graphs-tf32']}\n"
+    eager = files["bench/results/throughput-tf32-eager.txt"]
+    assert eager == f"result of {calls['throughput-eager-tf32']}\n"
     assert files["runs/adam-float16/train-float16.txt"] == f"result of {calls['train-adam-float16']}\n"
     assert files["summary.txt"].splitlines()[1:] == whole.machine.results.text().splitlines()[1:]
 
@@ -359,12 +366,12 @@ def test_systems_timeout_ends_a_part(machine: Machine) -> None:
 def test_part_that_fails_is_named_and_the_others_are_done(machine: Machine) -> None:
     (machine.here / "failing").write_text("throughput --precision tf32")
     done = machine.run("--deadline 5000")
-    assert (done.returncode, done.stderr) == (1, "gpu-check: failed: throughput-tf32 throughput-graphs-tf32\n")
+    assert (done.returncode, done.stderr) == (1, "gpu-check: failed: throughput-tf32 throughput-eager-tf32\n")
     statuses = machine.results.parts()
     assert [*statuses] == [*NEEDS]
     assert {name for name, status in statuses.items() if status != "ok"} == {
         "throughput-tf32",
-        "throughput-graphs-tf32",
+        "throughput-eager-tf32",
     }
     assert "throughput-tf32: exit status 3\n    said by " in machine.results.text()
     assert "    went wrong\n" in machine.results.text()
@@ -376,10 +383,10 @@ def test_what_lacks_a_package_is_left_out_with_the_reason(machine: Machine) -> N
     done = machine.run("--deadline 5000")
     assert (done.returncode, done.stderr) == (0, "")
     left_out = {name for name, status in machine.results.parts().items() if status == "left out"}
-    assert left_out == {name for name in NEEDS if "graphs" in name or name == "tests"}
+    assert left_out == {name for name in NEEDS if "eager" in name or name == "tests"}
     text = machine.results.text()
     assert "tests: pytest with pytest-xdist does not work here (ModuleNotFoundError: no such thing)" in text
-    assert "parity-graphs-tf32: nvmath-python does not work here (ModuleNotFoundError: no such thing)" in text
+    assert "parity-eager-tf32: nvmath-python does not work here (ModuleNotFoundError: no such thing)" in text
 
 
 def test_archive_that_cannot_be_made_is_told_and_the_round_goes_on(machine: Machine) -> None:
@@ -402,8 +409,9 @@ def replace_python(machine: Machine, first: str) -> None:
 
 def test_parts_are_chosen_by_the_beginnings_of_their_names(machine: Machine) -> None:
     assert machine.run("scaling peers-tf32 throughput --deadline 5000").returncode == 0
-    throughput = [name for name in NEEDS if name.startswith("throughput")]
-    assert machine.results.parts() == dict.fromkeys([*throughput[:6], "peers-tf32", *throughput[6:], "scaling"], "ok")
+    chosen = [name for name in NEEDS if name.startswith(("throughput", "peers-tf32", "scaling"))]
+    assert len(chosen) == 9
+    assert [*machine.results.parts().items()] == [(name, "ok") for name in chosen]
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def test_whole_training_is_told_where_there_is_one(tmp_path: Path) -> None:
     training = {"epochs": 1100, "seconds": {"median": 0.25}}
     adam = {"epoch_seconds": {"median": 2e-4}, "floor_seconds": 1e-4, "training": training}
     path.write_text(json.dumps({"results": {"experiments": {"adam": adam}}}))
-    assert digest("throughput-graphs-tf32", f"{path}\n", failed=False) == [
+    assert digest("throughput-eager-tf32", f"{path}\n", failed=False) == [
         "adam: 200 µs an epoch, floor 100 µs; 1,100 epochs in 0.250 s"
     ]
 
@@ -55,12 +55,15 @@ def test_peers_stand_in_the_order_of_their_speed(tmp_path: Path) -> None:
 
 def test_probe_is_the_sum_of_its_calls(tmp_path: Path) -> None:
     path = tmp_path / "probe.json"
-    calls = [{"call": "a", "device_us": 40.0, "host_us": 5.0}, {"call": "b", "device_us": 60.0, "host_us": 7.0}]
-    precisions = {"tf32": {"gemm_flops_per_second": 4e14, "epochs": {"adam": calls}}}
+    times = {"a": (40.0, 5.0), "b": (60.0, 7.0), "taken together: a; b": (70.0, 6.0)}  # the last is no step
+    calls = [{"call": name, "device_us": device, "host_us": host} for name, (device, host) in times.items()]
+    epochs = {"adam": {"epoch_us": 80.0, "calls": calls}, "sgd": {"epoch_us": 35.0, "calls": calls[:1]}}
+    precisions = {"tf32": {"gemm_flops_per_second": 4e14, "epochs": epochs}}
     path.write_text(json.dumps({"results": {"copy_bytes_per_second": 2.5e12, "precisions": precisions}}))
     assert digest("probe", f"tf32\n{path}\n", failed=False) == [
         "copy 2,500 GB/s",
-        "tf32: 400 TFLOP/s; adam: 2 calls, device 100 µs, host 12 µs",
+        "tf32: 400 TFLOP/s; adam: 80 µs an epoch; 2 steps one by one, device 100 µs, host 12 µs; "
+        "sgd: 35 µs an epoch; 1 steps one by one, device 40 µs, host 5 µs",
     ]
 
 

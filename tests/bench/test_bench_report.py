@@ -125,10 +125,10 @@ def test_notebook_is_told_of_beside_the_throughput(folder: Path) -> None:
 
 def test_devices_without_results_are_not_yet_measured(folder: Path) -> None:
     text = report.text(folder)
-    assert text.count(report.NOT_YET) == 9  # throughput and peers in four precisions and scaling, on CUDA
+    assert text.count(report.NOT_YET) == 10  # throughput and peers in four precisions, scaling and probe, on CUDA
     for path in folder.glob("*.json"):
         path.unlink()
-    assert report.text(folder).count(report.NOT_YET) == 14  # these and the CPU's, loading and the machines
+    assert report.text(folder).count(report.NOT_YET) == 15  # these and the CPU's, loading and the machines
 
 
 def test_quick_results_are_marked(folder: Path) -> None:
@@ -246,3 +246,127 @@ def test_what_was_left_out_of_one_experiment_alone_names_it(folder: Path) -> Non
     text = report.text(folder)
     assert "- JAX, jit: left out, JAX is not installed.\n" in text
     assert "- scikit-learn (adam): left out, failed.\n" in text
+
+
+def graphs_or_not(folder: Path) -> str:
+    """Return the page with three more files of a GPU, of which one trained without CUDA graphs."""
+    for stem, captures in (("tf32-eager", False), ("tf32", True), ("float16", True)):
+        precision = stem.partition("-")[0]
+        machine = MACHINE | {"gpu": "Some GPU", "cuda_graphs": captures}
+        sample = samples()["throughput-cpu"] | {"device": "cuda", "precision": precision, "machine": machine}
+        training = {"epochs": 1100, "seconds": summary(0.5), "accuracy": 0.9, "loss": 0.3}
+        sample["results"]["experiments"]["sgd"]["training"] = training
+        (folder / f"throughput-cuda-{stem}.json").write_text(json.dumps(sample))
+    return report.text(folder)
+
+
+def test_with_and_without_cuda_graphs_are_told_apart(folder: Path) -> None:
+    text = graphs_or_not(folder)
+    cuda = text[text.index("### CUDA") : text.index("## Peers")]
+    heads = [line for line in cuda.splitlines() if line.startswith("####")]
+    assert heads == [
+        "#### CUDA, tf32, with CUDA graphs",
+        "#### CUDA, tf32, without CUDA graphs",
+        "#### CUDA, float16, with CUDA graphs",
+    ]
+    assert cuda.index("(results/throughput-cuda-tf32.png)") < cuda.index("(results/throughput-cuda-tf32-eager.png)")
+    assert "| sgd, CUDA, tf32, without CUDA graphs | 1,100 | 0.500 s |" in cuda
+    assert "tf32 | not yet" not in cuda
+
+
+def test_one_machine_is_one_column_whatever_it_trains_with(folder: Path) -> None:
+    machines = graphs_or_not(folder).partition("## Machines\n")[2]
+    assert "| throughput-cuda-float16, throughput-cuda-tf32, throughput-cuda-tf32-eager |" in machines
+    assert "| GPU | – | Some GPU |" in machines
+
+
+def test_where_none_has_cuda_graphs_nothing_is_said_of_them(folder: Path) -> None:
+    for precision in ("float16", "tf32"):
+        machine = MACHINE | {"gpu": "Some GPU", "cuda_graphs": False}
+        sample = samples()["peers-cpu"] | {"device": "cuda", "precision": precision, "machine": machine}
+        (folder / f"peers-cuda-{precision}.json").write_text(json.dumps(sample))
+    assert "\n#### CUDA, tf32\n" in report.text(folder)
+
+
+def call(name: str, device: float, host: float = 2.0) -> dict[str, Any]:
+    return {"call": name, "device_us": device, "host_us": host}
+
+
+CALLS = [
+    call("product (9, 7) · (7, 5)", 40), call("biased_relu (9, 5)", 9.55), call("product (9, 5) · (5, 5)", 20),
+    call("biased_relu (9, 5)", 8), call("relu_gradient (9, 5)", 10), call("product (5, 9) · (9, 5)", 30),
+    call("sum over the rows of (9, 5)", 7),
+    call("both: product (9, 7) · (7, 5); biased_relu (9, 5)", 41, 3),
+    call("all: relu_gradient (9, 5); product (5, 9) · (9, 5); sum over the rows of (9, 5)", 123, 6),
+    call("mean", 1.5), call("optimizer step", 4.5),
+]  # fmt: skip
+
+
+def probed(precision: str = "", **changes: Any) -> dict[str, Any]:
+    """Return the record of a probe in two precisions, of which the second has one call alone."""
+    ways = {"10 columns: product": call("", 5.5), "10 columns: in two steps": call("", 150.4)}
+    tf32 = {
+        "gemm_flops_per_second": 4.5e14,
+        "epochs": {"adam": {"epoch_us": 250.0, "calls": CALLS}, "sgd": {"epoch_us": 98.96, "calls": CALLS[-2:]}},
+        "sums_over_rows": ways,
+    }
+    float64 = {
+        "gemm_flops_per_second": 6e13,
+        "epochs": {"sgd": {"epoch_us": 1234.0, "calls": CALLS[-1:]}},
+        "sums_over_rows": {"10 columns: product": call("", 12)},
+    }
+    results = {
+        "copy_bytes_per_second": 2.5e12,
+        "upload_seconds": {"float32": 0.25, "uint8": 0.0625},
+        "precisions": {"tf32": tf32, "float64": float64},
+    }
+    made = record("probe", results, rows=60_000) | {"device": "cuda", "precision": precision}
+    del made["settings"]["data"]
+    return made | {"machine": MACHINE | {"gpu": "Some GPU"}} | changes
+
+
+@pytest.mark.parametrize("precision", ["", "float32"])
+def test_probe_is_sums_longest_calls_and_sums_over_the_rows(folder: Path, precision: str) -> None:
+    (folder / "probe-cuda.json").write_text(json.dumps(probed(precision)))
+    text = report.text(folder)
+    part = text[text.index("## Probe") : text.index("## Machines")]
+    assert "on Some GPU, 2026-01-02, tf32, float64, made data.\n" in part
+    assert ".png" not in part
+    assert report.NOT_YET not in part
+    lines = part.splitlines()
+    # The pair and the three stand in the place of their steps: 41 + 20 + 8 + 123 + 1.5 + 4.5, 3 + 2 + 2 + 6 + 2 + 2.
+    place = next(place for place, line in enumerate(lines) if line.startswith("| epoch | as training runs it |"))
+    assert lines[place + 2 : place + 6] == [
+        "| adam, tf32 | 250 | 198 | 17.0 | 450,000 |",
+        "| sgd, tf32 | 99.0 | 6.0 | 4.0 | 450,000 |",
+        "| sgd, float64 | 1,234 | 4.5 | 2.0 | 60,000 |",
+        "",
+    ]
+    place = next(place for place, line in enumerate(lines) if line.startswith("| call | epoch |"))
+    assert lines[place + 2 : place + 7] == [
+        "| all: relu_gradient (9, 5); product (5, 9) · (9, 5); sum over the rows of (9, 5) "
+        "| adam, tf32 | 123 | 6.0 | 62% |",
+        "| both: product (9, 7) · (7, 5); biased_relu (9, 5) | adam, tf32 | 41.0 | 3.0 | 21% |",
+        "| product (9, 5) · (5, 5) | adam, tf32 | 20.0 | 2.0 | 10% |",
+        "| biased_relu (9, 5) | adam, tf32 | 8.0 | 2.0 | 4% |",
+        "| optimizer step | adam, tf32 | 4.5 | 2.0 | 2% |",
+    ]
+    assert lines[place + 7].startswith("| optimizer step | sgd, tf32 |")  # no sixth
+    place = lines.index("| sum over rows | tf32 | float64 |")
+    assert lines[place + 2 : place + 4] == [
+        "| 10 columns: product | 5.5 | 12.0 |",
+        "| 10 columns: in two steps | 150 | – |",
+    ]
+    assert "Copy: 2,500 GB/s. The rows go to the device in 0.250 s as float32 and 62.5 ms as uint8." in part
+
+
+def test_probe_with_no_file_is_not_yet_measured(folder: Path) -> None:
+    text = report.text(folder)
+    assert "| probe | result |\n| --- | ---: |\n| cuda | not yet measured |\n" in text[text.index("## Probe") :]
+
+
+def test_calls_that_an_epoch_makes_are_each_there_once() -> None:
+    names = [one["call"] for one in report.calls_of_epoch(CALLS)]
+    steps = [step for name in names for step in name.rpartition(": ")[2].split("; ")]
+    assert steps == [one["call"] for one in CALLS if ": " not in one["call"]]
+    assert len(names) == 6

@@ -361,6 +361,8 @@ def make_cuda(
         runtime=SimpleNamespace(
             CUDARuntimeError=CUDARuntimeError,
             driverGetVersion=lambda: _answer(driver),
+            runtimeGetVersion=lambda: 12080,
+            deviceGetPCIBusId=lambda _index: "0000:00:00.0",
             getDeviceCount=lambda: _answer(devices),
             getDeviceProperties=lambda _index: {"name": name, "major": major},
             CUDA_R_16F=2,
