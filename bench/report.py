@@ -265,7 +265,9 @@ def peers(record: Record) -> list[str]:
         parts.append(table(head, rows))
         if result["seconds_logging_every_10th"] is not None:
             seconds = _seconds(result["seconds_logging_every_10th"])
-            parts.append(f"fmnist_xp with figures in every 10th epoch, as `train` logs: {seconds} an epoch.\n")
+            graphs = any(_calls(e) > 1 for engine, e in result["engines"].items() if engine.startswith("fmnist_xp"))
+            when = "but without CUDA graphs" if graphs else "as `train` logs"
+            parts.append(f"fmnist_xp with figures in every 10th epoch, {when}: {seconds} an epoch.\n")
     granted = record["settings"].get("drift", 0.0)
     drift = f", or to {granted:.0%} of what the updates made of them" if granted else ""
     parts.append(
