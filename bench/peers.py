@@ -256,7 +256,7 @@ def _mixed(summaries: dict[str, Any]) -> float | None:
     """Return our median epoch where figures are computed every 10th time, from the two that were measured."""
     if not {Ours.name, OursWithoutFigures.name} <= summaries.keys():
         return None
-    with_figures, without = (summaries[kind.name]["median"] for kind in (Ours, OursCudaGraphs, OursWithoutFigures))
+    with_figures, without = (summaries[kind.name]["median"] for kind in (Ours, OursWithoutFigures))
     return rounded((with_figures + (LOG_EVERY - 1) * without) / LOG_EVERY)
 
 

@@ -100,7 +100,7 @@ def _epoch(
         calls = [(describe(step), repeated(backend, [step])) for step in steps]
         for index, step in enumerate(steps):
             several = steps[index : index + (2 if isinstance(step, Product) else 3)]
-            if joined(backend, several):
+            if joined(backend, several) and not joined(backend, several[1:]):  # else by these alone
                 calls.append((f"taken together: {'; '.join(map(describe, several))}", repeated(backend, several)))
         xp = backend.xp
         calls.append(("mean", partial(xp.multiply, network.gradients, 1 / rows, out=network.gradients)))
