@@ -121,6 +121,7 @@ def train_run(
         "device": backend.name,
         "device_name": backend.device_name,
         "threads": backend.threads,
+        "graphs": backend.captures,
         "data": {"source": _absolute(source), "read_from": train.source, **dataset},
         "versions": versions(),
     }

@@ -65,7 +65,7 @@ def test_quiet_prints_the_report_alone(
     assert (workplace / "reproduce" / "reproduce.md").is_file()
     assert quiet.out.count("| not comparable: ") == 12
     config = read_json(workplace / "reproduce" / "runs" / "adam-s0" / "config.json")
-    assert config["threads"] == 2
+    assert (config["threads"], config["graphs"]) == (2, False)
     assert {path.name for path in (workplace / "reproduce" / "runs" / "sgd-s0").iterdir()} == RUN_FILES
 
 
