@@ -25,7 +25,8 @@ def add_penalty_gradient(xp: Any, gradients: Array, values: Array, l1: float, l2
 
 def penalty(xp: Any, values: Array, l1: float, l2: float, output: Array) -> None:
     """Write l1·|v| + l2·v² of each of `values` to `output`."""
-    xp.add(l1 * xp.abs(values), l2 * (values * values), out=output)
+    # Not l2 · (v · v): a square that is too large would be no number where the strength is 0.
+    xp.add(l1 * xp.abs(values), (l2 * values) * values, out=output)
 
 
 class Layer(Module):

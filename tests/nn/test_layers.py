@@ -108,6 +108,13 @@ def test_regularization_loss_by_hand(penalties: tuple[float, float, float, float
     assert float(dense.regularization_loss()) == pytest.approx(expected, rel=1e-6, abs=0)
 
 
+@pytest.mark.parametrize("value", [1e30, -1e30])
+def test_number_whose_square_is_too_large_costs_nothing_without_penalties(value: float) -> None:
+    dense = Dense(2, 3)
+    dense.weights = np.full((2, 3), value)
+    assert float(dense.regularization_loss()) == 0
+
+
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.integers(1, 6), st.integers(1, 6))
 def test_layer_is_affine(seed: int, rows: int, inputs: int, neurons: int) -> None:
