@@ -206,7 +206,7 @@ class Sequential(nn.Network):
         scaled = inputs * 255
         integers = xp.rint(scaled)
         # However pixels were scaled, rounding in float32 leaves them this close; and what is only near 0 is none.
-        close = xp.abs(scaled - integers) <= 255 * 4 * float(np.finfo("float32").eps)
+        close = xp.abs(scaled - integers) <= 4 * float(np.finfo("float32").eps) * xp.maximum(xp.abs(integers), 255)
         pixels = bool((close & ((integers != 0) | (inputs == 0))).all())
         if pixels and float(xp.max(xp.abs(integers))) <= 2048:
             return integers.astype("float16"), 1 / 255

@@ -196,7 +196,6 @@ class Adam(Optimizer):
         return {name: getattr(self, name) for name in names}
 
 
-
 OPTIMIZERS: Mapping[str, type[Optimizer]] = MappingProxyType({"sgd": SGD, "adam": Adam})
 
 

@@ -83,7 +83,9 @@ class Layer(Module):
         names = [*everything, *(f"d{name}" for name in everything)]
         for name in (*shapes, *(f"d{name}" for name in shapes)):
             if names.count(name) > 1 or name in held or name in Layer.__annotations__ or hasattr(type(self), name):
-                raise ValueError(f"{type(self).__name__} has something called {name} already: name the parameter anew")
+                raise ValueError(
+                    f"{type(self).__name__} has something called {name} already: name the parameter anew"
+                )
         self._shapes = {**self._shapes, **shapes}
         with self.backend.current():
             zeros = self.backend.xp.zeros(self.size, dtype=dtype)
@@ -121,7 +123,11 @@ class Layer(Module):
         """Copy `value` into a parameter or gradient of this name; else set the attribute."""
         if name in ("parameters", "gradients") and not self._shapes:
             raise TypeError(f"{type(self).__name__} sets {name} itself: make parameters with self.make_parameters")
-        if name in ("parameters", "gradients") or name in self._shapes or (name[:1] == "d" and name[1:] in self._shapes):
+        if (
+            name in ("parameters", "gradients")
+            or name in self._shapes
+            or (name[:1] == "d" and name[1:] in self._shapes)
+        ):
             self._copy_in(name, value)
         else:
             super().__setattr__(name, value)

@@ -27,8 +27,8 @@ class Network:
     """Layers in a row, and a loss.
 
     `parameters` and `gradients` are vectors over all layers that have parameters, in order, a Dense layer's weights
-    before its biases; a layer's `weights`, `biases`, `dweights` and `dbiases` are views of them. An optimizer's step is
-    one expression on these vectors.
+    before its biases; a layer's `weights`, `biases`, `dweights` and `dbiases` are views of them. An optimizer's step
+    is one expression on these vectors.
 
     Parameters
     ----------
@@ -43,8 +43,8 @@ class Network:
     seed
         Seed from which all weights are drawn anew, layer by layer; None keeps the weights that the layers have.
     dtype
-        A precision that the backend has, or a dtype (`np.float64`): "float32" or "float64", on a GPU also "tf32" (float32 whose products
-        round their operands) or "float16" (half-precision activations and products, summed in float32, with
+        A precision that the backend has: "float32" or "float64" (or as NumPy has them, `np.float64`), on a GPU also
+        "tf32" (float32 whose products round their operands) or "float16" (half-precision activations and products, summed in float32, with
         float32 parameters).
 
     Raises `ValueError` where the layers do not fit each other or the loss, `DeviceError` where the backend lacks
@@ -255,7 +255,7 @@ def _make_loss(loss: CategoricalCrossentropy | type[CategoricalCrossentropy] | s
 def _check_free(module: Module, name: str) -> None:
     if module.network is not None:
         raise ValueError(
-            f"{name} ({type(module).__name__}) is part of another network already, which would lose it: make a new one"
+            f"{name} ({type(module).__name__}) is part of another network already, which would lose it: make another"
         )
 
 
@@ -269,8 +269,8 @@ def _check_architecture(layers: Sequence[Layer], loss: CategoricalCrossentropy) 
         # The input's gradient is not always wanted, and penalties are added once, so a network calls these two.
         if isinstance(layer, Dense) and type(layer).backward is not Dense.backward:
             raise ValueError(
-                f"layer {number} ({type(layer).__name__}) overrides backward, which a network does not call of a Dense "
-                "layer: override backward_parameters and backward_inputs"
+                f"layer {number} ({type(layer).__name__}) overrides backward, which a network does not call of a "
+                "Dense layer: override backward_parameters and backward_inputs"
             )
     number, width = 0, None  # of the Dense layer before, where nothing behind it can have changed the width
     for layer in layers:

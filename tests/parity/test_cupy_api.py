@@ -32,11 +32,11 @@ from parity.standin.cuda import (
 from parity.standin.tables import (
     ARRAY_METHODS,
     CONSTANTS,
-    OF_DTYPES,
     CREATION,
     ELEMENTWISE,
     FUNCTION_METHODS,
     FUNCTIONS,
+    OF_DTYPES,
     TYPES,
     UFUNCS,
     parameters,
