@@ -44,8 +44,8 @@ class Network:
         Seed from which all weights are drawn anew, layer by layer; None keeps the weights that the layers have.
     dtype
         A precision that the backend has: "float32" or "float64" (or as NumPy has them, `np.float64`), on a GPU also
-        "tf32" (float32 whose products round their operands) or "float16" (half-precision activations and products, summed in float32, with
-        float32 parameters).
+        "tf32" (float32 whose products round their operands) or "float16" (half-precision activations and products,
+        summed in float32, with float32 parameters).
 
     Raises `ValueError` where the layers do not fit each other or the loss, `DeviceError` where the backend lacks
     the precision.

@@ -61,5 +61,5 @@ def test_what_is_no_label_is_named(labels: Any, message: str) -> None:
 
 
 def test_argument_is_called_what_the_caller_calls_it() -> None:
-    with pytest.raises(ValueError, match="^y must be from 0 to 3"):
+    with pytest.raises(ValueError, match=r"^y must be from 0 to 3"):
         class_indices(np.array([9]), 4, "y")

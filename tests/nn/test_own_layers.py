@@ -4,7 +4,7 @@ import gc
 import inspect
 import textwrap
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -233,7 +233,7 @@ def test_names_that_are_taken_are_refused(name: str) -> None:
             self.make_parameters(factors=(2,), dactors=(1,))
             self.make_parameters(**{name: (3,)})
 
-    with pytest.raises(ValueError, match="Own has something called .* already: name the parameter anew"):
+    with pytest.raises(ValueError, match=r"Own has something called .* already: name the parameter anew"):
         Own()
 
 
@@ -284,7 +284,7 @@ def test_dense_with_one_more_parameter(
 class Dropout(Layer):
     """Keeps every second column while it trains."""
 
-    seen: list[bool] = []
+    seen: ClassVar[list[bool]] = []
 
     def forward(self, inputs: Array) -> Array:
         self.seen.append(self.training)
