@@ -377,7 +377,7 @@ def moved(value: float) -> np.ndarray:
 
 
 NO_PIXELS = {
-    "one value beside its pixel": moved(1e-6),  # half as far from one as a half would be
+    "one value beside its pixel": moved(6e-7),  # by a little more than float32 rounds
     "tiny values": np.full((32, 8), 4e-6, "float32") * np.linspace(0.1, 1, 8, dtype="float32"),
     "one tiny value": np.where(np.arange(8) == 3, 1e-12, SCALINGS["0 to 1"]).astype("float32"),
     "beyond what halves count": np.arange(1794, 2050, dtype="float32").reshape(32, 8) / np.float32(255),

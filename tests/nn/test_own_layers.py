@@ -70,6 +70,22 @@ class Halved(Dense):
         return super().backward_inputs(dvalues / 2)
 
 
+class Tanh(Dense):
+    """A Dense layer that bends its output, and needs it again for the gradient."""
+
+    def forward(self, inputs: Array) -> Array:
+        self.output = super().forward(inputs)
+        self.output[...] = np.tanh(self.output)
+        return self.output
+
+    def backward_parameters(self, dvalues: Array) -> None:
+        self.slopes = 1 - self.output**2
+        super().backward_parameters(dvalues * self.slopes)
+
+    def backward_inputs(self, dvalues: Array) -> Array:
+        return super().backward_inputs(dvalues * self.slopes)
+
+
 class Twice(ReLU):
     """Calls forward of its class twice: what a buffer that is used again would spoil."""
 
@@ -94,6 +110,24 @@ class Smoothed(SoftmaxCategoricalCrossentropy):
         return dinputs
 
 
+class Blended(SoftmaxCategoricalCrossentropy):
+    """The mean of two softmaxes, which one buffer could not hold."""
+
+    def activate(self, outputs: Array) -> Array:
+        self.parts = super().activate(outputs), super().activate(2 * outputs)
+        return sum(self.parts) / 2
+
+    def backward(self, dvalues: Array, labels: Array, samples: int | None = None) -> Array:
+        rows = np.arange(len(labels))
+        true = dvalues[rows, labels][:, None]
+        self.dinputs = 0 * dvalues
+        for factor, part in zip((1, 2), self.parts, strict=True):
+            own = part[rows, labels][:, None]
+            self.dinputs += factor * own * (part - np.eye(part.shape[1])[labels]) / (2 * true)
+        self.dinputs /= samples or len(labels)
+        return self.dinputs
+
+
 def spread(layers: list[Layer], loss: Any = None, threads: int = 2, seed: int = 3) -> Sequential:
     """Return a float64 network of `layers` with parameters away from 0."""
     network = Sequential(layers, loss, CpuBackend(threads), dtype="float64")
@@ -106,6 +140,8 @@ NETWORKS: dict[str, Callable[[], Sequential]] = {
     "leaky ReLU": lambda: spread([Dense(6, 5), LeakyReLU(), Dense(5, 4)]),
     "Dense subclass first": lambda: spread([Halved(6, 5), ReLU(), Dense(5, 4)]),
     "Dense subclass last": lambda: spread([Dense(6, 5), ReLU(), Halved(5, 4)]),
+    "Dense subclass that needs its output": lambda: spread([Tanh(6, 5), ReLU(), Dense(5, 4)]),
+    "loss subclass with a softmax of its own": lambda: spread([Dense(6, 5), ReLU(), Dense(5, 4)], Blended()),
     "ReLU subclass that calls twice": lambda: spread([Dense(6, 5), Twice(), Dense(5, 4)]),
     "loss subclass": lambda: spread([Dense(6, 5), ReLU(), Dense(5, 4)], Smoothed()),
 }
@@ -310,6 +346,16 @@ def test_layer_knows_whether_it_trains() -> None:
     assert network.training
     network.forward(X)
     assert Dropout.seen[-1]
+
+
+def test_figures_after_a_gradient_are_not_those_of_training() -> None:
+    Dropout.seen.clear()
+    network = spread([Dense(6, 5), Dropout(), Dense(5, 4)], threads=1)
+    with network.backend.computing():
+        batch = FullBatch(network, X, Y)
+        batch.compute_gradients()
+        batch.compute_figures()
+    assert Dropout.seen == [True, False]
 
 
 def test_dropped_columns_have_no_gradient_and_count_in_predictions() -> None:
