@@ -140,7 +140,7 @@ NETWORKS: dict[str, Callable[[], Sequential]] = {
     "leaky ReLU": lambda: spread([Dense(6, 5), LeakyReLU(), Dense(5, 4)]),
     "Dense subclass first": lambda: spread([Halved(6, 5), ReLU(), Dense(5, 4)]),
     "Dense subclass last": lambda: spread([Dense(6, 5), ReLU(), Halved(5, 4)]),
-    "Dense subclass that needs its output": lambda: spread([Tanh(6, 5), ReLU(), Dense(5, 4)]),
+    "Dense subclass that needs its output": lambda: spread([Tanh(6, 5), ReLU(), Tanh(5, 4)]),
     "loss subclass with a softmax of its own": lambda: spread([Dense(6, 5), ReLU(), Dense(5, 4)], Blended()),
     "ReLU subclass that calls twice": lambda: spread([Dense(6, 5), Twice(), Dense(5, 4)]),
     "loss subclass": lambda: spread([Dense(6, 5), ReLU(), Dense(5, 4)], Smoothed()),
