@@ -232,7 +232,7 @@ def _checked_layers(layers: Sequence[Layer]) -> list[Layer]:
     checked = list(layers)
     for number, layer in enumerate(checked, start=1):
         if not isinstance(layer, Layer):
-            cure = f"make one: {layer.__name__}(…)" if isinstance(layer, type) else "inherit from fmnist_xp.nn.Layer"
+            cure = f"make one: {layer.__name__}(…)" if isinstance(layer, type) else "inherit from fmnist_xp.Layer"
             raise ValueError(f"layer {number} is {layer!r}, not a layer: {cure}")
         _check_free(layer, f"layer {number}")
     return checked

@@ -423,7 +423,7 @@ def test_dense_whose_backward_would_not_be_called_is_refused() -> None:
         (Dense(6, 4), "layers must be a list of layers, got <"),
         (3, "layers must be a list of layers, got 3"),
         ([Dense], r"layer 1 is <class .*Dense'>, not a layer: make one: Dense\(…\)"),
-        ([Dense(6, 4), "relu"], "layer 2 is 'relu', not a layer: inherit from fmnist_xp.nn.Layer"),
+        ([Dense(6, 4), "relu"], "layer 2 is 'relu', not a layer: inherit from fmnist_xp.Layer"),
         ([Scale(6), Dense(6, 4)], "the first layer must be Dense"),
         ([Dense(6, 5), ReLU(), Dense(4, 4)], "dense1 has 5 neurons, but dense2 takes 4 inputs"),
     ],
