@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from parity.standin import StandInCupy
 
-from fmnist_xp.backend import Array, Backend, CpuBackend
+from fmnist_xp.backend import Array, Backend, CpuBackend, CudaBackend
 from fmnist_xp.model import Sequential
 from fmnist_xp.nn import CategoricalCrossentropy, Dense, Layer, ReLU, Softmax, SoftmaxCategoricalCrossentropy
 from fmnist_xp.optim import SGD, Adam
@@ -504,3 +505,24 @@ def test_loss_may_be_named_or_be_a_class(loss: Any, kind: type) -> None:
 def test_what_is_no_loss_is_named(loss: Any) -> None:
     with pytest.raises(ValueError, match="loss must be one of categorical_crossentropy, softmax_categorical_cross"):
         Sequential([Dense(6, 4)], loss)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_own_parameters_train_on_a_gpu_as_on_the_cpu(dtype: str) -> None:
+    cuda = CudaBackend(1, cupy=StandInCupy(devices=2))
+    networks = []
+    for backend in (cuda, CpuBackend(1)):
+        layers = [Dense(6, 5), Scale(5, backend=backend), ReLU(), Dense(5, 4)]
+        networks.append(Sequential(layers, backend=backend, seed=1, dtype=dtype))
+        networks[-1].fit(X, Y, epochs=5, optimizer=Adam(0.02), verbose=False, block_rows=60)
+    on_gpu, on_cpu = networks
+    assert (on_cpu.state_dict()["scale1.factors"] != 1).all()
+    np.testing.assert_array_equal(cuda.to_host(on_gpu.parameters), on_cpu.parameters)
+    np.testing.assert_array_equal(on_gpu.predict(X), on_cpu.predict(X))
+
+
+def test_assigning_to_a_parameter_finds_the_layers_device() -> None:
+    cuda = CudaBackend(1, cupy=StandInCupy(devices=2))
+    scale = Scale(3, backend=cuda)
+    scale.factors = [[1, 2, 3]]
+    np.testing.assert_array_equal(cuda.to_host(scale.factors), [[1, 2, 3]])
