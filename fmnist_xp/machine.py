@@ -4,12 +4,12 @@ import os
 import platform
 import re
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
-from threadpoolctl import threadpool_info, threadpool_limits
-
+from threadpoolctl import OpenBLASController, threadpool_info, threadpool_limits
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -122,27 +122,75 @@ def blas_name() -> str:
 
 
 class _Blas:
-    """How many hold BLAS to one thread: a setting of the whole process, whoever asks for it."""
+    """Who holds BLAS to one thread: a setting of the whole process, whoever asks for it."""
 
-    lock = threading.Lock()
-    holders = 0
-    limits: threadpool_limits
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.holders: Counter[int] = Counter()  # by thread: after a fork, only one of them is left
+        self.limits: threadpool_limits
+        if hasattr(os, "register_at_fork"):  # nobody is half way in or out when the process is copied
+            os.register_at_fork(
+                before=self.lock.acquire, after_in_parent=self.lock.release, after_in_child=self.after_fork
+            )
+
+    def limit(self) -> threadpool_limits:
+        """Hold BLAS to one thread; return what puts the number back that was."""
+        limits = threadpool_limits(1, user_api="blas")
+        self.clear()
+        return limits
+
+    def release(self) -> None:
+        """Put back the number of threads that BLAS had before the first holder."""
+        self.limits.restore_original_limits()
+        self.clear()
+
+    def clear(self) -> None:
+        """Let any thread set limits: since threadpoolctl 3.8 the first to set one is else the only one obeyed."""
+        clear = getattr(OpenBLASController, "clear_controlling_thread", None)
+        if clear is not None:
+            clear(force=True)
+
+    def after_fork(self) -> None:
+        """Forget, in the child, the holders that stayed in the parent."""
+        held, thread = bool(self.holders), threading.get_ident()
+        self.holders = +Counter({thread: self.holders[thread]})
+        if held and not self.holders:
+            self.release()
+        self.lock.release()
+
+
+_blas = _Blas()
+_limited = threading.local()
 
 
 @contextmanager
 def single_threaded_blas() -> Iterator[None]:
     """Hold BLAS to one thread until the last of those who ask for it, on whatever thread, is done."""
-    with _Blas.lock:
-        if _Blas.holders == 0:
-            _Blas.limits = threadpool_limits(1, user_api="blas")
-        _Blas.holders += 1
+    thread = threading.get_ident()
+    with _blas.lock:
+        if not _blas.holders:
+            _blas.limits = _blas.limit()
+        _blas.holders[thread] += 1
     try:
         yield
     finally:
-        with _Blas.lock:
-            _Blas.holders -= 1
-            if _Blas.holders == 0:
-                _Blas.limits.restore_original_limits()
+        with _blas.lock:
+            _blas.holders[thread] -= 1
+            _blas.holders = +_blas.holders  # those left
+            if not _blas.holders:
+                _blas.release()
+
+
+def keep_blas_single_threaded_here() -> None:
+    """Hold BLAS to one thread on this thread from now on: for MKL and OpenMP, the number is each thread's own.
+
+    For threads that compute nothing else, while somebody holds `single_threaded_blas`.
+    """
+    if not hasattr(_limited, "here"):
+        with _blas.lock:
+            if _blas.holders:  # else the process would keep what we set
+                _blas.limit()
+                _limited.here = True
 
 
 def peak_resident_bytes() -> int | None:

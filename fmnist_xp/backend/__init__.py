@@ -19,7 +19,7 @@ from fmnist_xp.backend.base import (
     Step,
     follows_product,
 )
-from fmnist_xp.backend.cpu import CpuBackend
+from fmnist_xp.backend.cpu import CpuBackend, check_threads
 from fmnist_xp.backend.cuda import CUDA_INSTALL, CudaBackend, cuda_device_count, cuda_version, import_cupy
 from fmnist_xp.backend.graphs import CudaGraphBackend
 from fmnist_xp.errors import DeviceError
@@ -55,10 +55,15 @@ def get_backend(device: str | Backend = "auto", *, threads: int | None = None, g
     `threads` is for the CPU; by default all cores the process may use. `graphs` is for CUDA: whether training runs as
     CUDA graphs; by default where nvmath-python is installed. A `Backend` is returned as it is.
     Raises `DeviceError` where a CUDA device or its graphs are asked for and cannot be used (there is no fallback),
-    and `ValueError` for any other name, and for graphs on the CPU.
+    `ValueError` for any other name, for fewer threads than one and for graphs on the CPU, and `TypeError` for what is
+    no name or no whole number.
     """
+    if threads is not None:
+        check_threads(threads)  # on every device alike
     if isinstance(device, Backend):
         return device
+    if not isinstance(device, str):
+        raise TypeError(f"device must be auto, cpu, cuda, cuda:<index> or a Backend, got {device!r}")
     kind, colon, index = device.partition(":")
     if device == "cpu":
         if graphs:

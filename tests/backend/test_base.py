@@ -1,5 +1,6 @@
 """What CPU and GPU have in common: the choice of a device, arrays, fused formulas, products."""
 
+import re
 import sys
 from typing import Any
 
@@ -96,6 +97,13 @@ def test_auto_is_cuda_where_it_answers_else_the_cpu(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("device", ["", "gpu", "CPU", "cpu:0", "cuda:", "cuda:-1", "cuda:one", "cuda0", "auto:1"])
 def test_other_names_are_refused(device: str) -> None:
     with pytest.raises(ValueError, match=f"^device must be auto, cpu, cuda or cuda:<index>, got '{device}'$"):
+        get_backend(device)
+
+
+@pytest.mark.parametrize("device", [None, 0, ["cpu"], CpuBackend])
+def test_what_is_no_name_is_refused(device: Any) -> None:
+    message = rf"^device must be auto, cpu, cuda, cuda:<index> or a Backend, got {re.escape(repr(device))}$"
+    with pytest.raises(TypeError, match=message):
         get_backend(device)
 
 
