@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from threadpoolctl import OpenBLASController, threadpool_info, threadpool_limits
 
@@ -102,23 +103,73 @@ def _lines(path: Path) -> list[str]:
 
 
 def cpu_name() -> str:
-    """Return the processor's name as the operating system has it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+    """Return the processor's name as the operating system has it, with the numbers that tell it from its kin.
+
+    Virtual machines call very different processors "AMD EPYC".
+    """
+    fields = _cpuinfo()
+    name = fields.get("model name") or platform.processor() or platform.machine()
+    for first, second in (("cpu family", "model"), ("CPU implementer", "CPU part")):  # of x86 and of ARM
+        if first in fields and second in fields:
+            return f"{name} ({first.split()[-1]} {fields[first]}, {second.split()[-1]} {fields[second]})"
+    return name
+
+
+def _cpuinfo() -> dict[str, str]:
+    """Return the fields of the first processor, by name; empty where the system has no such file."""
+    fields: dict[str, str] = {}
+    for line in _lines(Path("/proc/cpuinfo")):
+        name, _, value = line.partition(":")
+        fields.setdefault(name.strip(), value.strip())
+    return fields
 
 
 def blas_name() -> str:
-    """Return NumPy's BLAS library with its version, as threadpoolctl finds it."""
+    """Return NumPy's BLAS library with its version, its kernels and what makes its threads, as far as it tells."""
+    library = _numpys_blas()
+    if not library:
+        return "unknown"
+    kernels = f"{library['architecture']} kernels" if library.get("architecture") else ""
+    details = ", ".join(filter(None, (kernels, library.get("threading_layer"))))
+    return f"{library['internal_api']} {library['version']}" + f" ({details})" * bool(details)
+
+
+def _numpys_blas() -> dict[str, Any]:
+    """Return what threadpoolctl says of NumPy's BLAS library; empty where it finds none."""
     libraries = [library for library in threadpool_info() if library["user_api"] == "blas"]
     # Other packages bring their own; where none lies in NumPy's folder, NumPy uses the system's.
-    for library in sorted(libraries, key=lambda library: "numpy" not in library["filepath"].lower()):
-        return f"{library['internal_api']} {library['version']} ({library.get('architecture', 'unknown')})"
-    return "unknown"
+    return min(libraries, key=lambda library: "numpy" not in library["filepath"].lower(), default={})
+
+
+# Vector instructions, each with twice the arithmetic of those before; the flag of a processor that has them, and the
+# kernels of OpenBLAS and BLIS and the settings of MKL that go no further.
+INSTRUCTIONS = (
+    ("SSE", "sse2", "core2 penryn dunnington prescott nehalem generic compatible sse2 ssse3 sse4_1 sse4_2"),
+    ("AVX", "avx", "sandybridge avx"),
+    ("AVX2", "avx2", "haswell zen zen2 zen3 avx2"),
+    ("AVX-512", "avx512vl", "skylakex cooperlake sapphirerapids skx knl zen4 zen5 avx512 avx512_e1"),
+)
+KERNEL_VARIABLES = {
+    "openblas": ("OPENBLAS_CORETYPE",),
+    "blis": ("BLIS_ARCH_TYPE",),
+    "mkl": ("MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS"),
+}
+
+
+def older_kernels() -> str | None:
+    """Return a sentence where an environment variable has BLAS use older instructions than the processor has."""
+    library, flags = _numpys_blas(), _cpuinfo().get("flags", "").split()
+    there = max((level for level, (_, flag, _) in enumerate(INSTRUCTIONS) if flag in flags), default=0)
+    for variable in KERNEL_VARIABLES.get(library.get("internal_api", ""), ()):
+        setting = os.environ.get(variable, "")
+        kernels = library.get("architecture") or setting.partition(",")[0]  # MKL does not tell
+        for level, (name, _, known) in enumerate(INSTRUCTIONS[:there]):
+            if setting and kernels.lower() in known.split():
+                return (
+                    f"{variable}={setting} holds BLAS to {name}, and the processor has {INSTRUCTIONS[there][0]}: "
+                    f"products may take up to {2 ** (there - level)} times as long"
+                )
+    return None
 
 
 class _Blas:

@@ -148,6 +148,7 @@ def train_run(
             "experiment": experiment.name,
             "device": backend.name,
             "device_name": backend.device_name,
+            "blas": blas_name(),  # whose kernels decide the last bits on the CPU
             "precision": settings.precision,
             "seed": settings.seed,
             "dataset": dataset,

@@ -1,5 +1,6 @@
 import os
 import platform
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -159,20 +160,39 @@ def set_file(monkeypatch: pytest.MonkeyPatch, text: str | None) -> None:
     monkeypatch.setattr(machine.Path, "read_text", read_text)
 
 
-def test_cpu_name_is_the_model_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    set_file(monkeypatch, "processor\t: 0\nmodel name\t: Some CPU @ 2.5: GHz \nmodel name\t: other\n")
-    assert machine.cpu_name() == "Some CPU @ 2.5: GHz"
+X86 = "processor\t: 0\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: {name}\nflags\t\t: fpu {flags}\n\n"
+ARM = "processor\t: 0\nFeatures\t: fp asimd\nCPU implementer\t: 0x41\nCPU part\t: 0xd40\n"
 
 
-@pytest.mark.parametrize("text", [None, "processor\t: 0\n"], ids=["no file", "no model name"])
-@pytest.mark.parametrize(("processor", "name"), [("arm", "arm"), ("", "aarch64")])
-def test_cpu_name_without_a_model_name_is_the_platforms(
-    monkeypatch: pytest.MonkeyPatch, text: str | None, processor: str, name: str
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        (X86.format(name="AMD EPYC", flags=""), "AMD EPYC (family 25, model 17)"),
+        (
+            X86.format(name="AMD EPYC", flags="") + X86.format(name="other", flags=""),
+            "AMD EPYC (family 25, model 17)",
+        ),
+        ("model name\t: Some CPU @ 2.5: GHz \nmodel name\t: other\n", "Some CPU @ 2.5: GHz"),
+        ("model name\t: Some CPU\nmodel\t: 3\n", "Some CPU"),
+        (ARM, "aarch64 (implementer 0x41, part 0xd40)"),
+        ("processor\t: 0\n", "aarch64"),
+        (None, "aarch64"),
+    ],
+    ids=["x86", "first of two", "no numbers", "no family", "ARM", "no name", "no file"],
+)
+def test_cpu_is_named_with_what_tells_it_from_its_kin(
+    monkeypatch: pytest.MonkeyPatch, text: str | None, name: str
 ) -> None:
     set_file(monkeypatch, text)
-    monkeypatch.setattr(platform, "processor", lambda: processor)
+    monkeypatch.setattr(platform, "processor", lambda: "")
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     assert machine.cpu_name() == name
+
+
+def test_cpu_without_a_name_in_the_file_is_the_platforms(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_file(monkeypatch, None)
+    monkeypatch.setattr(platform, "processor", lambda: "arm")
+    assert machine.cpu_name() == "arm"
 
 
 def test_blas_is_numpys(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,11 +202,72 @@ def test_blas_is_numpys(monkeypatch: pytest.MonkeyPatch) -> None:
         {"user_api": "blas", "filepath": "/x/NumPy.libs/b.so", "internal_api": "openblas", "version": "0.3"},
     ]
     monkeypatch.setattr(machine, "threadpool_info", lambda: libraries)
-    assert machine.blas_name() == "openblas 0.3 (unknown)"
+    assert machine.blas_name() == "openblas 0.3"
     libraries[2]["architecture"] = "Haswell"
-    assert machine.blas_name() == "openblas 0.3 (Haswell)"
+    assert machine.blas_name() == "openblas 0.3 (Haswell kernels)"
+    libraries[2]["threading_layer"] = "pthreads"
+    assert machine.blas_name() == "openblas 0.3 (Haswell kernels, pthreads)"
+    libraries[2]["architecture"] = None
+    assert machine.blas_name() == "openblas 0.3 (pthreads)"
+    monkeypatch.setattr(machine, "threadpool_info", lambda: libraries[:2])
+    assert machine.blas_name() == "mkl 1"
     monkeypatch.setattr(machine, "threadpool_info", lambda: libraries[:1])
     assert machine.blas_name() == "unknown"
+
+
+AVX2, AVX512 = "sse2 avx avx2", "sse2 avx avx2 avx512f avx512vl avx512_bf16"
+# A processor's flags, a BLAS library, its kernels as threadpoolctl has them, the environment, what is said.
+KERNELS: dict[str, tuple[str, str, str | None, dict[str, str], str | None]] = {
+    "as it should be": (AVX512, "openblas", "SkylakeX", {}, None),
+    "older by itself": (AVX512, "openblas", "Haswell", {}, None),
+    "older": (AVX512, "openblas", "Haswell", {"OPENBLAS_CORETYPE": "Haswell"}, "AVX2, .* AVX-512: .* up to 2 times"),
+    "Zen": (AVX512, "openblas", "Zen", {"OPENBLAS_CORETYPE": "ZEN"}, "AVX2, .* AVX-512: .* up to 2 times"),
+    "much older": (AVX512, "openblas", "Nehalem", {"OPENBLAS_CORETYPE": "nehalem"}, "SSE, .* AVX-512: .* 8 times"),
+    "older of the old": (AVX2, "openblas", "Sandybridge", {"OPENBLAS_CORETYPE": "x"}, "AVX, .* AVX2: .* 2 times"),
+    "the newest": (AVX512, "openblas", "SkylakeX", {"OPENBLAS_CORETYPE": "SkylakeX"}, None),
+    "its own": (AVX2, "openblas", "Haswell", {"OPENBLAS_CORETYPE": "Haswell"}, None),
+    "of no effect": (AVX512, "openblas", "SkylakeX", {"OPENBLAS_CORETYPE": "Haswel"}, None),
+    "empty": (AVX512, "openblas", "Haswell", {"OPENBLAS_CORETYPE": ""}, None),
+    "of another library": (AVX512, "openblas", "Haswell", {"MKL_CBWR": "AVX2", "BLIS_ARCH_TYPE": "haswell"}, None),
+    "BLIS": (AVX512, "blis", "haswell", {"BLIS_ARCH_TYPE": "5"}, "AVX2, .* AVX-512: .* 2 times"),
+    "MKL": (AVX512, "mkl", None, {"MKL_CBWR": "AVX2,STRICT"}, "AVX2, .* AVX-512: .* 2 times"),
+    "MKL, compatible": (AVX2, "mkl", None, {"MKL_CBWR": "COMPATIBLE"}, "SSE, .* AVX2: .* 4 times"),
+    "MKL, the second": (AVX2, "mkl", None, {"MKL_ENABLE_INSTRUCTIONS": "SSE4_2"}, "SSE, .* AVX2: .* 4 times"),
+    "MKL, automatic": (AVX512, "mkl", None, {"MKL_CBWR": "AUTO"}, None),
+    "kernels nobody knows": (AVX512, "openblas", "Newest", {"OPENBLAS_CORETYPE": "Newest"}, None),
+    "no x86": ("", "openblas", "neoversen1", {"OPENBLAS_CORETYPE": "neoversen1"}, None),
+}
+
+
+@pytest.mark.parametrize(("flags", "library", "kernels", "environment", "said"), KERNELS.values(), ids=KERNELS)
+def test_older_kernels_that_the_environment_chose_are_told_with_their_cost(
+    monkeypatch: pytest.MonkeyPatch,
+    flags: str,
+    library: str,
+    kernels: str | None,
+    environment: dict[str, str],
+    said: str | None,
+) -> None:
+    for names in machine.KERNEL_VARIABLES.values():
+        for name in names:
+            monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    set_file(monkeypatch, X86.format(name="CPU", flags=flags))
+    found = {"user_api": "blas", "filepath": "", "internal_api": library, "version": "1", "architecture": kernels}
+    monkeypatch.setattr(machine, "threadpool_info", lambda: [found])
+    sentence = machine.older_kernels()
+    if said is None:
+        assert sentence is None
+    else:
+        ((name, value),) = environment.items()
+        assert sentence is not None
+        assert re.fullmatch(rf"{name}={value} holds BLAS to {said} as long", sentence)
+
+
+def test_without_blas_nothing_is_said_of_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "threadpool_info", list)
+    assert machine.older_kernels() is None
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")

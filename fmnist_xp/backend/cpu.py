@@ -14,8 +14,10 @@ import numpy as np
 from fmnist_xp.backend.base import Array, Backend, Call, Product
 from fmnist_xp.errors import DeviceError
 from fmnist_xp.machine import (
+    blas_name,
     cpu_name,
     keep_blas_single_threaded_here,
+    older_kernels,
     peak_resident_bytes,
     single_threaded_blas,
     usable_cores,
@@ -35,6 +37,11 @@ class CpuBackend(Backend):
         self.threads = usable_cores() if threads is None else check_threads(threads)
         self.device_name = cpu_name()
         self._pools: dict[int, ThreadPoolExecutor] = {}  # by process
+
+    @property
+    def manner(self) -> str:
+        """On how many threads, and with which BLAS; and what it costs, where an older processor's was asked for."""
+        return "; ".join(filter(None, (f"{super().manner}, {blas_name()}", older_kernels())))
 
     def asarray(self, array: Any, dtype: Any = None) -> Array:
         """Return `array` as a C-contiguous NumPy array; one of CuPy, which NumPy refuses, is copied to the host."""

@@ -10,6 +10,7 @@ from parity.standin import StandInCupy, make_nvmath
 
 from fmnist_xp.backend import Backend, CpuBackend, CudaBackend, CudaGraphBackend, default_backend, get_backend
 from fmnist_xp.errors import DeviceError
+from fmnist_xp.machine import blas_name
 from fmnist_xp.nn import ReLU
 
 
@@ -70,7 +71,15 @@ def test_graphs_are_there_by_default_and_can_be_refused(
 def test_graphs_need_a_gpu() -> None:
     with pytest.raises(ValueError, match="CUDA graphs need a CUDA device, got cpu"):
         get_backend("cpu", graphs=True)
-    assert get_backend("cpu", graphs=False).manner == f"{get_backend('cpu').threads} threads"
+
+
+def test_manner_of_the_cpu_is_its_threads_its_blas_and_what_slows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert get_backend("cpu", threads=2, graphs=False).manner.startswith(f"2 threads, {blas_name()}")
+    monkeypatch.setattr("fmnist_xp.backend.cpu.blas_name", lambda: "a BLAS")
+    monkeypatch.setattr("fmnist_xp.backend.cpu.older_kernels", lambda: None)
+    assert CpuBackend(2).manner == "2 threads, a BLAS"
+    monkeypatch.setattr("fmnist_xp.backend.cpu.older_kernels", lambda: "an old one")
+    assert CpuBackend(1).manner == "1 thread, a BLAS; an old one"
 
 
 def test_backend_is_returned_as_it_is() -> None:
