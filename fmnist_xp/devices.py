@@ -7,8 +7,9 @@ import subprocess
 import numpy as np
 
 from fmnist_xp.backend import cuda_device_count, cuda_version, get_backend, import_cupy
+from fmnist_xp.blas import blas_name, older_kernels
 from fmnist_xp.errors import DeviceError
-from fmnist_xp.machine import blas_name, cpu_name, older_kernels, thread_limits, usable_cores
+from fmnist_xp.machine import cpu_name, thread_limits, usable_cores
 
 
 def survey() -> list[tuple[str, str]]:

@@ -12,16 +12,9 @@ from typing import Any
 import numpy as np
 
 from fmnist_xp.backend.base import Array, Backend, Call, Product
+from fmnist_xp.blas import blas_name, keep_blas_single_threaded_here, older_kernels, single_threaded_blas
 from fmnist_xp.errors import DeviceError
-from fmnist_xp.machine import (
-    blas_name,
-    cpu_name,
-    keep_blas_single_threaded_here,
-    older_kernels,
-    peak_resident_bytes,
-    single_threaded_blas,
-    usable_cores,
-)
+from fmnist_xp.machine import cpu_name, peak_resident_bytes, usable_cores
 
 
 class CpuBackend(Backend):

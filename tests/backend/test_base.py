@@ -9,8 +9,8 @@ import pytest
 from parity.standin import StandInCupy, make_nvmath
 
 from fmnist_xp.backend import Backend, CpuBackend, CudaBackend, CudaGraphBackend, default_backend, get_backend
+from fmnist_xp.blas import blas_name
 from fmnist_xp.errors import DeviceError
-from fmnist_xp.machine import blas_name
 from fmnist_xp.nn import ReLU
 
 

@@ -14,10 +14,10 @@ from fork_helpers import PATIENCE, in_child
 from parity.standin import CUDARuntimeError, StandInCupy
 from threadpoolctl import threadpool_info
 
-from fmnist_xp import machine
+from fmnist_xp import blas
 from fmnist_xp.backend import Backend, CpuBackend, CudaBackend, get_backend
+from fmnist_xp.blas import single_threaded_blas
 from fmnist_xp.errors import DeviceError
-from fmnist_xp.machine import single_threaded_blas
 from fmnist_xp.model import Sequential
 from fmnist_xp.nn import Dense, ReLU
 from fmnist_xp.optim import Adam
@@ -126,7 +126,7 @@ def test_fork_in_the_midst_of_a_training_on_another_thread(made_data: Callable[.
 
 
 def test_fork_while_another_thread_limits_blas(monkeypatch: pytest.MonkeyPatch) -> None:
-    inside, real = threading.Event(), machine.threadpool_limits
+    inside, real = threading.Event(), blas.threadpool_limits
 
     def slow_limits(*arguments: Any, **options: Any) -> Any:
         limits = real(*arguments, **options)
@@ -144,7 +144,7 @@ def test_fork_while_another_thread_limits_blas(monkeypatch: pytest.MonkeyPatch) 
         return within, blas_threads()
 
     free = blas_threads()
-    monkeypatch.setattr(machine, "threadpool_limits", slow_limits)
+    monkeypatch.setattr(blas, "threadpool_limits", slow_limits)
     thread = threading.Thread(target=hold)
     thread.start()
     assert inside.wait(PATIENCE)

@@ -22,8 +22,8 @@ from run_helpers import (
 )
 from safetensors.numpy import load_file
 
+from fmnist_xp.blas import blas_name
 from fmnist_xp.data import export, make_synthetic
-from fmnist_xp.machine import blas_name
 from fmnist_xp.model import Sequential
 from fmnist_xp.train import trainer
 
