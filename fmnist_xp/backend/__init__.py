@@ -7,6 +7,7 @@ device it is on.
 import functools
 import logging
 
+from fmnist_xp.arguments import whole_number
 from fmnist_xp.backend.base import (
     PRECISIONS,
     Array,
@@ -18,8 +19,9 @@ from fmnist_xp.backend.base import (
     RowSum,
     Step,
     follows_product,
+    precision_name,
 )
-from fmnist_xp.backend.cpu import CpuBackend, check_threads
+from fmnist_xp.backend.cpu import CpuBackend
 from fmnist_xp.backend.cuda import CUDA_INSTALL, CudaBackend, cuda_device_count, cuda_version, import_cupy
 from fmnist_xp.backend.graphs import CudaGraphBackend
 from fmnist_xp.errors import DeviceError
@@ -46,6 +48,7 @@ __all__ = [
     "follows_product",
     "get_backend",
     "import_cupy",
+    "precision_name",
 ]
 
 
@@ -55,15 +58,14 @@ def get_backend(device: str | Backend = "auto", *, threads: int | None = None, g
     `threads` is for the CPU; by default all cores the process may use. `graphs` is for CUDA: whether training runs as
     CUDA graphs; by default where nvmath-python is installed. A `Backend` is returned as it is.
     Raises `DeviceError` where a CUDA device or its graphs are asked for and cannot be used (there is no fallback),
-    `ValueError` for any other name, for fewer threads than one and for graphs on the CPU, and `TypeError` for what is
-    no name or no whole number.
+    and `ValueError` for any other name, for what is no number of threads, and for graphs on the CPU.
     """
     if threads is not None:
-        check_threads(threads)  # on every device alike
+        whole_number("threads", threads, 1)  # on every device alike
     if isinstance(device, Backend):
         return device
     if not isinstance(device, str):
-        raise TypeError(f"device must be auto, cpu, cuda, cuda:<index> or a Backend, got {device!r}")
+        raise ValueError(f"device must be auto, cpu, cuda or cuda:<index>, or a Backend, got {device!r}")
     kind, colon, index = device.partition(":")
     if device == "cpu":
         if graphs:

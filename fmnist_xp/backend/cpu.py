@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fmnist_xp.arguments import whole_number
 from fmnist_xp.backend.base import Array, Backend, Call, Product
 from fmnist_xp.blas import blas_name, keep_blas_single_threaded_here, older_kernels, single_threaded_blas
 from fmnist_xp.errors import DeviceError
@@ -27,7 +28,7 @@ class CpuBackend(Backend):
     def __init__(self, threads: int | None = None) -> None:
         """Use `threads` threads, by default all cores the process may use."""
         super().__init__()
-        self.threads = usable_cores() if threads is None else check_threads(threads)
+        self.threads = usable_cores() if threads is None else whole_number("threads", threads, 1)
         self.device_name = cpu_name()
         self._pools: dict[int, ThreadPoolExecutor] = {}  # by process
 
@@ -115,15 +116,6 @@ class CpuBackend(Backend):
         pool = self._pools.get(process)
         # Two threads may both make one. It starts its threads when there is work, so the one not kept costs nothing.
         return pool or self._pools.setdefault(process, ThreadPoolExecutor(self.threads, "fmnist-xp"))
-
-
-def check_threads(threads: int) -> int:
-    """Return `threads`; raise `ValueError` or `TypeError` where it is no number of threads."""
-    if isinstance(threads, bool | np.bool_) or not isinstance(threads, int | np.integer):
-        raise TypeError(f"threads must be a whole number of at least 1, got {threads!r}")
-    if threads < 1:
-        raise ValueError(f"threads must be at least 1, got {threads}")
-    return int(threads)
 
 
 def _from_gpu(array: Any) -> Any:

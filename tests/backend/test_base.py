@@ -111,8 +111,8 @@ def test_other_names_are_refused(device: str) -> None:
 
 @pytest.mark.parametrize("device", [None, 0, ["cpu"], CpuBackend])
 def test_what_is_no_name_is_refused(device: Any) -> None:
-    message = rf"^device must be auto, cpu, cuda, cuda:<index> or a Backend, got {re.escape(repr(device))}$"
-    with pytest.raises(TypeError, match=message):
+    message = rf"^device must be auto, cpu, cuda or cuda:<index>, or a Backend, got {re.escape(repr(device))}$"
+    with pytest.raises(ValueError, match=message):
         get_backend(device)
 
 
