@@ -28,7 +28,13 @@ FOLDERS = {
     "nn": Folder(["fmnist_xp/nn/*.py", *rooms("optim")], ["tests/nn", "tests/test_optim.py", "tests/test_model.py"]),
     "train": Folder(["fmnist_xp/train/*.py"], ["tests/train", "tests/test_model.py"]),
     "backend": Folder(["fmnist_xp/backend/*.py"], ["tests/backend", "tests/parity/test_training_on_standin.py"]),
-    "parity": Folder(["fmnist_xp/parity/*.py"], ["tests/parity"]),
+    "parity": Folder(
+        ["fmnist_xp/parity/*.py"],
+        [
+            f"tests/parity/test_parity_{name}.py"
+            for name in ("bounds", "comparison", "curves", "operations", "step", "suite")
+        ],
+    ),
     "report": Folder(["fmnist_xp/report/*.py"], ["tests/report", "tests/parity/test_parity_suite.py"]),
     "data": Folder(["fmnist_xp/data/*.py"], ["tests/data"]),
     "cli": Folder(["fmnist_xp/cli/*.py"], ["tests/cli"]),

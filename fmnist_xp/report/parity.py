@@ -106,7 +106,10 @@ def _draw_differences(axes: Axes, curve: Mapping[str, Any]) -> None:
 
 
 def _comparisons(title: str, lines: Sequence[Mapping[str, Any]]) -> NamedTable:
-    header = ("operation", "tensor", "worst case", "absolute", "relative", "ulps", "tolerance", "used", "verdict")
+    header = (
+        *("operation", "tensor", "worst case", "absolute", "relative", "ulps", "tolerance", "used", "loose"),
+        "verdict",
+    )
     rows = [
         (
             line["operation"],
@@ -114,6 +117,7 @@ def _comparisons(title: str, lines: Sequence[Mapping[str, Any]]) -> NamedTable:
             line["case"],
             *(_figure(line[unit]) for unit in ("absolute", "relative", "ulps", "tolerance")),
             _share(line["used"]),
+            _share(line["loose"]),
             _verdict(line),
         )
         for line in lines
