@@ -484,6 +484,18 @@ def test_constructor_that_forgets_its_class_is_named() -> None:
         Sequential([Dense(6, 4), Own()])
 
 
+def test_method_may_be_called_before_there_is_a_backend() -> None:
+    class Own(Layer):
+        def __init__(self, widths: str) -> None:
+            self.widths = self.parsed(widths)
+            super().__init__()
+
+        def parsed(self, widths: str) -> list[int]:
+            return [int(width) for width in widths.split(",")]
+
+    assert Own("3,4").widths == [3, 4]
+
+
 @pytest.mark.parametrize(
     ("loss", "kind"),
     [
