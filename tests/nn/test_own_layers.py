@@ -479,7 +479,7 @@ def test_constructor_that_forgets_its_class_is_named() -> None:
             pass
 
     with pytest.raises(AttributeError, match=r"begin its constructor with super\(\).__init__\(backend\)"):
-        Own().forward(X)
+        Own().backend  # noqa: B018
     with pytest.raises(AttributeError, match=r"begin its constructor with super\(\).__init__\(backend\)"):
         Sequential([Dense(6, 4), Own()])
 
