@@ -52,7 +52,15 @@ def sourced(function: str, programs: Path, folder: Path) -> subprocess.Completed
 
 @pytest.mark.parametrize(
     "script",
-    ["scripts/setup.sh", "scripts/train", "scripts/test", "scripts/gpu-check", "scripts/mutation", ".ci/run"],
+    [
+        "scripts/setup.sh",
+        "scripts/train",
+        "scripts/test",
+        "scripts/fuzz",
+        "scripts/gpu-check",
+        "scripts/mutation",
+        ".ci/run",
+    ],
 )
 def test_syntax(script: str) -> None:
     assert BASH is not None
@@ -61,7 +69,7 @@ def test_syntax(script: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "script", ["scripts/train", "scripts/test", "scripts/gpu-check", "scripts/mutation", ".ci/run"]
+    "script", ["scripts/train", "scripts/test", "scripts/fuzz", "scripts/gpu-check", "scripts/mutation", ".ci/run"]
 )
 def test_scripts_can_be_run(script: str) -> None:
     assert os.access(ROOT / script, os.X_OK)

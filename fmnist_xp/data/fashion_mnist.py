@@ -48,7 +48,7 @@ def _existing(source: str | Path) -> Path:
     except (OSError, ValueError, RuntimeError) as error:  # the last two: a NUL in it, and the home of ~nobody
         reason = "" if isinstance(error, FileNotFoundError) else f" ({getattr(error, 'strerror', None) or error})"
         raise DataError(
-            f"{shown(str(source))}: no such file or folder{reason}; give a path, 'auto' or 'synthetic'"
+            f"{shown(str(source))}: no such folder or file{reason}; give a path, 'auto' or 'synthetic'"
         ) from error
     return path
 

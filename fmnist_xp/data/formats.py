@@ -125,20 +125,19 @@ def _read_archive(path: Path) -> tuple[Dataset, Dataset]:
     zipped = is_zip(path)
     if not zipped and not is_tar(path):
         raise DataError(f"{shown(str(path))}: neither a zip nor a tar; {UNDERSTOOD}")
-    source = f"{'zip' if zipped else 'tar'} {path}"
-
-    def build() -> tuple[Dataset, Dataset]:
-        with in_archive(path) as files:
-            sets = _sets(files)
-            if found := _nearest(sets, path):
-                return found.read(found.files, source)
+    # Listed and judged before the whole is hashed.
+    with in_archive(path) as files:
+        sets = _sets(files)
+        if found := _nearest(sets, path):
+            found.check(found.files)
+            source = f"{found.form} in {path}"
+            return _by_content("archive", [path], source, lambda: found.read(found.files, source))
         if sets:
             raise DataError(f"{sets[0].problem}")
         if zipped and any("/" in file.name for file in files):
-            return images.read_zip(path, f"zip of images {path}")
+            source = f"zip of images {path}"
+            return _by_content("archive", [path], source, lambda: images.read_zip(path, source))
         raise _nothing(str(path), files)
-
-    return _by_content("archive", [path], source, build)
 
 
 def _read_set(found: Found, path: Path) -> tuple[Dataset, Dataset]:

@@ -247,7 +247,12 @@ def in_archive(path: Path) -> Iterator[list[Stored]]:
             with zipfile.ZipFile(file) as archive:
                 yield list(_zip_files(path, archive))
         else:
-            yield list(_tar_files(path, _tar(file)))
+            tar = _tar(file)
+            files = list(_tar_files(path, tar))
+            # A packed tar's checksum is behind all members, in a place that a reader of members does not come to.
+            while tar.fileobj and tar.fileobj.read(_PIECE):
+                pass
+            yield files
 
 
 def read_array(

@@ -9,7 +9,7 @@ from fmnist_xp.errors import DataError
 
 
 def test_a_source_that_is_nothing_says_what_is_allowed() -> None:
-    with pytest.raises(DataError, match="download: no such file or folder; give a path, 'auto' or 'synthetic'"):
+    with pytest.raises(DataError, match="download: no such folder or file; give a path, 'auto' or 'synthetic'"):
         load_fashion_mnist("download")
 
 

@@ -170,7 +170,7 @@ def test_an_empty_folder_and_a_missing_one_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no data set found") as raised:
         load_fashion_mnist(tmp_path)
     assert str(tmp_path) in str(raised.value)
-    with pytest.raises(DataError, match="no such file or folder") as raised:
+    with pytest.raises(DataError, match="no such folder or file") as raised:
         load_fashion_mnist(tmp_path / "nowhere")
     assert str(tmp_path / "nowhere") in str(raised.value)
 

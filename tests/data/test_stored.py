@@ -344,6 +344,15 @@ def test_an_archive_that_is_cut_short_is_named(tmp_path: Path, name: str, keep: 
     assert str(path) in str(raised.value)
 
 
+def test_the_checksum_of_a_packed_tar_is_looked_at(tmp_path: Path) -> None:
+    path = tar_of(tmp_path / "a.tgz", FILES, "w:gz")
+    content = bytearray(path.read_bytes())
+    content[-8] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.tgz: cut short or damaged \(CRC check failed"):
+        load_fashion_mnist(path)
+
+
 def test_a_tar_of_holes_or_links_gives_no_file(tmp_path: Path) -> None:
     path = tar_of(tmp_path / "a.tar", {name: FILES[name] for name in FILES if name != TRAIN_IMAGES})
     with tarfile.open(path, "a") as archive:
@@ -390,7 +399,7 @@ def test_links_in_a_circle_are_passed_over(tmp_path: Path) -> None:
     folder_of(tmp_path, FILES)
     (tmp_path / "circle").symlink_to("circle")
     assert_same(load_fashion_mnist(tmp_path), SPLITS)
-    with pytest.raises(DataError, match="circle: no such file or folder"):
+    with pytest.raises(DataError, match="circle: no such folder or file"):
         load_fashion_mnist(tmp_path / "circle")
 
 
