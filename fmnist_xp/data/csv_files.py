@@ -118,9 +118,7 @@ def _parse(lines: list[bytes], number: int, where: str) -> NDArray[np.uint8]:
         except ValueError:
             fields = line.decode("utf-8", "replace").split(",")
             wrong = next((field for field in fields if not _is_number(field)), fields[0])
-            raise DataError(
-                f"{where}: {shown(wrong.strip()[:40])!r} found in line {here}; numbers are needed"
-            ) from None
+            raise DataError(f"{where}: {wrong.strip()[:40]!r} found in line {here}; numbers are needed") from None
         if len(row) != 1 + PIXELS:
             raise _wrong_count(where, here, len(row))
         good = (row >= 0) & (row <= 255) & (row == np.floor(row))

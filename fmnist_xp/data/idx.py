@@ -42,7 +42,7 @@ def check(files: list[Stored]) -> None:
         (n_images, *_), (n_labels, *_) = _shape(images, "images"), _shape(labels, "labels")
         if n_images != n_labels:
             raise DataError(
-                f"{labels.where}: {n_labels} labels found for the {n_images} images of {shown(images.path.name)}; "
+                f"{labels.where}: {n_labels} labels found for the {n_images} images of {shown(images.base)}; "
                 "take both files from the same data set"
             )
 

@@ -57,7 +57,7 @@ def blaming(where: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno:
             raise DataError(f"{where}: cannot be read ({error.strerror})") from error
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{where}: cut short or damaged ({shown(reason)}); copy or fetch it again") from error
+        raise DataError(f"{where}: cut short or damaged ({shown(reason[:200])}); copy or fetch it again") from error
 
 
 def shown(name: str) -> str:
@@ -196,7 +196,7 @@ def in_folder(folder: Path, below: bool = True) -> list[Stored]:
             name = start + entry.name
             if not _is_dir(entry):
                 path = folder / name
-                found.append(Stored(name, f"{folder}{os.sep}", path, partial(open_file, path)))
+                found.append(Stored(name, f"{shown(str(folder))}{os.sep}", path, partial(open_file, path)))
             elif below and (not start or (entry.name == "raw" and start.count("/") == 1)):
                 starts.append(f"{name}/")
     return found
@@ -211,12 +211,12 @@ def _is_dir(entry: os.DirEntry[str]) -> bool:
 
 def open_file(path: Path) -> Opened:
     """Open a file on disk; DataError for what is no regular file, or is larger than any data set."""
-    found = path.stat()
+    found, where = path.stat(), shown(str(path))
     if not stat.S_ISREG(found.st_mode):
         kind = _KINDS.get(stat.S_IFMT(found.st_mode), "no file")
-        raise DataError(f"{path}: {kind} found; a regular file is needed")
+        raise DataError(f"{where}: {kind} found; a regular file is needed")
     if found.st_size > LARGEST:
-        raise DataError(f"{path}: {found.st_size / 1e9:,.0f} GB found; no data set of 28 x 28 pixels is as large")
+        raise DataError(f"{where}: {found.st_size / 1e9:,.0f} GB found; no data set of 28 x 28 pixels is as large")
     return path.open("rb"), found.st_size
 
 
@@ -242,7 +242,7 @@ def in_archive(path: Path) -> Iterator[list[Stored]]:
 
     Nothing is unpacked to disk. DataError where it is damaged.
     """
-    with blaming(str(path)), open_file(path)[0] as file:
+    with blaming(shown(str(path))), open_file(path)[0] as file:
         if is_zip(path):
             with zipfile.ZipFile(file) as archive:
                 yield list(_zip_files(path, archive))
@@ -286,7 +286,7 @@ def split_of(images: NDArray[np.uint8], labels: NDArray[np.uint8], source: str, 
 def _zip_files(path: Path, archive: zipfile.ZipFile) -> Iterator[Stored]:
     for info in archive.infolist():
         if not info.is_dir():
-            root = f"{path}: member "
+            root = f"{shown(str(path))}: member "
             where = root + shown(info.filename)
             yield Stored(info.filename, root, path, partial(_open_member, archive, info, where))
 
@@ -341,9 +341,11 @@ def _tar(file: IO[bytes]) -> tarfile.TarFile:
 def _tar_files(path: Path, archive: tarfile.TarFile) -> Iterator[Stored]:
     for count, info in enumerate(archive):
         if count == _TAR_MEMBERS:
-            raise DataError(f"{path}: a tar of more than {_TAR_MEMBERS} members; unpack it and give the folder")
+            raise DataError(
+                f"{shown(str(path))}: a tar of more than {_TAR_MEMBERS} members; unpack it and give the folder"
+            )
         if info.isreg() and not info.issparse():
-            yield Stored(info.name, f"{path}: member ", path, partial(_extract, archive, info))
+            yield Stored(info.name, f"{shown(str(path))}: member ", path, partial(_extract, archive, info))
 
 
 def _extract(archive: tarfile.TarFile, info: tarfile.TarInfo) -> Opened:

@@ -411,3 +411,15 @@ def test_too_little_memory_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("numpy.empty", none_left)
     with pytest.raises(DataError, match="train-labels-idx1-ubyte: does not fit into memory"):
         load_fashion_mnist(tmp_path)
+
+
+def test_messages_are_one_line_whatever_files_are_called(tmp_path: Path) -> None:
+    odd = "a\nb\x1b[2J"
+    try:
+        folder = folder_of(tmp_path / odd, {f"{odd}-{name}": b"" for name in FILES} | {f"{odd}.zip": b"PK"})
+    except OSError as error:
+        pytest.skip(f"this file system has no such names: {error}")
+    for path in (folder, folder / f"{odd}.zip", folder / odd, folder / f"{odd}-{TRAIN_IMAGES}"):
+        with pytest.raises(DataError) as raised:
+            load_fashion_mnist(path)
+        assert str(raised.value).isprintable()

@@ -37,8 +37,9 @@ def load(files: dict[str, bytes], name: str = "", right: Callable[[Splits], bool
 
 def one_of_them(files: dict[str, bytes], change: Callable[[bytes], st.SearchStrategy[bytes]]) -> st.SearchStrategy:
     """Return the files with one of them changed."""
+    hidden = {name: fuzz.Content(content) for name, content in files.items()}
     return st.sampled_from(sorted(files)).flatmap(
-        lambda name: change(files[name]).map(lambda content: files | {name: content})
+        lambda name: change(files[name]).map(lambda content: hidden | {name: content})
     )
 
 
