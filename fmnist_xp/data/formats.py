@@ -19,7 +19,7 @@ VERSION = 2
 """Of the readers: a change of what they accept changes this, and the decoded cache with it."""
 UNDERSTOOD = (
     "understood are the four IDX files (train-images-idx3-ubyte, …, also .gz), folders train/ and test/ of images, "
-    "…train.csv and …test.csv with the label first, Keras's .npz, and a zip or tar of such files"
+    "…train.csv and …test.csv with a label column, Keras's .npz, and a zip, tar or tar.gz of such files"
 )
 
 Read = Callable[[], tuple[Dataset, Dataset]]
@@ -63,7 +63,7 @@ def export(train: Dataset, test: Dataset, folder: Path, format: str) -> None:
     if format not in FORMATS:
         raise DataError(f"format {format!r}: not known; choose one of {', '.join(FORMATS)}")
     try:
-        target = folder.resolve()  # a link stays a link
+        target = Path(folder).resolve()  # a link stays a link
         there = target.exists()
         # A file system of its own has lost+found from the start.
         if there and (not target.is_dir() or any(entry.name != "lost+found" for entry in target.iterdir())):

@@ -1,13 +1,9 @@
 """Made data and PNG files, and a way to compare data sets that are in different orders."""
 
-import io
 import itertools
 import struct
-import tarfile
-import zipfile
 import zlib
 from pathlib import Path
-from typing import Literal
 
 import cv2
 import numpy as np
@@ -76,63 +72,3 @@ def png(
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlace))
     idat = b"".join(chunk(b"IDAT", data[start:end]) for start, end in itertools.pairwise(cuts))
     return b"\x89PNG\r\n\x1a\n" + head + before + idat + chunk(b"IEND", b"")
-
-
-def idx_file(values: NDArray[np.uint8]) -> bytes:
-    """Return an IDX file of unsigned bytes: LeCun's format, http://yann.lecun.com/exdb/mnist."""
-    return struct.pack(f">HBB{values.ndim}I", 0, 8, values.ndim, *values.shape) + values.tobytes()
-
-
-def idx_files(train: Dataset, test: Dataset) -> dict[str, bytes]:
-    """Return the four files under their standard names."""
-    return {
-        f"{prefix}-{kind}": idx_file(values)
-        for prefix, dataset in (("train", train), ("t10k", test))
-        for kind, values in (("images-idx3-ubyte", dataset.images), ("labels-idx1-ubyte", dataset.labels))
-    }
-
-
-def csv_file(dataset: Dataset, header: bool = True, end: str = "\n") -> bytes:
-    """Return a CSV file as Kaggle has it."""
-    lines = [",".join(["label", *(f"pixel{number}" for number in range(1, 785))])] if header else []
-    for image, label in zip(dataset.images, dataset.labels, strict=True):
-        lines.append(",".join(map(str, [label, *image.ravel()])))
-    return "".join(line + end for line in lines).encode()
-
-
-def npz_arrays(train: Dataset, test: Dataset) -> dict[str, NDArray[np.generic]]:
-    """Return the arrays of Keras's mnist.npz, for numpy.savez."""
-    return {"x_train": train.images, "y_train": train.labels, "x_test": test.images, "y_test": test.labels}
-
-
-def zip_of(path: Path, files: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> Path:
-    """Write a zip of files, and return its path."""
-    with zipfile.ZipFile(path, "w", compression) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return path
-
-
-def tar_of(path: Path, files: dict[str, bytes], mode: Literal["w", "w:gz"] = "w") -> Path:
-    """Write a tar of files, and return its path."""
-    with tarfile.open(path, mode) as archive:
-        for name, content in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return path
-
-
-def folder_of(path: Path, files: dict[str, bytes]) -> Path:
-    """Write files below a folder, and return its path."""
-    for name, content in files.items():
-        (path / name).parent.mkdir(parents=True, exist_ok=True)
-        (path / name).write_bytes(content)
-    return path
-
-
-def assert_same(read: tuple[Dataset, Dataset], expected: tuple[Dataset, Dataset]) -> None:
-    for one, other in zip(read, expected, strict=True):
-        assert one.images.dtype == one.labels.dtype == np.uint8
-        assert np.array_equal(one.images, other.images)
-        assert np.array_equal(one.labels, other.labels)

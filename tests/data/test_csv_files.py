@@ -4,16 +4,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_helpers import assert_same, csv_file, folder_of, made
+from data_helpers import made
 from hypothesis import given
 from hypothesis import strategies as st
+from table_helpers import csv_file, csv_rows, folder_of, same
 
 from fmnist_xp.data import csv_files, load_fashion_mnist
 from fmnist_xp.errors import DataError
 
 SPLITS = made(20), made(10, 1)
-TEST = csv_file(SPLITS[1])
-HEADER, FIRST, *REST = csv_file(SPLITS[0]).decode().splitlines()
+TEST = csv_file(csv_rows(SPLITS[1]))
+HEADER, FIRST, *REST = csv_file(csv_rows(SPLITS[0])).decode().splitlines()
 
 
 def folder(path: Path, train: bytes | str) -> Path:
@@ -49,7 +50,7 @@ ACCEPTED = {
 
 @pytest.mark.parametrize("content", ACCEPTED.values(), ids=ACCEPTED)
 def test_what_is_understood(tmp_path: Path, content: str | bytes) -> None:
-    assert_same(load_fashion_mnist(folder(tmp_path, content)), SPLITS)
+    assert same(load_fashion_mnist(folder(tmp_path, content)), SPLITS)
 
 
 def with_value(value: str, column: int = 0) -> str:

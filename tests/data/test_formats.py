@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_helpers import assert_same, by_label, folder_of, idx_files, made, opened
+from data_helpers import by_label, made, opened
+from table_helpers import folder_of, idx_files, same
 
 from fmnist_xp.data import Dataset, export, formats, idx, load_fashion_mnist, stored
 from fmnist_xp.errors import DataError
@@ -94,7 +95,7 @@ def test_the_current_folder_is_filled_and_stays_the_current_folder(
     export(*SPLITS, Path(), "idx")
     assert sorted(path.name for path in Path().iterdir()) == sorted(f"{name}.gz" for name in idx.NAMES)
     assert (here.stat().st_ino, here.stat().st_mode) == (before.st_ino, before.st_mode)
-    assert_same(load_fashion_mnist("."), SPLITS)
+    assert same(load_fashion_mnist("."), SPLITS)
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -154,9 +155,9 @@ def test_a_folder_that_cannot_be_filled_whole_stays_empty(tmp_path: Path, monkey
 def test_what_is_accepted_does_not_depend_on_what_is_kept(tmp_path: Path, cache: Path) -> None:
     """The same bytes under other names, in another form, or where they do not belong."""
     files = idx_files(*SPLITS)
-    assert_same(load_fashion_mnist(folder_of(tmp_path / "good", files)), SPLITS)
+    assert same(load_fashion_mnist(folder_of(tmp_path / "good", files)), SPLITS)
     packed = {f"{name}.gz": content for name, content in files.items()}
-    assert_same(load_fashion_mnist(folder_of(tmp_path / "names", packed)), SPLITS)
+    assert same(load_fashion_mnist(folder_of(tmp_path / "names", packed)), SPLITS)
     crossed = files | {
         "train-labels-idx1-ubyte": files["t10k-labels-idx1-ubyte"],
         "t10k-labels-idx1-ubyte": files["train-labels-idx1-ubyte"],
@@ -166,7 +167,7 @@ def test_what_is_accepted_does_not_depend_on_what_is_kept(tmp_path: Path, cache:
         with pytest.raises(DataError, match="10 labels found for the 20 images"):
             load_fashion_mnist(folder)
     shutil.rmtree(cache)
-    assert_same(load_fashion_mnist(tmp_path / "names"), SPLITS)
+    assert same(load_fashion_mnist(tmp_path / "names"), SPLITS)
     for wrong in ({"emnist-" + name: content for name, content in files.items()}, {"train-images.idx3-ubyte": b""}):
         folder_of(tmp_path / "good", wrong)
         for _ in range(2):
@@ -174,7 +175,7 @@ def test_what_is_accepted_does_not_depend_on_what_is_kept(tmp_path: Path, cache:
                 load_fashion_mnist(tmp_path / "good")
         for name in wrong:
             (tmp_path / "good" / name).unlink()
-    assert_same(load_fashion_mnist(tmp_path / "good"), SPLITS)
+    assert same(load_fashion_mnist(tmp_path / "good"), SPLITS)
 
 
 def test_what_other_readers_kept_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,4 +200,4 @@ def test_files_that_change_while_they_are_read_are_not_kept(tmp_path: Path, monk
         load_fashion_mnist(folder)
     folder_of(folder, idx_files(*SPLITS))
     monkeypatch.setattr(idx, "read", read)
-    assert_same(load_fashion_mnist(folder), SPLITS)
+    assert same(load_fashion_mnist(folder), SPLITS)

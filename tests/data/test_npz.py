@@ -1,11 +1,11 @@
 import zipfile
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from data_helpers import assert_same, made, npz_arrays, zip_of
+from data_helpers import made
+from table_helpers import npy_file, npz_arrays, same, zip_to
 
 from fmnist_xp.data import load_fashion_mnist
 from fmnist_xp.errors import DataError
@@ -30,7 +30,7 @@ ACCEPTED: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("changes", ACCEPTED.values(), ids=ACCEPTED)
 def test_what_is_understood(tmp_path: Path, changes: dict[str, Any], save: Any) -> None:
     save(tmp_path / "mnist.npz", **ARRAYS | changes)
-    assert_same(load_fashion_mnist(tmp_path / "mnist.npz"), SPLITS)
+    assert same(load_fashion_mnist(tmp_path / "mnist.npz"), SPLITS)
 
 
 class Trap:
@@ -96,12 +96,8 @@ HEADERS = {
 def test_a_header_that_is_wrong_is_refused_before_memory_is_taken(
     tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files = {}
-    for name, array in ARRAYS.items():
-        stream = BytesIO()
-        np.save(stream, array)
-        files[f"{name}.npy"] = stream.getvalue()
-    path = zip_of(tmp_path / "mnist.npz", files | {"x_train.npy": content}, zipfile.ZIP_STORED)
+    files = {f"{name}.npy": npy_file(array) for name, array in ARRAYS.items()}
+    path = zip_to(tmp_path / "mnist.npz", files | {"x_train.npy": content}, zipfile.ZIP_STORED)
     monkeypatch.setattr("numpy.empty", None)
     with pytest.raises(DataError) as raised:
         load_fashion_mnist(path)

@@ -10,24 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_helpers import (
-    assert_same,
-    csv_file,
-    folder_of,
-    idx_file,
-    idx_files,
-    made,
-    npz_arrays,
-    tar_of,
-    zip_of,
-)  # fmt: skip
+from data_helpers import made
+from table_helpers import csv_file, csv_rows, folder_of, idx_file, idx_files, npz_arrays, same, tar_to, zip_to
 
 from fmnist_xp.data import load_fashion_mnist
 from fmnist_xp.errors import DataError
 
 SPLITS = made(20), made(10, 1)
 FILES = idx_files(*SPLITS)
-CSV = {"fashion-mnist_train.csv": csv_file(SPLITS[0]), "fashion-mnist_test.csv": csv_file(SPLITS[1])}
+CSV = {
+    "fashion-mnist_train.csv": csv_file(csv_rows(SPLITS[0])),
+    "fashion-mnist_test.csv": csv_file(csv_rows(SPLITS[1])),
+}
 TRAIN_IMAGES = "train-images-idx3-ubyte"
 
 
@@ -76,35 +70,35 @@ def test_what_people_have_is_read_from_a_folder_and_from_archives(
     if place == "folder":
         path = folder_of(tmp_path / "data", files)
     elif place == "zip":
-        path = zip_of(tmp_path / "data", files)  # known by its first bytes
+        path = zip_to(tmp_path / "data", files)  # known by its first bytes
     else:
-        path = tar_of(tmp_path / "data", files, "w:gz" if place == "tar.gz" else "w")
-    assert_same(load_fashion_mnist(path), SPLITS)
-    assert_same(load_fashion_mnist(path), SPLITS)  # from the cache
+        path = tar_to(tmp_path / "data", files, "w:gz" if place == "tar.gz" else "w")
+    assert same(load_fashion_mnist(path), SPLITS)
+    assert same(load_fashion_mnist(path), SPLITS)  # from the cache
 
 
 def test_a_folder_with_one_archive_stands_for_it(tmp_path: Path) -> None:
-    for name, write in (("a.zip", zip_of), ("a.tgz", tar_of)):
+    for name, write in (("a.zip", zip_to), ("a.tgz", tar_to)):
         folder = tmp_path / name[2:]
         folder.mkdir()
         write(folder / name, FILES)
         (folder / "README.md").write_text("about")
-        assert_same(load_fashion_mnist(folder), SPLITS)
+        assert same(load_fashion_mnist(folder), SPLITS)
     folder = tmp_path / "npz"
     folder.mkdir()
     npz(folder / "mnist.npz")
-    assert_same(load_fashion_mnist(folder), SPLITS)
-    assert_same(load_fashion_mnist(folder / "mnist.npz"), SPLITS)
-    zip_of(folder / "other.zip", FILES)
+    assert same(load_fashion_mnist(folder), SPLITS)
+    assert same(load_fashion_mnist(folder / "mnist.npz"), SPLITS)
+    zip_to(folder / "other.zip", FILES)
     with pytest.raises(DataError, match=r"several data sets found \(mnist\.npz; other\.zip\); give one of them"):
         load_fashion_mnist(folder)
 
 
 def test_csv_files_as_kaggle_sends_them_one_by_one(tmp_path: Path) -> None:
     for name, content in CSV.items():
-        zip_of(tmp_path / f"{name}.zip", {name: content})
-    assert_same(load_fashion_mnist(tmp_path), SPLITS)
-    zip_of(tmp_path / "fashion-mnist_test.csv.zip", {**CSV, "more": b""})
+        zip_to(tmp_path / f"{name}.zip", {name: content})
+    assert same(load_fashion_mnist(tmp_path), SPLITS)
+    zip_to(tmp_path / "fashion-mnist_test.csv.zip", {**CSV, "more": b""})
     with pytest.raises(DataError, match=r"test\.csv\.zip: a zip of 3 files found; one is needed here"):
         load_fashion_mnist(tmp_path)
 
@@ -112,9 +106,9 @@ def test_csv_files_as_kaggle_sends_them_one_by_one(tmp_path: Path) -> None:
 def test_one_file_of_a_set_stands_for_the_set(tmp_path: Path) -> None:
     other = made(30, 2), made(10, 3)
     folder_of(tmp_path, FILES | {f"emnist-{name}": content for name, content in idx_files(*other).items()} | CSV)
-    assert_same(load_fashion_mnist(tmp_path / TRAIN_IMAGES), SPLITS)
-    assert_same(load_fashion_mnist(tmp_path / "emnist-t10k-labels-idx1-ubyte"), other)
-    assert_same(load_fashion_mnist(tmp_path / "fashion-mnist_test.csv"), SPLITS)
+    assert same(load_fashion_mnist(tmp_path / TRAIN_IMAGES), SPLITS)
+    assert same(load_fashion_mnist(tmp_path / "emnist-t10k-labels-idx1-ubyte"), other)
+    assert same(load_fashion_mnist(tmp_path / "fashion-mnist_test.csv"), SPLITS)
 
 
 def test_several_sets_in_one_place_are_named(tmp_path: Path) -> None:
@@ -125,7 +119,7 @@ def test_several_sets_in_one_place_are_named(tmp_path: Path) -> None:
         assert str(name) in str(raised.value)
     two = {f"emnist-{kind}-{name}": content for kind in ("letters", "digits") for name, content in FILES.items()}
     with pytest.raises(DataError, match=r"emnist-letters-.*; IDX files emnist-digits-.*; unpack it and give one"):
-        load_fashion_mnist(zip_of(tmp_path / "two.zip", two))
+        load_fashion_mnist(zip_to(tmp_path / "two.zip", two))
 
 
 def test_two_files_for_one_place_are_named(tmp_path: Path) -> None:
@@ -135,7 +129,7 @@ def test_two_files_for_one_place_are_named(tmp_path: Path) -> None:
 
 
 def test_a_member_that_is_there_twice_is_refused(tmp_path: Path) -> None:
-    path = zip_of(tmp_path / "a.zip", FILES)
+    path = zip_to(tmp_path / "a.zip", FILES)
     with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
         archive.writestr("train-labels-idx1-ubyte", FILES["train-labels-idx1-ubyte"])
     with pytest.raises(DataError, match="member train-labels-idx1-ubyte: several files in one place"):
@@ -144,10 +138,10 @@ def test_a_member_that_is_there_twice_is_refused(tmp_path: Path) -> None:
 
 def test_files_that_are_no_set_beside_one_do_not_matter(tmp_path: Path, image_folder: Path) -> None:
     ids = {"train.csv": b"id,label\n1,3\n", "test.csv": b"id,label\n1,3\n"}
-    assert_same(load_fashion_mnist(folder_of(tmp_path / "idx", FILES | ids)), SPLITS)
+    assert same(load_fashion_mnist(folder_of(tmp_path / "idx", FILES | ids)), SPLITS)
     train, _ = load_fashion_mnist(folder_of(image_folder, ids))
     assert len(train) == 20
-    assert_same(load_fashion_mnist(folder_of(tmp_path / "other", FILES | {"test/notes.txt": b""})), SPLITS)
+    assert same(load_fashion_mnist(folder_of(tmp_path / "other", FILES | {"test/notes.txt": b""})), SPLITS)
 
 
 def test_images_and_a_table_in_one_folder_are_several_sets(image_folder: Path) -> None:
@@ -167,7 +161,7 @@ def test_what_is_refused_is_told_what_is_understood(tmp_path: Path) -> None:
     assert "and 1 more); understood are" in message
     assert "copy" not in message
     assert message.isprintable()
-    for name in (zip_of(tmp_path / "flat.zip", {"a.txt": b"a"}), tar_of(tmp_path / "flat.tar", {"a.txt": b"a"})):
+    for name in (zip_to(tmp_path / "flat.zip", {"a.txt": b"a"}), tar_to(tmp_path / "flat.tar", {"a.txt": b"a"})):
         with pytest.raises(DataError, match=r"no data set found among its files \(a\.txt\); understood are"):
             load_fashion_mnist(name)
     for name in ("a.txt", "d.txt"):
@@ -282,7 +276,7 @@ def with_header_fields(path: Path, name: str, file_size: int) -> Path:
 
 def test_a_member_that_holds_more_than_it_declares_is_stopped_there(tmp_path: Path) -> None:
     large = idx_file(np.zeros((20_000, 28, 28), np.uint8))
-    path = with_header_fields(zip_of(tmp_path / "a.zip", FILES | {TRAIN_IMAGES: large}), TRAIN_IMAGES, 1000)
+    path = with_header_fields(zip_to(tmp_path / "a.zip", FILES | {TRAIN_IMAGES: large}), TRAIN_IMAGES, 1000)
     tracemalloc.start()
     try:
         with pytest.raises(DataError, match=rf"member {TRAIN_IMAGES}: cut short or damaged \(Bad CRC"):
@@ -290,7 +284,7 @@ def test_a_member_that_holds_more_than_it_declares_is_stopped_there(tmp_path: Pa
         assert tracemalloc.get_traced_memory()[1] < len(large) / 4
     finally:
         tracemalloc.stop()
-    huge = with_header_fields(zip_of(tmp_path / "b.zip", FILES), TRAIN_IMAGES, 2**31)
+    huge = with_header_fields(zip_to(tmp_path / "b.zip", FILES), TRAIN_IMAGES, 2**31)
     with pytest.raises(DataError, match=rf"member {TRAIN_IMAGES}: "):
         load_fashion_mnist(huge)
 
@@ -300,14 +294,14 @@ METHODS = {"bzip2": zipfile.ZIP_BZIP2, "lzma": zipfile.ZIP_LZMA}
 
 @pytest.mark.parametrize("kind", METHODS)
 def test_compression_that_cannot_be_bounded_is_refused_with_a_way_out(tmp_path: Path, kind: str) -> None:
-    path = zip_of(tmp_path / "a.zip", FILES, METHODS[kind])
+    path = zip_to(tmp_path / "a.zip", FILES, METHODS[kind])
     with pytest.raises(DataError, match=rf"compressed by {kind}; only stored and deflated files .*: unpack the zip"):
         load_fashion_mnist(path)
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, *METHODS.values()])
 def test_a_damaged_member_of_every_compression_is_named(tmp_path: Path, compression: int) -> None:
-    path = zip_of(tmp_path / "a.zip", FILES, compression)
+    path = zip_to(tmp_path / "a.zip", FILES, compression)
     with zipfile.ZipFile(path) as archive:
         info = archive.getinfo(TRAIN_IMAGES)
     content = bytearray(path.read_bytes())
@@ -318,7 +312,7 @@ def test_a_damaged_member_of_every_compression_is_named(tmp_path: Path, compress
 
 
 def test_a_member_behind_a_password_is_refused(tmp_path: Path) -> None:
-    path = zip_of(tmp_path / "a.zip", FILES)
+    path = zip_to(tmp_path / "a.zip", FILES)
     content = bytearray(path.read_bytes())
     place = content.rindex(TRAIN_IMAGES.encode(), 0, content.rindex(b"PK\x05\x06")) - 46
     content[place + 8] |= 1
@@ -334,9 +328,9 @@ def test_a_member_behind_a_password_is_refused(tmp_path: Path) -> None:
 def test_an_archive_that_is_cut_short_is_named(tmp_path: Path, name: str, keep: float) -> None:
     path = tmp_path / name
     if name == "a.zip":
-        zip_of(path, FILES)
+        zip_to(path, FILES)
     else:
-        tar_of(path, FILES, "w:gz" if name.endswith("gz") else "w")
+        tar_to(path, FILES, "w:gz" if name.endswith("gz") else "w")
     content = path.read_bytes().rstrip(b"\0")
     path.write_bytes(content[: int(keep * len(content))])
     with pytest.raises(DataError, match=r"damaged|missing|found, its header promises") as raised:
@@ -345,7 +339,7 @@ def test_an_archive_that_is_cut_short_is_named(tmp_path: Path, name: str, keep: 
 
 
 def test_the_checksum_of_a_packed_tar_is_looked_at(tmp_path: Path) -> None:
-    path = tar_of(tmp_path / "a.tgz", FILES, "w:gz")
+    path = tar_to(tmp_path / "a.tgz", FILES, "w:gz")
     content = bytearray(path.read_bytes())
     content[-8] ^= 1
     path.write_bytes(content)
@@ -354,7 +348,7 @@ def test_the_checksum_of_a_packed_tar_is_looked_at(tmp_path: Path) -> None:
 
 
 def test_a_tar_of_holes_or_links_gives_no_file(tmp_path: Path) -> None:
-    path = tar_of(tmp_path / "a.tar", {name: FILES[name] for name in FILES if name != TRAIN_IMAGES})
+    path = tar_to(tmp_path / "a.tar", {name: FILES[name] for name in FILES if name != TRAIN_IMAGES})
     with tarfile.open(path, "a") as archive:
         info = tarfile.TarInfo(TRAIN_IMAGES)
         info.type, info.linkname = tarfile.SYMTYPE, "/dev/zero"
@@ -380,7 +374,7 @@ def test_a_tar_whose_headers_lead_far_beyond_is_stopped(tmp_path: Path) -> None:
 
 
 def test_a_tar_of_very_many_files_is_to_be_unpacked(tmp_path: Path) -> None:
-    path = tar_of(tmp_path / "a.tar", {f"train/0/{number}.png": b"" for number in range(1001)})
+    path = tar_to(tmp_path / "a.tar", {f"train/0/{number}.png": b"" for number in range(1001)})
     with pytest.raises(DataError, match="more than 1000 members; unpack it and give the folder"):
         load_fashion_mnist(path)
 
@@ -390,7 +384,7 @@ def test_a_folder_below_that_may_not_be_read_is_passed_over(tmp_path: Path) -> N
     folder_of(tmp_path, {f"data/{name}": content for name, content in FILES.items()} | {"lost+found/x": b""})
     (tmp_path / "lost+found").chmod(0)
     try:
-        assert_same(load_fashion_mnist(tmp_path), SPLITS)
+        assert same(load_fashion_mnist(tmp_path), SPLITS)
     finally:
         (tmp_path / "lost+found").chmod(stat.S_IRWXU)
 
@@ -398,7 +392,7 @@ def test_a_folder_below_that_may_not_be_read_is_passed_over(tmp_path: Path) -> N
 def test_links_in_a_circle_are_passed_over(tmp_path: Path) -> None:
     folder_of(tmp_path, FILES)
     (tmp_path / "circle").symlink_to("circle")
-    assert_same(load_fashion_mnist(tmp_path), SPLITS)
+    assert same(load_fashion_mnist(tmp_path), SPLITS)
     with pytest.raises(DataError, match="circle: no such folder or file"):
         load_fashion_mnist(tmp_path / "circle")
 

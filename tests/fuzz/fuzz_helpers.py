@@ -1,7 +1,6 @@
 """Files as the readers' own grammars have them, damaged in many ways, and what must hold of the readers then."""
 
 import gzip
-import io
 import json
 import os
 import shutil
@@ -9,7 +8,6 @@ import struct
 import sys
 import tarfile
 import tracemalloc
-import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +20,7 @@ import numpy as np
 from hypothesis import HealthCheck, note, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from table_helpers import csv_file, csv_rows, folder_of, idx_arrays, idx_files, npy_file, npz_arrays
 
 from fmnist_xp.data import Dataset
 from fmnist_xp.errors import FmnistXpError
@@ -145,7 +144,7 @@ def sometimes(true: T, other: st.SearchStrategy[T]) -> st.SearchStrategy[T]:
 
 # Data sets
 
-SPLITS = tuple(
+TRAIN, TEST = SPLITS = tuple(
     Dataset(
         np.random.default_rng(seed).integers(0, 256, (n, 28, 28), dtype=np.uint8),
         np.arange(n, dtype=np.uint8) % 10,
@@ -156,11 +155,9 @@ SPLITS = tuple(
 )
 
 
-def same(read: tuple[Dataset, Dataset], expected: tuple[Dataset, ...] = SPLITS) -> bool:
-    return all(
-        np.array_equal(one.images, other.images) and np.array_equal(one.labels, other.labels)
-        for one, other in zip(read, expected, strict=True)
-    )
+IDX_VALUES, IDX = idx_arrays(TRAIN, TEST), idx_files(TRAIN, TEST)
+NPZ_VALUES = {f"{name}.npy": values for name, values in npz_arrays(TRAIN, TEST).items()}
+NPZ = {name: npy_file(values) for name, values in NPZ_VALUES.items()}
 
 
 def is_whole(splits: tuple[Dataset, Dataset]) -> bool:
@@ -174,10 +171,6 @@ def is_whole(splits: tuple[Dataset, Dataset]) -> bool:
     )
 
 
-def idx_file(values: NDArray[np.uint8]) -> bytes:
-    return struct.pack(f">HBB{values.ndim}I", 0, 8, values.ndim, *values.shape) + values.tobytes()
-
-
 @st.composite
 def idx_files_odd(draw: st.DrawFn, values: NDArray[np.uint8]) -> bytes:
     """Return an IDX file whose header may lie, as it is or as a gzip file."""
@@ -185,28 +178,6 @@ def idx_files_odd(draw: st.DrawFn, values: NDArray[np.uint8]) -> bytes:
     shape = [draw(sometimes(size, COUNTS)) for size in values.shape]
     content = struct.pack(f">I{values.ndim}I", magic, *shape) + values.tobytes()
     return Content(draw(st.sampled_from([bytes, gzip.compress]))(content))
-
-
-IDX = {
-    f"{prefix}-{kind}": idx_file(values)
-    for prefix, split in zip(("train", "t10k"), SPLITS, strict=True)
-    for kind, values in (("images-idx3-ubyte", split.images), ("labels-idx1-ubyte", split.labels))
-}
-IDX_VALUES = {
-    f"{prefix}-{kind}": values
-    for prefix, split in zip(("train", "t10k"), SPLITS, strict=True)
-    for kind, values in (("images-idx3-ubyte", split.images), ("labels-idx1-ubyte", split.labels))
-}
-
-
-def csv_rows(split: Dataset) -> list[list[str]]:
-    head = ["label", *(f"pixel{number}" for number in range(1, 785))]
-    rows = zip(split.labels.tolist(), split.images.reshape(-1, 784).tolist(), strict=True)
-    return [head, *([str(label), *map(str, image)] for label, image in rows)]
-
-
-def csv_file(rows: list[list[str]]) -> bytes:
-    return "".join(",".join(row) + "\n" for row in rows).encode()
 
 
 TOKENS = (
@@ -236,12 +207,6 @@ def csv_files_odd(draw: st.DrawFn, split: Dataset) -> tuple[bytes, bool]:
     return Content(csv_file(rows)), not kinds
 
 
-def npy_file(values: NDArray[Any]) -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, values)
-    return stream.getvalue()
-
-
 @st.composite
 def npy_files_odd(draw: st.DrawFn, values: NDArray[np.uint8]) -> bytes:
     """Return an array's file whose header may lie or be no header."""
@@ -259,22 +224,6 @@ def npy_files_odd(draw: st.DrawFn, values: NDArray[np.uint8]) -> bytes:
     length = draw(sometimes(len(text), st.sampled_from([0, 1, 65_535])))
     version = draw(sometimes(b"\1\0", st.sampled_from([b"\2\0", b"\3\0", b"\xff\0"])))
     return Content(b"\x93NUMPY" + version + struct.pack("<H", length) + text + values.tobytes())
-
-
-NPZ_VALUES = {
-    f"{kind}_{name}.npy": values
-    for name, split in zip(("train", "test"), SPLITS, strict=True)
-    for kind, values in (("x", split.images), ("y", split.labels))
-}
-NPZ = {name: npy_file(values) for name, values in NPZ_VALUES.items()}
-
-
-def zip_file(files: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> bytes:
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", compression) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return stream.getvalue()
 
 
 ZIP_FIELDS = {
@@ -303,16 +252,6 @@ def zip_files_odd(draw: st.DrawFn, content: bytes) -> bytes:
             if at + struct.calcsize(code) <= len(data):
                 struct.pack_into("<" + code, data, at, min(value, most))
     return Content(data)
-
-
-def tar_file(files: dict[str, bytes]) -> bytes:
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w") as archive:
-        for name, content in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return stream.getvalue()
 
 
 @st.composite
@@ -370,13 +309,6 @@ IN_ORDER = tuple(
     for order in [np.argsort(split.labels, kind="stable")]
 )
 """What these images are, in the order of a folder."""
-
-
-def folder_of(path: Path, files: dict[str, bytes]) -> Path:
-    for name, content in files.items():
-        (path / name).parent.mkdir(parents=True, exist_ok=True)
-        (path / name).write_bytes(content)
-    return path
 
 
 # JSON

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from table_helpers import csv_file
 
 import fmnist_xp as fx
 from fmnist_xp.runs import Run, load_run
@@ -76,4 +77,4 @@ def table_odd(draw: st.DrawFn, lines: list[list[str]]) -> bytes:
     column = draw(st.integers(0, len(lines[at]) - 1))
     changed = [list(line) for line in lines]
     changed[at][column] = draw(st.sampled_from(fuzz.TOKENS))
-    return fuzz.Content(fuzz.csv_file(changed))
+    return fuzz.Content(csv_file(changed))
