@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import pairwise
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,22 +107,21 @@ def _chunks(stream: IO[bytes], where: str, skipped: int) -> Iterator[tuple[int, 
 def _parse(lines: list[bytes], number: int, where: str) -> NDArray[np.uint8]:
     """Return the values in lines, of which the first is the one of that number, as uint8 (n, 785)."""
     with suppress(ValueError):
-        values = _load(lines, np.uint8) if all(map(bytes.strip, lines)) else np.empty((0, 0))
-        if values.shape == (len(lines), 1 + PIXELS):
-            return values.astype(np.uint8, copy=False)
-    # Not what nearly every file is: line by line, as numbers that may have a point, to read it or to say what it is.
+        values = _load(lines) if all(map(bytes.strip, lines)) else np.empty(0)
+        if values.shape == (len(lines), 1 + PIXELS) and _fit(values).all():
+            return values.astype(np.uint8)
+    # Line by line, to say what it is.
     rows = []
     for here, line in enumerate(lines, number):
         try:
-            row = _load([line], np.float64).ravel() if line.strip() else np.empty(0)
+            row = _load([line]).ravel() if line.strip() else np.empty(0)
         except ValueError:
             fields = line.decode("utf-8", "replace").split(",")
             wrong = next((field for field in fields if not _is_number(field)), fields[0])
             raise DataError(f"{where}: {wrong.strip()[:40]!r} found in line {here}; numbers are needed") from None
         if len(row) != 1 + PIXELS:
             raise _wrong_count(where, here, len(row))
-        good = (row >= 0) & (row <= 255) & (row == np.floor(row))
-        if not good.all():
+        if not (good := _fit(row)).all():
             column = int(np.argmin(good))
             raise DataError(
                 f"{where}: {row[column]:g} found in line {here}, column {column + 1}; "
@@ -132,8 +131,14 @@ def _parse(lines: list[bytes], number: int, where: str) -> NDArray[np.uint8]:
     return np.stack(rows)
 
 
-def _load(lines: list[bytes], dtype: type[np.uint8 | np.float64]) -> NDArray[Any]:
-    return np.loadtxt(lines, dtype, comments=None, delimiter=",", quotechar='"', ndmin=2, encoding="utf-8")
+def _load(lines: list[bytes]) -> NDArray[np.float64]:
+    # As floats and not as bytes, since some versions of NumPy make 3 of 3.7 then.
+    return np.loadtxt(lines, np.float64, comments=None, delimiter=",", quotechar='"', ndmin=2, encoding="utf-8")
+
+
+def _fit(values: NDArray[np.float64]) -> NDArray[np.bool_]:
+    fit: NDArray[np.bool_] = (values >= 0) & (values <= 255) & (values == np.floor(values))
+    return fit
 
 
 def _wrong_count(where: str, line: int, count: int) -> DataError:

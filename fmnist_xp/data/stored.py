@@ -299,7 +299,7 @@ def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) ->
     if info.compress_type == zipfile.ZIP_DEFLATED:
         return archive.open(info), min(info.file_size, info.compress_size * _DEFLATE)
     # zipfile unpacks the other kinds in pieces without a bound: 4 KB of bzip2 can be gigabytes.
-    kind = zipfile.compressor_names.get(info.compress_type, f"method {info.compress_type}")  # type: ignore[attr-defined]
+    kind = {zipfile.ZIP_BZIP2: "bzip2", zipfile.ZIP_LZMA: "lzma"}.get(info.compress_type, f"{info.compress_type}")
     raise DataError(f"{where}: compressed by {kind}; only stored and deflated files are read: unpack the zip")
 
 
