@@ -180,11 +180,12 @@ def _holds(judge: Callable[..., object], *what: object) -> bool:
 
 
 def _several(path: Path, titles: list[str], way_out: str) -> DataError:
-    return DataError(f"{shown(str(path))}: several data sets found ({'; '.join(titles)}); {way_out}")
+    more = f" and {len(titles) - 3} more" if titles[3:] else ""
+    return DataError(f"{shown(str(path))}: several data sets found ({'; '.join(titles[:3])}{more}); {way_out}")
 
 
 def _nothing(where: str, files: list[Stored]) -> DataError:
-    names = ", ".join(shown(file.name) for file in files[:3]) or "no file"
+    names = ", ".join(shown(file.name[:100]) for file in files[:3]) or "no file"
     more = f" and {len(files) - 3} more" if files[3:] else ""
     return DataError(f"{shown(where)}: no data set found among its files ({names}{more}); {UNDERSTOOD}")
 

@@ -61,7 +61,8 @@ def blaming(where: str) -> Iterator[None]:
 
 
 def shown(name: str) -> str:
-    """Return a name as it can stand in a line: one with signs that cannot be printed as Python writes it."""
+    """Return a name as it can stand in a line: one with signs that cannot be printed as Python writes it, and cut."""
+    name = name if len(name) <= 500 else f"{name[:500]}…"
     return name if name.isprintable() else ascii(name)
 
 
@@ -175,7 +176,7 @@ def gather(
                 problems.append(f"{some.root}{shown(start)}{usual}: missing; all {len(roles)} {form} are needed")
             names = [file.name for _, file in candidates]
             if len({stem for stem, _ in candidates}) > 1 or len(set(names)) < len(names):
-                several = " and ".join(map(shown, names))
+                several = " and ".join(map(shown, names[:3]))
                 problems.append(f"{candidates[0][1].where}: several files in one place ({several}); keep one")
         found.append(Found(form, chosen, problems[0] if problems else None, check, read))
     return found
