@@ -52,7 +52,15 @@ def sourced(function: str, programs: Path, folder: Path) -> subprocess.Completed
 
 @pytest.mark.parametrize(
     "script",
-    ["scripts/setup.sh", "scripts/train", "scripts/test", "scripts/gpu-check", "scripts/mutation", ".ci/run"],
+    [
+        "scripts/setup.sh",
+        "scripts/train",
+        "scripts/test",
+        "scripts/fuzz",
+        "scripts/gpu-check",
+        "scripts/mutation",
+        ".ci/run",
+    ],
 )
 def test_syntax(script: str) -> None:
     assert BASH is not None
@@ -61,7 +69,7 @@ def test_syntax(script: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "script", ["scripts/train", "scripts/test", "scripts/gpu-check", "scripts/mutation", ".ci/run"]
+    "script", ["scripts/train", "scripts/test", "scripts/fuzz", "scripts/gpu-check", "scripts/mutation", ".ci/run"]
 )
 def test_scripts_can_be_run(script: str) -> None:
     assert os.access(ROOT / script, os.X_OK)
@@ -239,6 +247,34 @@ def test_training_is_run_with_its_arguments(
     assert done.stdout.strip() == "6 train adam --epochs 3 --out my run"
     assert done.returncode == 3
     assert installs(log) == [target]
+
+
+def test_fuzz_goes_on_with_new_seeds_until_a_round_fails(programs: Path, project: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    fake_python(programs / "python3", log)
+    # The third round fails.
+    program(
+        project / ".venv" / "bin" / "python",
+        f'echo "$FMNIST_XP_FUZZ $*" >> {log}\n[ "$(grep -c "tests/fuzz$" {log})" -lt 3 ]',
+    )
+    program(project / ".venv" / "bin" / "pip", "")
+    grep = shutil.which("grep")
+    assert grep
+    (programs / "grep").symlink_to(grep)
+    done = bash("scripts/fuzz 1000000", programs, project)
+    assert done.returncode == 1
+    rounds = [line.split() for line in log.read_text().splitlines() if line.endswith("tests/fuzz")]
+    assert len(rounds) == 3
+    assert len({words[words.index("--hypothesis-seed") + 1] for words in rounds}) == 3
+    assert all(words[0] == "2" for words in rounds)
+    assert installs(log) == [".[test]"]
+
+
+@pytest.mark.parametrize("seconds", ["soon", "-1", "1.5"])
+def test_fuzz_takes_a_number_of_seconds(programs: Path, project: Path, seconds: str) -> None:
+    refused = bash(f"scripts/fuzz {seconds}", programs, project)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("fuzz: takes a number of seconds")
 
 
 COMMANDS = "scripts/train --epochs 3|scripts/test"

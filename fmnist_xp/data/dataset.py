@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 CLASS_NAMES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
@@ -20,14 +20,27 @@ class Dataset:
     """Images and their labels.
 
     `images` is uint8 of shape (n, 28, 28), `labels` uint8 of shape (n,) with values 0 to 9 (the index into
-    `CLASS_NAMES`). `name` says what the images are: "fashion-mnist" (the published ones, by their checksum),
-    "synthetic" or "custom". `source` says in words where they were read, for the log.
+    `CLASS_NAMES`). Whole numbers of another width, or a list, are taken where their values fit; TypeError for numbers
+    of another kind, ValueError for other shapes and values. `name` says what the images are: "fashion-mnist" (the
+    published ones, by their checksum), "synthetic" or "custom". `source` says in words where they were read, for the
+    log.
     """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.uint8]
     name: str
     source: str
+
+    def __post_init__(self) -> None:
+        """Judge images and labels."""
+        object.__setattr__(self, "images", _bytes("images", self.images, 255))
+        object.__setattr__(self, "labels", _bytes("labels", self.labels, 9))
+        n = len(self.labels) if self.labels.ndim == 1 else 0
+        if n == 0 or self.images.shape != (n, 28, 28):
+            raise ValueError(
+                f"images of shape {self.images.shape} and labels of shape {self.labels.shape} given; "
+                "(n, 28, 28) and (n,) are needed, n at least 1"
+            )
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -45,3 +58,12 @@ class Dataset:
         other = copy(self)
         object.__setattr__(other, "name", name)
         return other
+
+
+def _bytes(name: str, values: ArrayLike, highest: int) -> NDArray[np.uint8]:
+    array = np.asarray(values)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name} of dtype {array.dtype} given; whole numbers from 0 to {highest} are needed")
+    if array.size and (array.min() < 0 or array.max() > highest):
+        raise ValueError(f"{name} from {array.min()} to {array.max()} given; they go from 0 to {highest}")
+    return array.astype(np.uint8, copy=False)

@@ -8,6 +8,7 @@ from pathlib import Path
 from fmnist_xp.data import download, formats
 from fmnist_xp.data.cache import cached
 from fmnist_xp.data.dataset import Dataset
+from fmnist_xp.data.stored import shown
 from fmnist_xp.data.synthetic import VERSION, make_synthetic
 from fmnist_xp.errors import DataError
 
@@ -20,7 +21,8 @@ def load_fashion_mnist(source: str | Path = "auto", *, url: str | None = None) -
     `source` is one of
 
     - a path: a folder with the four IDX files (plain or gzip), a folder of images laid out as
-      `train/<label>/*.png` and `test/<label>/*.png`, or a zip of such a folder;
+      `train/<label>/*.png` and `test/<label>/*.png`, a pair of CSV files with the label first, Keras's .npz, a zip or
+      tar of such files, or one file of such a set, see `formats.read`;
     - "synthetic": 60,000 and 10,000 images drawn here, see `make_synthetic`;
     - "auto": the path in `$FMNIST_XP_DATA` if that is set, else the files fetched before, else files fetched
       now from `url` (see `fetch`). Where no server answers, or pooch, which would ask, is not installed, one
@@ -33,10 +35,22 @@ def load_fashion_mnist(source: str | Path = "auto", *, url: str | None = None) -
         return cached(f"synthetic {VERSION}", "drawn by make_synthetic", make_synthetic)
     if str(source) == "auto":
         return _auto(url)
-    path = Path(source).expanduser()
-    if not path.exists():
-        raise DataError(f"{source}: no such folder or zip; give its path, 'auto' or 'synthetic'")
-    return formats.read(path)
+    return formats.read(_existing(source))
+
+
+def _existing(source: str | Path) -> Path:
+    """Return the path that a source names; DataError where there is nothing."""
+    if not str(source):
+        raise DataError("the data source is empty; give a path, 'auto' or 'synthetic'")
+    try:
+        path = Path(source).expanduser()
+        path.stat()
+    except (OSError, ValueError, RuntimeError) as error:  # the last two: a NUL in it, and the home of ~nobody
+        reason = "" if isinstance(error, FileNotFoundError) else f" ({getattr(error, 'strerror', None) or error})"
+        raise DataError(
+            f"{shown(str(source))}: no such folder or file{reason}; give a path, 'auto' or 'synthetic'"
+        ) from error
+    return path
 
 
 def _auto(url: str | None) -> tuple[Dataset, Dataset]:

@@ -1,44 +1,51 @@
 """Which form a path on disk has: read it, or write a data set in one of two forms."""
 
 import hashlib
+import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from fmnist_xp.data import idx, images
+from fmnist_xp.data import csv_files, idx, images, npz
 from fmnist_xp.data.cache import cached
 from fmnist_xp.data.dataset import Dataset
 from fmnist_xp.data.published import is_published
+from fmnist_xp.data.stored import ARCHIVE, Found, Stored, in_archive, in_folder, is_tar, is_zip, open_file, shown
 from fmnist_xp.errors import DataError
 
 FORMATS = ("png", "idx")
 """What `export` writes."""
+VERSION = 2
+"""Of the readers: a change of what they accept changes this, and the decoded cache with it."""
+UNDERSTOOD = (
+    "understood are the four IDX files (train-images-idx3-ubyte, …, also .gz), folders train/ and test/ of images, "
+    "…train.csv and …test.csv with a label column, Keras's .npz, and a zip, tar or tar.gz of such files"
+)
+
+Read = Callable[[], tuple[Dataset, Dataset]]
 
 
 def read(path: Path) -> tuple[Dataset, Dataset]:
-    """Read (train, test) from a folder of IDX files, a folder of images or a zip of one; see `idx`, `images`.
+    """Read (train, test) from a folder, an archive, or one of the files of a set.
 
-    The decoded arrays are kept in the cache: for IDX files and a zip under the SHA-256 of the files' bytes,
-    for a folder of images under its path, and as long as it has the same `images.Folder.fingerprint`. Whatever
-    is wrong is a DataError naming the file.
+    See `idx`, `csv_files`, `npz` and `images` for the forms. In a folder, files may also lie one folder down or in
+    `raw` below that; the nearest set is taken. A folder with one archive and no set stands for the archive, one file
+    of a set for the set. Several sets at one place are a DataError, as is whatever is wrong; it names the file.
+
+    The decoded arrays are kept in the cache: under the SHA-256 of the files' bytes, so that what is accepted does not
+    depend on what is kept; for a folder of images under its path, and as long as it has the same
+    `images.Folder.fingerprint`.
     """
     try:
-        if path.is_file():
-            source = f"zip of images {path}"
-            return cached(f"zip {_sha256([path])}", source, lambda: _named(*images.read_zip(path, source)))
-        if not path.is_dir():
-            raise DataError(f"{path}: no such folder or zip")
-        if files := idx.find(path):
-            source = f"IDX files in {path}"
-            return cached(f"idx {_sha256(files)}", source, lambda: _named(*idx.read(files, source)))
-        if images.is_folder_of_images(path):
-            source = f"images in {path}"
-            folder = images.Folder(path)
-            key = f"images {path.resolve()}"
-            return cached(key, source, lambda: _named(*folder.read(source)), folder.fingerprint)
+        if path.is_dir():
+            return _read_folder(path)
+        open_file(path)[0].close()
+        for found in _sets(in_folder(path.parent, below=False)):
+            if any(file.path == path for file in found.files):
+                return _read_set(found, path.parent)
+        return _read_archive(path)
     except OSError as error:
-        raise DataError(f"{error.filename or path}: cannot be read ({error.strerror or error})") from error
-    raise DataError(f"{path}: neither the IDX files nor train/ and test/ found; is it the data set's folder?")
+        raise DataError(f"{shown(str(path))}: cannot be read ({error.strerror or error})") from error
 
 
 def export(train: Dataset, test: Dataset, folder: Path, format: str) -> None:
@@ -46,29 +53,159 @@ def export(train: Dataset, test: Dataset, folder: Path, format: str) -> None:
 
     "png": the notebook's layout, `train/<label>/NNNN.png` and `test/<label>/NNNN.png`, where class k's
     NNNN.png is the NNNN-th image labelled k. "idx": the four gzip files, the same bytes at each writing.
-    The folder appears whole or not at all. DataError where it has something in it or cannot be written,
-    for another format, and for "png" where a class has no image, since such a folder could not be read.
+
+    A folder that is not there appears whole or not at all. One that is there, which may be the current folder, a link
+    to a folder or a mount point, stays the folder it is: everything is written to a hidden folder inside it and then
+    moved up, in two or four moves, which are undone where one of them fails. Only a process that is killed between
+    two of them leaves a part. DataError where there is something in the folder or it cannot be written, for another
+    format, and for "png" where a class has no image, since such a folder could not be read.
     """
     if format not in FORMATS:
         raise DataError(f"format {format!r}: not known; choose one of {', '.join(FORMATS)}")
     try:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        target = Path(folder).resolve()  # a link stays a link
+        there = target.exists()
+        # A file system of its own has lost+found from the start.
+        if there and (not target.is_dir() or any(entry.name != "lost+found" for entry in target.iterdir())):
             raise DataError(f"{folder}: already there and not an empty folder; choose another")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        place = target if there else target.parent
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=place) as temporary:
             # A folder within, since the temporary one is the user's alone.
-            made = Path(temporary) / folder.name
+            made = Path(temporary) / (target.name or "export")
             made.mkdir()
             for split, dataset in (("train", train), ("test", test)):
                 if format == "png":
                     images.write(dataset, made / split)
                 else:
                     idx.write(dataset, split, made)
-            if folder.exists():
-                folder.rmdir()
-            made.rename(folder)
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be written ({error.strerror or error})") from error
+            if there:
+                _move_up(made, target)
+            else:
+                made.rename(target)
+    except (OSError, RuntimeError) as error:  # the second, up to Python 3.12, for links in a circle
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{folder}: cannot be written ({reason})") from error
+
+
+def _move_up(made: Path, folder: Path) -> None:
+    moved: list[Path] = []
+    try:
+        for entry in sorted(made.iterdir()):
+            moved.append(entry.rename(folder / entry.name))
+    except OSError:
+        for entry in moved:
+            entry.rename(made / entry.name)
+        raise
+
+
+def _read_folder(path: Path) -> tuple[Dataset, Dataset]:
+    files = in_folder(path)
+    sets = _sets(files)
+    pictures = images.is_folder_of_images(path)
+    found = _nearest(sets, path, pictures)
+    if found:
+        return _read_set(found, path)
+    if pictures:
+        source = f"images in {path}"
+        folder = images.Folder(path)
+        key = f"images {VERSION} {path.resolve()}"
+        return cached(key, source, lambda: _named(*folder.read(source)), folder.fingerprint)
+    if sets:
+        raise DataError(f"{sets[0].problem}")
+    archives = [file for file in files if not file.folder and ARCHIVE.search(file.name)]
+    if len(archives) == 1:
+        return _read_archive(archives[0].path)
+    if archives:
+        raise _several(path, [shown(file.name) for file in archives], "give one of them")
+    raise _nothing(str(path), files)
+
+
+def _read_archive(path: Path) -> tuple[Dataset, Dataset]:
+    zipped = is_zip(path)
+    if not zipped and not is_tar(path):
+        raise DataError(f"{shown(str(path))}: neither a zip nor a tar; {UNDERSTOOD}")
+    # Listed and judged before the whole is hashed.
+    with in_archive(path) as files:
+        sets = _sets(files)
+        if found := _nearest(sets, path):
+            found.check(found.files)
+            source = f"{found.form} in {path}"
+            return _by_content("archive", [path], source, lambda: found.read(found.files, source))
+        if sets:
+            raise DataError(f"{sets[0].problem}")
+        if zipped and any("/" in file.name for file in files):
+            source = f"zip of images {path}"
+            return _by_content("archive", [path], source, lambda: images.read_zip(path, source))
+        raise _nothing(str(path), files)
+
+
+def _read_set(found: Found, path: Path) -> tuple[Dataset, Dataset]:
+    if found.problem:
+        raise DataError(found.problem)
+    # Headers and sizes before the whole is hashed.
+    found.check(found.files)
+    source = f"{found.form} in {path}"
+    paths = [file.path for file in found.files]
+    return _by_content(found.form, paths, source, lambda: found.read(found.files, source))
+
+
+def _sets(files: list[Stored]) -> list[Found]:
+    return [found for form in (idx, csv_files, npz) for found in form.find(files)]
+
+
+def _nearest(sets: list[Found], path: Path, pictures: bool = False) -> Found | None:
+    """Return the whole set with the fewest folders above it; DataError where there are several, or `pictures` too."""
+    whole = [found for found in sets if not found.problem]
+    nearest = [found for found in whole if found.depth == min(other.depth for other in whole)]
+    if len(nearest) + pictures > 1:
+        # Names say little: a train.csv may hold something else.
+        good = [found for found in nearest if _holds(found.check, found.files)]
+        titles = [found.title for found in good]
+        if pictures and _holds(images.Folder, path):
+            titles.append("images in train/ and test/")
+        if len(titles) > 1:
+            way_out = "give one of the files" if path.is_dir() else "unpack it and give one of the files"
+            raise _several(path, titles, way_out)
+        nearest = good or ([] if pictures else nearest)
+    return nearest[0] if nearest else None
+
+
+def _holds(judge: Callable[..., object], *what: object) -> bool:
+    try:
+        judge(*what)
+    except DataError:
+        return False
+    return True
+
+
+def _several(path: Path, titles: list[str], way_out: str) -> DataError:
+    more = f" and {len(titles) - 3} more" if titles[3:] else ""
+    return DataError(f"{shown(str(path))}: several data sets found ({'; '.join(titles[:3])}{more}); {way_out}")
+
+
+def _nothing(where: str, files: list[Stored]) -> DataError:
+    names = ", ".join(shown(file.name[:100]) for file in files[:3]) or "no file"
+    more = f" and {len(files) - 3} more" if files[3:] else ""
+    return DataError(f"{shown(where)}: no data set found among its files ({names}{more}); {UNDERSTOOD}")
+
+
+def _by_content(form: str, paths: list[Path], source: str, read: Read) -> tuple[Dataset, Dataset]:
+    """Return what `read` returns, or what is kept of files with the same bytes."""
+    before = _states(paths)
+    key = f"{form} {VERSION} {_sha256(paths)}"
+
+    def build() -> tuple[Dataset, Dataset]:
+        splits = read()
+        if _states(paths) != before:  # else the one content would be kept under the sum of the other
+            raise DataError(f"{shown(str(paths[0]))}: changed while it was read; try again when it is written")
+        return _named(*splits)
+
+    return cached(key, source, build)
+
+
+def _states(paths: Iterable[Path]) -> list[tuple[int, int, int]]:
+    return [(found.st_ino, found.st_size, found.st_mtime_ns) for found in map(os.stat, paths)]
 
 
 def _named(train: Dataset, test: Dataset) -> tuple[Dataset, Dataset]:
@@ -82,6 +219,6 @@ def _sha256(files: Iterable[Path]) -> str:
     """Return the SHA-256 of the files' own SHA-256 sums."""
     digest = hashlib.sha256()
     for path in files:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        with open_file(path)[0] as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())  # type: ignore[arg-type]
     return digest.hexdigest()

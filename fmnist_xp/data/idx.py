@@ -5,40 +5,52 @@ three or one dimensions), the dimensions as 32-bit integers, then the bytes. htt
 """
 
 import gzip
+import re
 import struct
-import zlib
-from io import BufferedIOBase
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fmnist_xp.data.dataset import Dataset
+from fmnist_xp.data.stored import MOST_IMAGES, Found, Stored, gather, read_array, shown, split_of, wrong_length
 from fmnist_xp.errors import DataError
 
 PREFIXES = {"train": "train", "test": "t10k"}
 STEMS = {"images": "images-idx3-ubyte", "labels": "labels-idx1-ubyte"}
 NAMES = tuple(f"{prefix}-{stem}" for prefix in PREFIXES.values() for stem in STEMS.values())
 """The four standard names, without `.gz`."""
+_NAME = re.compile(
+    r"(?P<start>(?:.*[-_.])?)(?P<split>train|t10k|test)[-_](?P<kind>images|labels)[-.]idx[13][-.]ubyte"
+    r"(?P<packed>\.gz|\.zip)?",
+    re.IGNORECASE,
+)
+"""What such files are called, also elsewhere: a dot before `idx`, test for t10k, `emnist-letters-` and the like."""
+_ROLES = {(split, kind): f"{prefix}-{stem}.gz" for split, prefix in PREFIXES.items() for kind, stem in STEMS.items()}
+_DIMENSIONS = {"images": 3, "labels": 1}
 
 
-def find(folder: Path) -> list[Path]:
-    """Return the four files of `folder` in the order of `NAMES`, or an empty list where there are none.
-
-    A plain file is preferred to its gzip form. Some files but not all four are a DataError.
-    """
-    found = [next((p for p in (folder / n, folder / f"{n}.gz") if p.is_file()), None) for n in NAMES]
-    if not any(found):
-        return []
-    for name, path in zip(NAMES, found, strict=True):
-        if path is None:
-            raise DataError(f"{folder / name}.gz: missing; the folder must hold all four IDX files")
-    return [path for path in found if path]
+def find(files: list[Stored]) -> list[Found]:
+    """Return the sets of four files, by folder and by what goes before `train`, each in the order of `NAMES`."""
+    return gather(files, "IDX files", _NAME, _ROLES, check, read)
 
 
-def read(paths: list[Path], source: str) -> tuple[Dataset, Dataset]:
-    """Read the four files, as `find` returns them, into (train, test); DataError names the file at fault."""
-    train_images, train_labels, test_images, test_labels = paths
+def check(files: list[Stored]) -> None:
+    """Judge headers and sizes of four files, as `find` has them; DataError names the file at fault."""
+    for images, labels in (files[:2], files[2:]):
+        (n_images, *_), (n_labels, *_) = _shape(images, "images"), _shape(labels, "labels")
+        if n_images != n_labels:
+            raise DataError(
+                f"{labels.where}: {n_labels} labels found for the {n_images} images of {shown(images.base)}; "
+                "take both files from the same data set"
+            )
+
+
+def read(files: list[Stored], source: str) -> tuple[Dataset, Dataset]:
+    """Read four files, as `find` has them, into (train, test); DataError names the file at fault."""
+    check(files)
+    train_images, train_labels, test_images, test_labels = files
     return _split(train_images, train_labels, source), _split(test_images, test_labels, source)
 
 
@@ -57,44 +69,39 @@ def _write(folder: Path, split: str, kind: str, head: bytes, values: NDArray[np.
         stream.write(np.ascontiguousarray(values).data)
 
 
-def _split(images_path: Path, labels_path: Path, source: str) -> Dataset:
-    images, labels = _read(images_path, "images", 3), _read(labels_path, "labels", 1)
-    if len(images) != len(labels):
-        raise DataError(
-            f"{labels_path}: {len(labels)} labels found for the {len(images)} images of {images_path.name}; "
-            "take both files from the same data set"
-        )
-    if labels.max() > 9:
-        raise DataError(f"{labels_path}: label {labels.max()} found; labels go from 0 to 9")
-    return Dataset(images, labels, "custom", source)
+def _split(images: Stored, labels: Stored, source: str) -> Dataset:
+    # Labels first: they are the smaller part.
+    values = _read(labels, "labels")
+    return split_of(_read(images, "images"), values, source, labels.where)
 
 
-def _read(path: Path, kind: str, dimensions: int) -> NDArray[np.uint8]:
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
-        try:
-            return _parse(stream, path, kind, dimensions)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise DataError(f"{path}: the gzip file is cut short or damaged ({error}); fetch it again") from error
+def _shape(file: Stored, kind: str) -> tuple[int, ...]:
+    """Return the shape in a file's header, where the file can hold as much."""
+    with file.open() as (stream, most, packed):
+        shape = _header(stream, file.where, kind)
+        left, promised = most - stream.tell(), int(np.prod(shape, dtype=object))
+        if promised > left or (promised < left and not packed):
+            raise wrong_length(file.where, left if not packed else f"at most {left}", kind, promised)
+    return shape
 
 
-def _parse(stream: BufferedIOBase, path: Path, kind: str, dimensions: int) -> NDArray[np.uint8]:
-    """Read one array straight into its memory, so that a file needs no second copy."""
+def _read(file: Stored, kind: str) -> NDArray[np.uint8]:
+    with file.open() as (stream, _, _):
+        values: NDArray[np.uint8] = read_array(stream, _header(stream, file.where, kind), np.uint8, file.where, kind)
+    return values
+
+
+def _header(stream: IO[bytes], where: str, kind: str) -> tuple[int, ...]:
+    dimensions = _DIMENSIONS[kind]
     head = stream.read(4 * (1 + dimensions))
     magic = 0x0800 + dimensions
     if head[:4] != struct.pack(">I", magic):
-        raise DataError(f"{path}: magic number {head[:4].hex() or 'nothing'} found; {kind} begin with {magic:08x}")
+        raise DataError(f"{where}: magic number {head[:4].hex() or 'nothing'} found; {kind} begin with {magic:08x}")
     if len(head) < 4 * (1 + dimensions):
-        raise DataError(f"{path}: cut short in its header; fetch it again")
-    shape = struct.unpack(f">{dimensions}I", head[4:])
+        raise DataError(f"{where}: cut short in its header; copy or fetch it again")
+    shape: tuple[int, ...] = struct.unpack(f">{dimensions}I", head[4:])
     if shape[1:] not in {(), (28, 28)}:
-        raise DataError(f"{path}: images of {shape[2]} x {shape[1]} pixels found; 28 x 28 are needed")
-    if not 0 < shape[0] <= 10_000_000:
-        raise DataError(f"{path}: its header promises {shape[0]} {kind}; is it the right file?")
-    values = np.empty(shape, np.uint8)
-    view, filled = values.data.cast("B"), 0
-    while filled < len(view) and (got := stream.readinto(view[filled : filled + (1 << 20)])):
-        filled += got
-    if filled < len(view) or stream.read(1):
-        found = "more" if filled == len(view) else str(filled)
-        raise DataError(f"{path}: {found} bytes of {kind} found, its header promises {len(view)}; fetch it again")
-    return values
+        raise DataError(f"{where}: images of {shape[2]} x {shape[1]} pixels found; 28 x 28 are needed")
+    if not 0 < shape[0] <= MOST_IMAGES:
+        raise DataError(f"{where}: its header promises {shape[0]} {kind}; is it the right file?")
+    return shape

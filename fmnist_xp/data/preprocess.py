@@ -1,5 +1,7 @@
 """From images to the rows a network takes."""
 
+from numbers import Integral
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,8 +16,18 @@ def preprocess(dataset: Dataset, shuffle_seed: int | None = None) -> tuple[NDArr
 
     With a `shuffle_seed` rows and labels are put in the order of one permutation,
     `numpy.random.default_rng(shuffle_seed).permutation(n)`; without, they keep theirs. Beside the result
-    only a few MB are held.
+    only a few MB are held. TypeError for what is no `Dataset` and a seed that is no whole number, ValueError for one
+    below 0.
     """
+    if not isinstance(dataset, Dataset):
+        raise TypeError(
+            f"dataset must be a Dataset, not {type(dataset).__name__}: Dataset(images, labels, name, source)"
+        )
+    if shuffle_seed is not None:
+        if isinstance(shuffle_seed, bool) or not isinstance(shuffle_seed, Integral):
+            raise TypeError(f"shuffle_seed must be a whole number or None, not {shuffle_seed!r}")
+        if shuffle_seed < 0:
+            raise ValueError(f"shuffle_seed must be at least 0, not {shuffle_seed}")
     n = len(dataset)
     order = None if shuffle_seed is None else np.random.default_rng(shuffle_seed).permutation(n)
     pixels = dataset.images.reshape(n, -1)

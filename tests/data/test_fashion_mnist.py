@@ -9,8 +9,15 @@ from fmnist_xp.errors import DataError
 
 
 def test_a_source_that_is_nothing_says_what_is_allowed() -> None:
-    with pytest.raises(DataError, match="download: no such folder or zip; give its path, 'auto' or 'synthetic'"):
+    with pytest.raises(DataError, match="download: no such folder or file; give a path, 'auto' or 'synthetic'"):
         load_fashion_mnist("download")
+
+
+@pytest.mark.parametrize("source", ["~nobody-of-this-name/data", "a\0b", "a" * 5000, ""])
+def test_a_source_that_cannot_be_a_path_is_refused(source: str) -> None:
+    with pytest.raises(DataError, match=r"give a path, 'auto' or 'synthetic'$") as raised:
+        load_fashion_mnist(source)
+    assert "\0" not in str(raised.value)
 
 
 def test_auto_takes_the_path_in_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,156 @@
+"""Fashion-MNIST in two CSV files, as Kaggle has it: a line for each image, its label and then 28 x 28 grey values.
+
+`<name>train.csv` and `<name>test.csv`, with a header or without. With one, the column `label` may stand anywhere.
+"""
+
+import codecs
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import pairwise
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fmnist_xp.data.dataset import Dataset
+from fmnist_xp.data.stored import MOST_IMAGES, Found, Stored, gather, shown, split_of
+from fmnist_xp.errors import DataError
+
+PIXELS = 784
+_NAME = re.compile(
+    r"(?P<start>(?:.*[-_. ])?)(?P<split>train|t10k|test)(?P<kind>)\.csv(?P<packed>\.gz|\.zip)?", re.IGNORECASE
+)
+_ROLES = {("train", ""): "train.csv", ("test", ""): "test.csv"}
+_LINE = 1 << 16
+"""Bytes: a line of 785 numbers takes some 3,000."""
+_CHUNK = 1000
+"""Lines that become an array at once."""
+
+
+def find(files: list[Stored]) -> list[Found]:
+    """Return the pairs of a file for training and one for testing, by folder and by what goes before `train`."""
+    return gather(files, "CSV files", _NAME, _ROLES, check, read)
+
+
+def check(files: list[Stored]) -> None:
+    """Judge the first line of both files; DataError names the file at fault."""
+    for file in files:
+        with file.open() as (stream, _, _):
+            _header(stream, file.where)
+
+
+def read(files: list[Stored], source: str) -> tuple[Dataset, Dataset]:
+    """Read both files into (train, test); DataError names the file and the line at fault."""
+    check(files)
+    train, test = (_read(file, source) for file in files)
+    return train, test
+
+
+def _read(file: Stored, source: str) -> Dataset:
+    images: list[NDArray[np.uint8]] = []
+    labels: list[NDArray[np.uint8]] = []
+    with file.open() as (stream, _, _):
+        column = _header(stream, file.where)
+        stream.seek(0)
+        for number, lines in _chunks(stream, file.where, 0 if column is None else 1):
+            if number > MOST_IMAGES:
+                raise DataError(f"{file.where}: more than {MOST_IMAGES:,} lines found; is it the right file?")
+            values = _parse(lines, number, file.where)
+            labels.append(values[:, column or 0].copy())
+            images.append(np.delete(values, column or 0, axis=1))
+        if not labels:
+            raise DataError(f"{file.where}: no images found below its header; is it the right file?")
+        return split_of(np.concatenate(images).reshape(-1, 28, 28), np.concatenate(labels), source, file.where)
+
+
+def _header(stream: IO[bytes], where: str) -> int | None:
+    """Return the column of the labels by the first line, or None where that is no header."""
+    line = stream.readline(_LINE)
+    fields = [field.strip().strip('"') for field in line.decode("utf-8-sig", "replace").split(",")]
+    if all(map(_is_number, fields)):
+        if len(fields) != 1 + PIXELS:
+            raise _wrong_count(where, 1, len(fields))
+        return None
+    columns = [number for number, field in enumerate(fields) if field.lower() == "label"]
+    if len(fields) != 1 + PIXELS or len(columns) != 1:
+        few = ", ".join(fields[:3])
+        raise DataError(
+            f"{where}: a header of {len(fields)} columns found, {len(columns)} of them label ({shown(few[:60])}, …); "
+            f"{1 + PIXELS} are needed, separated by commas: label and {PIXELS} pixels"
+        )
+    pixels = [tuple(map(int, re.findall(r"\d{1,6}", field))) for field in fields if field.lower() != "label"]
+    if any(one >= other for one, other in pairwise(pixels)):
+        raise DataError(f"{where}: the pixels of its header are not in ascending order; row by row is needed")
+    return columns[0]
+
+
+def _chunks(stream: IO[bytes], where: str, skipped: int) -> Iterator[tuple[int, list[bytes]]]:
+    """Yield (number of the first, lines), without the first `skipped` and without empty ones at the end."""
+    lines: list[bytes] = []
+    first = number = 1
+    while line := stream.readline(_LINE):
+        if len(line) == _LINE and line[-1:] != b"\n":
+            raise DataError(f"{where}: line {number} is longer than {_LINE:,} bytes; is it the right file?")
+        if number > skipped:
+            lines.append(line.removeprefix(codecs.BOM_UTF8) if number == 1 else line)
+        if number - first >= _CHUNK:
+            yield max(first, skipped + 1), lines
+            first, lines = number + 1, []
+        number += 1
+    while lines and not lines[-1].strip():
+        lines.pop()
+    if lines:
+        yield max(first, skipped + 1), lines
+
+
+def _parse(lines: list[bytes], number: int, where: str) -> NDArray[np.uint8]:
+    """Return the values in lines, of which the first is the one of that number, as uint8 (n, 785)."""
+    with suppress(ValueError):
+        values = _load(lines) if all(map(bytes.strip, lines)) else np.empty(0)
+        if values.shape == (len(lines), 1 + PIXELS) and _fit(values).all():
+            return values.astype(np.uint8)
+    # Line by line, to say what it is.
+    rows = []
+    for here, line in enumerate(lines, number):
+        try:
+            row = _load([line]).ravel() if line.strip() else np.empty(0)
+        except ValueError:
+            fields = line.decode("utf-8", "replace").split(",")
+            wrong = next((field for field in fields if not _is_number(field)), fields[0])
+            raise DataError(f"{where}: {wrong.strip()[:40]!r} found in line {here}; numbers are needed") from None
+        if len(row) != 1 + PIXELS:
+            raise _wrong_count(where, here, len(row))
+        if not (good := _fit(row)).all():
+            column = int(np.argmin(good))
+            raise DataError(
+                f"{where}: {row[column]:g} found in line {here}, column {column + 1}; "
+                "whole numbers from 0 to 255 are needed"
+            )
+        rows.append(row.astype(np.uint8))
+    return np.stack(rows)
+
+
+def _load(lines: list[bytes]) -> NDArray[np.float64]:
+    # As floats and not as bytes, since some versions of NumPy make 3 of 3.7 then.
+    return np.loadtxt(lines, np.float64, comments=None, delimiter=",", quotechar='"', ndmin=2, encoding="utf-8")
+
+
+def _fit(values: NDArray[np.float64]) -> NDArray[np.bool_]:
+    fit: NDArray[np.bool_] = (values >= 0) & (values <= 255) & (values == np.floor(values))
+    return fit
+
+
+def _wrong_count(where: str, line: int, count: int) -> DataError:
+    return DataError(
+        f"{where}: {count} values found in line {line}; {1 + PIXELS} are needed, separated by commas: "
+        f"the label, then {PIXELS} grey values"
+    )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,93 @@
+"""Fashion-MNIST as NumPy's arrays, the four that Keras's `mnist.npz` has: x_train, y_train, x_test, y_test.
+
+Images are (n, 28, 28), (n, 784) or (n, 28, 28, 1), labels (n,) or (n, 1), both whole numbers of any width. An array
+of Python objects, which pickle would make, is refused.
+"""
+
+import re
+import tokenize
+import warnings
+from math import prod
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fmnist_xp.data.dataset import Dataset
+from fmnist_xp.data.stored import MOST_IMAGES, Found, Stored, gather, read_array, split_of, wrong_length
+from fmnist_xp.errors import DataError
+
+_NAME = re.compile(r"(?P<start>)(?P<kind>[xy])_(?P<split>train|test)\.npy(?P<packed>)")
+_ROLES = {(split, kind): f"{kind}_{split}.npy" for split in ("train", "test") for kind in "xy"}
+_SHAPES = {"x": {(28, 28), (784,), (28, 28, 1)}, "y": {(), (1,)}}
+_NEEDED = {"x": "(n, 28, 28) or (n, 784)", "y": "(n,)"}
+
+
+def find(files: list[Stored]) -> list[Found]:
+    """Return the sets of four arrays, by folder."""
+    return gather(files, "NumPy arrays", _NAME, _ROLES, check, read)
+
+
+def check(files: list[Stored]) -> None:
+    """Judge headers and sizes of the four arrays, as `find` has them; DataError names the member at fault."""
+    for images, labels in (files[:2], files[2:]):
+        n_images, n_labels = _length(images, "x"), _length(labels, "y")
+        if n_images != n_labels:
+            raise DataError(f"{labels.where}: {n_labels} labels found for the {n_images} images of {images.base}")
+
+
+def read(files: list[Stored], source: str) -> tuple[Dataset, Dataset]:
+    """Read the four arrays into (train, test); DataError names the member at fault."""
+    check(files)
+    train_images, train_labels, test_images, test_labels = files
+    return _split(train_images, train_labels, source), _split(test_images, test_labels, source)
+
+
+def _split(images: Stored, labels: Stored, source: str) -> Dataset:
+    values = _read(labels, "y").ravel()
+    return split_of(_read(images, "x").reshape(-1, 28, 28), values, source, labels.where)
+
+
+def _length(file: Stored, kind: str) -> int:
+    with file.open() as (stream, most, _):
+        shape, dtype, _ = _header(stream, file.where, kind)
+        promised, left = prod(shape) * dtype.itemsize, most - stream.tell()
+        if promised > left:
+            raise wrong_length(file.where, f"at most {left}", "values", promised)
+    return shape[0]
+
+
+def _read(file: Stored, kind: str) -> NDArray[np.uint8]:
+    with file.open() as (stream, _, _):
+        shape, dtype, fortran = _header(stream, file.where, kind)
+        values = read_array(stream, shape, dtype, file.where, "values")
+    if fortran:
+        values = values.reshape(shape[::-1]).T
+    if dtype != np.uint8:
+        low, high = values.min(), values.max()
+        if low < 0 or high > 255:
+            raise DataError(f"{file.where}: {low if low < 0 else high} found; values from 0 to 255 are needed")
+    return np.ascontiguousarray(values, np.uint8)
+
+
+def _header(stream: IO[bytes], where: str, kind: str) -> tuple[tuple[int, ...], np.dtype[np.generic], bool]:
+    version = np.lib.format.read_magic(stream)
+    if version not in {(1, 0), (2, 0)}:
+        raise DataError(f"{where}: version {version} of NumPy's format found; save the array by numpy.savez again")
+    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a header that Python 2 wrote
+        try:
+            shape, fortran, dtype = header(stream)
+        except (MemoryError, tokenize.TokenError) as error:  # of Python's parser, which NumPy asks
+            raise ValueError("its header cannot be parsed") from error
+    if dtype.kind not in "iu":
+        hint = "; pixels must not be scaled" if kind == "x" and dtype.kind == "f" else ""
+        raise DataError(
+            f"{where}: values of type {str(dtype)[:40]} found; whole numbers from 0 to 255 are needed{hint}"
+        )
+    if not shape or shape[1:] not in _SHAPES[kind]:
+        raise DataError(f"{where}: an array of shape {shape} found; {_NEEDED[kind]} is needed")
+    if not 0 < shape[0] <= MOST_IMAGES:
+        raise DataError(f"{where}: its header promises {shape[0]} rows; is it the right file?")
+    return shape, dtype, fortran

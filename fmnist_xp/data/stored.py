@@ -1,0 +1,356 @@
+"""Files where they lie, loose in a folder or in a zip or tar: listed by name, and read no further than they may go.
+
+Nothing is believed before it is judged: a file must be a regular one of a sane size, gzip is known by its first
+bytes, and a reader is told how many bytes a file can hold at the most, so that a header's promise beyond that costs
+nothing.
+"""
+
+import gzip
+import os
+import re
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO, Any, TypeAlias, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fmnist_xp.data.dataset import Dataset
+from fmnist_xp.errors import DataError
+
+LARGEST = 8 << 30
+"""Bytes: more than 10,000,000 images of 28 x 28 pixels take."""
+MOST_IMAGES = 10_000_000
+ARCHIVE = re.compile(r"\.(zip|npz|tar|tgz|tar\.gz)$", re.IGNORECASE)
+"""The names of archives that are looked into where a folder holds nothing else."""
+_DEFLATE = 1032
+"""No byte of gzip or of a deflated member becomes more bytes than that."""
+_PIECE = 1 << 20
+_TAR_UNPACKED = 2 << 30
+_TAR_MEMBERS = 1000
+_KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+_DAMAGE = (
+    ArithmeticError, EOFError, LookupError, OSError, RuntimeError, SyntaxError, TypeError, ValueError,
+    tarfile.TarError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+"""What the readers of other libraries raise for bytes that are not what they should be."""
+
+Opened: TypeAlias = tuple[IO[bytes], int]
+"""A stream that can seek, and the most bytes it can have."""
+
+
+@contextmanager
+def blaming(where: str) -> Iterator[None]:
+    """Turn what goes wrong with the bytes read in the block into a DataError that begins with `where`."""
+    try:
+        yield
+    except MemoryError as error:
+        raise DataError(f"{where}: does not fit into memory") from error
+    except _DAMAGE as error:
+        if isinstance(error, OSError) and error.errno:
+            raise DataError(f"{where}: cannot be read ({error.strerror})") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{where}: cut short or damaged ({shown(reason[:200])}); copy or fetch it again") from error
+
+
+def shown(name: str) -> str:
+    """Return a name as it can stand in a line: one with signs that cannot be printed as Python writes it, and cut."""
+    name = name if len(name) <= 500 else f"{name[:500]}…"
+    return name if name.isprintable() else ascii(name)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A file in a folder, or a member of an archive.
+
+    `name` is its path in there with forward slashes, `root` what goes before it in an error, `path` the file on disk.
+    """
+
+    name: str
+    root: str
+    path: Path
+    _open: Callable[[], Opened]
+
+    @property
+    def folder(self) -> str:
+        """The folder's part of the name, with its slash."""
+        return self.name[: len(self.name) - len(self.base)]
+
+    @property
+    def base(self) -> str:
+        """The name without the folder."""
+        return self.name.rpartition("/")[2]
+
+    @property
+    def where(self) -> str:
+        """How an error names it."""
+        return self.root + shown(self.name)
+
+    @contextmanager
+    def open(self) -> Iterator[tuple[IO[bytes], int, bool]]:
+        """Yield (stream, most, packed): its content, the most bytes that can have, and whether it was unpacked.
+
+        A gzip file, and a zip of one member, is unpacked, whatever its name says. DataError for what is no file to
+        read from, and for whatever turns out to be damaged in the block.
+        """
+        with blaming(self.where):
+            raw, size = self._open()
+            with raw:
+                magic = raw.read(4)
+                raw.seek(0)
+                if magic[:2] == b"\x1f\x8b":
+                    with _gunzip(raw) as stream:
+                        yield stream, size * _DEFLATE, True
+                elif magic == b"PK\x03\x04":
+                    with zipfile.ZipFile(raw) as archive:
+                        infos = [info for info in archive.infolist() if not info.is_dir()]
+                        if len(infos) != 1:
+                            raise DataError(f"{self.where}: a zip of {len(infos)} files found; one is needed here")
+                        inner, most = _open_member(archive, infos[0], self.where)
+                        with inner:
+                            yield inner, min(most, size * _DEFLATE), True
+                else:
+                    yield raw, size, False
+
+
+@dataclass(frozen=True)
+class Found:
+    """A data set among files, or what there is of one: `problem` says what is missing.
+
+    `check(files)` judges headers and sizes alone, `read(files, source)` returns (train, test); both raise DataError.
+    """
+
+    form: str
+    files: list[Stored]
+    problem: str | None
+    check: Callable[[list[Stored]], object]
+    read: Callable[[list[Stored], str], tuple[Dataset, Dataset]]
+
+    @property
+    def depth(self) -> int:
+        """How many folders down it lies."""
+        return self.files[0].name.count("/")
+
+    @property
+    def title(self) -> str:
+        """Its form and its first file."""
+        return f"{self.form} {shown(self.files[0].name)} and the others" if self.files[1:] else self.form
+
+
+def gather(
+    files: list[Stored],
+    form: str,
+    pattern: re.Pattern[str],
+    roles: dict[tuple[str, str], str],
+    check: Callable[[list[Stored]], object],
+    read: Callable[[list[Stored], str], tuple[Dataset, Dataset]],
+) -> list[Found]:
+    """Return the data sets among `files` whose names are of one form, whole or in part.
+
+    The base of a name is matched by `pattern`, with the groups `start`, `split`, `kind` and `packed`. Names in one
+    folder with one `start` make a set, in which each of `roles`, (split, kind) and the name it usually has, is
+    filled. A plain file is preferred to the same one packed; two files of different names for one role are a problem.
+    """
+    sets: dict[str, dict[tuple[str, str], list[tuple[str, Stored]]]] = {}
+    for file in files:
+        if match := pattern.fullmatch(file.base):
+            role = ("train" if match["split"].lower() == "train" else "test", match["kind"].lower())
+            stem = file.name[: len(file.name) - len(match["packed"] or "")]
+            sets.setdefault(file.folder + match["start"], {}).setdefault(role, []).append((stem, file))
+    found = []
+    for start, filled in sets.items():
+        chosen: list[Stored] = []
+        problems = []
+        for role, usual in roles.items():
+            candidates = sorted(filled.get(role, []), key=lambda candidate: len(candidate[1].name))
+            chosen += [file for _, file in candidates[:1]]
+            if not candidates:
+                some = next(iter(filled.values()))[0][1]
+                problems.append(f"{some.root}{shown(start)}{usual}: missing; all {len(roles)} {form} are needed")
+            names = [file.name for _, file in candidates]
+            if len({stem for stem, _ in candidates}) > 1 or len(set(names)) < len(names):
+                several = " and ".join(map(shown, names[:3]))
+                problems.append(f"{candidates[0][1].where}: several files in one place ({several}); keep one")
+        found.append(Found(form, chosen, problems[0] if problems else None, check, read))
+    return found
+
+
+def in_folder(folder: Path, below: bool = True) -> list[Stored]:
+    """Return the files in a folder, and `below` it: one folder down, and in `raw` there, as torchvision has them."""
+    found = []
+    starts = [""]
+    for start in starts:
+        try:
+            entries = sorted(os.scandir(folder / start), key=lambda entry: entry.name)
+        except OSError:
+            if start:
+                continue  # a folder below that is not for us, such as lost+found
+            raise
+        for entry in entries:
+            name = start + entry.name
+            if not _is_dir(entry):
+                path = folder / name
+                found.append(Stored(name, f"{shown(str(folder))}{os.sep}", path, partial(open_file, path)))
+            elif below and (not start or (entry.name == "raw" and start.count("/") == 1)):
+                starts.append(f"{name}/")
+    return found
+
+
+def _is_dir(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # links in a circle
+        return False
+
+
+def open_file(path: Path) -> Opened:
+    """Open a file on disk; DataError for what is no regular file, or is larger than any data set."""
+    found, where = path.stat(), shown(str(path))
+    if not stat.S_ISREG(found.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "no file")
+        raise DataError(f"{where}: {kind} found; a regular file is needed")
+    if found.st_size > LARGEST:
+        raise DataError(f"{where}: {found.st_size / 1e9:,.0f} GB found; no data set of 28 x 28 pixels is as large")
+    return path.open("rb"), found.st_size
+
+
+def is_zip(path: Path) -> bool:
+    """Return whether a file on disk begins as a zip does."""
+    with open_file(path)[0] as file:
+        return file.read(2) == b"PK"
+
+
+def is_tar(path: Path) -> bool:
+    """Return whether a file on disk, unpacked where it is a gzip file, begins as a tar does."""
+    try:
+        with open_file(path)[0] as file:
+            _tar(file)
+    except _DAMAGE:
+        return False
+    return True
+
+
+@contextmanager
+def in_archive(path: Path) -> Iterator[list[Stored]]:
+    """Yield the files in a zip or a tar, which may be a gzip file, to be opened while the block lasts.
+
+    Nothing is unpacked to disk. DataError where it is damaged.
+    """
+    with blaming(shown(str(path))), open_file(path)[0] as file:
+        if is_zip(path):
+            with zipfile.ZipFile(file) as archive:
+                yield list(_zip_files(path, archive))
+        else:
+            tar = _tar(file)
+            files = list(_tar_files(path, tar))
+            # A packed tar's checksum is behind all members, in a place that a reader of members does not come to.
+            while tar.fileobj and tar.fileobj.read(_PIECE):
+                pass
+            yield files
+
+
+def read_array(
+    stream: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[np.generic] | type[np.generic], where: str, what: str
+) -> NDArray[Any]:
+    """Read what is left of a stream straight into an array of that shape; DataError where it is not that long."""
+    values = np.empty(shape, dtype)
+    view, filled = values.reshape(-1).view(np.uint8).data, 0
+    while filled < len(view) and (got := stream.readinto(view[filled : filled + _PIECE])):  # type: ignore[attr-defined]
+        filled += got
+    if filled < len(view) or stream.read(1):
+        found = "more" if filled == len(view) else str(filled)
+        raise wrong_length(where, found, what, len(view))
+    return values
+
+
+def wrong_length(where: str, found: int | str, what: str, promised: int) -> DataError:
+    """Return the error for a file whose content is not as long as its header promises."""
+    return DataError(
+        f"{where}: {found} bytes of {what} found, its header promises {promised}; copy or fetch it again"
+    )
+
+
+def split_of(images: NDArray[np.uint8], labels: NDArray[np.uint8], source: str, where: str) -> Dataset:
+    """Return one split; DataError, naming the file of the labels, for a label that is none of the ten."""
+    if labels.max() > 9:
+        raise DataError(f"{where}: label {labels.max()} found; labels go from 0 to 9")
+    return Dataset(images, labels, "custom", source)
+
+
+def _zip_files(path: Path, archive: zipfile.ZipFile) -> Iterator[Stored]:
+    for info in archive.infolist():
+        if not info.is_dir():
+            root = f"{shown(str(path))}: member "
+            where = root + shown(info.filename)
+            yield Stored(info.filename, root, path, partial(_open_member, archive, info, where))
+
+
+def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> Opened:
+    if info.flag_bits & 1:
+        raise DataError(f"{where}: locked with a password; unpack the zip and give the folder")
+    if info.compress_type == zipfile.ZIP_STORED:
+        return archive.open(info), info.file_size
+    if info.compress_type == zipfile.ZIP_DEFLATED:
+        return archive.open(info), min(info.file_size, info.compress_size * _DEFLATE)
+    # zipfile unpacks the other kinds in pieces without a bound: 4 KB of bzip2 can be gigabytes.
+    kind = {zipfile.ZIP_BZIP2: "bzip2", zipfile.ZIP_LZMA: "lzma"}.get(info.compress_type, f"{info.compress_type}")
+    raise DataError(f"{where}: compressed by {kind}; only stored and deflated files are read: unpack the zip")
+
+
+def _gunzip(stream: IO[bytes]) -> IO[bytes]:
+    return cast(IO[bytes], gzip.GzipFile(fileobj=stream))
+
+
+class _Metered:
+    """A tar's stream, stopped where its headers, which tarfile believes, lead beyond what it may have."""
+
+    def __init__(self, stream: IO[bytes], limit: int) -> None:
+        self.stream, self.limit = stream, limit
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= _PIECE or self.stream.tell() > self.limit:
+            raise tarfile.ReadError(f"its headers ask for {size} bytes at once, or lead beyond {self.limit}")
+        return self.stream.read(size)
+
+    def seek(self, position: int) -> int:
+        if position > self.limit:
+            raise tarfile.ReadError(f"its headers lead to byte {position}, beyond {self.limit}")
+        return self.stream.seek(position)
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.stream.tell()
+
+
+def _tar(file: IO[bytes]) -> tarfile.TarFile:
+    magic = file.read(2)
+    file.seek(0)
+    packed = magic == b"\x1f\x8b"
+    stream = _Metered(_gunzip(file), _TAR_UNPACKED) if packed else _Metered(file, LARGEST)
+    return tarfile.open(fileobj=stream, mode="r:")  # type: ignore[call-overload, no-any-return]
+
+
+def _tar_files(path: Path, archive: tarfile.TarFile) -> Iterator[Stored]:
+    for count, info in enumerate(archive):
+        if count == _TAR_MEMBERS:
+            raise DataError(
+                f"{shown(str(path))}: a tar of more than {_TAR_MEMBERS} members; unpack it and give the folder"
+            )
+        if info.isreg() and not info.issparse():
+            yield Stored(info.name, f"{shown(str(path))}: member ", path, partial(_extract, archive, info))
+
+
+def _extract(archive: tarfile.TarFile, info: tarfile.TarInfo) -> Opened:
+    stream = archive.extractfile(info)
+    if stream is None:
+        raise tarfile.ReadError("no file")
+    return stream, info.size

@@ -1,0 +1,134 @@
+import gzip
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from data_helpers import made
+from hypothesis import given
+from hypothesis import strategies as st
+from table_helpers import csv_file, csv_rows, folder_of, same
+
+from fmnist_xp.data import csv_files, load_fashion_mnist
+from fmnist_xp.errors import DataError
+
+SPLITS = made(20), made(10, 1)
+TEST = csv_file(csv_rows(SPLITS[1]))
+HEADER, FIRST, *REST = csv_file(csv_rows(SPLITS[0])).decode().splitlines()
+
+
+def folder(path: Path, train: bytes | str) -> Path:
+    content = train if isinstance(train, bytes) else train.encode()
+    return folder_of(path, {"fashion-mnist_train.csv": content, "fashion-mnist_test.csv": TEST})
+
+
+def moved(column: int) -> str:
+    """Return the file for training with its labels in another column."""
+    lines = []
+    for line in (HEADER, FIRST, *REST):
+        label, *pixels = line.split(",")
+        lines.append(",".join([*pixels[:column], label, *pixels[column:]]))
+    return "\n".join(lines)
+
+
+AS_KAGGLE_HAS_IT = "\n".join([HEADER, FIRST, *REST])
+GRID = ",".join(["label", *(f"{row}x{column}" for row, column in itertools.product(range(1, 29), repeat=2))])
+ACCEPTED = {
+    "with a header": AS_KAGGLE_HAS_IT,
+    "without one": "\n".join([FIRST, *REST]),
+    "rows and columns in the header": "\n".join([GRID, FIRST, *REST]),
+    "lines that end as on Windows, and empty ones": "\r\n".join([HEADER, FIRST, *REST, "", ""]),
+    "labels last": moved(784),
+    "labels within": moved(400),
+    "a mark before the header": b"\xef\xbb\xbf" + AS_KAGGLE_HAS_IT.encode(),
+    "a mark before the numbers": b"\xef\xbb\xbf" + "\n".join([FIRST, *REST]).encode(),
+    "a point in the numbers": "\n".join([HEADER, *(line.replace(",", ".0,") + ".0" for line in [FIRST, *REST])]),
+    "quotes": "\n".join(['"' + line.replace(",", '","') + '"' for line in [HEADER, FIRST, *REST]]),
+    "spaces": "\n".join([HEADER, *(line.replace(",", ", ") for line in [FIRST, *REST])]),
+}
+
+
+@pytest.mark.parametrize("content", ACCEPTED.values(), ids=ACCEPTED)
+def test_what_is_understood(tmp_path: Path, content: str | bytes) -> None:
+    assert same(load_fashion_mnist(folder(tmp_path, content)), SPLITS)
+
+
+def with_value(value: str, column: int = 0) -> str:
+    fields = FIRST.split(",")
+    fields[column] = value
+    return "\n".join([HEADER, ",".join(fields), *REST])
+
+
+PIXELS = FIRST.partition(",")[2]
+REFUSED = {
+    "a label between two": (with_value("3.7"), "3.7 found in line 2, column 1; whole numbers from 0 to 255"),
+    "no number for a label": (with_value("nan"), "nan found in line 2, column 1; whole numbers"),
+    "a label beyond a byte": (with_value("300"), "300 found in line 2, column 1; whole numbers"),
+    "a label of EMNIST's letters": (with_value("26"), "label 26 found; labels go from 0 to 9"),
+    "a label below 0": (with_value("-1"), "-1 found in line 2, column 1; whole numbers"),
+    "a scaled pixel": (with_value("0.5", 130), "0.5 found in line 2, column 131; whole numbers"),
+    "beyond every float": (with_value("1e400", 784), "inf found in line 2, column 785; whole numbers"),
+    "a word": (with_value("shoe"), "'shoe' found in line 2; numbers are needed"),
+    "an empty field": (with_value("", 5), "'' found in line 2; numbers are needed"),
+    "a field too few": ("\n".join([HEADER, FIRST, PIXELS]), "784 values found in line 3; 785 are needed"),
+    "a field too many": ("\n".join([HEADER, FIRST + ",1"]), "786 values found in line 2; 785 are needed"),
+    "an empty line within": ("\n".join([HEADER, FIRST, "", *REST]), "0 values found in line 3; 785 are needed"),
+    "no label, no header": (PIXELS, "784 values found in line 1; 785 are needed"),
+    "no label": (HEADER.partition(",")[2], "a header of 784 columns found, 0 of them label"),
+    "two labels": (HEADER.replace("pixel5,", "label,"), "a header of 785 columns found, 2 of them label"),
+    "semicolons": (AS_KAGGLE_HAS_IT.replace(",", ";"), "a header of 1 columns found, 0 of them label"),
+    "an index": (f",{HEADER}\n0,{FIRST}", "a header of 786 columns found, 1 of them label"),
+    "columns in another order": (
+        HEADER.replace("pixel5,pixel6", "pixel6,pixel5"), "the pixels of its header are not in ascending order"
+    ),
+    "a header alone": (HEADER + "\n\n", "no images found below its header"),
+    "nothing": ("", "a header of 1 columns found"),
+    "line without end": (HEADER + "\n" + "1" * 100_000, "line 2 is longer than 65,536 bytes"),
+    "bytes": (b"\xff\xfe\x00\x81" * 300, "a header of 1 columns found"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("content", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_is_not_understood_is_named(tmp_path: Path, content: str | bytes, message: str) -> None:
+    with pytest.raises(DataError, match=message) as raised:
+        load_fashion_mnist(folder(tmp_path, content))
+    assert str(raised.value).startswith(f"{tmp_path / 'fashion-mnist_train.csv'}: ")
+    assert str(raised.value).isprintable()
+
+
+def test_the_line_at_fault_is_counted_through_all_pieces(tmp_path: Path) -> None:
+    lines = [HEADER, *[FIRST] * 2500, with_value("12,12").splitlines()[1]]
+    with pytest.raises(DataError, match="786 values found in line 2502"):
+        load_fashion_mnist(folder(tmp_path, "\n".join(lines)))
+    many = load_fashion_mnist(folder(tmp_path, "\n".join(lines[:-1])))[0]
+    assert len(many) == 2500
+    assert (many.images == SPLITS[0].images[0]).all()
+
+
+def test_a_missing_part_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mnist_train.csv").write_bytes(TEST)
+    for path in (tmp_path, tmp_path / "mnist_train.csv"):
+        with pytest.raises(DataError, match=r"mnist_test\.csv: missing; all 2 CSV files are needed") as raised:
+            load_fashion_mnist(path)
+        assert str(tmp_path) in str(raised.value)
+
+
+def test_lines_without_end_in_a_gzip_are_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv_files, "MOST_IMAGES", 5000)
+    zeros = ",".join("0" * 785) + "\n"
+    with pytest.raises(DataError, match=r"more than 5,000 lines found"):
+        load_fashion_mnist(folder(tmp_path, gzip.compress(zeros.encode() * 20_000)))
+
+
+@given(
+    values=st.lists(st.integers(0, 255), min_size=1, max_size=30),
+    labels=st.lists(st.integers(0, 9), min_size=1, max_size=4),
+)
+def test_every_value_in_every_place_is_read(
+    tmp_path_factory: pytest.TempPathFactory, values: list[int], labels: list[int]
+) -> None:
+    images = np.resize(np.array(values, np.uint8), (len(labels), 784))
+    lines = "".join(",".join(map(str, [label, *image])) + "\n" for label, image in zip(labels, images, strict=True))
+    train, _ = load_fashion_mnist(folder(tmp_path_factory.mktemp("csv"), lines))
+    assert train.labels.tolist() == labels
+    assert np.array_equal(train.images.reshape(-1, 784), images)

@@ -1,0 +1,105 @@
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from data_helpers import made
+from table_helpers import npy_file, npz_arrays, same, zip_to
+
+from fmnist_xp.data import load_fashion_mnist
+from fmnist_xp.errors import DataError
+
+SPLITS = made(20), made(10, 1)
+ARRAYS = npz_arrays(*SPLITS)
+IMAGES, LABELS = SPLITS[0].images, SPLITS[0].labels
+
+ACCEPTED: dict[str, dict[str, Any]] = {
+    "as Keras has it": {},
+    "in rows": {"x_train": IMAGES.reshape(20, 784)},
+    "with a channel": {"x_train": IMAGES[..., None]},
+    "labels in a column": {"y_train": LABELS[:, None]},
+    "wide numbers": {"x_train": IMAGES.astype(np.int64), "y_train": LABELS.astype(np.uint64)},
+    "the other order of bytes": {"x_train": IMAGES.astype(">i4"), "y_train": LABELS.astype(">i2")},
+    "by columns": {"x_train": np.asfortranarray(IMAGES), "x_test": np.asfortranarray(ARRAYS["x_test"], np.int16)},
+    "something else beside": {"allow": np.array(["x"])},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("changes", ACCEPTED.values(), ids=ACCEPTED)
+def test_what_is_understood(tmp_path: Path, changes: dict[str, Any], save: Any) -> None:
+    save(tmp_path / "mnist.npz", **ARRAYS | changes)
+    assert same(load_fashion_mnist(tmp_path / "mnist.npz"), SPLITS)
+
+
+class Trap:
+    """What pickle would make of it, were it asked, is a failure."""
+
+    def __reduce__(self) -> Any:
+        return pytest.fail, ("unpickled",)
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "objects": ({"y_train": np.array([Trap()] * 20)}, "y_train.npy: values of type object found"),
+    "text": ({"y_train": np.array(["1"] * 20)}, "y_train.npy: values of type <U1 found; whole numbers"),
+    "complex": ({"x_train": IMAGES + 1j}, "x_train.npy: values of type complex128 found"),
+    "scaled": ({"x_train": IMAGES / 255}, "x_train.npy: values of type float64 found; .*pixels must not be scaled"),
+    "floats for labels": ({"y_train": LABELS + 0.7}, "y_train.npy: values of type float64 found"),
+    "below 0": ({"x_train": IMAGES.astype(np.int16) - 255}, r"x_train.npy: -\d+ found; values from 0 to 255"),
+    "beyond a byte": ({"y_train": LABELS + np.int64(256)}, "y_train.npy: 265 found; values from 0 to 255"),
+    "letters": ({"y_train": LABELS + np.uint8(17)}, "y_train.npy: label 26 found; labels go from 0 to 9"),
+    "other images": (
+        {"x_train": np.zeros((20, 32, 32, 3), np.uint8)},
+        r"shape \(20, 32, 32, 3\) found; \(n, 28, 28\)",
+    ),
+    "no dimension": ({"x_train": np.uint8(3)}, r"an array of shape \(\) found"),
+    "one label each class": ({"y_train": np.eye(10, dtype=np.uint8)[LABELS]}, r"shape \(20, 10\) found; \(n,\) is"),
+    "nothing in it": ({"x_train": IMAGES[:0], "y_train": LABELS[:0]}, "promises 0 rows"),
+    "counts": ({"y_train": LABELS[:-1]}, "y_train.npy: 19 labels found for the 20 images of x_train.npy"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_is_not_understood_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    path = tmp_path / "mnist.npz"
+    np.savez(path, **ARRAYS | changes)
+    with pytest.raises(DataError, match=message) as raised:
+        load_fashion_mnist(path)
+    assert str(path) in str(raised.value)
+
+
+def test_a_missing_array_is_named(tmp_path: Path) -> None:
+    np.savez(tmp_path / "mnist.npz", **{name: array for name, array in ARRAYS.items() if name != "x_test"})
+    with pytest.raises(DataError, match=r"member x_test\.npy: missing; all 4 NumPy arrays are needed"):
+        load_fashion_mnist(tmp_path / "mnist.npz")
+
+
+def npy(header: bytes, data: bytes = b"", version: bytes = b"\1\0") -> bytes:
+    return b"\x93NUMPY" + version + len(header).to_bytes(2, "little") + header + data
+
+
+HEADERS = {
+    "promises more than it holds": npy(b"{'descr': '|u1', 'fortran_order': False, 'shape': (9000000, 28, 28)}\n"),
+    "of another version": npy(b"{}\n", version=b"\3\0"),
+    "that is code": npy(b"__import__('os').abort()\n"),
+    "that is deep": npy(b"(" * 9000 + b"\n"),
+    "with a negative shape": npy(b"{'descr': '|u1', 'fortran_order': False, 'shape': (-1, 28, 28)}\n"),
+    "with an odd type": npy(b"{'descr': [('a', '<u2', (3,))], 'fortran_order': False, 'shape': (2, 28, 28)}\n"),
+    "that is missing": b"",
+    "that is cut": npy(b"{'descr'")[:9],
+    "of a pickle": b"\x80\x04N.",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("content", HEADERS.values(), ids=HEADERS)
+def test_a_header_that_is_wrong_is_refused_before_memory_is_taken(
+    tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {f"{name}.npy": npy_file(array) for name, array in ARRAYS.items()}
+    path = zip_to(tmp_path / "mnist.npz", files | {"x_train.npy": content}, zipfile.ZIP_STORED)
+    monkeypatch.setattr("numpy.empty", None)
+    with pytest.raises(DataError) as raised:
+        load_fashion_mnist(path)
+    assert str(raised.value).startswith(f"{path}: member x_train.npy: ")
+    assert "\n" not in str(raised.value)
