@@ -73,5 +73,5 @@ def _is_float(value: Any) -> bool:
 
 def _shown(value: Any) -> str:
     """Return `value` as it may stand in a message: short, on one line."""
-    text = {dict: "an object", list: "a list"}.get(type(value)) or json.dumps(value)
+    text = "an object" if isinstance(value, dict) else "a list" if isinstance(value, list) else json.dumps(value)
     return text if len(text) <= 40 else f"{text[:39]}…"

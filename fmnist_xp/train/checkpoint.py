@@ -76,7 +76,7 @@ def load_model(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     if stated is None:
         LOG.warning("%s has no checksum, since an older version wrote it: saved again, it has one", path)
     elif stated != model_sha256(state, architecture):
-        raise RunError(f"{path} is damaged: it does not have the SHA-256 it was written with: copy it again, or train")
+        raise RunError(f"{path} is damaged: it has not the SHA-256 it was written with: copy it again, or train")
     return state, architecture
 
 

@@ -92,13 +92,13 @@ class History:
         # Of 15 digits at most: a float, which pictures are made of, holds all of these.
         epoch = int(row[0]) if re.fullmatch("[0-9]{1,15}", row[0]) else -1
         if epoch <= last:
-            raise ValueError(f"{place}: epoch must be a whole number above {last}, got {ascii(row[0]):.40}")
+            raise ValueError(f"{place}: epoch must be a whole number above {last}, got {row[0]!a:.40}")
         figures = []
         for column, text in zip(COLUMNS[1:], row[1:], strict=True):
             try:
                 figures.append(_figure(text))
             except ValueError:
-                raise ValueError(f"{place}: {column} must be a number, got {ascii(text):.40}") from None
+                raise ValueError(f"{place}: {column} must be a number, got {text!a:.40}") from None
         self.append(epoch, *figures)
 
 
