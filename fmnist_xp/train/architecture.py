@@ -58,8 +58,8 @@ def build(
     layers, n_dense = [], 0
     for number, entry in enumerate(architecture["layers"], start=1):
         more: dict[str, Any] = {}
+        n_dense += entry["type"].lower() == "dense"  # as `state_dict` counts
         if entry["type"] == "Dense":
-            n_dense += 1
             wanted = entry.get("n_inputs"), entry.get("n_neurons")
             if shapes.get(f"dense{n_dense}.weights") != wanted:
                 raise ValueError(f"layer {number} (Dense) is {wanted[0]!r:.20} × {wanted[1]!r:.20}, not its weights")
