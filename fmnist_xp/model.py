@@ -137,11 +137,14 @@ class Sequential(nn.Network):
 
     @classmethod
     def load(
-        cls, path: str | Path, backend: Backend | str = "cpu", custom_objects: Iterable[type[Module]] = ()
+        cls,
+        path: str | Path,
+        backend: Backend | str = "cpu",
+        custom_objects: Iterable[type[Module]] | type[Module] = (),
     ) -> Self:
         """Return the network that `save` wrote, on `backend`; in float32 where that lacks tf32 or float16.
 
-        `custom_objects` are the classes of layers and losses of one's own that it may have: `[Scale, Focal]`.
+        `custom_objects` are the classes of layers and losses of one's own that it may have: `[Scale, Focal]`, or one.
         Raises `RunError` where the file is missing, damaged, or not a model of this package; `TypeError` where
         `custom_objects` are no such classes.
         """
@@ -227,7 +230,9 @@ class Sequential(nn.Network):
         return self.backend.asarray(labels)
 
 
-def load(path: str | Path, backend: Backend | str = "cpu", custom_objects: Iterable[type[Module]] = ()) -> Sequential:
+def load(
+    path: str | Path, backend: Backend | str = "cpu", custom_objects: Iterable[type[Module]] | type[Module] = ()
+) -> Sequential:
     """Return the network saved at `path`, on `backend`; see `Sequential.load`."""
     return Sequential.load(path, backend, custom_objects)
 

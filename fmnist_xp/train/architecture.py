@@ -38,7 +38,7 @@ def describe(network: nn.Network) -> dict[str, Any]:
 
 
 def build(
-    architecture: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], custom_objects: Iterable[type] = ()
+    architecture: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], custom_objects: Iterable[type] | type = ()
 ) -> tuple[list[nn.Layer], Any, str]:
     """Return (layers, loss, precision) of an architecture as `describe` gives it, for a state of these `shapes`.
 
@@ -48,8 +48,6 @@ def build(
     """
     classes = {**KNOWN, **_named(custom_objects)}
     check_form(architecture, {"layers": [{"type": str}], "dtype": str})
-    if unknown := architecture.keys() - {"layers", "loss", "dtype"}:
-        raise ValueError(f"it has an unknown field {min(unknown)!r:.40}")
     if architecture["dtype"] not in PRECISIONS:
         raise ValueError(f"its dtype is {architecture['dtype']!r:.40}, not one of {', '.join(PRECISIONS)}")
     given = architecture.get("loss")
@@ -107,7 +105,7 @@ def _shapes(module: Any) -> dict[str, tuple[int, ...]]:
     return {name: values.shape for name, values in getattr(module, "tensors", dict)().items()}
 
 
-def _named(custom_objects: Iterable[type]) -> dict[str, type[Module]]:
+def _named(custom_objects: Iterable[type] | type) -> dict[str, type[Module]]:
     """Return the classes by name."""
     classes: list[Any] = list(custom_objects) if isinstance(custom_objects, Iterable) else [custom_objects]
     named = {getattr(kind, "__name__", ""): kind for kind in classes}

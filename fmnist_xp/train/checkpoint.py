@@ -16,6 +16,7 @@ from fmnist_xp.plain_json import check_form, parse_json
 LOG = logging.getLogger("fmnist_xp")
 
 FORMAT = "fmnist-xp model 1"
+FIELDS = ("layers", "loss", "dtype")  # of an architecture
 CHECKSUM = "sha256"  # beside the architecture's own fields
 DTYPES = ("F32", "F64")  # safetensors' names of the dtypes that parameters have
 MAX_BYTES = 4 * 2**30  # 1,000 million parameters in float32
@@ -70,6 +71,10 @@ def load_model(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
             raise ValueError(f"it has {len(text):,} characters, and {MAX_ARCHITECTURE:,} are the most read")
         architecture = parse_json(text)
         check_form(architecture, {})
+        if unknown := sorted(
+            architecture.keys() - {*FIELDS, CHECKSUM}
+        ):  # the checksum's name with a flipped bit, say
+            raise ValueError(f"it has an unknown field {unknown[0]!a:.40}")
     except ValueError as error:
         raise RunError(f"{path} does not tell its architecture ({error}): train again") from error
     stated = architecture.pop(CHECKSUM, None)
