@@ -133,4 +133,4 @@ def _made(
     try:
         return kind(**{key: value for key, value in entry.items() if key != "type"}, **more)
     except Exception as error:  # whatever a class of the user's own, or values of another type, bring about
-        raise ValueError(f"{place} cannot be made from its arguments ({error})") from error
+        raise ValueError(f"{place} cannot be made from its arguments ({error!s:.200})") from error
