@@ -63,9 +63,10 @@ def load_model(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
                 if (dtype := file.get_slice(name).get_dtype()) not in DTYPES:
                     raise RunError(f"{path} is not a model of this package: {name!r} is {dtype}, not F32 or F64")
             state = {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, OSError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise RunError(f"{path} is damaged or not a safetensors file ({reason}): train again") from error
+    except OSError as error:
+        raise RunError(f"cannot read the model {path}: {error.strerror or error}") from error
+    except SafetensorError as error:
+        raise RunError(f"{path} is damaged or not a safetensors file ({error}): train again") from error
     try:
         if len(text) > MAX_ARCHITECTURE:
             raise ValueError(f"it has {len(text):,} characters, and {MAX_ARCHITECTURE:,} are the most read")

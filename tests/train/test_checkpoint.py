@@ -192,8 +192,18 @@ def test_longest_architecture_is_read(tmp_path: Path) -> None:
 def test_what_is_no_file_is_named_and_not_opened(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     os.mkfifo(path)
-    with pytest.raises(RunError, match=r"model\.safetensors is damaged .* \(it is no file, but a folder, a pipe"):
+    with pytest.raises(RunError, match=r"cannot read the model .*model\.safetensors: it is no file, but a folder, a pipe"):
         load_model(path)
+
+
+def test_file_that_cannot_be_read_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, _limit: int) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    save_model(tmp_path / "model.safetensors", STATE, ARCHITECTURE)
+    monkeypatch.setattr(checkpoint, "check_file", refuse)
+    with pytest.raises(RunError, match=r"^cannot read the model .*model\.safetensors: Permission denied$"):
+        load_model(tmp_path / "model.safetensors")
 
 
 def test_file_beyond_all_bounds_is_named(tmp_path: Path) -> None:
