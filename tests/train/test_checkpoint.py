@@ -192,7 +192,9 @@ def test_longest_architecture_is_read(tmp_path: Path) -> None:
 def test_what_is_no_file_is_named_and_not_opened(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     os.mkfifo(path)
-    with pytest.raises(RunError, match=r"cannot read the model .*model\.safetensors: it is no file, but a folder, a pipe"):
+    with pytest.raises(
+        RunError, match=r"cannot read the model .*model\.safetensors: it is no file, but a folder, a pipe"
+    ):
         load_model(path)
 
 
@@ -221,10 +223,18 @@ def test_file_beyond_all_bounds_is_named(tmp_path: Path) -> None:
 def test_what_would_not_be_read_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str, what: str
 ) -> None:
-    monkeypatch.setattr(checkpoint, bound, 60)
-    with pytest.raises(ValueError, match=rf"the {what} takes \d+ bytes, and 60 are the most that is read again"):
-        save_model(tmp_path / "model.safetensors", STATE, ARCHITECTURE)
-    assert list(tmp_path.iterdir()) == []
+    path = tmp_path / "model.safetensors"
+    save_model(path, STATE, ARCHITECTURE)
+    with safe_open(path, framework="numpy") as file:
+        size = {"MAX_BYTES": path.stat().st_size, "MAX_ARCHITECTURE": len(file.metadata()[FORMAT])}[bound]
+    monkeypatch.setattr(checkpoint, bound, size)
+    save_model(path, STATE, ARCHITECTURE)
+    load_model(path)
+    monkeypatch.setattr(checkpoint, bound, size - 1)
+    message = rf"the {what} takes {size} bytes, and {size - 1} are the most that is read again"
+    with pytest.raises(ValueError, match=message):
+        save_model(tmp_path / "another.safetensors", STATE, ARCHITECTURE)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
