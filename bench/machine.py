@@ -7,7 +7,8 @@ from typing import Any
 
 from bench.measure import nvml_device
 from fmnist_xp.backend import Backend, cuda_version
-from fmnist_xp.machine import blas_name, cpu_name, usable_cores
+from fmnist_xp.blas import blas_name
+from fmnist_xp.machine import cpu_name, usable_cores
 
 PACKAGES = {
     "numpy": ("numpy",),

@@ -1,22 +1,24 @@
 """What the command `devices` tells: what was found to compute with, and what is missing for CUDA."""
 
+import re
 import shutil
 import subprocess
 
 import numpy as np
 
 from fmnist_xp.backend import cuda_device_count, cuda_version, get_backend, import_cupy
+from fmnist_xp.blas import blas_name, older_kernels
 from fmnist_xp.errors import DeviceError
-from fmnist_xp.machine import blas_name, cpu_name, usable_cores
+from fmnist_xp.machine import cpu_name, thread_limits, usable_cores
 
 
 def survey() -> list[tuple[str, str]]:
     """Return (what, what was found) for the CPU, BLAS, threads, driver, CuPy, each GPU, and the advice to follow."""
     rows = [
         ("CPU", cpu_name()),
-        ("threads", f"{usable_cores()} usable"),
+        ("threads", f"{usable_cores()} usable{_limits()}"),
         ("NumPy", np.__version__),
-        ("BLAS", blas_name()),
+        ("BLAS", "; ".join(filter(None, (blas_name(), older_kernels())))),
         ("NVIDIA driver", _driver()),
     ]
     try:
@@ -31,11 +33,16 @@ def survey() -> list[tuple[str, str]]:
         rows.append(("CUDA", "ready"))
         rows.append(("CUDA graphs", _graphs()))
     except DeviceError as error:
-        rows.append(
-            ("CUDA", f"not usable: {str(error).removeprefix('a CUDA device was asked for, ').removeprefix('but ')}")
-        )
+        reason = re.sub("^a CUDA device was asked for, (and|but) ", "", str(error))
+        rows.append(("CUDA", f"not usable: {reason}"))
     rows.append(("--device auto", get_backend("auto").name))
     return rows
+
+
+def _limits() -> str:
+    """Return what the environment has to say of the number of threads."""
+    limits = ", ".join(f"{name}={limit}" for name, limit in thread_limits().items())
+    return f" ({limits})" if limits else ""
 
 
 def _graphs() -> str:

@@ -1,78 +1,122 @@
-"""What this machine is: its cores, its processor, its BLAS library, and how much memory the process has used."""
+"""What this machine is: its cores, its processor, and how much memory the process has used."""
 
 import os
 import platform
-import threading
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
 
-from threadpoolctl import threadpool_info, threadpool_limits
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "GOTO_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+"""What sets the number of threads of a BLAS library; our threads take BLAS's place, so it bounds theirs."""
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use: its affinity and its cgroup's quota, at least 1."""
+    """Return how many cores this process may use, at least 1.
+
+    Its affinity, the quotas of its control groups and the environment's `THREAD_VARIABLES` all have to allow them.
+    """
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     quota = cgroup_cores()
-    return max(1, min(cores, int(quota))) if quota else cores
+    limits = [cores, *thread_limits().values()] + ([] if quota is None else [int(quota)])
+    return max(1, min(limits))
 
 
-def cgroup_cores(root: Path = Path("/sys/fs/cgroup")) -> float | None:
-    """Return the CPU quota of the control group in cores (versions 2 and 1), or None where there is none."""
+def thread_limits() -> dict[str, int]:
+    """Return the number of threads that each of `THREAD_VARIABLES` allows, of those that hold one."""
+    limits = {}
+    for name in THREAD_VARIABLES:
+        # OpenMP takes a list, of which the first is for threads that are not made by threads.
+        with suppress(ValueError):
+            limits[name] = int(os.environ.get(name, "").split(",")[0])
+    return {name: limit for name, limit in limits.items() if limit > 0}
+
+
+def cgroup_cores(root: Path = Path("/")) -> float | None:
+    """Return the CPU quota of the process in cores, or None where it has none.
+
+    It is the least of the quotas of its control group and of all groups above, in whichever of the two versions;
+    what cannot be read limits nothing. `root` is the file system's.
+    """
+    quotas = [quota for group in _control_groups(root) if (quota := _quota(group)) is not None]
+    return min(quotas, default=None)
+
+
+def _control_groups(root: Path) -> Iterator[Path]:
+    """Yield the folders of the process's control groups, each and those above it, that may have a CPU quota."""
+    paths: dict[str, PurePosixPath] = {}  # by the file system's name
+    for line in _lines(root / "proc/self/cgroup"):
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if number == "0" and not controllers:
+            paths["cgroup2"] = PurePosixPath(path)
+        elif "cpu" in controllers.split(","):
+            paths["cgroup"] = PurePosixPath(path)
+    for line in _lines(root / "proc/self/mountinfo"):
+        mount, _, system = line.partition(" - ")
+        fields, kind, options = mount.split(), system.partition(" ")[0], re.split("[ ,]", system)
+        if len(fields) < 5 or kind not in paths or (kind == "cgroup" and "cpu" not in options):
+            continue
+        # What is mounted may be a group itself, as in a container, and the process in one outside of it.
+        group, mounted, point = paths[kind], *map(_unescaped, fields[3:5])
+        inside = group.relative_to(mounted) if group.is_relative_to(mounted) else PurePosixPath()
+        top = root / point.lstrip("/")
+        yield from (top / part for part in (inside, *inside.parents))
+
+
+def _quota(group: Path) -> float | None:
+    """Return the quota that a control group itself has, in cores."""
+    text = " ".join(_lines(group / "cpu.max")) or " ".join(
+        line for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us") for line in _lines(group / name)
+    )
     try:
-        quota, period = (root / "cpu.max").read_text().split()
-    except (OSError, ValueError):
-        try:
-            quota = (root / "cpu" / "cpu.cfs_quota_us").read_text().strip()
-            period = (root / "cpu" / "cpu.cfs_period_us").read_text().strip()
-        except OSError:
-            return None
-    return None if quota in ("max", "-1") else int(quota) / int(period)
+        quota, period = map(int, text.split())
+        return quota / period if quota > 0 and period > 0 else None
+    except (ValueError, OverflowError):  # "max" where there is none
+        return None
+
+
+def _unescaped(path: str) -> str:
+    """Return a path of mountinfo, in which blanks and backslashes are octal numbers, as it is."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), path)
+
+
+def _lines(path: Path) -> list[str]:
+    """Return the lines of a small file of the system; none where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except (OSError, ValueError):  # a path with a NUL in it is no path
+        return []
 
 
 def cpu_name() -> str:
-    """Return the processor's name as the operating system has it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+    """Return the processor's name as the operating system has it, with the numbers that tell it from its kin.
+
+    Virtual machines call very different processors "AMD EPYC".
+    """
+    fields = cpuinfo()
+    name = fields.get("model name") or platform.processor() or platform.machine()
+    for first, second in (("cpu family", "model"), ("CPU implementer", "CPU part")):  # of x86 and of ARM
+        if first in fields and second in fields:
+            return f"{name} ({first.split()[-1]} {fields[first]}, {second.split()[-1]} {fields[second]})"
+    return name
 
 
-def blas_name() -> str:
-    """Return NumPy's BLAS library with its version, as threadpoolctl finds it."""
-    libraries = [library for library in threadpool_info() if library["user_api"] == "blas"]
-    # Other packages bring their own; where none lies in NumPy's folder, NumPy uses the system's.
-    for library in sorted(libraries, key=lambda library: "numpy" not in library["filepath"].lower()):
-        return f"{library['internal_api']} {library['version']} ({library.get('architecture', 'unknown')})"
-    return "unknown"
-
-
-class _Blas:
-    """How many hold BLAS to one thread: a setting of the whole process, whoever asks for it."""
-
-    lock = threading.Lock()
-    holders = 0
-    limits: threadpool_limits
-
-
-@contextmanager
-def single_threaded_blas() -> Iterator[None]:
-    """Hold BLAS to one thread until the last of those who ask for it, on whatever thread, is done."""
-    with _Blas.lock:
-        if _Blas.holders == 0:
-            _Blas.limits = threadpool_limits(1, user_api="blas")
-        _Blas.holders += 1
-    try:
-        yield
-    finally:
-        with _Blas.lock:
-            _Blas.holders -= 1
-            if _Blas.holders == 0:
-                _Blas.limits.restore_original_limits()
+def cpuinfo() -> dict[str, str]:
+    """Return the fields of the first processor, by name; empty where the system has no such file."""
+    fields: dict[str, str] = {}
+    for line in _lines(Path("/proc/cpuinfo")):
+        name, _, value = line.partition(":")
+        fields.setdefault(name.strip(), value.strip())
+    return fields
 
 
 def peak_resident_bytes() -> int | None:

@@ -16,11 +16,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from fmnist_xp.backend import Backend
+from fmnist_xp.blas import blas_name
 from fmnist_xp.data import CLASS_NAMES, Dataset, preprocess
 from fmnist_xp.errors import RunError
 from fmnist_xp.experiments import N_INPUTS, Experiment
 from fmnist_xp.files import read_text, write_text
-from fmnist_xp.machine import blas_name
 from fmnist_xp.model import Sequential
 from fmnist_xp.plain_json import check_form, parse_json
 from fmnist_xp.report.plots import plot_metrics
@@ -173,6 +173,7 @@ def train_run(
             "experiment": experiment.name,
             "device": backend.name,
             "device_name": backend.device_name,
+            "blas": blas_name(),  # whose kernels decide the last bits on the CPU
             "precision": settings.precision,
             "seed": settings.seed,
             "dataset": dataset,

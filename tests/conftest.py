@@ -15,6 +15,7 @@ import pytest
 # listen. Here, since some of them look once, when they are imported.
 for name in ("FORCE_COLOR", "PY_COLORS", "PYTHON_COLORS", "GITHUB_ACTIONS", "TTY_COMPATIBLE", "TERMINAL_WIDTH"):
     os.environ.pop(name, None)
+os.environ.pop("MPLBACKEND", None)  # as Jupyter exports it, for what its environment alone has
 os.environ |= {"COLUMNS": "80", "LINES": "25", "no_proxy": "*"}
 
 # make(rows, features, classes, seed) -> X (rows, features) float64, y (rows,) uint8

@@ -10,6 +10,7 @@ from fmnist_xp import devices
 from fmnist_xp.backend import CpuBackend
 from fmnist_xp.devices import survey
 from fmnist_xp.errors import DeviceError
+from fmnist_xp.machine import THREAD_VARIABLES, usable_cores
 
 
 def gpu(name: str | bytes, gib: int) -> dict[str, Any]:
@@ -49,6 +50,32 @@ def test_each_gpu_has_a_row(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> 
     assert found["NumPy"] == np.__version__
 
 
+def test_what_bounds_the_threads_and_slows_blas_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    for name in THREAD_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(devices, "blas_name", lambda: "a BLAS")
+    monkeypatch.setattr(devices, "older_kernels", lambda: None)
+    found = dict(survey())
+    assert found["threads"] == f"{usable_cores()} usable"
+    assert found["BLAS"] == "a BLAS"
+    monkeypatch.setenv("OMP_NUM_THREADS", "1,2")
+    monkeypatch.setenv("MKL_NUM_THREADS", "64")
+    monkeypatch.setattr(devices, "older_kernels", lambda: "an old one")
+    found = dict(survey())
+    assert found["threads"] == "1 usable (OMP_NUM_THREADS=1, MKL_NUM_THREADS=64)"
+    assert found["BLAS"] == "a BLAS; an old one"
+
+
+def test_two_cupy_packages_are_both_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "importlib.metadata.distributions", lambda name: [1] * (name in ("cupy-cuda12x", "cupy-rocm-7-1"))
+    )
+    found = dict(survey())
+    assert found["CUDA"].startswith("not usable: cupy-cuda12x and cupy-rocm-7-1 are installed, each a whole CuPy")
+    assert found["--device auto"] == "cpu"
+
+
 def test_what_graphs_lack_is_told(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
     def get_backend(_device: str, graphs: bool | None = None) -> CpuBackend:
         if graphs:
@@ -78,7 +105,7 @@ def test_without_cupy_the_rest_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cupy", None)
     found = dict(survey())
     assert "CuPy" not in found
-    assert "CuPy is not installed" in found["CUDA"]
+    assert found["CUDA"].startswith("not usable: CuPy is not installed")
     assert "fmnist-xp[cuda]" in found["CUDA"]
     assert found["--device auto"] == "cpu"
     assert {"CPU", "threads", "NumPy", "BLAS", "NVIDIA driver"} < set(found)

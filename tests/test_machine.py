@@ -2,7 +2,6 @@ import os
 import platform
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,29 +13,92 @@ def write_files(root: Path, files: dict[str, str]) -> Path:
     for name, text in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8", errors="surrogateescape")
     return root
 
 
-V1 = ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")
-
-
-@pytest.mark.parametrize(
-    ("files", "cores"),
-    [
-        ({}, None),
-        ({"cpu.max": "max 100000\n"}, None),
-        ({"cpu.max": "200000 100000\n"}, 2),
-        ({"cpu.max": "150000 100000\n"}, 1.5),
-        ({V1[0]: "-1\n", V1[1]: "100000\n"}, None),
-        ({V1[0]: "300000\n", V1[1]: "100000\n"}, 3),
-        ({"cpu.max": "garbled", V1[0]: "50000\n", V1[1]: "100000\n"}, 0.5),
-        ({V1[0]: "300000\n"}, None),
-    ],
-    ids=["none", "v2 max", "v2", "v2 fraction", "v1 unlimited", "v1", "v2 garbled", "v1 half there"],
+V1 = "25 30 0:22 / /sys/fs/cgroup/cpu,cpuacct rw,nosuid shared:9 - cgroup cgroup rw,cpu,cpuacct\n"
+V2 = "31 23 0:28 / /sys/fs/cgroup rw,nosuid,nodev shared:4 - cgroup2 cgroup2 rw,nsdelegate\n"
+OTHERS = (
+    "23 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n"
+    "26 30 0:23 / /sys/fs/cgroup/cpuset rw - cgroup cgroup rw,cpuset\n"
 )
-def test_quota_of_the_control_group(tmp_path: Path, files: dict[str, str], cores: float | None) -> None:
-    assert machine.cgroup_cores(write_files(tmp_path, files)) == cores
+
+
+def v1(group: str, quota: object = "", period: object = "100000") -> dict[str, str]:
+    folder = f"sys/fs/cgroup/cpu,cpuacct/{group}"
+    return {f"{folder}/cpu.cfs_quota_us": f"{quota}\n", f"{folder}/cpu.cfs_period_us": f"{period}\n"}
+
+
+def v2(group: str, text: str) -> dict[str, str]:
+    return {f"sys/fs/cgroup/{group}/cpu.max": f"{text}\n"}
+
+
+# The lines of /proc/self/cgroup and of /proc/self/mountinfo, the groups' files, and the cores they leave.
+GROUPS: dict[str, tuple[str, str, dict[str, str], float | None]] = {
+    "nothing at all": ("", "", {}, None),
+    "v2, no limit": ("0::/a\n", V2, v2("a", "max 100000"), None),
+    "v2, the root's": ("0::/\n", V2, v2("", "200000 100000"), 2),
+    "v2, its own": ("0::/a/b\n", V2, v2("a/b", "150000 100000"), 1.5),
+    "v2, the one above": ("0::/a/b\n", V2, v2("a/b", "max 100000") | v2("a", "300000 100000"), 3),
+    "v2, the least": ("0::/a/b\n", V2, v2("a/b", "400000 100000") | v2("a", "100000 50000") | v2("", "9 1"), 2),
+    "v2, a neighbour's": ("0::/a\n", V2, v2("b", "100000 100000") | v2("a/c", "100000 100000"), None),
+    "v2, another period": ("0::/a\n", V2, v2("a", "25000 50000"), 0.5),
+    "v2, a blank in its name": ("0::/a b\n", V2, v2("a b", "200000 100000"), 2),
+    "v2, mounted elsewhere": (
+        "0::/a\n",
+        V2.replace("/sys/fs/cgroup", "/other\\040place"),
+        {"other place/a/cpu.max": "200000 100000"},
+        2,
+    ),
+    "v2, a container": ("0::/docker/1/a\n", V2.replace(" / ", " /docker/1 "), v2("a", "200000 100000"), 2),
+    "v2, a container's top": ("0::/docker/1\n", V2.replace(" / ", " /docker/1 "), v2("", "200000 100000"), 2),
+    "v2, outside of what is mounted": ("0::/x\n", V2.replace(" / ", " /docker/1 "), v2("", "200000 100000"), 2),
+    "v2, outside of its namespace": ("0::/../x\n", V2, v2("", "200000 100000"), 2),
+    "v1, no limit": ("4:cpu,cpuacct:/a\n", V1, v1("a", -1), None),
+    "v1, its own": ("4:cpu,cpuacct:/a\n", V1, v1("a", 300000), 3),
+    "v1, the one above": ("4:cpu,cpuacct:/a/b\n", V1, v1("a/b", -1) | v1("a", 150000), 1.5),
+    "v1, the root's": ("4:cpu,cpuacct:/a\n", V1, v1("", 50000, 25000), 2),
+    "v1, without a period": ("4:cpu,cpuacct:/a\n", V1, v1("a", 300000, ""), None),
+    "v1, other controllers": ("3:cpuset:/a\n", V1, v1("a", 300000), None),
+    "both, in v1": ("4:cpu,cpuacct:/a\n0::/a\n", V1 + V2.replace("cgroup ", "cgroup/unified "), v1("a", 200000), 2),
+    "both, the least": ("4:cpu:/a\n0::/b\n", V2 + V1, v1("a", 300000) | v2("b", "200000 100000"), 2),
+    "no mounts": ("0::/a\n", "", v2("a", "200000 100000"), None),
+    "no groups": ("", V2, v2("", "200000 100000"), None),
+    "garbled quota": ("0::/a\n", V2, v2("a", "garbled") | v2("", "200000 100000"), 2),
+    "garbled figures": ("0::/a/b\n", V2, v2("a/b", "-5 100000") | v2("a", "100000 0") | v2("", "1e5 x"), None),
+    "figures beyond measure": ("0::/a/b\n", V2, v2("a/b", "9" * 4000 + " 1") | v2("a", "9" * 5000 + " 1"), None),
+    "garbled lines": (
+        "garbled\n\n0\n::\n4:cpu\n0::/a\n",
+        "- cgroup2\n - cgroup2\n1 2 - cgroup2 x\n1 2 3 4 5 - cgroup\n1 2 3 / /\\000 - cgroup2 x y\n" + V2,
+        v2("a", "200000 100000"),
+        2,
+    ),
+    "not UTF-8": ("0::/\udcff\n", V2, v2("\udcff", "200000 100000"), 2),
+}
+
+
+@pytest.mark.parametrize(("groups", "mounts", "files", "cores"), GROUPS.values(), ids=GROUPS)
+def test_quota_is_the_least_from_the_processes_group_up_to_the_root(
+    tmp_path: Path, groups: str, mounts: str, files: dict[str, str], cores: float | None
+) -> None:
+    if "\udcff" in groups and sys.platform != "linux":
+        pytest.skip("names of files have to be Unicode here")
+    system = {"proc/self/cgroup": groups, "proc/self/mountinfo": OTHERS + mounts}
+    assert machine.cgroup_cores(write_files(tmp_path, system | files)) == cores
+
+
+def test_without_the_systems_files_there_is_no_quota(tmp_path: Path) -> None:
+    assert machine.cgroup_cores(tmp_path) is None
+    (tmp_path / "proc" / "self" / "cgroup").mkdir(parents=True)
+    (tmp_path / "proc" / "self" / "mountinfo").mkdir()
+    assert machine.cgroup_cores(tmp_path) is None
+
+
+@pytest.fixture(autouse=True)
+def no_thread_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in machine.THREAD_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.mark.parametrize(
@@ -61,10 +123,34 @@ def test_usable_cores_without_affinity_are_the_systems(
     assert machine.usable_cores() == cores
 
 
+@pytest.mark.parametrize(
+    ("variables", "cores"),
+    [
+        ({"OMP_NUM_THREADS": "3"}, 3),
+        ({"OPENBLAS_NUM_THREADS": " 2 "}, 2),
+        ({"MKL_NUM_THREADS": "1", "OMP_NUM_THREADS": "4"}, 1),
+        ({"BLIS_NUM_THREADS": "5", "VECLIB_MAXIMUM_THREADS": "4", "GOTO_NUM_THREADS": "3"}, 3),
+        ({"OMP_NUM_THREADS": "4,2,1"}, 4),
+        ({"OMP_NUM_THREADS": "64"}, 8),
+        ({"OMP_NUM_THREADS": "0", "MKL_NUM_THREADS": "-2"}, 8),
+        ({"OMP_NUM_THREADS": "", "MKL_NUM_THREADS": "many", "OPENBLAS_NUM_THREADS": "2.5"}, 8),
+        ({"OMP_NUM_THREADS": "9" * 5000, "OPENBLAS_NUM_THREADS": ",3"}, 8),
+    ],
+)
+def test_usable_cores_are_no_more_than_the_environment_gives_to_blas(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], cores: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: set(range(8)), raising=False)
+    monkeypatch.setattr(machine, "cgroup_cores", lambda: None)
+    for name, text in variables.items():
+        monkeypatch.setenv(name, text)
+    assert machine.usable_cores() == cores
+
+
 def set_file(monkeypatch: pytest.MonkeyPatch, text: str | None) -> None:
     """Let every file the module reads hold `text`, or be missing."""
 
-    def read_text(path: Path) -> str:
+    def read_text(path: Path, **_encoding: str) -> str:
         if text is None:
             raise FileNotFoundError(path)
         return text
@@ -72,34 +158,39 @@ def set_file(monkeypatch: pytest.MonkeyPatch, text: str | None) -> None:
     monkeypatch.setattr(machine.Path, "read_text", read_text)
 
 
-def test_cpu_name_is_the_model_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    set_file(monkeypatch, "processor\t: 0\nmodel name\t: Some CPU @ 2.5: GHz \nmodel name\t: other\n")
-    assert machine.cpu_name() == "Some CPU @ 2.5: GHz"
+X86 = "processor\t: 0\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: {name}\nflags\t\t: fpu {flags}\n\n"
+ARM = "processor\t: 0\nFeatures\t: fp asimd\nCPU implementer\t: 0x41\nCPU part\t: 0xd40\n"
 
 
-@pytest.mark.parametrize("text", [None, "processor\t: 0\n"], ids=["no file", "no model name"])
-@pytest.mark.parametrize(("processor", "name"), [("arm", "arm"), ("", "aarch64")])
-def test_cpu_name_without_a_model_name_is_the_platforms(
-    monkeypatch: pytest.MonkeyPatch, text: str | None, processor: str, name: str
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        (X86.format(name="AMD EPYC", flags=""), "AMD EPYC (family 25, model 17)"),
+        (
+            X86.format(name="AMD EPYC", flags="") + X86.format(name="other", flags=""),
+            "AMD EPYC (family 25, model 17)",
+        ),
+        ("model name\t: Some CPU @ 2.5: GHz \nmodel name\t: other\n", "Some CPU @ 2.5: GHz"),
+        ("model name\t: Some CPU\nmodel\t: 3\n", "Some CPU"),
+        (ARM, "aarch64 (implementer 0x41, part 0xd40)"),
+        ("processor\t: 0\n", "aarch64"),
+        (None, "aarch64"),
+    ],
+    ids=["x86", "first of two", "no numbers", "no family", "ARM", "no name", "no file"],
+)
+def test_cpu_is_named_with_what_tells_it_from_its_kin(
+    monkeypatch: pytest.MonkeyPatch, text: str | None, name: str
 ) -> None:
     set_file(monkeypatch, text)
-    monkeypatch.setattr(platform, "processor", lambda: processor)
+    monkeypatch.setattr(platform, "processor", lambda: "")
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     assert machine.cpu_name() == name
 
 
-def test_blas_is_numpys(monkeypatch: pytest.MonkeyPatch) -> None:
-    libraries: list[dict[str, Any]] = [
-        {"user_api": "openmp", "filepath": "/x/numpy.libs/libgomp.so", "internal_api": "openmp", "version": None},
-        {"user_api": "blas", "filepath": "/x/scipy.libs/b.so", "internal_api": "mkl", "version": "1"},
-        {"user_api": "blas", "filepath": "/x/NumPy.libs/b.so", "internal_api": "openblas", "version": "0.3"},
-    ]
-    monkeypatch.setattr(machine, "threadpool_info", lambda: libraries)
-    assert machine.blas_name() == "openblas 0.3 (unknown)"
-    libraries[2]["architecture"] = "Haswell"
-    assert machine.blas_name() == "openblas 0.3 (Haswell)"
-    monkeypatch.setattr(machine, "threadpool_info", lambda: libraries[:1])
-    assert machine.blas_name() == "unknown"
+def test_cpu_without_a_name_in_the_file_is_the_platforms(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_file(monkeypatch, None)
+    monkeypatch.setattr(platform, "processor", lambda: "arm")
+    assert machine.cpu_name() == "arm"
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")

@@ -14,6 +14,7 @@ from run_helpers import RUN_FILES, contents, figures, read_history, read_idx, re
 
 from fmnist_xp import runs
 from fmnist_xp.backend import CpuBackend
+from fmnist_xp.blas import blas_name
 from fmnist_xp.data import make_synthetic
 from fmnist_xp.errors import RunError
 from fmnist_xp.experiments import EXPERIMENTS
@@ -477,7 +478,7 @@ def test_settings_and_results_in_full(tmp_path: Path, tiny: tuple[Any, Any], mon
         "experiment": "adam", "device": "cpu", "device_name": backend.device_name, "precision": "float64",
         "seed": 2, "dataset": dataset, "epochs": 3, "interrupted": False,
         "epoch_seconds": {"median": 0.5, "min": 0.25, "max": 4.0}, "samples_per_second": 60.0,
-        "peak_memory_bytes": 77,
+        "peak_memory_bytes": 77, "blas": blas_name(),
     }  # fmt: skip
 
 

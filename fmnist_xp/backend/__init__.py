@@ -7,6 +7,7 @@ device it is on.
 import functools
 import logging
 
+from fmnist_xp.arguments import whole_number
 from fmnist_xp.backend.base import (
     PRECISIONS,
     Array,
@@ -57,10 +58,14 @@ def get_backend(device: str | Backend = "auto", *, threads: int | None = None, g
     `threads` is for the CPU; by default all cores the process may use. `graphs` is for CUDA: whether training runs as
     CUDA graphs; by default where nvmath-python is installed. A `Backend` is returned as it is.
     Raises `DeviceError` where a CUDA device or its graphs are asked for and cannot be used (there is no fallback),
-    and `ValueError` for any other name, and for graphs on the CPU.
+    and `ValueError` for any other name, for what is no number of threads, and for graphs on the CPU.
     """
+    if threads is not None:
+        whole_number("threads", threads, 1)  # on every device alike
     if isinstance(device, Backend):
         return device
+    if not isinstance(device, str):
+        raise ValueError(f"device must be auto, cpu, cuda or cuda:<index>, or a Backend, got {device!r}")
     kind, colon, index = device.partition(":")
     if device == "cpu":
         if graphs:

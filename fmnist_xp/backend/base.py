@@ -124,8 +124,8 @@ class Backend(ABC):
 
     @property
     def manner(self) -> str:
-        """How it works, in words: on how many threads, with CUDA graphs or without."""
-        return f"{self.threads} threads"
+        """How it works, in words: on how many threads with which BLAS, with CUDA graphs or without."""
+        return f"{self.threads} thread{'s' if self.threads > 1 else ''}"
 
     def asarray(self, array: Any, dtype: Any = None) -> Array:
         """Return `array` (of the host or of this device) as a C-contiguous array of this device."""

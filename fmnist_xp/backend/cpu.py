@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -10,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from fmnist_xp.arguments import whole_number
 from fmnist_xp.backend.base import Array, Backend, Call, Product
+from fmnist_xp.blas import blas_name, keep_blas_single_threaded_here, older_kernels, single_threaded_blas
 from fmnist_xp.errors import DeviceError
-from fmnist_xp.machine import cpu_name, peak_resident_bytes, single_threaded_blas, usable_cores
+from fmnist_xp.machine import cpu_name, peak_resident_bytes, usable_cores
 
 
 class CpuBackend(Backend):
@@ -24,16 +27,23 @@ class CpuBackend(Backend):
 
     def __init__(self, threads: int | None = None) -> None:
         """Use `threads` threads, by default all cores the process may use."""
-        if threads is not None and threads < 1:
-            raise ValueError(f"threads must be at least 1, got {threads}")
         super().__init__()
-        self.threads = threads or usable_cores()
+        self.threads = usable_cores() if threads is None else whole_number("threads", threads, 1)
         self.device_name = cpu_name()
-        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="fmnist-xp") if self.threads > 1 else None
+        self._pools: dict[int, ThreadPoolExecutor] = {}  # by process
+
+    @property
+    def manner(self) -> str:
+        """On how many threads, and with which BLAS; and what it costs, where an older processor's was asked for."""
+        return "; ".join(filter(None, (f"{super().manner}, {blas_name()}", older_kernels())))
+
+    def asarray(self, array: Any, dtype: Any = None) -> Array:
+        """Return `array` as a C-contiguous NumPy array; one of CuPy, which NumPy refuses, is copied to the host."""
+        return super().asarray(_from_gpu(array), dtype)
 
     def to_host(self, array: Array) -> np.ndarray[Any, Any]:
-        """Return `array` itself."""
-        return np.asarray(array)
+        """Return `array` itself, or a copy of one of CuPy."""
+        return np.asarray(_from_gpu(array))
 
     def synchronize(self) -> None:
         """Do nothing: NumPy computes at once."""
@@ -79,14 +89,16 @@ class CpuBackend(Backend):
 
     def map(self, work: Callable[[int], None], workers: int) -> None:
         """Call `work` on the pool's threads."""
-        if self._pool is None or workers == 1:
+        if self.threads == 1 or workers == 1:
             return super().map(work, workers)
 
         def quiet(worker: int) -> None:
             with _quiet():  # each thread has its own
+                keep_blas_single_threaded_here()
                 work(worker)
 
-        futures = [self._pool.submit(quiet, worker) for worker in range(workers)]
+        pool = self._pool()
+        futures = [pool.submit(quiet, worker) for worker in range(workers)]
         try:
             # Every worker must be back before the buffers are touched again, also when one of them failed.
             errors = [future.exception() for future in futures]
@@ -97,6 +109,18 @@ class CpuBackend(Backend):
             if error is not None:
                 raise error
         return None
+
+    def _pool(self) -> ThreadPoolExecutor:
+        """Return the pool of this process: a fork copies the object, but its threads stay in the parent."""
+        process = os.getpid()
+        pool = self._pools.get(process)
+        # Two threads may both make one. It starts its threads when there is work, so the one not kept costs nothing.
+        return pool or self._pools.setdefault(process, ThreadPoolExecutor(self.threads, "fmnist-xp"))
+
+
+def _from_gpu(array: Any) -> Any:
+    """Return `array` itself, or a copy on the host where it is one of CuPy."""
+    return array.get() if hasattr(array, "__cuda_array_interface__") and hasattr(array, "get") else array
 
 
 def _quiet() -> np.errstate:

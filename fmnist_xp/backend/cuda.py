@@ -3,7 +3,9 @@
 import functools
 import importlib.metadata
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -18,12 +20,22 @@ MOST_COLUMNS = 32
 
 CUDA_INSTALL = 'pip install "fmnist-xp[cuda]" for CUDA 12, "fmnist-xp[cuda13]" for CUDA 13'
 
-# Of these no two can be installed at once.
-CUPY_PACKAGES = ("cupy", "cupy-cuda11x", "cupy-cuda12x", "cupy-cuda13x")
+# Of these no two can be installed at once: those that CuPy knows, for the Pythons that we do.
+CUPY_PACKAGES = (
+    *("cupy", "cupy-cuda102", "cupy-cuda110", "cupy-cuda111", "cupy-cuda11x", "cupy-cuda12x", "cupy-cuda13x"),
+    *("cupy-rocm-4-3", "cupy-rocm-5-0", "cupy-rocm-7-0", "cupy-rocm-7-1", "cupy-rocm-7-14", "amd-cupy"),
+)
+
+FORKED = (
+    "a process that is forked from one that has used CUDA cannot use it: start it with multiprocessing's method "
+    '"spawn" or "forkserver", use CUDA in the forked processes alone, or use --device cpu'
+)
 
 # The `status` for full memory in the errors of CuPy's cuBLAS, nvmath-python's cuBLAS, the runtime and the driver, by
 # their names: to ask CuPy for the class would load a library that may be missing.
 MEMORY_FULL = {"CUBLASError": 3, "cuBLASError": 3, "CUDARuntimeError": 2, "CUDADriverError": 2}
+# The same for CUDA that does not start, as after a fork.
+NOT_STARTED = {"CUDARuntimeError": 3, "CUDADriverError": 3}
 
 
 def largest(xp: Any, *arrays: Array) -> None:
@@ -47,6 +59,7 @@ class CudaBackend(Backend):
         driver or the device is missing, or where a first computation fails.
         """
         super().__init__()
+        self._process = os.getpid()
         self.xp = cupy or import_cupy()
         self.name = f"cuda:{index}"
         count = cuda_device_count(self.xp)
@@ -60,7 +73,7 @@ class CudaBackend(Backend):
             properties = self.xp.cuda.runtime.getDeviceProperties(index)
             name = properties["name"]
             self.device_name = name.decode() if isinstance(name, bytes) else name
-            with self.computing():
+            with warnings.catch_warnings(action="ignore"), self.computing():
                 # The first kernel and the first product load NVRTC and cuBLAS: better to miss them here.
                 ones = self.xp.ones((2, 2), dtype="float32")
                 self.xp.dot(ones + ones, ones)
@@ -68,6 +81,8 @@ class CudaBackend(Backend):
         except DeviceError:
             raise
         except Exception as error:
+            if _has_status(error, NOT_STARTED):
+                raise _not_started(error) from error
             raise DeviceError(
                 f"CuPy {self.xp.__version__} found {self.name} but cannot compute on it ({first_line(error)}): "
                 f"{CUDA_INSTALL}, or use --device cpu"
@@ -124,7 +139,8 @@ class CudaBackend(Backend):
 
     def synchronize(self) -> None:
         """Wait for all streams of the device."""
-        self._device.synchronize()
+        with self.computing():
+            self._device.synchronize()
 
     def dot_calls(self, product: Product) -> list[Call]:
         """Return one call of cuBLAS, which `cupy.dot` makes for equal dtypes and without a scale."""
@@ -196,7 +212,9 @@ class CudaBackend(Backend):
 
     @contextmanager
     def computing(self) -> Iterator[None]:
-        """Make the device current and say plainly when its memory is full."""
+        """Make the device current and say plainly when its memory is full, or the process a fork of this one's."""
+        if os.getpid() != self._process:
+            raise DeviceError(f"{self.name} was opened by another process, and {FORKED}")
         with self._device:
             try:
                 yield
@@ -215,10 +233,7 @@ class CudaBackend(Backend):
 
     def _is_full_memory(self, error: Exception) -> bool:
         """Return whether `error` says, in the words of CuPy or of a library below it, that the memory is full."""
-        if isinstance(error, self.xp.cuda.memory.OutOfMemoryError):
-            return True
-        full = MEMORY_FULL.get(type(error).__name__)
-        return full is not None and full == getattr(error, "status", None)
+        return isinstance(error, self.xp.cuda.memory.OutOfMemoryError) or _has_status(error, MEMORY_FULL)
 
     def current(self) -> Any:
         """Return what `computing` returns, which costs a microsecond here."""
@@ -226,7 +241,7 @@ class CudaBackend(Backend):
 
     def mark(self) -> Any:
         """Record an event in the device's current stream."""
-        with self._device:
+        with self.computing():
             event = self.xp.cuda.Event()
             event.record()
         return event
@@ -258,7 +273,8 @@ def import_cupy() -> ModuleType:
             f"pip uninstall {' '.join(packages)}, then {CUDA_INSTALL}"
         )
     try:
-        import cupy
+        with warnings.catch_warnings(action="ignore"):  # what CuPy warns of and cannot do becomes an error of ours
+            import cupy
     except Exception as error:  # in a broken installation it can be any
         if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
             raise _unusable(f"CuPy is not installed: {CUDA_INSTALL}") from error
@@ -267,6 +283,16 @@ def import_cupy() -> ModuleType:
         place = getattr(cupy, "__file__", None) or next(iter(cupy.__path__))
         raise _unusable(f"{place} is no CuPy: remove it, then {CUDA_INSTALL}")
     return cupy  # type: ignore[no-any-return, unused-ignore]
+
+
+def _has_status(error: Exception, statuses: Mapping[str, int]) -> bool:
+    """Return whether `error` has the status that `statuses` names for its type."""
+    status = statuses.get(type(error).__name__)
+    return status is not None and status == getattr(error, "status", None)
+
+
+def _not_started(error: Exception) -> DeviceError:
+    return DeviceError(f"a CUDA device was asked for, but CUDA does not start ({first_line(error)}): {FORKED}")
 
 
 def _unusable(fault: str) -> DeviceError:
@@ -297,6 +323,8 @@ def cuda_device_count(cupy: ModuleType) -> int:
     try:
         count = int(runtime.getDeviceCount())
     except runtime.CUDARuntimeError as error:
+        if _has_status(error, NOT_STARTED):
+            raise _not_started(error) from error
         raise DeviceError(
             f"a CUDA device was asked for, but the NVIDIA driver (CUDA {cuda_version(driver)}) offers none to CuPy "
             f"{cupy.__version__} ({error}): check nvidia-smi, CUDA_VISIBLE_DEVICES and that CuPy's CUDA version is "

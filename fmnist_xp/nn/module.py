@@ -5,6 +5,7 @@ import functools
 import inspect
 import weakref
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, Self
 
 from fmnist_xp.backend import Array, Backend, default_backend
@@ -106,11 +107,11 @@ class Module:
 
 
 def _on_device(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `method` of a module, which makes the device of the module's backend current."""
+    """Return `method` of a module, which makes the device of the module's backend current, once it has one."""
 
     @functools.wraps(method)
     def on_device(self: Module, *args: Any, **kwargs: Any) -> Any:
-        with self.backend.current():
+        with self.backend.current() if "backend" in vars(self) else nullcontext():
             return method(self, *args, **kwargs)
 
     return on_device

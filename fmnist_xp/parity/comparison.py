@@ -17,7 +17,9 @@ class Comparison:
 
     `absolute`; `relative` to the reference; `ulps`, in units of the last place of the larger of both, in the dtype
     that was computed in; and `used`, as a share of the tolerance of each element. `tolerance` is that of the element
-    which uses most of it. Where NaN or infinity is not the same on both sides, the differences are infinite.
+    which uses most of it. Where NaN or infinity is not the same on both sides, the differences are infinite. `loose`
+    is the share of the elements whose tolerance is at least the largest value of the tensor: of these, agreement says
+    nothing.
     """
 
     operation: str
@@ -28,6 +30,7 @@ class Comparison:
     ulps: float
     tolerance: float
     used: float
+    loose: float = 0.0
 
     @property
     def passed(self) -> bool:
@@ -71,9 +74,10 @@ def compare(
     figures = {unit: np.where(same, 0.0, np.where(both_finite, figure, np.inf)) for unit, figure in units.items()}
     largest = {unit: float(np.max(figure)) for unit, figure in figures.items()}
     worst = int(np.argmax(figures["used"]))
-    return Comparison(
-        *name, largest["absolute"], largest["relative"], largest["ulps"], float(allowed.flat[worst]), largest["used"]
-    )
+    size = float(np.max(np.abs(b), initial=0.0, where=np.isfinite(b)))
+    loose = float(np.mean(allowed >= size)) if size > 0 else 0.0
+    absolute, relative, ulps, used = (largest[unit] for unit in ("absolute", "relative", "ulps", "used"))
+    return Comparison(*name, absolute, relative, ulps, float(allowed.flat[worst]), used, loose)
 
 
 def worst_cases(comparisons: Iterable[Comparison]) -> list[Comparison]:
@@ -91,5 +95,6 @@ def worst_cases(comparisons: Iterable[Comparison]) -> list[Comparison]:
             ulps=max(old.ulps, new.ulps),
             tolerance=worse.tolerance,
             used=worse.used,
+            loose=max(old.loose, new.loose),
         )
     return list(kept.values())

@@ -113,7 +113,7 @@ def run_parity(
     folder.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     rows = preprocess(train, shuffle_seed=0)
-    trainings = _Trainings(rows, epochs, note)
+    trainings = Trainings(rows, epochs, note)
     threads = []
     if isinstance(backend, CpuBackend):
         note("one thread and several")
@@ -138,7 +138,7 @@ def run_parity(
     return record
 
 
-class _Trainings:
+class Trainings:
     """Curves that more than one comparison needs, each trained once."""
 
     def __init__(self, rows: Rows, epochs: int, note: Callable[[str], None]) -> None:
@@ -166,7 +166,7 @@ class _Trainings:
 
 
 def _compare_pair(
-    device: Side, reference: Side, rows: Rows, trainings: _Trainings, note: Callable[[str], None]
+    device: Side, reference: Side, rows: Rows, trainings: Trainings, note: Callable[[str], None]
 ) -> dict[str, Any]:
     note(f"operations and steps: {device} and {reference}")
     first = rows[0][:ROWS], rows[1][:ROWS]

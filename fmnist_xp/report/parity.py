@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fmnist_xp.files import replacing
 from fmnist_xp.report import plots
+from fmnist_xp.report.drawing import new_figure, save_figure
 from fmnist_xp.report.tables import markdown_table
 
 if TYPE_CHECKING:
@@ -63,20 +63,15 @@ def parity_summary(record: Mapping[str, Any]) -> str:
 
 def plot_parity(record: Mapping[str, Any], folder: Path) -> list[Path]:
     """Write one picture of the curves for each precision, `curves-<precision>.png`, and return their paths."""
-    paths = []
-    for pair in record["pairs"]:
-        paths.append(folder / f"curves-{pair['precision']}.png")
-        with replacing(paths[-1]) as temporary:
-            curves_figure(record, pair).savefig(temporary, format="png")
-    return paths
+    return [
+        save_figure(curves_figure(record, pair), folder / f"curves-{pair['precision']}.png")
+        for pair in record["pairs"]
+    ]
 
 
 def curves_figure(record: Mapping[str, Any], pair: Mapping[str, Any]) -> Figure:
     """Return the picture of one pair: above the losses of each experiment, below their differences and tolerances."""
-    # Imported late: matplotlib takes longer to load than all else.
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(13.0, 7.5), dpi=plots.DPI, layout="constrained")
+    figure = new_figure((13.0, 7.5), plots.DPI)
     dataset = record["dataset"]
     figure.suptitle(
         f"Training loss: {pair['device']} and {pair['reference']}\n"
@@ -111,7 +106,10 @@ def _draw_differences(axes: Axes, curve: Mapping[str, Any]) -> None:
 
 
 def _comparisons(title: str, lines: Sequence[Mapping[str, Any]]) -> NamedTable:
-    header = ("operation", "tensor", "worst case", "absolute", "relative", "ulps", "tolerance", "used", "verdict")
+    header = (
+        *("operation", "tensor", "worst case", "absolute", "relative", "ulps", "tolerance", "used", "loose"),
+        "verdict",
+    )
     rows = [
         (
             line["operation"],
@@ -119,6 +117,7 @@ def _comparisons(title: str, lines: Sequence[Mapping[str, Any]]) -> NamedTable:
             line["case"],
             *(_figure(line[unit]) for unit in ("absolute", "relative", "ulps", "tolerance")),
             _share(line["used"]),
+            _share(line["loose"]),
             _verdict(line),
         )
         for line in lines

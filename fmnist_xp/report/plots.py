@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fmnist_xp.files import replacing
+from fmnist_xp.report.drawing import new_figure, save_figure
 from fmnist_xp.train.history import COLUMNS, History
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def seeds_figures(
 
 def plot_metrics(history: History, path: Path, *, title: str, experiment: str = "run") -> Path:
     """Write the one-picture summary of a run: accuracy, loss with its data part, and learning rate."""
-    return _save(metrics_figure(history, title=title, experiment=experiment), path)
+    return save_figure(metrics_figure(history, title=title, experiment=experiment), path)
 
 
 def metrics_figure(history: History, *, title: str, experiment: str = "run") -> Figure:
@@ -173,7 +173,7 @@ def metrics_figure(history: History, *, title: str, experiment: str = "run") -> 
 
 def plot_confusion(matrix: NDArray[np.int64], path: Path, *, class_names: Sequence[str], title: str) -> Path:
     """Write a confusion matrix (rows true, columns predicted): counts as text, shares of a row as colours."""
-    return _save(confusion_figure(matrix, class_names=class_names, title=title), path)
+    return save_figure(confusion_figure(matrix, class_names=class_names, title=title), path)
 
 
 def confusion_figure(matrix: NDArray[np.int64], *, class_names: Sequence[str], title: str) -> Figure:
@@ -204,7 +204,7 @@ def plot_samples(
 
     `images` is uint8 of shape (n, 28, 28), `labels` of shape (n,).
     """
-    return _save(samples_figure(images, labels, class_names=class_names, title=title), path)
+    return save_figure(samples_figure(images, labels, class_names=class_names, title=title), path)
 
 
 def samples_figure(
@@ -230,7 +230,7 @@ def samples_figure(
 
 def plot_grey_values(image: NDArray[np.uint8], path: Path, *, title: str) -> Path:
     """Write one image, uint8 of shape (28, 28), large, with the grey value printed in each cell."""
-    return _save(grey_values_figure(image, title=title), path)
+    return save_figure(grey_values_figure(image, title=title), path)
 
 
 def grey_values_figure(image: NDArray[np.uint8], *, title: str) -> Figure:
@@ -328,10 +328,7 @@ def _styles(names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _new_figure(title: str, size: tuple[float, float]) -> Figure:
-    # Imported late: matplotlib takes longer to load than all else, and most commands draw nothing.
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
+    figure = new_figure(size, DPI)
     figure.suptitle("\n".join(textwrap.fill(line, 115) for line in _plain(title).splitlines()), fontsize=11)
     return figure
 
@@ -341,11 +338,5 @@ def _plain(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode().replace("$", r"\$")
 
 
-def _save(figure: Figure, path: Path) -> Path:
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
-    return path
-
-
 def _save_all(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
-    return [_save(figure, folder / name) for name, figure in figures.items()]
+    return [save_figure(figure, folder / name) for name, figure in figures.items()]

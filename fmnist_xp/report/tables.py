@@ -27,10 +27,14 @@ def confusion_matrix(labels: ArrayLike, predictions: ArrayLike, classes: int = 1
     """Count how often each class was taken for each: rows are true classes, columns predicted ones.
 
     `labels` and `predictions` are integers of shape (n,) in 0 … `classes` − 1; the matrix is int64 of shape
-    (`classes`, `classes`). Raises `ValueError` where the shapes differ or a class is out of range.
+    (`classes`, `classes`). Raises `ValueError` where the shapes differ, or a class is no integer or out of range.
     """
-    # Wide integers first: in uint8, as labels come, the cell's number below would overflow.
-    true, predicted = np.asarray(labels, dtype=np.int64), np.asarray(predictions, dtype=np.int64)
+    true, predicted = np.asarray(labels), np.asarray(predictions)
+    for name, values in (("labels", true), ("predictions", predicted)):
+        if values.size and values.dtype.kind not in "iu":
+            raise ValueError(f"{name} of dtype {values.dtype}: classes are integers")
+    # Wide integers: in uint8, as labels come, the cell's number below would overflow.
+    true, predicted = true.astype(np.int64), predicted.astype(np.int64)
     if true.ndim != 1 or true.shape != predicted.shape:
         raise ValueError(f"labels of shape {true.shape} and predictions of shape {predicted.shape}")
     for name, values in (("label", true), ("prediction", predicted)):

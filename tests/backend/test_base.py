@@ -1,5 +1,6 @@
 """What CPU and GPU have in common: the choice of a device, arrays, fused formulas, products."""
 
+import re
 import sys
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from parity.standin import StandInCupy, make_nvmath
 
 from fmnist_xp.backend import Backend, CpuBackend, CudaBackend, CudaGraphBackend, default_backend, get_backend
+from fmnist_xp.blas import blas_name
 from fmnist_xp.errors import DeviceError
 from fmnist_xp.nn import ReLU
 
@@ -69,7 +71,15 @@ def test_graphs_are_there_by_default_and_can_be_refused(
 def test_graphs_need_a_gpu() -> None:
     with pytest.raises(ValueError, match="CUDA graphs need a CUDA device, got cpu"):
         get_backend("cpu", graphs=True)
-    assert get_backend("cpu", graphs=False).manner == f"{get_backend('cpu').threads} threads"
+
+
+def test_manner_of_the_cpu_is_its_threads_its_blas_and_what_slows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert get_backend("cpu", threads=2, graphs=False).manner.startswith(f"2 threads, {blas_name()}")
+    monkeypatch.setattr("fmnist_xp.backend.cpu.blas_name", lambda: "a BLAS")
+    monkeypatch.setattr("fmnist_xp.backend.cpu.older_kernels", lambda: None)
+    assert CpuBackend(2).manner == "2 threads, a BLAS"
+    monkeypatch.setattr("fmnist_xp.backend.cpu.older_kernels", lambda: "an old one")
+    assert CpuBackend(1).manner == "1 thread, a BLAS; an old one"
 
 
 def test_backend_is_returned_as_it_is() -> None:
@@ -96,6 +106,13 @@ def test_auto_is_cuda_where_it_answers_else_the_cpu(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("device", ["", "gpu", "CPU", "cpu:0", "cuda:", "cuda:-1", "cuda:one", "cuda0", "auto:1"])
 def test_other_names_are_refused(device: str) -> None:
     with pytest.raises(ValueError, match=f"^device must be auto, cpu, cuda or cuda:<index>, got '{device}'$"):
+        get_backend(device)
+
+
+@pytest.mark.parametrize("device", [None, 0, ["cpu"], CpuBackend])
+def test_what_is_no_name_is_refused(device: Any) -> None:
+    message = rf"^device must be auto, cpu, cuda or cuda:<index>, or a Backend, got {re.escape(repr(device))}$"
+    with pytest.raises(ValueError, match=message):
         get_backend(device)
 
 

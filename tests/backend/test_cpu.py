@@ -1,16 +1,23 @@
 """NumPy on the CPU: threads, blocks, precisions."""
 
+import re
 import signal
 import threading
 import time
+from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
+from parity.standin import StandInCupy
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from fmnist_xp.backend import CpuBackend
+from fmnist_xp import blas
+from fmnist_xp.backend import CpuBackend, CudaBackend, get_backend
 from fmnist_xp.errors import DeviceError
 from fmnist_xp.model import Sequential
 from fmnist_xp.nn import Dense
+from fmnist_xp.optim import SGD
 
 
 @pytest.mark.parametrize("dtype", ["tf32", "float16"])
@@ -32,6 +39,46 @@ def test_threads_are_the_usable_cores_unless_given(monkeypatch: pytest.MonkeyPat
 def test_fewer_threads_than_one_are_refused(threads: int) -> None:
     with pytest.raises(ValueError, match=f"threads must be at least 1, got {threads}"):
         CpuBackend(threads)
+
+
+@pytest.mark.parametrize("threads", [1.5, 2.0, "2", True, np.True_, [2]])
+@pytest.mark.parametrize("make", [CpuBackend, lambda threads: get_backend("auto", threads=threads)])
+def test_what_is_no_whole_number_of_threads_is_refused(make: Callable[..., Any], threads: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^threads must be a whole number, got {re.escape(repr(threads))}$"):
+        make(threads)
+
+
+def test_numpys_whole_numbers_are_numbers_of_threads() -> None:
+    backend = CpuBackend(np.int64(3))  # type: ignore[arg-type]
+    assert (backend.threads, type(backend.threads)) == (3, int)
+
+
+def test_arrays_of_cupy_are_taken_to_the_host(made_data: Callable[..., Any]) -> None:
+    # NumPy refuses them, and so does CuPy NumPy's: `asarray` is the way from either to the other.
+    X, y = made_data(60)
+    cuda = CudaBackend(cupy=StandInCupy())
+    cpu = CpuBackend(1)
+    copy = cpu.asarray(cuda.asarray(X), dtype="float32")
+    assert (type(copy), copy.dtype) == (np.ndarray, np.float32)
+    np.testing.assert_array_equal(copy, X.astype("float32"))
+    np.testing.assert_array_equal(cpu.to_host(cuda.asarray(y)), y)
+
+    def trained(X: Any, y: Any) -> np.ndarray:
+        network = Sequential([Dense(20, 10, seed=1)], backend=cpu)
+        network.fit(X, y, epochs=2, optimizer=SGD(), verbose=False)
+        assert network.evaluate(X, y).loss > 0
+        return network.predict_proba(X)
+
+    np.testing.assert_array_equal(trained(cuda.asarray(X), cuda.asarray(y)), trained(X, y))
+
+
+def test_layer_on_the_cpu_says_how_an_array_of_cupy_gets_there() -> None:
+    inputs = CudaBackend(cupy=StandInCupy()).asarray(np.ones((2, 3), "float32"))
+    dense = Dense(3, 2, seed=0)
+    message = r"^inputs is a .*, but this object computes on cpu with numpy arrays: pass backend\.asarray\(inputs\)$"
+    with pytest.raises(ValueError, match=message):
+        dense.forward(inputs)
+    assert dense.forward(dense.backend.asarray(inputs)).shape == (2, 2)
 
 
 @pytest.mark.parametrize(
@@ -74,6 +121,64 @@ def test_blas_is_held_to_one_thread_until_the_last_of_two_trainings_ends() -> No
         assert blas_threads() == before
     finally:
         threadpool_limits(max(before), user_api="blas")
+
+
+def in_thread(work: Callable[[], Any]) -> Any:
+    results: list[Any] = []
+    thread = threading.Thread(target=lambda: results.append(work()))
+    thread.start()
+    thread.join()
+    return results[0]
+
+
+def test_blas_has_one_thread_on_whichever_thread_computes() -> None:
+    # threadpoolctl obeys the thread that asked first for as long as that lives.
+    before = blas_threads()
+    if before <= {1}:
+        pytest.skip("BLAS has one thread here anyway")
+
+    def count() -> set[int]:
+        with CpuBackend(1).computing():
+            return blas_threads()
+
+    assert count() <= {1}
+    assert in_thread(count) <= {1}
+    assert count() <= {1}
+    assert blas_threads() == before
+    with threadpool_limits(max(before), user_api="blas"):
+        assert in_thread(count) <= {1}
+        assert blas_threads() == before
+
+
+def test_who_leaves_last_gives_blas_its_threads_back() -> None:
+    before = blas_threads()
+    first, last = blas.single_threaded_blas(), blas.single_threaded_blas()
+    first.__enter__()
+    in_thread(last.__enter__)
+    first.__exit__(None, None, None)
+    assert blas_threads() <= {1}
+    in_thread(lambda: last.__exit__(None, None, None))
+    assert blas_threads() == before
+
+
+def test_each_thread_of_the_pool_limits_blas_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As MKL and OpenMP need it, where the number of threads is that of the thread that asks.
+    limited: list[str] = []
+    real = blas.threadpool_limits
+
+    def limits(*arguments: Any, **options: Any) -> Any:
+        limited.append(threading.current_thread().name)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(blas, "threadpool_limits", limits)
+    backend, together = CpuBackend(2), threading.Barrier(2, timeout=60)
+    backend.map(lambda _worker: together.wait(), 2)
+    assert limited == []  # nobody holds BLAS: the whole process would keep what is set here
+    for _ in range(2):
+        with backend.computing():
+            backend.map(lambda _worker: together.wait(), 2)
+    main = threading.current_thread().name
+    assert sorted(limited) == sorted([main, "fmnist-xp_0", "fmnist-xp_1", main])
 
 
 def test_full_memory_of_the_cpu_is_told() -> None:

@@ -4,6 +4,7 @@ import builtins
 import importlib
 import re
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,15 @@ def test_two_cupy_packages_are_told_and_cupy_is_not_asked(elsewhere: Path, monke
     with pytest.raises(DeviceError, match=message):
         get_backend("cuda")
     assert get_backend("auto").name == "cpu"
+
+
+def test_what_cupy_warns_of_while_it_loads_is_not_shown(elsewhere: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (elsewhere / "cupy.py").write_text(
+        "import warnings\nwarnings.warn('CUDA path could not be detected')\nndarray = object\n"
+    )
+    with warnings.catch_warnings(action="default"):
+        assert import_cupy().__file__ == str(elsewhere / "cupy.py")
+    assert capfd.readouterr() == ("", "")
 
 
 FAULTS: dict[str, tuple[int, dict[str, Any], str]] = {

@@ -82,7 +82,7 @@ def test_device_that_is_wrong_fails_and_is_told_where(
     arguments = ("--device", "cuda", "--precision", "float32", "--data", idx_folder, "--epochs", 1)
     answer = command("parity", *arguments)
     answer.assert_failed(1, "Softmax output (", "in float32", "parity-cuda0/parity.md")
-    verdicts = {(row[0], row[1]): row[-1] for row in cells(answer) if len(row) == 9}
+    verdicts = {(row[0], row[1]): row[-1] for row in cells(answer) if len(row) == 10}
     assert verdicts["Softmax", "output"] == verdicts["Softmax and cross-entropy", "output"] == "DIFFERS"
     assert {verdict for (name, _), verdict in verdicts.items() if name in ("Dense", "ReLU", "Adam")} == {"agrees"}
     assert read_json(workplace / "parity-cuda0" / "parity.json")["passed"] is False

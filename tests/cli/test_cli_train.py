@@ -22,6 +22,7 @@ from run_helpers import (
 )
 from safetensors.numpy import load_file
 
+from fmnist_xp.blas import blas_name
 from fmnist_xp.data import export, make_synthetic
 from fmnist_xp.model import Sequential
 from fmnist_xp.train import trainer
@@ -89,12 +90,13 @@ def test_result_has_every_field(train: Command, workplace: Path, idx_folder: Pat
         "experiment": str, "device": str, "device_name": str, "precision": str, "seed": int, "dataset": dict,
         "epochs": int, "interrupted": bool, "test_accuracy": float, "test_loss": float, "train_accuracy": float,
         "train_loss": float, "epoch_seconds": dict, "samples_per_second": float, "total_seconds": float,
-        "peak_memory_bytes": int,
+        "peak_memory_bytes": int, "blas": str,
     }  # fmt: skip
     assert {key: type(value) for key, value in result.items() if key in types} == types
     assert (result["experiment"], result["device"], result["precision"]) == ("momentum", "cpu", "float32")
     assert (result["seed"], result["epochs"], result["interrupted"]) == (2, 12, False)
     assert result["device_name"]
+    assert result["blas"] == blas_name() == read_json(folder / "config.json")["versions"]["blas"]
     assert set(result["dataset"]) >= {"name", "sha256", "train_rows", "test_rows"}
     assert (result["dataset"]["train_rows"], result["dataset"]["test_rows"]) == (400, 200)
     assert re.fullmatch("[0-9a-f]{64}", result["dataset"]["sha256"])

@@ -479,9 +479,21 @@ def test_constructor_that_forgets_its_class_is_named() -> None:
             pass
 
     with pytest.raises(AttributeError, match=r"begin its constructor with super\(\).__init__\(backend\)"):
-        Own().forward(X)
+        Own().backend  # noqa: B018
     with pytest.raises(AttributeError, match=r"begin its constructor with super\(\).__init__\(backend\)"):
         Sequential([Dense(6, 4), Own()])
+
+
+def test_method_may_be_called_before_there_is_a_backend() -> None:
+    class Own(Layer):
+        def __init__(self, widths: str) -> None:
+            self.widths = self.parsed(widths)
+            super().__init__()
+
+        def parsed(self, widths: str) -> list[int]:
+            return [int(width) for width in widths.split(",")]
+
+    assert Own("3,4").widths == [3, 4]
 
 
 @pytest.mark.parametrize(

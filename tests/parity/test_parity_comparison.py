@@ -1,3 +1,4 @@
+import itertools
 import math
 from dataclasses import replace
 from typing import Any
@@ -25,7 +26,8 @@ def test_figures_by_hand() -> None:
     assert line.passed
     assert line.record() == {
         "operation": "Dense", "tensor": "output", "case": "one row", "absolute": 0.5, "relative": line.relative,
-        "ulps": line.ulps, "tolerance": 1.0, "used": 0.5, "passed": True,
+        "ulps": line.ulps, "tolerance": 1.0, "used": 0.5, "loose": 0.0,
+        "passed": True,
     }  # fmt: skip
 
 
@@ -94,11 +96,32 @@ def test_scalar_is_compared() -> None:
     assert compare(NAME, np.array(2.0), np.array(2.5), 0.5).used == 1.0
 
 
-def test_cases_of_one_tensor_become_a_line_with_the_largest_of_each_figure() -> None:
-    first = Comparison("Dense", "output", "one row", 1.0, 0.1, 30.0, 4.0, 0.25)
-    worse = Comparison("Dense", "output", "one neuron", 0.5, 0.2, 10.0, 1.0, 0.5)
-    other = replace(first, tensor="dinputs")
-    assert worst_cases([first, other, worse]) == [
-        Comparison("Dense", "output", "one neuron", 1.0, 0.2, 30.0, 1.0, 0.5),
-        other,
-    ]
+FIRST = Comparison("Dense", "output", "one row", 1.0, 0.1, 30.0, 4.0, 0.25, 0.5)
+WORST = Comparison("Dense", "output", "one neuron", 0.5, 0.2, 10.0, 1.0, 0.5, 0.1)
+THIRD = Comparison("Dense", "output", "one input", 0.6, 0.3, 20.0, 3.0, 0.125, 0.2)
+OTHER = replace(FIRST, tensor="dinputs")
+
+
+@pytest.mark.parametrize("lines", list(itertools.permutations([FIRST, WORST, THIRD])))
+def test_cases_of_one_tensor_become_a_line_with_the_largest_of_each_figure(lines: tuple[Comparison, ...]) -> None:
+    # Wherever the worst case stands; and another tensor between them has a line of its own.
+    expected = Comparison("Dense", "output", "one neuron", 1.0, 0.3, 30.0, 1.0, 0.5, 0.5)
+    assert worst_cases([lines[0], OTHER, *lines[1:]]) == [expected, OTHER]
+    assert worst_cases([OTHER, *lines]) == [OTHER, expected]
+
+
+@pytest.mark.parametrize(
+    ("reference", "tolerance", "loose"),
+    [
+        ([0.5], 0.4999, 0),
+        ([0.5], 0.5, 1),
+        ([-0.5, 0.1, 0.0, 0.0], [0.5, 0.4, 0.0, 0.6], 0.5),  # beside the largest value, not each its own
+        ([0.0, 0.0], 1.0, 0),
+        ([math.nan, 0.5, -math.inf], 0.5, 1),
+        ([math.nan], 0.5, 0),
+    ],
+)
+def test_loose_is_the_share_of_tolerances_that_say_nothing(
+    reference: list[float], tolerance: Any, loose: float
+) -> None:
+    assert compared(reference, reference, tolerance=np.array(tolerance)).loose == loose

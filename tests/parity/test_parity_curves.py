@@ -12,9 +12,9 @@ from fmnist_xp.backend import PRECISIONS, Backend, CpuBackend, CudaBackend
 from fmnist_xp.data import formats, preprocess
 from fmnist_xp.experiments import EXPERIMENTS
 from fmnist_xp.model import Sequential
-from fmnist_xp.parity.curves import TWINS, Curves, compare_curves, drift_of_twins, train_curve
-from fmnist_xp.parity.suite import choose_sides, run_parity
-from fmnist_xp.parity.tolerances import DRIFT, LOSS_ROUNDINGS, ROUNDOFF
+from fmnist_xp.parity.curves import Curves, compare_curves, drift_of_twins, train_curve
+from fmnist_xp.parity.suite import Trainings, choose_sides, run_parity
+from fmnist_xp.parity.tolerances import DRIFT, LOSS_ROUNDINGS
 from fmnist_xp.train.history import History
 
 CPU = CpuBackend(2)
@@ -141,16 +141,56 @@ def test_device_of_another_learning_rate_leaves_the_curve(standin: CudaBackend, 
 
 
 def compare_sides(name: str, device: Any, reference: Any, rows: Rows, epochs: int) -> Curves:
-    experiment, disturbance = EXPERIMENTS[name], ROUNDOFF[device.precision].disturbance
-    expected, actual = (train_curve(experiment, s.backend, s.precision, *rows, epochs) for s in (reference, device))
-    twins = [
-        train_curve(
-            experiment, reference.backend, reference.precision, *rows, epochs, disturbance=disturbance, twin=twin + 1
-        )
-        for twin in range(TWINS)
-    ]
-    drift = drift_of_twins(expected, twins)
-    return compare_curves(name, expected, actual, drift, (reference.precision, device.precision))
+    return Trainings(rows, epochs, lambda _line: None).compare(EXPERIMENTS[name], device, reference)
+
+
+@pytest.mark.parametrize(
+    ("precision", "twins_of", "rounding"),
+    [
+        ("float32", "cpu float32", 2.0**-24),
+        ("float64", "cpu float64", 2.0**-53),
+        ("tf32", "cpu float32", 2.0**-10),
+        ("float16", "cpu float32", 2.0**-11),
+    ],
+)
+def test_twins_are_of_the_reference_and_one_rounding_of_the_device_off(
+    precision: str,
+    twins_of: str,
+    rounding: float,
+    standin: CudaBackend,
+    small_rows: Rows,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+
+    def train(experiment: Any, backend: Backend, precision: str, *_rows: Any, **twin: Any) -> History:
+        asked.append((f"{backend.name} {precision}", twin["disturbance"], twin["twin"]))
+        # The loss tells which curve this is: the device is off by 1e-5, the twins by 1e-3 and 2e-3.
+        return history([1.0 + 1e-3 * twin["twin"] + 1e-5 * (backend is standin)] * 2)
+
+    monkeypatch.setattr("fmnist_xp.parity.suite.train_curve", train)
+    ((device, reference),) = choose_sides(standin, precision)
+    compared = compare_sides("adam", device, reference, small_rows, 2)
+    assert sorted(asked) == sorted(
+        [(str(device), 0.0, 0), (str(reference), 0.0, 0), (twins_of, rounding, 1), (twins_of, rounding, 2)]
+    )
+    np.testing.assert_allclose(compared.drift, 2e-3)
+    np.testing.assert_allclose(compared.difference, 1e-5)
+
+
+def test_twins_of_the_cpus_float32_are_its_own(small_rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def train(_experiment: Any, _backend: Backend, precision: str, *_rows: Any, **twin: Any) -> History:
+        asked.append((precision, twin["disturbance"], twin["twin"]))
+        return history([1.0])
+
+    monkeypatch.setattr("fmnist_xp.parity.suite.train_curve", train)
+    ((device, reference),) = choose_sides(CPU)
+    compare_sides("adam", device, reference, small_rows, 1)
+    assert sorted(asked) == [
+        ("float32", 0.0, 0), ("float32", 2.0**-24, 1), ("float32", 2.0**-24, 2), ("float64", 0.0, 0)
+    ]  # fmt: skip
 
 
 @pytest.mark.parity

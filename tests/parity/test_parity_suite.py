@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from fmnist_xp.experiments import EXPERIMENTS
 from fmnist_xp.parity import suite
 from fmnist_xp.parity.suite import choose_sides, compare_threads, failures, run_parity
 from fmnist_xp.report.parity import parity_markdown, parity_tables
+from fmnist_xp.train.history import History
 
 ROOT = Path(__file__).parents[2]
 
@@ -133,10 +135,69 @@ def test_failure_is_named_in_all_forms(images: Dataset, tmp_path: Path, standin:
     assert "Cross-entropy sample losses (uint8 labels) in float32" in failed
     assert "sgd from epoch 0 in float32" in failed
     assert not any("Dense" in words for words in failed)
-    verdicts = {(row[0], row[1]): row[-1] for table in parity_tables(record) for row in table.rows if len(row) == 9}
+    verdicts = {(row[0], row[1]): row[-1] for table in parity_tables(record) for row in table.rows if len(row) == 10}
     assert verdicts["Cross-entropy", "loss"] == "DIFFERS"
     assert verdicts["Dense", "output"] == "agrees"
     assert "Not all agree" in parity_markdown(record)
+
+
+@pytest.mark.usefixtures("few_operations")
+@pytest.mark.parametrize("which", ["sgd", "adam"])  # the first, and the last
+def test_curve_that_differs_alone_is_a_failure(
+    which: str, images: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compare = suite.compare_curves
+
+    def compare_one_beyond(name: str, reference: History, device: History, *more: Any) -> Any:
+        if name == which:
+            device = replace(device, loss=[device.loss[0], device.loss[1] + 1.0])
+        return compare(name, reference, device, *more)
+
+    monkeypatch.setattr(suite, "compare_curves", compare_one_beyond)
+    record = run_parity(choose_sides(CpuBackend(2)), images, tmp_path, epochs=2)
+    assert not record["passed"]
+    assert list(failures(record)) == [f"{which} from epoch 1 in float32"]
+    assert "Not all agree" in parity_markdown(record)
+
+
+@pytest.mark.usefixtures("few_operations")
+@pytest.mark.parametrize("which", ["sgd", "adam"])
+def test_thread_that_differs_alone_is_a_failure(
+    which: str, images: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compare = suite.compare_threads
+
+    def compare_one_beyond(experiment: Any, *more: Any) -> Any:
+        line = compare(experiment, *more)
+        return replace(line, used=2.0) if experiment.name == which else line
+
+    monkeypatch.setattr(suite, "compare_threads", compare_one_beyond)
+    record = run_parity(choose_sides(CpuBackend(2)), images, tmp_path, epochs=1)
+    assert not record["passed"]
+    assert list(failures(record)) == [f"{which} on 2 threads and 1, 3 epochs"]
+
+
+@pytest.mark.usefixtures("few_operations")
+@pytest.mark.parametrize("kind", ["operation", "step"])
+@pytest.mark.parametrize("last", [False, True])
+def test_line_that_differs_alone_is_a_failure(
+    kind: str, last: bool, images: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"compare_{kind}"
+    compare, seen = getattr(suite, name), []
+
+    def compare_one_beyond(what: Any, *more: Any) -> Any:
+        seen.append(what.name)
+        lines = compare(what, *more)
+        if what.name == (("Adam" if kind == "operation" else "adam") if last else seen[0]):
+            lines[-1] = replace(lines[-1], used=1.5)
+        return lines
+
+    monkeypatch.setattr(suite, name, compare_one_beyond)
+    record = run_parity(choose_sides(CpuBackend(2)), images, tmp_path, epochs=1)
+    assert not record["passed"]
+    (words,) = failures(record)
+    assert words.endswith("in float32")
 
 
 @pytest.mark.usefixtures("few_operations")

@@ -55,6 +55,8 @@ def test_confusion_of_nothing_is_zeros() -> None:
         ([0, 1], [0], r"labels of shape \(2,\) and predictions of shape \(1,\)"),
         ([[0]], [[0]], r"labels of shape \(1, 1\)"),
         ([10], [0], "a label is 10: classes are 0 to 9"),
+        ([9.7], [0], "labels of dtype float64: classes are integers"),
+        ([1], ["1"], "predictions of dtype <U1: classes are integers"),
         ([0], [-1], "a prediction is -1: classes are 0 to 9"),
     ],
 )

@@ -112,6 +112,10 @@ class DeviceArray(Operators):
     def T(self) -> "DeviceArray":
         return self.transpose()
 
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return {"shape": self.shape, "typestr": self.dtype.str, "data": (self.data.ptr, False), "version": 3}
+
     dtype = property(lambda self: self._values.dtype)
     itemsize = property(lambda self: self._values.itemsize)
     nbytes = property(lambda self: self._values.nbytes)

@@ -1,0 +1,63 @@
+"""matplotlib for pictures that go to files: no display and no pyplot, whose backend and state stay the user's."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fmnist_xp.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def new_figure(size: tuple[float, float], dpi: int) -> Figure:
+    """Return an empty figure of `size` in inches, with `dpi` pixels an inch."""
+    _import_matplotlib()
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=size, dpi=dpi, layout="constrained")
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write `figure` as a PNG, whole or not at all, and return `path`; raise `OSError` where that fails."""
+    with _quiet(), replacing(path) as temporary:
+        figure.savefig(temporary, format="png")
+    return path
+
+
+def _import_matplotlib() -> None:
+    """Import matplotlib whatever `MPLBACKEND` says: Jupyter exports a backend that its own environment alone has.
+
+    Late, since matplotlib takes longer to load than all else, and most commands draw nothing.
+    """
+    if "matplotlib" in sys.modules:
+        return
+    backend = os.environ.pop("MPLBACKEND", None)
+    try:
+        with _quiet():
+            import matplotlib.figure
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+    if backend:
+        with suppress(ValueError):  # what pyplot is to use, should somebody ask for it later
+            matplotlib.rcParams["backend"] = backend
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep off stderr what matplotlib says of its cache folder, its fonts and their glyphs."""
+    logger, nowhere = logging.getLogger("matplotlib"), logging.NullHandler()
+    logger.addHandler(nowhere)  # else Python prints what no handler takes
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logger.removeHandler(nowhere)
