@@ -1,7 +1,9 @@
-"""Writing files so that a reader, or a second process, never sees half of one."""
+"""Writing files so that a reader, or a second process, never sees half of one; what is worth reading."""
 
+import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,3 +31,21 @@ def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8, beside `path` and then renamed."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def check_file(path: Path, limit: int) -> None:
+    """Raise `OSError` where `path` is no file (but a folder, a pipe or a device) or longer than `limit` bytes.
+
+    A pipe that nobody writes to, a device without end and a sparse file of terabytes are told before they are opened.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "it is no file, but a folder, a pipe or a device", str(path))
+    if found.st_size > limit:
+        raise OSError(errno.EFBIG, f"it has {found.st_size:,} bytes, and {limit:,} are the most read", str(path))
+
+
+def read_text(path: Path, limit: int) -> str:
+    """Return the UTF-8 text of `path`, which must be a file of at most `limit` bytes (`OSError`, `ValueError`)."""
+    check_file(path, limit)
+    return path.read_bytes().decode()

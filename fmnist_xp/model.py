@@ -16,7 +16,9 @@ from fmnist_xp.arguments import whole_number
 from fmnist_xp.backend import PRECISIONS, Array, Backend, get_backend
 from fmnist_xp.errors import RunError
 from fmnist_xp.nn import Dense
+from fmnist_xp.nn.module import Module
 from fmnist_xp.optim import Optimizer, make_optimizer
+from fmnist_xp.train.architecture import build, describe
 from fmnist_xp.train.checkpoint import load_model, save_model
 from fmnist_xp.train.fullbatch import FullBatch
 from fmnist_xp.train.history import History
@@ -125,35 +127,40 @@ class Sequential(nn.Network):
         return classes
 
     def save(self, path: str | Path) -> None:
-        """Write weights, biases and architecture to `path`, a safetensors file."""
-        architecture = {
-            "layers": [{"type": type(layer).__name__, **layer.config()} for layer in self.layers],
-            "loss": type(self.loss).__name__,
-            "dtype": self.dtype,
-        }
-        save_model(Path(path), self.state_dict(), architecture)
+        """Write weights, biases and architecture to `path`, a safetensors file with a checksum.
+
+        Of a layer or loss of one's own the name of the class is kept and what its `config()` returns, the arguments
+        of its constructor; `load` is told the class. Raises `ValueError`, naming the layer and the cure, where `load`
+        could not make the network again, and `OSError` where the file cannot be written.
+        """
+        save_model(Path(path), self.state_dict(), describe(self))
 
     @classmethod
-    def load(cls, path: str | Path, backend: Backend | str = "cpu") -> Self:
+    def load(
+        cls,
+        path: str | Path,
+        backend: Backend | str = "cpu",
+        custom_objects: Iterable[type[Module]] | type[Module] = (),
+    ) -> Self:
         """Return the network that `save` wrote, on `backend`; in float32 where that lacks tf32 or float16.
 
-        Raises `RunError` where the file is missing, damaged, or not a model of this package.
+        `custom_objects` are the classes of layers and losses of one's own that it may have: `[Scale, Focal]`, or one.
+        Raises `RunError` where the file is missing, damaged, or not a model of this package; `TypeError` where
+        `custom_objects` are no such classes.
         """
+        backend = get_backend(backend)
         state, architecture = load_model(Path(path))
-        kinds = {kind.__name__: kind for kind in (nn.Dense, nn.ReLU, nn.Softmax)}
-        losses = {loss.__name__: loss for loss in (nn.CategoricalCrossentropy, nn.SoftmaxCategoricalCrossentropy)}
         try:
-            layers = [
-                kinds[config["type"]](**{key: value for key, value in config.items() if key != "type"})
-                for config in architecture["layers"]
-            ]
-            loss = losses[architecture["loss"]]()
-            backend, dtype = get_backend(backend), architecture["dtype"]
+            shapes = {name: values.shape for name, values in state.items()}
+            layers, loss, dtype = build(architecture, shapes, custom_objects)
+            parameters = PRECISIONS[dtype].parameters
+            if other := [name for name, values in state.items() if values.dtype != parameters]:
+                raise ValueError(f"{other[0]} is {state[other[0]].dtype}, not {parameters}")
             if dtype not in backend.precisions:  # trained in a precision of GPUs, which has float32 parameters
-                dtype = PRECISIONS[dtype].parameters
+                dtype = parameters
             network = cls(layers, loss=loss, backend=backend, dtype=dtype)
             network.load_state_dict(state)
-        except (KeyError, TypeError, ValueError) as error:
+        except ValueError as error:
             raise RunError(f"the architecture and the weights in {path} do not fit each other: {error}") from error
         return network
 
@@ -223,9 +230,11 @@ class Sequential(nn.Network):
         return self.backend.asarray(labels)
 
 
-def load(path: str | Path, *, backend: Backend | str = "cpu") -> Sequential:
+def load(
+    path: str | Path, backend: Backend | str = "cpu", custom_objects: Iterable[type[Module]] | type[Module] = ()
+) -> Sequential:
     """Return the network saved at `path`, on `backend`; see `Sequential.load`."""
-    return Sequential.load(path, backend)
+    return Sequential.load(path, backend, custom_objects)
 
 
 def _callbacks(callbacks: Callbacks) -> list[OneCallback]:

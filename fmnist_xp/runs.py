@@ -6,7 +6,7 @@ import math
 import platform
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -17,11 +17,12 @@ from typing import Any
 
 from fmnist_xp.backend import Backend
 from fmnist_xp.blas import blas_name
-from fmnist_xp.data import Dataset, preprocess
+from fmnist_xp.data import CLASS_NAMES, Dataset, preprocess
 from fmnist_xp.errors import RunError
-from fmnist_xp.experiments import Experiment
-from fmnist_xp.files import write_text
+from fmnist_xp.experiments import N_INPUTS, Experiment
+from fmnist_xp.files import read_text, write_text
 from fmnist_xp.model import Sequential
+from fmnist_xp.plain_json import check_form, parse_json
 from fmnist_xp.report.plots import plot_metrics
 from fmnist_xp.train.history import History
 
@@ -33,6 +34,21 @@ MODEL = "model.safetensors"
 METRICS = "metrics.png"
 RESULT = "result.json"
 CONFUSION = "confusion.png"  # drawn later, by an evaluation
+
+MAX_BYTES = 2**20  # of a JSON file; they have some 2,000
+CONFIG_FORM = {"experiment": {}, "seed": int, "precision": str, "log_every": int, "data": {"source": str}}
+RESULT_FORM = {
+    "experiment": str,
+    "device": str,
+    "device_name": str,
+    "precision": str,
+    "seed": int,
+    "dataset": {"name": str, "sha256": str, "train_rows": int, "test_rows": int},
+    "epochs": int,
+    "test_accuracy": float | None,
+    "test_loss": float | None,
+}
+"""What is used of a run's two JSON files, in the forms of `check_form`."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +84,17 @@ class Run:
         )
 
     def load_network(self, backend: Backend) -> Sequential:
-        """Return the trained network on `backend`; raise `RunError` where its file is missing or damaged."""
-        return Sequential.load(self.folder / MODEL, backend)
+        """Return the trained network on `backend`.
+
+        Raises `RunError` where its file is missing or damaged, or the network is not one for these images.
+        """
+        network = Sequential.load(self.folder / MODEL, backend)
+        if (found := (network.n_inputs, network.n_classes)) != (N_INPUTS, len(CLASS_NAMES)):
+            raise RunError(
+                f"the model in {self.folder} takes {found[0]} numbers and tells {found[1]} classes, "
+                f"not {N_INPUTS} and {len(CLASS_NAMES)}: it is of another run"
+            )
+        return network
 
 
 def check_folder(folder: Path, force: bool) -> None:
@@ -178,11 +203,14 @@ def load_run(folder: Path) -> Run:
     """Return the run in `folder`; raise `RunError` where there is none, or a file of it is missing or damaged."""
     if not folder.is_dir():
         raise RunError(f"there is no run folder {folder}: make one with fmnist-xp train")
-    if not (folder / RESULT).is_file():
+    if not (folder / RESULT).exists():
         raise RunError(f"{folder} is not a finished run: it has no {RESULT}")
-    config = _read_json(folder / CONFIG, ("experiment", "seed", "precision", "log_every", "data"))
-    result = _read_json(folder / RESULT, ("experiment", "device", "device_name", "seed", "epochs", "dataset"))
-    return Run(folder, config, result, History.load(folder / HISTORY))
+    config = _read_json(folder / CONFIG, CONFIG_FORM)
+    result = _read_json(folder / RESULT, RESULT_FORM)
+    history = History.load(folder / HISTORY)
+    if not history:
+        raise RunError(f"{folder / HISTORY} has nothing logged: train again")
+    return Run(folder, config, result, history)
 
 
 def dataset_sha256(train: Dataset, test: Dataset) -> str:
@@ -249,18 +277,15 @@ def _absolute(source: str) -> str:
 
 
 def _json(values: Mapping[str, Any]) -> str:
-    # JSON has no NaN: the loss of a run that diverged is null.
+    # JSON has no NaN: the loss of a run that diverged is null. In ASCII, since a path may be no valid UTF-8.
     finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
-    return json.dumps(finite, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(finite, indent=2, allow_nan=False) + "\n"
 
 
-def _read_json(path: Path, fields: Sequence[str]) -> dict[str, Any]:
+def _read_json(path: Path, form: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(values, dict):
-            raise ValueError("it holds no object")
-        if lacking := [field for field in fields if field not in values]:
-            raise ValueError(f"it lacks {', '.join(lacking)}")
+        values: dict[str, Any] = parse_json(read_text(path, MAX_BYTES))
+        check_form(values, form)
     except OSError as error:
         raise RunError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:

@@ -1,16 +1,20 @@
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-from run_helpers import CLASSES, figures, probabilities, read_idx, read_picture
+from run_helpers import CLASSES, figures, probabilities, read_idx, read_json, read_picture
 
 from fmnist_xp import evaluation
 from fmnist_xp.backend import CpuBackend
-from fmnist_xp.data import Dataset, make_synthetic
+from fmnist_xp.data import CLASS_NAMES, Dataset, make_synthetic
 from fmnist_xp.errors import DataError, RunError
 from fmnist_xp.evaluation import evaluate_run, plot_dataset, plot_runs, predict_images
+from fmnist_xp.report.notebook import notebook_history
+from fmnist_xp.runs import dataset_sha256, load_run
 
 CPU = CpuBackend(2)
 pytestmark = pytest.mark.usefixtures("workplace")
@@ -59,6 +63,60 @@ def test_named_source_is_taken_without_questions(run_folder: Path, small_synthet
     assert (report.dataset, report.rows) == ("synthetic", 200)
 
 
+def change(path: Path, **fields: Any) -> None:
+    """Change fields of the JSON object in `path`."""
+    path.write_text(json.dumps({**read_json(path), **fields}))
+
+
+def test_images_that_have_changed_since_are_an_error(run_folder: Path, idx_folder: Path) -> None:
+    dataset = read_json(run_folder / "result.json")["dataset"]
+    message = (
+        f"{run_folder} was trained on {{}}, but its source {idx_folder} now gives other images ({dataset['name']}): "
+        "name the images to test on with --data"
+    )
+    for changed in ({"sha256": "0" * 64}, {"name": "another"}):
+        change(run_folder / "result.json", dataset={**dataset, **changed})
+        with pytest.raises(RunError) as caught:
+            evaluate_run(run_folder, None, CPU)
+        assert str(caught.value) == message.format({**dataset, **changed}["name"])
+        assert not (run_folder / "confusion.png").exists()
+
+
+def test_synthetic_run_is_tested_on_synthetic_images(run_folder: Path, small_synthetic: Any) -> None:
+    """Whatever the source was: "auto" may find images meanwhile."""
+    train, test = small_synthetic
+    dataset = {**read_json(run_folder / "result.json")["dataset"], "name": "synthetic"}
+    change(run_folder / "result.json", dataset={**dataset, "sha256": dataset_sha256(train, test)})
+    change(run_folder / "config.json", data={"source": "nowhere"})
+    report = evaluate_run(run_folder, None, CPU)
+    assert (report.dataset, report.rows) == ("synthetic", 200)
+
+
+def test_title_of_the_confusion_matrix(
+    run_folder: Path, small_synthetic: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(evaluation, "plot_confusion", lambda matrix, path, **more: drawn.append((path, more)) or path)
+    report = evaluate_run(run_folder, "synthetic", CPU)
+    name = read_json(run_folder / "result.json")["dataset"]["name"]
+    title = f"adam · cpu · seed 1 · {name} (400 images), tested on 200 synthetic images"
+    assert drawn == [(run_folder / "confusion.png", {"class_names": CLASS_NAMES, "title": title})]
+    assert report.picture == run_folder / "confusion.png"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_model_that_diverged_predicts_nothing(
+    run_folder: Path, idx_folder: Path, tmp_path: Path, value: float
+) -> None:
+    network = load_run(run_folder).load_network(CPU)
+    network.dense[-1].biases[0, 3] = value
+    network.save(run_folder / "model.safetensors")
+    image = read_idx(idx_folder, "t10k")[0][0]
+    assert cv2.imwrite(str(tmp_path / "image.png"), image)
+    with pytest.raises(RunError, match=r"the model in .*a-run holds numbers that are not finite: .* diverged; train"):
+        list(predict_images(run_folder, [tmp_path / "image.png"], CPU))
+
+
 def test_missing_images_are_an_error(run_folder: Path) -> None:
     with pytest.raises(DataError, match="nowhere"):
         evaluate_run(run_folder, "nowhere", CPU)
@@ -89,6 +147,96 @@ def test_pictures_of_runs_are_returned(run_folder: Path, tmp_path: Path) -> None
     pictures = plot_runs([run_folder], tmp_path / "out")
     assert sorted(pictures) == sorted((tmp_path / "out").rglob("*.png"))
     assert len(pictures) == 3
+
+
+@pytest.fixture
+def noted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What is asked of the room that draws: the run's or the comparison's folder, and the rest by name."""
+    calls: list[Any] = []
+
+    def plot_run(history: Any, folder: Path, **more: Any) -> list[Path]:
+        calls.append((history.epoch, folder, more))
+        return [folder / "run.png"]
+
+    def plot_comparison(histories: Any, folder: Path, **more: Any) -> list[Path]:
+        calls.append(({name: history.epoch for name, history in histories.items()}, folder, more))
+        return [folder / "comparison.png"]
+
+    monkeypatch.setattr(evaluation, "plot_run", plot_run)
+    monkeypatch.setattr(evaluation, "plot_comparison", plot_comparison)
+    return calls
+
+
+def test_pictures_of_one_run(run_folder: Path, noted: list[Any]) -> None:
+    assert plot_runs([run_folder], Path("out")) == [Path("out", "a-run", "run.png")]
+    title = load_run(run_folder).title
+    expected = {"title": title, "experiment": "adam", "notebook": None}
+    assert noted == [([0, 10, 20, 30], Path("out", "a-run"), expected)]
+
+
+def test_notebooks_curve_is_the_experiments(run_folder: Path, noted: list[Any]) -> None:
+    plot_runs([run_folder], Path("out"), notebook=True)
+    assert noted[0][2]["notebook"] == notebook_history("adam")
+    change(run_folder / "result.json", experiment="another")
+    with pytest.raises(RunError, match="the notebook has no experiment 'another'"):
+        plot_runs([run_folder], Path("out"), notebook=True)
+
+
+def test_several_runs_are_compared_under_their_names(run_folder: Path, noted: list[Any], tmp_path: Path) -> None:
+    second = Path(shutil.copytree(run_folder, tmp_path / "second"))
+    dataset = read_json(run_folder / "result.json")["dataset"]
+    pictures = [Path("out", name) for name in ("a-run/run.png", "second/run.png", "comparison.png")]
+    assert plot_runs([run_folder, second], Path("out")) == pictures
+    curves = {"a-run": [0, 10, 20, 30], "second": [0, 10, 20, 30]}
+    assert noted[-1] == (curves, Path("out"), {"title": f"2 runs on {dataset['name']}"})
+    change(second / "result.json", dataset={**dataset, "name": "another"})
+    plot_runs([run_folder, second], Path("out"))
+    assert noted[-1][2] == {"title": f"2 runs on another, {dataset['name']}"}
+
+
+def test_runs_of_one_name_are_told_apart_by_their_paths(run_folder: Path, noted: list[Any], tmp_path: Path) -> None:
+    twin = Path(shutil.copytree(run_folder, tmp_path / "elsewhere" / "a-run"))
+    plot_runs([run_folder, twin], Path("out"))
+    expected = ["-".join(folder.resolve().parts[1:]) for folder in (run_folder, twin)]
+    assert list(noted[-1][0]) == expected
+    assert expected[1].endswith("-elsewhere-a-run")
+    assert [folder.name for _history, folder, _more in noted[:2]] == expected
+
+
+def test_one_run_named_twice_is_an_error(run_folder: Path, noted: list[Any], tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(run_folder)
+    for again in (run_folder, tmp_path / "link"):
+        with pytest.raises(RunError, match="the same run folder is named twice: name each once"):
+            plot_runs([run_folder, again], Path("out"))
+    assert noted == []
+
+
+def test_what_the_pictures_of_a_data_set_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    for name in ("plot_samples", "plot_grey_values"):
+        monkeypatch.setattr(evaluation, name, lambda *arrays, **more: drawn.append((arrays, more)) or arrays[-1])
+    dataset = make_synthetic(40, 20)[0]
+    name = CLASSES[dataset.labels[0]]
+    paths = [tmp_path / "synthetic-samples.png", tmp_path / "synthetic-grey-values.png"]
+    assert plot_dataset(dataset, tmp_path) == paths
+    (samples, samples_more), (grey, grey_more) = drawn
+    assert samples[0] is dataset.images
+    assert samples[1] is dataset.labels
+    np.testing.assert_array_equal(grey[0], dataset.images[0])
+    assert samples_more == {"class_names": CLASS_NAMES, "title": "synthetic, training images"}
+    assert grey_more == {"title": f"synthetic, training image 0: {name}"}
+
+
+NAMES = ["$x$", r"$\foo$", "caf\udce9", "\x1b[31m", "a" * 200]
+
+
+@pytest.mark.filterwarnings("ignore:(Glyph|constrained_layout)")
+@pytest.mark.parametrize("name", NAMES)
+def test_names_of_any_kind_are_drawn(run_folder: Path, tmp_path: Path, name: str) -> None:
+    change(run_folder / "result.json", experiment=name, device=name)
+    second = Path(shutil.copytree(run_folder, tmp_path / name))
+    assert len(plot_runs([run_folder, second], Path("out"))) == 7
+    read_picture(evaluate_run(run_folder, None, CPU).picture)
 
 
 def test_pictures_of_a_data_set(tmp_path: Path) -> None:

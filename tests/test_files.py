@@ -1,3 +1,4 @@
+import errno
 import os
 import time
 from collections.abc import Iterator
@@ -6,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fmnist_xp.files import replacing, write_text
+from fmnist_xp.files import check_file, read_text, replacing, write_text
 
 
 @pytest.fixture
@@ -89,3 +90,29 @@ def test_concurrent_writers_leave_whole_files_and_the_umask(tmp_path: Path, umas
     assert {oct(path.stat().st_mode & 0o777) for path in paths} == {oct(0o666 & ~umask)}
     after = os.umask(umask)
     assert oct(after) == oct(umask)
+
+
+def test_file_within_its_bound_passes(tmp_path: Path) -> None:
+    (tmp_path / "five").write_bytes(b"5\xc3\xbc\r\n")
+    check_file(tmp_path / "five", 5)
+    assert read_text(tmp_path / "five", 5) == "5ü\r\n"
+    with pytest.raises(OSError, match="it has 5 bytes, and 4 are the most read") as caught:
+        read_text(tmp_path / "five", 4)
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(tmp_path / "five"))
+
+
+def test_pipe_device_and_folder_are_no_files(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for path in (tmp_path, tmp_path / "pipe", tmp_path / "link", Path("/dev/zero")):
+        with pytest.raises(OSError, match="it is no file, but a folder, a pipe or a device") as caught:
+            read_text(path, 10**6)
+        assert (caught.value.errno, caught.value.filename) == (errno.EINVAL, str(path))
+    with pytest.raises(FileNotFoundError):
+        check_file(tmp_path / "nowhere", 1)
+
+
+def test_text_that_is_no_utf8_is_a_value_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"caf\xe9")
+    with pytest.raises(ValueError, match="can't decode byte 0xe9"):
+        read_text(tmp_path / "file", 100)

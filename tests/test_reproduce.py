@@ -1,3 +1,5 @@
+import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +11,7 @@ from run_helpers import contents, read_json, read_picture
 import fmnist_xp.reproduce as module
 from fmnist_xp.backend import CpuBackend
 from fmnist_xp.data import make_synthetic
+from fmnist_xp.report.notebook import notebook_history
 from fmnist_xp.reproduce import reproduce, write_report
 from fmnist_xp.runs import load_run
 
@@ -146,6 +149,79 @@ def test_a_damaged_run_is_trained_again(
     run(folder, tiny)
     assert trained == ["sgd-s0"]
     assert load_run(folder / "runs" / "sgd-s0").result["epochs"] == 2
+
+
+@pytest.mark.parametrize("file", ["result.json", "config.json", "history.csv"])
+def test_a_run_with_a_pipe_for_a_file_is_trained_again(
+    folder: Path, tiny: tuple[Any, Any], trained: list[str], file: str
+) -> None:
+    path = folder / "runs" / "sgd-s0" / file
+    path.unlink()
+    os.mkfifo(path)
+    run(folder, tiny)
+    assert trained == ["sgd-s0"]
+    assert path.is_file()
+
+
+@pytest.mark.parametrize(
+    ("file", "field", "value"),
+    [
+        ("config.json", "seed", 5),
+        ("config.json", "precision", "float64"),
+        ("config.json", "log_every", 1),
+        ("config.json", "block_rows", 64),
+        ("config.json", "device_name", "another"),
+        ("config.json", "experiment", {}),
+        ("result.json", "epochs", 1),
+        ("result.json", "dataset", {"name": "synthetic", "sha256": "0", "train_rows": 30, "test_rows": 20}),
+    ],
+)
+def test_a_run_that_is_not_what_is_asked_for_is_trained_again(
+    folder: Path, tiny: tuple[Any, Any], trained: list[str], file: str, field: str, value: Any
+) -> None:
+    path = folder / "runs" / "adam-s0" / file
+    path.write_text(json.dumps({**read_json(path), field: value}))
+    run(folder, tiny)
+    assert trained == ["adam-s0"]
+
+
+def test_report_as_it_is_written(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures and their titles, by the room that draws; the table by the room that writes tables."""
+    calls: list[Any] = []
+
+    def drawing(kind: str) -> Any:
+        def draw(of: Any, folder: Path, **more: Any) -> list[Path]:
+            calls.append((kind, of, folder, more))
+            return [folder / f"{kind}.png"]
+
+        return draw
+
+    for kind in ("plot_run", "plot_seeds", "plot_comparison"):
+        monkeypatch.setattr(module, kind, drawing(kind))
+    monkeypatch.setattr(module, "reproduce_table", lambda results, histories: f"TABLE {list(results)}\n")
+    first = {name: load_run(finished / "runs" / f"{name}-s0") for name in ("sgd", "adam")}
+    second = replace(first["sgd"], result={**first["sgd"].result, "seed": 1})
+    path = write_report({"sgd": [first["sgd"], second], "adam": [first["adam"]]}, tmp_path / "new")
+    assert path == tmp_path / "new" / "reproduce.md"
+    assert path.read_text(encoding="utf-8") == (
+        "# The notebook's experiments, reproduced\n\n"
+        f"2 full-batch epochs each on 30 images of synthetic on {CPU.device_name} (cpu, float32).\n\n"
+        "TABLE ['sgd', 'adam']\n\n![plot_seeds](plot_seeds.png)\n\n![plot_seeds](plot_seeds.png)\n\n"
+        "![plot_comparison](plot_comparison.png)\n"
+    )
+    histories = {name: one.history for name, one in first.items()}
+    expected = []
+    for name, seeds, of in (("sgd", "2 seeds", {0: 0, 1: 0}), ("adam", "seed 0", {0: 0})):
+        notebook = notebook_history(name)
+        title = f"{name} · cpu · {seeds} · synthetic"
+        seed_histories = dict.fromkeys(of, histories[name])
+        more = {"experiment": name, "notebook": notebook}
+        expected += [
+            ("plot_seeds", seed_histories, tmp_path / "new", {**more, "title": title}),
+            ("plot_run", histories[name], tmp_path / "new" / name, {**more, "title": first[name].title}),
+        ]
+    title = "the three experiments, first seed · cpu · seed 0 · synthetic"
+    assert calls == [*expected, ("plot_comparison", histories, tmp_path / "new", {"title": title})]
 
 
 def test_an_interrupt_ends_it_and_the_next_call_goes_on(

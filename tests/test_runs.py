@@ -1,6 +1,7 @@
 import hashlib
 import json
 import math
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +14,13 @@ from run_helpers import RUN_FILES, contents, figures, read_history, read_idx, re
 
 from fmnist_xp import runs
 from fmnist_xp.backend import CpuBackend
+from fmnist_xp.blas import blas_name
 from fmnist_xp.data import make_synthetic
 from fmnist_xp.errors import RunError
 from fmnist_xp.experiments import EXPERIMENTS
 from fmnist_xp.files import write_text
 from fmnist_xp.model import Sequential
+from fmnist_xp.nn import Dense
 from fmnist_xp.runs import Run, Settings, default_folder, load_run, train_run
 
 CPU = CpuBackend(1)
@@ -75,8 +78,7 @@ def test_time_of_the_training_is_taken_when_the_device_is_done(
 
 def test_title_names_what_was_trained_on_what(tmp_path: Path, tiny: tuple[Any, Any]) -> None:
     title = train(tmp_path / "run", tiny).title
-    for words in ("adam", "cpu", "seed 2", "synthetic", "30 images"):
-        assert words in title
+    assert title == "adam · cpu · seed 2 · synthetic (30 images)"
 
 
 def test_config_says_where_the_data_came_from(
@@ -298,6 +300,117 @@ def test_damaged_run_is_an_error_that_names_the_file(
     assert "\n" not in str(raised.value)
 
 
+FIELDS = {
+    "result.json": (
+        ("experiment", "text"), ("device", "text"), ("device_name", "text"), ("precision", "text"),
+        ("seed", "a whole number"), ("epochs", "a whole number"), ("dataset", "an object"), ("dataset.name", "text"),
+        ("dataset.sha256", "text"), ("dataset.train_rows", "a whole number"), ("dataset.test_rows", "a whole number"),
+        ("test_accuracy", "a number or null"), ("test_loss", "a number or null"),
+    ),
+    "config.json": (
+        ("experiment", "an object"), ("seed", "a whole number"), ("precision", "text"),
+        ("log_every", "a whole number"), ("data", "an object"), ("data.source", "text"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("file", "field", "kind"), [(file, *row) for file, rows in FIELDS.items() for row in rows])
+def test_field_that_is_missing_or_of_another_type_is_named(
+    run_folder: Path, file: str, field: str, kind: str
+) -> None:
+    whole = read_json(run_folder / file)
+    *parents, last = field.split(".")
+    holder = whole
+    for parent in parents:
+        holder = holder[parent]
+    for wrong, shown in ((True, "true"), ([1], "a list"), (2.5, "2.5")):
+        if wrong == 2.5 and kind == "a number or null":
+            continue
+        holder[last] = wrong
+        (run_folder / file).write_text(json.dumps(whole))
+        with pytest.raises(RunError, match=rf"{file} is damaged: {field} must be {kind}, got {shown}$"):
+            load_run(run_folder)
+    del holder[last]
+    (run_folder / file).write_text(json.dumps(whole))
+    with pytest.raises(RunError, match=rf"{file} is damaged: {field} is missing$"):
+        load_run(run_folder)
+
+
+@pytest.mark.parametrize("file", ["result.json", "config.json"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"seed": 1, "seed": 1}', 'is damaged: "seed" is given twice'),
+        (b'{"test_loss": 1e400}', 'is damaged: "1e400" is no finite number'),
+        (b'{"test_loss": NaN}', 'is damaged: "NaN" is no finite number'),
+        (b"[" * 100_000, "is damaged: it is nested too deeply"),
+        (b'{"device": "caf\xe9"}', "is damaged: .*can't decode byte 0xe9"),
+        (b"\0", "is damaged: Expecting value"),
+        (b"", "is damaged: Expecting value"),
+        (b" " * 2**20 + b"{}", "it has 1,048,578 bytes, and 1,048,576 are the most read"),
+    ],
+    ids=["twice", "1e400", "NaN", "nested", "not UTF-8", "NUL", "empty", "long"],
+)
+def test_json_that_is_none_is_named(run_folder: Path, file: str, content: bytes, message: str) -> None:
+    (run_folder / file).write_bytes(content)
+    with pytest.raises(RunError, match=rf"{file}:? {message}") as caught:
+        load_run(run_folder)
+    assert str(run_folder) in str(caught.value)
+
+
+@pytest.mark.parametrize("file", ["result.json", "config.json", "history.csv", "model.safetensors"])
+def test_pipe_or_device_in_a_files_place_is_named_and_not_opened(run_folder: Path, file: str) -> None:
+    path = run_folder / file
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(RunError, match=rf"{file}.*it is no file, but a folder, a pipe or a device"):
+        load_run(run_folder).load_network(CPU)
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(RunError, match=rf"{file}.*it is no file, but a folder, a pipe or a device"):
+        load_run(run_folder).load_network(CPU)
+
+
+@pytest.mark.parametrize("file", ["result.json", "config.json", "history.csv", "model.safetensors"])
+def test_file_of_200_gigabytes_is_named_and_not_read(run_folder: Path, file: str) -> None:
+    os.truncate(run_folder / file, 200 * 10**9)
+    with pytest.raises(RunError, match=rf"{file}.*it has 200,000,000,000 bytes"):
+        load_run(run_folder).load_network(CPU)
+
+
+def test_history_with_nothing_logged_is_named(run_folder: Path) -> None:
+    header = (run_folder / "history.csv").read_text().splitlines()[0]
+    (run_folder / "history.csv").write_text(header + "\n")
+    with pytest.raises(RunError, match=r"history\.csv has nothing logged: train again"):
+        load_run(run_folder)
+
+
+@pytest.mark.parametrize(("inputs", "classes"), [(783, 10), (784, 9)])
+def test_model_of_something_else_is_named(run_folder: Path, inputs: int, classes: int) -> None:
+    Sequential([Dense(inputs, classes)]).save(run_folder / "model.safetensors")
+    message = rf"the model in .*a-run takes {inputs} numbers and tells {classes} classes, not 784 and 10"
+    with pytest.raises(RunError, match=message):
+        load_run(run_folder).load_network(CPU)
+
+
+def test_source_whose_name_is_no_utf8_is_kept(tmp_path: Path, tiny: tuple[Any, Any]) -> None:
+    """As Python has the bytes caf\\xe9, an old archive's."""
+    train_run(QUICK, *tiny, CPU, tmp_path / "run", source="/old/caf\udce9", verbose=False)
+    assert load_run(tmp_path / "run").config["data"]["source"] == "/old/caf\udce9"
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o755), (0o077, 0o700)])
+def test_run_is_as_readable_as_the_mask_says(tmp_path: Path, tiny: tuple[Any, Any], mask: int, mode: int) -> None:
+    before = os.umask(mask)
+    try:
+        folder = train(tmp_path / "run", tiny).folder
+    finally:
+        os.umask(before)
+    assert folder.stat().st_mode & 0o777 == mode
+    for name in RUN_FILES:
+        assert (folder / name).stat().st_mode & 0o777 == mode & 0o666, name
+
+
 def test_no_run_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no run folder"):
         load_run(tmp_path / "nowhere")
@@ -320,3 +433,103 @@ def test_run_of_the_data_set_learned(finished_run: Path, idx_folder: Path) -> No
         figures(finished_run / "model.safetensors", *read_idx(idx_folder, "t10k"))[0], abs=0.006
     )
     assert result["test_accuracy"] > 0.5
+
+
+def test_settings_and_results_in_full(tmp_path: Path, tiny: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, fit = CpuBackend(2), Sequential.fit
+    asked: list[Any] = []
+
+    def timed(network: Sequential, X: Any, y: Any, **more: Any) -> Any:
+        asked.append(more)
+        history = fit(network, X, y, **more)
+        history.epoch_seconds[:] = [0.5, 0.25, 4.0]
+        return history
+
+    monkeypatch.setattr(Sequential, "fit", timed)
+    monkeypatch.setattr(backend, "peak_memory", lambda: 77)
+    settings = replace(QUICK, precision="float64", block_rows=13)
+    run = train_run(settings, *tiny, backend, tmp_path / "run", source="auto", verbose=False)
+    dataset = {
+        "name": "synthetic", "sha256": runs.dataset_sha256(*tiny), "train_rows": 30, "test_rows": 20
+    }  # fmt: skip
+    assert run.config == {
+        "experiment": {
+            "name": "adam", "hidden": (8,), "optimizer": "adam", "learning_rate": 0.02, "decay": 1e-5,
+            "momentum": 0.0, "l2": 5e-4, "epochs": 3,
+        },
+        "optimizer": {
+            "type": "Adam", "learning_rate": 0.02, "decay": 1e-5, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7
+        },
+        "seed": 2, "precision": "float64", "log_every": 2, "block_rows": 13, "device": "cpu",
+        "device_name": backend.device_name, "threads": 2, "graphs": False,
+        "data": {"source": "auto", "read_from": tiny[0].source, **dataset},
+        "versions": runs.versions(),
+    }  # fmt: skip
+    (arguments,) = asked
+    assert type(arguments.pop("optimizer")).__name__ == "Adam"
+    assert arguments == {"epochs": 3, "log_every": 2, "verbose": False, "block_rows": 13}
+    result = dict(run.result)
+    accuracy, loss = figures(tmp_path / "run" / "model.safetensors", tiny[1].images, tiny[1].labels)
+    assert (result.pop("test_accuracy"), result.pop("test_loss")) == (accuracy, pytest.approx(loss, rel=1e-9))
+    accuracy, loss = figures(tmp_path / "run" / "model.safetensors", tiny[0].images, tiny[0].labels)
+    assert (result.pop("train_accuracy"), result.pop("train_loss")) == (accuracy, pytest.approx(loss, rel=1e-9))
+    assert result.pop("total_seconds") > 0
+    assert result == {
+        "experiment": "adam", "device": "cpu", "device_name": backend.device_name, "precision": "float64",
+        "seed": 2, "dataset": dataset, "epochs": 3, "interrupted": False,
+        "epoch_seconds": {"median": 0.5, "min": 0.25, "max": 4.0}, "samples_per_second": 60.0,
+        "peak_memory_bytes": 77, "blas": blas_name(),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("source", ["auto", "synthetic"])
+def test_sources_that_are_no_paths_stay_as_they_are(tmp_path: Path, tiny: tuple[Any, Any], source: str) -> None:
+    run = train_run(QUICK, *tiny, CPU, tmp_path / "run", source=source, verbose=False)
+    assert run.config["data"]["source"] == source
+
+
+def test_home_in_a_source_is_written_out(
+    tmp_path: Path, tiny: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    run = train_run(QUICK, *tiny, CPU, tmp_path / "run", source="~/images", verbose=False)
+    assert Path(run.config["data"]["source"]) == tmp_path.resolve() / "images"
+
+
+def test_verbose_training_prints(tmp_path: Path, tiny: tuple[Any, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    train_run(QUICK, *tiny, CPU, tmp_path / "run", source="auto")
+    assert capsys.readouterr().out.startswith("epoch: 0, acc: ")
+
+
+def test_json_is_indented_ascii(tmp_path: Path, tiny: tuple[Any, Any]) -> None:
+    train(tmp_path / "run", tiny)
+    text = (tmp_path / "run" / "result.json").read_text(encoding="ascii")
+    assert text.startswith('{\n  "experiment": "adam",\n')
+    assert text.endswith("\n}\n")
+
+
+def test_force_takes_away_what_the_new_run_does_not_replace(
+    tmp_path: Path, tiny: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A picture of the run before would pass for one of this run; files of the user's own stay."""
+    folder = train(tmp_path / "run", tiny).folder
+    for name in ("confusion.png", "notes.txt"):
+        (folder / name).write_text("before")
+    monkeypatch.setattr(runs, "plot_metrics", lambda *_arguments, **_more: 1 / 0)
+    train(folder, tiny, force=True)
+    assert {path.name for path in folder.iterdir()} == RUN_FILES - {"metrics.png"} | {"notes.txt"}
+
+
+def test_failed_training_leaves_files_of_ones_own(
+    tmp_path: Path, tiny: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Sequential, "fit", lambda *_arguments, **_more: 1 / 0)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ZeroDivisionError):
+        train(tmp_path / "empty", tiny)
+    assert not (tmp_path / "empty").exists()
+    (tmp_path / "held").mkdir()
+    (tmp_path / "held" / "config.json").write_text("mine")
+    with pytest.raises(ZeroDivisionError):
+        train(tmp_path / "held", tiny, force=True)
+    assert contents(tmp_path / "held") == {"config.json": b"mine"}

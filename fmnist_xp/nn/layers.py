@@ -223,6 +223,8 @@ class Dense(Layer):
         A precision of the backend: "float32" or "float64", on a GPU also "tf32" or "float16".
     backend
         Where to compute; by default the CPU.
+    draw
+        Whether to draw weights. False leaves them at zero, for values that are there already.
     """
 
     replayable = True
@@ -243,6 +245,7 @@ class Dense(Layer):
         seed: int | None = None,
         dtype: str = "float32",
         backend: Backend | None = None,
+        draw: bool = True,
     ) -> None:
         super().__init__(backend)
         self.adds_bias = True  # else what follows adds `biases` to the output
@@ -258,7 +261,8 @@ class Dense(Layer):
             weights=(self.n_inputs, self.n_neurons),
             biases=(1, self.n_neurons),
         )
-        self.draw(self.backend.generator(seed))
+        if draw:
+            self.draw(self.backend.generator(seed))
 
     def set_precision(self, dtype: Any, *, wide_output: bool = False) -> None:
         """Compute in the precision `dtype`; `wide_output` keeps `output` in the parameters' dtype.

@@ -277,7 +277,7 @@ def _draw(axes: Axes, curve: Curve, quantity: Quantity) -> None:
     """Draw one quantity of a curve, and its band if it has one."""
     epochs = curve.history.epoch
     style = {"linewidth": 1.5, "markersize": 5, "markevery": -(-len(epochs) // MARKERS) or 1, **curve.style}
-    axes.plot(epochs, getattr(curve.history, quantity.column), label=curve.label, **style)
+    axes.plot(epochs, getattr(curve.history, quantity.column), label=_plain(curve.label), **style)
     if curve.band:
         low, high = (getattr(history, quantity.column) for history in curve.band)
         axes.fill_between(epochs, low, high, color=style["color"], alpha=0.2, linewidth=0, label="lowest to highest")
@@ -329,8 +329,13 @@ def _styles(names: Sequence[str]) -> list[dict[str, Any]]:
 
 def _new_figure(title: str, size: tuple[float, float]) -> Figure:
     figure = new_figure(size, DPI)
-    figure.suptitle("\n".join(textwrap.fill(line, 115) for line in title.splitlines()), fontsize=11)
+    figure.suptitle("\n".join(textwrap.fill(line, 115) for line in _plain(title).splitlines()), fontsize=11)
     return figure
+
+
+def _plain(text: str) -> str:
+    """Return `text` so that matplotlib writes it as it is: no formula between dollars, no half of a character."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("$", r"\$")
 
 
 def _save_all(figures: Mapping[str, Figure], folder: Path) -> list[Path]:

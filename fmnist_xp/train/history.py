@@ -2,13 +2,16 @@
 
 import csv
 import io
+import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fmnist_xp.errors import RunError
-from fmnist_xp.files import write_text
+from fmnist_xp.files import check_file, write_text
 
 COLUMNS = ("epoch", "accuracy", "loss", "learning_rate", "regularization_loss")
+MAX_BYTES = 64 * 2**20  # about 800,000 logged epochs
 
 
 @dataclass
@@ -64,16 +67,44 @@ class History:
 
         Raises `RunError` where the file is missing or is not such a table.
         """
+        history = cls()
         try:
+            check_file(path, MAX_BYTES)
             with path.open(newline="", encoding="utf-8") as file:
-                header, *rows = csv.reader(file)
-            if tuple(header) != COLUMNS:
-                raise ValueError(f"its columns are {', '.join(header)}, not {', '.join(COLUMNS)}")
-            history = cls()
-            for epoch, *figures in rows:
-                history.append(int(epoch), *(float(figure) for figure in figures))
+                rows = csv.reader(file)
+                header = next(rows, [])
+                if tuple(header) != COLUMNS:
+                    found = ascii(",".join(header))
+                    raise ValueError(f"its columns are {found:.80}, not {','.join(COLUMNS)}")
+                for row in rows:
+                    history._read(row, f"line {rows.line_num}")
         except OSError as error:
             raise RunError(f"cannot read the history {path}: {error.strerror}") from error
-        except (ValueError, TypeError, csv.Error) as error:
+        except (ValueError, csv.Error) as error:
             raise RunError(f"{path} is not a history: {error}") from error
         return history
+
+    def _read(self, row: list[str], place: str) -> None:
+        """Add the logged epoch of a CSV row; raise `ValueError`, naming `place` and column, where it is none."""
+        if len(row) != len(COLUMNS):
+            raise ValueError(f"{place} has {len(row)} values, not {len(COLUMNS)}")
+        last = self.epoch[-1] if self else -1
+        # Of 15 digits at most: a float, which pictures are made of, holds all of these.
+        epoch = int(row[0]) if re.fullmatch("[0-9]{1,15}", row[0]) else -1
+        if epoch <= last:
+            raise ValueError(f"{place}: epoch must be a whole number above {last}, got {row[0]!a:.40}")
+        figures = []
+        for column, text in zip(COLUMNS[1:], row[1:], strict=True):
+            try:
+                figures.append(_figure(text))
+            except ValueError:
+                raise ValueError(f"{place}: {column} must be a number, got {text!a:.40}") from None
+        self.append(epoch, *figures)
+
+
+def _figure(text: str) -> float:
+    """Return the float of `text`; a loss may be infinite, but not because its number is too large for a float."""
+    value = float(text)
+    if math.isinf(value) and text not in ("inf", "-inf"):
+        raise ValueError(f"{text} is beyond float64")
+    return value

@@ -333,6 +333,14 @@ def test_grey_values_are_printed_in_their_cells(tmp_path: Path) -> None:
     assert size(path)[0] == 10 * plots.DPI
 
 
+def test_names_are_drawn_as_they_are() -> None:
+    """Between dollars matplotlib would look for a formula; half of a character it cannot write at all."""
+    figure = plots.run_figures(made(30), title="$\\foo$ of caf\udce9", experiment="$x$")["loss.png"]
+    title = figure.get_suptitle()
+    assert title.splitlines() == ["Training loss over the epochs", r"\$\foo\$ of caf\udce9"]
+    assert legend(only_axes(figure)) == [r"\$x\$"]
+
+
 # --- matplotlib
 
 

@@ -1,4 +1,8 @@
+import errno
+import hashlib
 import json
+import os
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +12,12 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from fmnist_xp.errors import RunError
-from fmnist_xp.train.checkpoint import FORMAT, load_model, save_model
+from fmnist_xp.train import checkpoint
+from fmnist_xp.train.checkpoint import FORMAT, load_model, model_sha256, save_model
 
 STATE = {"dense1.weights": np.arange(6, dtype="float32").reshape(2, 3), "dense1.biases": np.full((1, 3), np.pi)}
 ARCHITECTURE = {"layers": [{"type": "Dense", "n_inputs": 2, "n_neurons": 3}], "loss": "Ü", "dtype": "float32"}
+SHA256 = "cca8e350b0b8f9412cc4a58c5ccf9ba44e383783e6e78f89e358a119cf16bb87"
 
 
 def test_round_trip_keeps_every_bit(tmp_path: Path) -> None:
@@ -28,8 +34,68 @@ def test_round_trip_keeps_every_bit(tmp_path: Path) -> None:
 def test_file_is_plain_safetensors(tmp_path: Path) -> None:
     save_model(tmp_path / "model.safetensors", STATE, ARCHITECTURE)
     with safe_open(tmp_path / "model.safetensors", framework="numpy") as file:
-        assert {name: json.loads(text) for name, text in file.metadata().items()} == {FORMAT: ARCHITECTURE}
+        (text,) = (text for name, text in file.metadata().items() if name == FORMAT)
+        assert len(file.metadata()) == 1
+        assert json.loads(text) == {**ARCHITECTURE, "sha256": SHA256}
         assert set(file.keys()) == set(STATE)
+
+
+def test_checksum_is_of_everything(tmp_path: Path) -> None:
+    """Written out: the architecture, then each array behind its name, dtype and shape, in alphabetic order."""
+    content = b'{"dtype": "float32", "layers": [{"n_inputs": 2, "n_neurons": 3, "type": "Dense"}], "loss": "\\u00dc"}'
+    content += b'["dense1.biases", "float64", [1, 3]]' + struct.pack("<3d", np.pi, np.pi, np.pi)
+    content += b'["dense1.weights", "float32", [2, 3]]' + struct.pack("<6f", 0, 1, 2, 3, 4, 5)
+    assert hashlib.sha256(content).hexdigest() == SHA256
+    assert model_sha256(STATE, ARCHITECTURE) == SHA256
+    other = {
+        name: values.astype(values.dtype.newbyteorder(">"), order="F") for name, values in reversed(STATE.items())
+    }
+    assert model_sha256(other, dict(reversed(ARCHITECTURE.items()))) == SHA256
+
+
+def test_no_flipped_bit_is_loaded(tmp_path: Path) -> None:
+    """In header, metadata and data: each byte once."""
+    path = tmp_path / "model.safetensors"
+    save_model(path, STATE, ARCHITECTURE)
+    good = path.read_bytes()
+    assert len(good) == 440
+    passed = []
+    for place in range(len(good)):
+        path.write_bytes(good[:place] + bytes([good[place] ^ 1 << place % 8]) + good[place + 1 :])
+        try:
+            state, architecture = load_model(path)
+        except RunError:
+            continue
+        passed.append(place)
+        assert architecture == ARCHITECTURE
+        for name, values in STATE.items():
+            np.testing.assert_array_equal(state[name], values, strict=True)
+    assert len(passed) <= 2  # a space before the data that has become another blank
+
+
+def test_flipped_bit_of_a_weight_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_model(path, STATE, ARCHITECTURE)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(RunError, match=r"model\.safetensors is damaged: it has not the SHA-256 it was written with"):
+        load_model(path)
+
+
+def test_file_of_an_older_version_is_loaded_with_a_note(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file(STATE, path, metadata={FORMAT: json.dumps(ARCHITECTURE)})
+    state, architecture = load_model(path)
+    assert architecture == ARCHITECTURE
+    np.testing.assert_array_equal(state["dense1.weights"], STATE["dense1.weights"], strict=True)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.getMessage() == f"{path} has no checksum, since an older version wrote it: saved again, it has one"
+    caplog.clear()
+    save_model(path, state, architecture)
+    load_model(path)
+    assert not caplog.records
 
 
 def test_missing_file_says_what_to_do(tmp_path: Path) -> None:
@@ -82,12 +148,116 @@ def test_file_of_another_program_in_a_dtype_numpy_lacks_is_named(tmp_path: Path)
         load_model(path)
 
 
-@pytest.mark.parametrize("architecture", ["", "{not JSON"])
-def test_file_without_an_architecture_is_named(tmp_path: Path, architecture: str) -> None:
+@pytest.mark.parametrize("dtype", ["BF16", "F16", "I32", "BOOL", "C64", "F8_E4M3"])
+def test_dtype_that_no_parameter_has_is_named(tmp_path: Path, dtype: str) -> None:
+    size = {"BF16": 2, "F16": 2, "I32": 4, "BOOL": 1, "C64": 8, "F8_E4M3": 1}[dtype]
+    tensor = {"dtype": dtype, "shape": [1], "data_offsets": [0, size]}
+    header = json.dumps({"__metadata__": {FORMAT: "{}"}, "w": tensor}).encode()
     path = tmp_path / "model.safetensors"
-    save_file(STATE, path, metadata={FORMAT: architecture})
-    with pytest.raises(RunError, match=r"model\.safetensors"):
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(size))
+    with pytest.raises(
+        RunError, match=rf"model\.safetensors is not a model of this package: 'w' is {dtype}, not F32"
+    ):
         load_model(path)
+
+
+NO_ARCHITECTURES = {
+    "empty": ("", "Expecting value"),
+    "not JSON": ("{not JSON", "Expecting property name"),
+    "a list": ("[]", "it must be an object, got a list"),
+    "nested": ("[" * 100_000, "it is nested too deeply"),
+    "NaN": ('{"dtype": NaN}', '"NaN" is no finite number'),
+    "1e400": ('{"dtype": 1e400}', '"1e400" is no finite number'),
+    "twice": ('{"dtype": 1, "dtype": 1}', '"dtype" is given twice'),
+    "unknown field": ('{"layers": [], "loss": "", "dtype": "", "sha257": "0"}', "it has an unknown field 'sha257'"),
+    "long": (" " * 2**20 + "{}", "it has 1,048,578 characters, and 1,048,576 are the most read"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), NO_ARCHITECTURES.values(), ids=NO_ARCHITECTURES)
+def test_file_without_an_architecture_is_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file(STATE, path, metadata={FORMAT: text})
+    with pytest.raises(
+        RunError, match=rf"model\.safetensors does not tell its architecture \({message}.*\): train again"
+    ):
+        load_model(path)
+
+
+def test_longest_architecture_is_read(tmp_path: Path) -> None:
+    save_file(STATE, tmp_path / "model.safetensors", metadata={FORMAT: " " * (2**20 - 2) + "{}"})
+    assert load_model(tmp_path / "model.safetensors")[1] == {}
+
+
+def test_what_is_no_file_is_named_and_not_opened(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    os.mkfifo(path)
+    with pytest.raises(
+        RunError, match=r"cannot read the model .*model\.safetensors: it is no file, but a folder, a pipe"
+    ):
+        load_model(path)
+
+
+def test_file_that_cannot_be_read_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, _limit: int) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    save_model(tmp_path / "model.safetensors", STATE, ARCHITECTURE)
+    monkeypatch.setattr(checkpoint, "check_file", refuse)
+    with pytest.raises(RunError, match=r"^cannot read the model .*model\.safetensors: Permission denied$"):
+        load_model(tmp_path / "model.safetensors")
+
+
+def test_file_beyond_all_bounds_is_named(tmp_path: Path) -> None:
+    """Whole by its header: 50,000,000,000 float32, of which none has a place on the disk."""
+    size = 200 * 10**9
+    header = json.dumps({"w": {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}}).encode()
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    os.truncate(path, 8 + len(header) + size)
+    with pytest.raises(RunError, match=r"it has 200,000,000,\d\d\d bytes, and 4,294,967,296 are the most read"):
+        load_model(path)
+
+
+@pytest.mark.parametrize(("bound", "what"), [("MAX_BYTES", "model"), ("MAX_ARCHITECTURE", "architecture")])
+def test_what_would_not_be_read_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str, what: str
+) -> None:
+    path = tmp_path / "model.safetensors"
+    save_model(path, STATE, ARCHITECTURE)
+    with safe_open(path, framework="numpy") as file:
+        size = {"MAX_BYTES": path.stat().st_size, "MAX_ARCHITECTURE": len(file.metadata()[FORMAT])}[bound]
+    monkeypatch.setattr(checkpoint, bound, size)
+    save_model(path, STATE, ARCHITECTURE)
+    load_model(path)
+    monkeypatch.setattr(checkpoint, bound, size - 1)
+    message = rf"the {what} takes {size} bytes, and {size - 1} are the most that is read again"
+    with pytest.raises(ValueError, match=message):
+        save_model(tmp_path / "another.safetensors", STATE, ARCHITECTURE)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_file_is_as_readable_as_the_mask_says(tmp_path: Path, mask: int, mode: int) -> None:
+    before = os.umask(mask)
+    try:
+        save_model(tmp_path / "model.safetensors", STATE, ARCHITECTURE)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "model.safetensors").stat().st_mode & 0o777 == mode
+
+
+def test_disk_that_fills_up_is_an_os_error(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource", reason="this system has no bound on the size of files")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            save_model(tmp_path / "model.safetensors", STATE, ARCHITECTURE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.errno == errno.EFBIG
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_failed_save_keeps_the_old_file(tmp_path: Path) -> None:
