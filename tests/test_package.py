@@ -182,7 +182,7 @@ def test_import_is_light() -> None:
 
 
 def test_help_is_light() -> None:
-    modules = loaded("import fmnist_xp.cli")
+    modules = loaded("import fmnist_xp.cli.app")
     assert "typer" in modules
     assert not modules & {"cv2", "matplotlib", "cupy", "pooch", "requests"}
 

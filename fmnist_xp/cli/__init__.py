@@ -1,0 +1,5 @@
+"""The command `fmnist-xp`: arguments in, exit codes and messages out; nothing is computed here."""
+
+from fmnist_xp.cli.app import main
+
+__all__ = ["main"]
