@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fmnist_xp.cli.console import Interrupted, out
+from fmnist_xp.cli.console import out
 from fmnist_xp.cli.options import (
     BlockRowsOption,
     DataOption,
@@ -20,6 +20,7 @@ from fmnist_xp.cli.options import (
     chosen_backend,
     usage,
 )
+from fmnist_xp.cli.process import Interrupted
 from fmnist_xp.experiments import EXPERIMENTS, Experiment
 
 
