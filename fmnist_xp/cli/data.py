@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from fmnist_xp.cli.console import out
-from fmnist_xp.cli.options import DataOption, UrlOption
+from fmnist_xp.cli.options import DataOption, UrlOption, path
 from fmnist_xp.data import CLASS_NAMES
 
 
@@ -22,7 +22,9 @@ class ExportFormat(StrEnum):
 def info(
     data: DataOption = "auto",
     url: UrlOption = None,
-    out_folder: Annotated[Path, typer.Option("--out", help="Folder of the pictures.")] = Path(),
+    out_folder: Annotated[
+        Path, typer.Option("--out", parser=path, metavar="PATH", help="Folder of the pictures.")
+    ] = Path(),
 ) -> None:
     """Print shapes, class counts and checksums, and save a grid of samples and one image's grey values."""
     from fmnist_xp.data import describe, load_fashion_mnist
@@ -51,7 +53,7 @@ def fetch(url: UrlOption = None) -> None:
 
 
 def export(
-    folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
+    folder: Annotated[Path, typer.Argument(parser=path, metavar="FOLDER", help="A new or empty folder.")],
     form: Annotated[ExportFormat, typer.Option("--format", help="Image folder or IDX files.")] = ExportFormat.PNG,
     data: DataOption = "auto",
 ) -> None:

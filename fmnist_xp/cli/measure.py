@@ -8,6 +8,7 @@ from rich.table import Table
 
 from fmnist_xp.cli.console import out
 from fmnist_xp.cli.options import (
+    MOST_EPOCHS,
     BlockRowsOption,
     DataOption,
     DeviceOption,
@@ -16,6 +17,7 @@ from fmnist_xp.cli.options import (
     PrecisionOption,
     ThreadsOption,
     chosen_backend,
+    path,
     usage,
 )
 from fmnist_xp.errors import FmnistXpError
@@ -34,7 +36,7 @@ def devices() -> None:
 def bench(
     device: DeviceOption = "auto",
     precision: PrecisionOption = Precision.FLOAT32,
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs timed for each experiment.")] = 20,
+    epochs: Annotated[int, typer.Option(min=1, max=MOST_EPOCHS, help="Epochs timed for each experiment.")] = 20,
     threads: ThreadsOption = None,
     graphs: GraphsOption = None,
     block_rows: BlockRowsOption = None,
@@ -65,11 +67,13 @@ def parity(
     precision: Annotated[
         Precision | None, typer.Option(help="Arithmetic of a GPU; by default, all that it has.")
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs of each training curve.")] = 20,
+    epochs: Annotated[int, typer.Option(min=1, max=MOST_EPOCHS, help="Epochs of each training curve.")] = 20,
     data: DataOption = "auto",
     threads: ThreadsOption = None,
     graphs: GraphsOption = None,
-    out_folder: Annotated[Path | None, typer.Option("--out", help="Folder of tables, pictures and JSON.")] = None,
+    out_folder: Annotated[
+        Path | None, typer.Option("--out", parser=path, metavar="PATH", help="Folder of tables, pictures and JSON.")
+    ] = None,
 ) -> None:
     """Compare a GPU with the CPU, or the CPU's float32 with its float64: operations, a step, training curves."""
     from fmnist_xp.data import load_fashion_mnist

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -22,17 +23,39 @@ class Precision(StrEnum):
     FLOAT16 = "float16"
 
 
+MOST_EPOCHS = 10**9
+MOST_THREADS = 1024  # more than any machine has
+
+
+def filled(text: str) -> str:
+    """Return `text`, which names something; raise `BadParameter` where it is empty or has a NUL."""
+    if not text or "\0" in text:
+        raise typer.BadParameter(f"names nothing: {text!r}")
+    return text
+
+
+def path(text: str | Path) -> Path:
+    """Return the path that `text`, or a default, names; raise `BadParameter` where it cannot be one."""
+    return Path(filled(str(text)))
+
+
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:<index>.")]
 DataOption = Annotated[
     str,
     typer.Option(
         "--data",
+        parser=filled,
+        metavar="TEXT",
         help="auto (FMNIST_XP_DATA, cache, download), synthetic, or a folder or zip of images, or of IDX files.",
     ),
 ]
-UrlOption = Annotated[str | None, typer.Option(help="Address to download the IDX files from.")]
+UrlOption = Annotated[
+    str | None, typer.Option(help="Address to download the IDX files from.", parser=filled, metavar="TEXT")
+]
 PrecisionOption = Annotated[Precision, typer.Option("--precision", help="Arithmetic; tf32 and float16 need a GPU.")]
-ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Threads on the CPU; by default all usable cores.")]
+ThreadsOption = Annotated[
+    int | None, typer.Option(min=1, max=MOST_THREADS, help="Threads on the CPU; by default all usable cores.")
+]
 GraphsOption = Annotated[
     bool | None,
     typer.Option(

@@ -7,12 +7,15 @@ import typer
 from rich.table import Table
 
 from fmnist_xp.cli.console import out
-from fmnist_xp.cli.options import DeviceOption, ThreadsOption, chosen_backend
+from fmnist_xp.cli.options import DeviceOption, ThreadsOption, chosen_backend, filled, path
 
 
 def evaluate(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
-    data: Annotated[str | None, typer.Option("--data", help="Data source; by default that of the run.")] = None,
+    run_folder: Annotated[Path, typer.Argument(parser=path, metavar="RUN", help="A run folder.")],
+    data: Annotated[
+        str | None,
+        typer.Option("--data", parser=filled, metavar="TEXT", help="Data source; by default that of the run."),
+    ] = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
 ) -> None:
@@ -33,8 +36,10 @@ def evaluate(
 
 
 def predict(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Photographs of single garments.")],
+    run_folder: Annotated[Path, typer.Argument(parser=path, metavar="RUN", help="A run folder.")],
+    images: Annotated[
+        list[Path], typer.Argument(parser=path, metavar="IMAGE...", help="Photographs of single garments.")
+    ],
     top: Annotated[int, typer.Option(min=1, max=10, help="Number of classes to print.")] = 3,
     device: DeviceOption = "auto",
 ) -> None:
@@ -47,8 +52,10 @@ def predict(
 
 
 def plot(
-    run_folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")],
-    out_folder: Annotated[Path, typer.Option("--out", help="Folder of the pictures.")] = Path("plots"),
+    run_folders: Annotated[list[Path], typer.Argument(parser=path, metavar="RUN...", help="Run folders.")],
+    out_folder: Annotated[
+        Path, typer.Option("--out", parser=path, metavar="PATH", help="Folder of the pictures.")
+    ] = Path("plots"),
     notebook: Annotated[bool, typer.Option("--notebook", help="Add the notebook's own curve.")] = False,
 ) -> None:
     """Draw the notebook's pictures of each run, and a comparison where there are several."""

@@ -1,5 +1,7 @@
 """Commands that train: one experiment, or all three beside the notebook's figures."""
 
+import itertools
+import os
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -9,6 +11,7 @@ import typer
 
 from fmnist_xp.cli.console import out
 from fmnist_xp.cli.options import (
+    MOST_EPOCHS,
     BlockRowsOption,
     DataOption,
     DeviceOption,
@@ -18,10 +21,12 @@ from fmnist_xp.cli.options import (
     UrlOption,
     UsageError,
     chosen_backend,
+    path,
     usage,
 )
 from fmnist_xp.cli.process import Interrupted
-from fmnist_xp.experiments import EXPERIMENTS, Experiment
+from fmnist_xp.data import CLASS_NAMES
+from fmnist_xp.experiments import EXPERIMENTS, N_INPUTS, Experiment
 
 
 class ExperimentName(StrEnum):
@@ -39,13 +44,17 @@ def train(
     device: DeviceOption = "auto",
     data: DataOption = "auto",
     url: UrlOption = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Full-batch updates.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the weights and of the order of the images.")] = 0,
+    epochs: Annotated[int | None, typer.Option(min=1, max=MOST_EPOCHS, help="Full-batch updates.")] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**63 - 1, help="Seed of the weights and of the order of the images.")
+    ] = 0,
     precision: Annotated[
         Precision, typer.Option(help="Arithmetic; tf32 and float16 need a GPU.")
     ] = Precision.FLOAT32,
-    log_every: Annotated[int, typer.Option(min=1, help="Epochs from one logged epoch to the next.")] = 10,
-    out_folder: Annotated[Path | None, typer.Option("--out", help="Run folder.")] = None,
+    log_every: Annotated[
+        int, typer.Option(min=1, max=MOST_EPOCHS, help="Epochs from one logged epoch to the next.")
+    ] = 10,
+    out_folder: Annotated[Path | None, typer.Option("--out", parser=path, metavar="PATH", help="Run folder.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the run that the folder holds.")] = False,
     hidden: Annotated[str | None, typer.Option(help="Widths of the hidden layers, such as 128,128.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Learning rate of the first update.")] = None,
@@ -90,15 +99,17 @@ def train(
 
 
 def reproduce(
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds for each experiment.")] = 1,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs instead of the notebook's 1,100.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Seeds for each experiment.")] = 1,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, max=MOST_EPOCHS, help="Epochs instead of the notebook's 1,100.")
+    ] = None,
     device: DeviceOption = "auto",
     data: DataOption = "auto",
     threads: ThreadsOption = None,
     graphs: GraphsOption = None,
-    out_folder: Annotated[Path, typer.Option("--out", help="Folder of runs, pictures and report.")] = Path(
-        "reproduce"
-    ),
+    out_folder: Annotated[
+        Path, typer.Option("--out", parser=path, metavar="PATH", help="Folder of runs, pictures and report.")
+    ] = Path("reproduce"),
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the report alone.")] = False,
 ) -> None:
     """Run the three experiments and set them beside the notebook's figures."""
@@ -116,9 +127,18 @@ def reproduce(
 
 def _widths(text: str) -> tuple[int, ...]:
     widths = [part.strip() for part in text.split(",")]
-    if not all(width.isdecimal() and int(width) > 0 for width in widths):
-        raise UsageError(f"--hidden must be widths such as 128,128, got {text!r}")
-    return tuple(int(width) for width in widths)
+    # No computer has room for a layer of ten digits, and Python refuses to read thousands of them.
+    if not all(width.isdecimal() and len(width) < 10 and int(width) > 0 for width in widths):
+        raise UsageError(f"--hidden must be widths such as 128,128, got {text[:80]!r}")
+    wanted = tuple(int(width) for width in widths)
+    numbers = sum(inputs * neurons for inputs, neurons in itertools.pairwise((N_INPUTS, *wanted, len(CLASS_NAMES))))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**40
+    if (needed := 8 * numbers) > memory:  # weights and their gradients, in float32
+        raise UsageError(
+            f"--hidden {text[:80]} takes {needed / 2**30:,.0f} GiB for weights and gradients alone, and this machine "
+            f"has {memory / 2**30:,.0f}: choose narrower layers"
+        )
+    return wanted
 
 
 def _override(experiment: Experiment, overrides: dict[str, Any]) -> Experiment:

@@ -394,7 +394,7 @@ def test_an_output_that_lacks_a_letter_is_no_failure(workplace: Path, idx_folder
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.endswith("written to gr??e\n")
+    assert done.stdout.endswith("written to gr\\xf6\\xdfe\n")
     assert (workplace / "größe" / "result.json").is_file()
 
 
@@ -437,17 +437,17 @@ def test_interrupt_ends_cleanly_and_keeps_what_was_learned(workplace: Path, idx_
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a broken pipe is a POSIX matter")
-def test_a_reader_that_leaves_ends_the_command_without_a_traceback(workplace: Path, idx_folder: Path) -> None:
+def test_a_reader_that_leaves_does_not_stop_the_training(workplace: Path, idx_folder: Path) -> None:
     """As in `fmnist-xp train | head -1`."""
-    arguments = ("--epochs", 10**7, "--data", idx_folder, "--device", "cpu", "--out", "run")
+    arguments = ("--epochs", 3000, "--data", idx_folder, "--device", "cpu", "--out", "run")
     with child(workplace, "train", *arguments) as process:
         assert process.stdout is not None
         assert process.stdout.readline()
         process.stdout.close()
         assert process.stderr is not None
         assert process.stderr.read() == ""
-        assert process.wait() == 1
-    assert not (workplace / "run").exists()
+        assert process.wait() == 0
+    assert read_json(workplace / "run" / "result.json")["epochs"] == 3000
 
 
 def test_interrupt_between_epochs_is_one_line(
