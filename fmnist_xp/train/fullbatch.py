@@ -43,7 +43,7 @@ class FullBatch:
         row_bytes = 2 * sum(network.widths[1:]) * network.parameters.dtype.itemsize
         if block_rows is not None and block_rows < 1:
             raise ValueError(f"block_rows must be at least 1, got {block_rows}")
-        self.block_rows = block_rows or backend.block_rows(self.rows, row_bytes)
+        self.block_rows = min(self.rows, block_rows or backend.block_rows(self.rows, row_bytes))
         self.blocks = [slice(i, min(i + self.block_rows, self.rows)) for i in range(0, self.rows, self.block_rows)]
         self._figures: Any = None if labels is None else Figures(network, labels)
         self.workers = min(backend.threads, len(self.blocks))

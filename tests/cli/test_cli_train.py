@@ -142,6 +142,11 @@ def test_log_lines_are_the_notebooks(train: Command, workplace: Path) -> None:
     assert [epoch for epoch, *_figures in logged] == ["0", "10", "20"]
 
 
+def test_a_block_of_more_rows_than_there_are_has_them_all(train: Command) -> None:
+    """It takes no memory for rows that are not there."""
+    train("--epochs", 1, "--block-rows", 10**12, "--out", "run").assert_went_well()
+
+
 def test_result_goes_to_stdout(train: Command, workplace: Path) -> None:
     answer = train("--epochs", 3, "--out", "run")
     result = read_json(workplace / "run" / "result.json")
