@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -44,7 +45,7 @@ def _sides(names: list[str]) -> list[str]:
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<index>.")]
 Numbers = Annotated[Precision, typer.Option("--precision", help="Arithmetic; tf32 and float16 need a GPU.")]
-Quick = Annotated[bool, typer.Option("--quick", help="Small sizes and few rounds: to try it, not to measure.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Small sizes, to try it, not to measure; goes to bench/quick.")]
 Data = Annotated[str, typer.Option(help="auto, synthetic, or a folder or zip of Fashion-MNIST.")]
 Unused = Annotated[str, typer.Option(help="Taken like that of the others, and not needed here.")]
 Label = Annotated[str, typer.Option(callback=_label, help="Ends the files' names, beside another machine's.")]
@@ -60,6 +61,7 @@ Without = Annotated[
 ]
 Out = Annotated[Path, typer.Option(help="Folder for the JSON file and the picture.")]
 RESULTS = Path("bench/results")
+QUICK_RESULTS = Path("bench/quick")
 
 
 @app.command("throughput")
@@ -135,6 +137,8 @@ def _finish(
     run: Callable[[Options], Path], draw: Callable[[dict[str, Any]], Figure] | None, options: Options
 ) -> dict[str, Any]:
     """Measure, draw, say where both lie and return the record; an error is one line and exit code 1."""
+    if options.quick and options.out == RESULTS:  # what was measured in earnest stays
+        options = replace(options, out=QUICK_RESULTS)
     try:
         path = run(options)
     except (FmnistXpError, RuntimeError) as error:

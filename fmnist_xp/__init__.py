@@ -1,41 +1,27 @@
-"""A neural network from scratch, trained full batch on Fashion-MNIST, on NumPy or CuPy."""
+"""A neural network from scratch, trained full batch on Fashion-MNIST, on NumPy or CuPy.
 
-from importlib.metadata import PackageNotFoundError, version
+What `public.py` has comes when it is first asked for: the command is there at once, and a Ctrl-C with it.
+"""
 
-from fmnist_xp.backend import Backend, get_backend
-from fmnist_xp.data import CLASS_NAMES, Dataset, load_fashion_mnist, preprocess
-from fmnist_xp.errors import DataError, DeviceError, FmnistXpError, RunError
-from fmnist_xp.model import Metrics, Sequential, load
-from fmnist_xp.nn import CategoricalCrossentropy, Dense, Layer, ReLU, Softmax, SoftmaxCategoricalCrossentropy
-from fmnist_xp.optim import SGD, Adam
-from fmnist_xp.train.history import History
+from importlib import import_module
 
-try:
-    __version__ = version("fmnist-xp")
-except PackageNotFoundError:  # run from a source tree that is not installed
-    __version__ = "0+unknown"
+TYPE_CHECKING = False  # as of `typing`, which takes its time
+if TYPE_CHECKING:
+    from fmnist_xp.public import *  # noqa: F403
+else:
 
-__all__ = [
-    "CLASS_NAMES",
-    "SGD",
-    "Adam",
-    "Backend",
-    "CategoricalCrossentropy",
-    "DataError",
-    "Dataset",
-    "Dense",
-    "DeviceError",
-    "FmnistXpError",
-    "History",
-    "Layer",
-    "Metrics",
-    "ReLU",
-    "RunError",
-    "Sequential",
-    "Softmax",
-    "SoftmaxCategoricalCrossentropy",
-    "get_backend",
-    "load",
-    "load_fashion_mnist",
-    "preprocess",
-]
+    def __getattr__(name):
+        """Return a module of the package, such as `nn`, or else what `public.py` has under `name`."""
+        if name.startswith("_") and name not in ("__all__", "__version__"):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        try:
+            return import_module(f"{__name__}.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"{__name__}.{name}":
+                raise
+        globals()[name] = getattr(import_module(f"{__name__}.public"), name)
+        return globals()[name]
+
+    def __dir__():
+        """Return what is here and what comes when asked for."""
+        return sorted({*globals(), *import_module(f"{__name__}.public").__all__})

@@ -85,6 +85,9 @@ def changed_lines(key: str, path: Path) -> tuple[str, str]:
 
 def main() -> int:
     """Write both files; return the exit status."""
+    if not any((ROOT / "mutants").rglob("*.meta")):
+        print("mutation: there are no results in mutants/ yet: run scripts/mutation", file=sys.stderr)
+        return 1
     tested = mutants()
     if unfinished := sum(mutant["status"] == "not checked" for mutant in tested):
         print(f"mutation: {unfinished} mutants are not tested yet: run scripts/mutation", file=sys.stderr)

@@ -240,11 +240,13 @@ def test_training_is_run_with_its_arguments(
     log = tmp_path / "log"
     fake_python(programs / "python3", log)
     fake_python(project / ".venv" / "bin" / "python", log)
-    program(project / ".venv" / "bin" / "fmnist-xp", 'echo "$# $*"; exit 3')
+    program(project / ".venv" / "bin" / "fmnist-xp", 'echo "$PWD $# $*"; exit 3')
     if cuda:
         program(programs / "nvidia-smi", f"echo '| NVIDIA-SMI 1  Driver Version: 1  CUDA Version: {cuda} |'")
-    done = bash("scripts/train --epochs 3 --out 'my run'", programs, project)
-    assert done.stdout.strip() == "6 train adam --epochs 3 --out my run"
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    done = bash(f"cd {elsewhere}; ../project/scripts/train --epochs 3 --out 'my run'", programs, project)
+    assert done.stdout.strip() == f"{elsewhere} 6 train adam --epochs 3 --out my run"
     assert done.returncode == 3
     assert installs(log) == [target]
 

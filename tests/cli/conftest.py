@@ -41,11 +41,14 @@ Command = Callable[..., Answer]
 
 
 @pytest.fixture
-def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, workplace: Path) -> Command:
+def command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, workplace: Path, sigint: None
+) -> Command:
     """Return a function that runs `fmnist-xp` with arguments, in `workplace`."""
     logger = logging.getLogger("fmnist_xp")
     monkeypatch.setattr(logger, "handlers", logger.handlers)
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(sys, "warnoptions", ["error"])  # as pytest has it: the command leaves them so
 
     def run(*arguments: object) -> Answer:
         monkeypatch.setattr(sys, "argv", ["fmnist-xp", *map(str, arguments)])

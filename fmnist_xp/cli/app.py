@@ -1,0 +1,46 @@
+"""The command as a whole."""
+
+from typing import Annotated
+
+import typer
+
+from fmnist_xp.cli import data, measure, runs, train
+
+app = typer.Typer(
+    help="A neural network from scratch, trained full batch on Fashion-MNIST, on NumPy or CuPy.",
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(help="Look at, fetch or export the data set.", rich_markup_mode=None)
+app.add_typer(data_app, name="data")
+
+app.command()(train.train)
+app.command()(runs.evaluate)
+app.command()(runs.predict)
+app.command()(runs.plot)
+app.command()(train.reproduce)
+app.command()(measure.devices)
+app.command()(measure.bench)
+app.command()(measure.parity)
+data_app.command()(data.info)
+data_app.command()(data.fetch)
+data_app.command()(data.export)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from fmnist_xp import __version__
+
+        print(f"fmnist-xp {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version.")
+    ] = False,
+) -> None:
+    """A neural network from scratch, trained full batch on Fashion-MNIST, on NumPy or CuPy."""

@@ -1,0 +1,132 @@
+"""What is printed: signs that a terminal obeys or a code page lacks, and streams whose reader has gone."""
+
+import logging
+import os
+import select
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from errno import EIO, EPIPE
+from io import BufferedWriter, FileIO, TextIOWrapper
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.text import Text
+
+
+class _Console(Console):
+    """A console on which a string is text alone: a path may hold brackets, or orders to the terminal."""
+
+    def __init__(self) -> None:
+        super().__init__(highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Return `text` for rendering; every string comes by here, those in tables too."""
+        return super().render_str(printable(text), **options)
+
+
+out = _Console()
+
+
+def say(message: str) -> None:
+    """Print `message` on stderr, in one line."""
+    print(_line(message), file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    """Return `text` with all that is neither seen nor ends a line as Python writes it, such as ``\\x1b``."""
+    return "".join(sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in text)
+
+
+def _line(message: str) -> str:
+    return f"fmnist-xp: {printable(' '.join(message.split()))}"
+
+
+class _Formatter(logging.Formatter):
+    """Writes a record as `say` writes a message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record's message in one line."""
+        return _line(record.getMessage())
+
+
+@contextmanager
+def messages(debug: bool) -> Iterator[None]:
+    """Let the package's log lines come to stderr, and those of libraries and Python's warnings only for `debug`.
+
+    Of what libraries tell, a user can do nothing about most; what concerns one is told by the package.
+    """
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter())
+    logging.getLogger("fmnist_xp").handlers = [handler]
+    silent = logging.NullHandler()
+    with warnings.catch_warnings():
+        if not debug:
+            logging.getLogger().addHandler(silent)  # else Python prints what has no handler
+            if not sys.warnoptions:
+                warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            logging.getLogger().removeHandler(silent)
+
+
+@contextmanager
+def lasting_streams() -> Iterator[list[OSError]]:
+    """Let nothing that becomes of stdout and stderr stop the command; yield what failed on stdout.
+
+    A reader that has gone (`| head`, a closed terminal) is no failure: what it would have read is lost.
+    """
+    _fill_closed()
+    failures: list[OSError] = []
+    with (
+        redirect_stdout(_lasting(sys.stdout, 1, failures)) as stdout,
+        redirect_stderr(_lasting(sys.stderr, 2, [])) as stderr,
+    ):
+        try:
+            yield failures
+        finally:
+            stdout.flush()
+            stderr.flush()
+
+
+def _fill_closed() -> None:
+    """Open what the shell has closed (`>&-`) on nothing: the next file that is opened would be stdout otherwise."""
+    descriptor = os.open(os.devnull, os.O_RDWR)
+    while descriptor <= 2:
+        descriptor = os.dup(descriptor)
+    os.close(descriptor)
+
+
+def _lasting(stream: TextIO | None, descriptor: int, failures: list[OSError]) -> TextIO:
+    """Return what takes the place of `stream`; signs that its code page lacks are written as Python writes them."""
+    encoding, at_once = "utf-8", False
+    if isinstance(stream, TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
+        encoding, at_once = stream.encoding, stream.line_buffering or stream.write_through
+        if not isinstance(getattr(stream.buffer, "raw", stream.buffer), FileIO):  # as of a console of Windows
+            return stream
+    elif stream is not None:
+        return stream
+    buffer = BufferedWriter(_Descriptor(descriptor, failures))
+    return TextIOWrapper(buffer, encoding=encoding, errors="backslashreplace", line_buffering=at_once)
+
+
+class _Descriptor(FileIO):
+    """A file descriptor that takes all that is written to it, and keeps for itself where that comes to nothing."""
+
+    def __init__(self, descriptor: int, failures: list[OSError]) -> None:
+        super().__init__(descriptor, "w", closefd=False)
+        self._failures = failures
+
+    def write(self, data: Any) -> int:
+        """Write `data` and return how many bytes are done with."""
+        try:
+            while (written := super().write(data)) is None:  # a pipe that whoever made it wanted not to wait for
+                select.select([], [self], [])
+        except OSError as error:
+            if error.errno not in (EPIPE, EIO):
+                self._failures.append(error)
+            return memoryview(data).nbytes
+        return written

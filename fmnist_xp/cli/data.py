@@ -1,0 +1,65 @@
+"""The commands `fmnist-xp data`: look at the data set, fetch it, export it."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from fmnist_xp.cli.console import out
+from fmnist_xp.cli.options import DataOption, UrlOption, path
+from fmnist_xp.data import CLASS_NAMES
+
+
+class ExportFormat(StrEnum):
+    """The forms of a data set on disk."""
+
+    PNG = "png"
+    IDX = "idx"
+
+
+def info(
+    data: DataOption = "auto",
+    url: UrlOption = None,
+    out_folder: Annotated[
+        Path, typer.Option("--out", parser=path, metavar="PATH", help="Folder of the pictures.")
+    ] = Path(),
+) -> None:
+    """Print shapes, class counts and checksums, and save a grid of samples and one image's grey values."""
+    from fmnist_xp.data import describe, load_fashion_mnist
+    from fmnist_xp.evaluation import plot_dataset
+
+    train_data, test_data = load_fashion_mnist(data, url=url)
+    splits = describe(train_data, test_data)
+    for split in splits:
+        published = "the published images" if split.published else "not the published images"
+        out.print(f"{split.split}: {split.shape} {split.dtype}, {split.name} ({split.source})")
+        out.print(f"  pixel mean {split.pixel_mean:.4f}, deviation {split.pixel_std:.4f}, of 0 to 1")
+        out.print(f"  SHA-256 {split.sha256}: {published}")
+    table = Table("class", *(split.split for split in splits))
+    for label, name in enumerate(CLASS_NAMES):
+        table.add_row(f"{label} {name}", *(f"{split.class_counts[label]:,}" for split in splits))
+    out.print(table)
+    for picture in plot_dataset(train_data, out_folder):
+        out.print(f"saved {picture}")
+
+
+def fetch(url: UrlOption = None) -> None:
+    """Download Fashion-MNIST into the cache, and say where it lies."""
+    from fmnist_xp.data import fetch as fetch_files
+
+    out.print(str(fetch_files(url)))
+
+
+def export(
+    folder: Annotated[Path, typer.Argument(parser=path, metavar="FOLDER", help="A new or empty folder.")],
+    form: Annotated[ExportFormat, typer.Option("--format", help="Image folder or IDX files.")] = ExportFormat.PNG,
+    data: DataOption = "auto",
+) -> None:
+    """Write the data set as the notebook's image folder, or as the four IDX files."""
+    from fmnist_xp.data import export as export_files
+    from fmnist_xp.data import load_fashion_mnist
+
+    export_files(*load_fashion_mnist(data), folder, form.value)
+    out.print(f"written to {folder}")

@@ -1,0 +1,99 @@
+"""Commands about the machine: what was found, how fast it is, whether its devices agree."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from fmnist_xp.cli.console import out
+from fmnist_xp.cli.options import (
+    MOST_EPOCHS,
+    BlockRowsOption,
+    DataOption,
+    DeviceOption,
+    GraphsOption,
+    Precision,
+    PrecisionOption,
+    ThreadsOption,
+    chosen_backend,
+    path,
+    usage,
+)
+from fmnist_xp.errors import FmnistXpError
+
+
+def devices() -> None:
+    """Print what was found: CPU, BLAS, threads, GPUs, CuPy, driver, and what is missing for CUDA."""
+    from fmnist_xp.devices import survey
+
+    table = Table(show_header=False)
+    for name, found in survey():
+        table.add_row(name, found)
+    out.print(table)
+
+
+def bench(
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = Precision.FLOAT32,
+    epochs: Annotated[int, typer.Option(min=1, max=MOST_EPOCHS, help="Epochs timed for each experiment.")] = 20,
+    threads: ThreadsOption = None,
+    graphs: GraphsOption = None,
+    block_rows: BlockRowsOption = None,
+) -> None:
+    """Time each experiment on this machine, in epochs of 60,000 made images."""
+    from fmnist_xp.speed import ROWS, measure_speed
+
+    backend = chosen_backend(device, threads, graphs)
+    table = Table("experiment", "network", "ms/epoch", "epochs/s", "GFLOP/s", "of peak")
+    for speed in measure_speed(backend, precision.value, epochs, block_rows=block_rows):
+        table.add_row(
+            speed.experiment,
+            "-".join(map(str, speed.widths)),
+            f"{1000 * speed.epoch_seconds:.2f}",
+            f"{1 / speed.epoch_seconds:.1f}",
+            f"{speed.flops / 1e9:,.0f}",
+            f"{speed.flops / speed.gemm_flops:.0%}",
+        )
+    out.print(
+        f"{ROWS:,} images an epoch on {backend.name}: {backend.device_name}, {backend.manner}, "
+        f"{precision.value}; peak: large matrix products in the same process",
+    )
+    out.print(table)
+
+
+def parity(
+    device: DeviceOption = "auto",
+    precision: Annotated[
+        Precision | None, typer.Option(help="Arithmetic of a GPU; by default, all that it has.")
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=1, max=MOST_EPOCHS, help="Epochs of each training curve.")] = 20,
+    data: DataOption = "auto",
+    threads: ThreadsOption = None,
+    graphs: GraphsOption = None,
+    out_folder: Annotated[
+        Path | None, typer.Option("--out", parser=path, metavar="PATH", help="Folder of tables, pictures and JSON.")
+    ] = None,
+) -> None:
+    """Compare a GPU with the CPU, or the CPU's float32 with its float64: operations, a step, training curves."""
+    from fmnist_xp.data import load_fashion_mnist
+    from fmnist_xp.parity.suite import choose_sides, failures, run_parity
+    from fmnist_xp.report.parity import parity_summary, parity_tables
+
+    backend = chosen_backend(device, threads, graphs)
+    with usage():
+        pairs = choose_sides(backend, precision and precision.value)
+    folder = out_folder or Path(f"parity-{backend.name.replace(':', '')}")
+    train_data, _test_data = load_fashion_mnist(data)
+    record = run_parity(pairs, train_data, folder, epochs=epochs, note=out.print)
+    for title, header, rows in parity_tables(record):
+        table = Table(*header, title=title, title_justify="left")
+        for row in rows:
+            table.add_row(*row)
+        # A line for each comparison, also where the terminal is narrower.
+        table.width = out.measure(table, options=out.options.update(max_width=1000)).maximum
+        out.print(table)
+    out.print(f"{parity_summary(record)} Written to {folder}")
+    if failed := list(failures(record)):
+        more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
+        raise FmnistXpError(f"differs by more than rounding: {', '.join(failed[:3])}{more}; see {folder}/parity.md")

@@ -1,0 +1,42 @@
+"""What `fmnist_xp` offers by its own name; `fmnist_xp/__init__.py` hands it on when it is first asked for."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from fmnist_xp.backend import Backend, get_backend
+from fmnist_xp.data import CLASS_NAMES, Dataset, load_fashion_mnist, preprocess
+from fmnist_xp.errors import DataError, DeviceError, FmnistXpError, RunError
+from fmnist_xp.model import Metrics, Sequential, load
+from fmnist_xp.nn import CategoricalCrossentropy, Dense, Layer, ReLU, Softmax, SoftmaxCategoricalCrossentropy
+from fmnist_xp.optim import SGD, Adam
+from fmnist_xp.train.history import History
+
+try:
+    __version__ = version("fmnist-xp")
+except PackageNotFoundError:  # run from a source tree that is not installed
+    __version__ = "0+unknown"
+
+__all__ = [
+    "CLASS_NAMES",
+    "SGD",
+    "Adam",
+    "Backend",
+    "CategoricalCrossentropy",
+    "DataError",
+    "Dataset",
+    "Dense",
+    "DeviceError",
+    "FmnistXpError",
+    "History",
+    "Layer",
+    "Metrics",
+    "ReLU",
+    "RunError",
+    "Sequential",
+    "Softmax",
+    "SoftmaxCategoricalCrossentropy",
+    "__version__",
+    "get_backend",
+    "load",
+    "load_fashion_mnist",
+    "preprocess",
+]

@@ -1,0 +1,70 @@
+"""What is printed, in processes of their own: the exit code does not depend on who reads it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals, descriptors and names are POSIX's")
+
+
+def run(
+    folder: Path, *arguments: str, shell: str = 'exec "$@"', **variables: str
+) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        ["sh", "-c", shell, "sh", sys.executable, "-m", "fmnist_xp", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
+        capture_output=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    "moment", ["rich.console", "numpy._core", "typer", "fmnist_xp.cli.train", "fmnist_xp.evaluation"]
+)
+def test_interrupt_while_the_command_starts_is_one_line(workplace: Path, tmp_path: Path, moment: str) -> None:
+    """SIGINT at the moment when a module is looked for; before `fmnist_xp.cli` is there, Python has the word."""
+    hook = tmp_path / "hook"
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(name, *_more):\n"
+        f"        if name == {moment!r} and 'fmnist_xp.cli' in sys.modules: os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder)\n"
+    )
+    done = run(workplace, "evaluate", "nowhere", PYTHONPATH=f"{hook}:{ROOT}")
+    assert (done.returncode, done.stderr) == (130, b"fmnist-xp: interrupted\n")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "cp437", "ascii"])
+def test_orders_to_the_terminal_are_shown_and_not_given(run_folder: Path, encoding: str) -> None:
+    done = run(run_folder.parent, "plot", run_folder.name, "--out", "p\x1b[31m", PYTHONIOENCODING=encoding)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert rb"p\x1b[31m/a-run/loss.png" in done.stdout
+    failed = run(run_folder.parent, "evaluate", "n\x1b[31mж", PYTHONIOENCODING=encoding)
+    assert failed.returncode == 1
+    assert rb"n\x1b[31m" in failed.stderr
+    assert b"\x1b" not in done.stdout + failed.stderr
+    assert failed.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-", "| true"])
+def test_closed_streams_change_nothing(workplace: Path, idx_folder: Path, closed: str) -> None:
+    arguments = ("train", "--epochs", "2", "--device", "cpu", "--data", str(idx_folder), "--out", "run")
+    done = run(workplace, *arguments, shell=f'{{ "$@"; echo $? > code; }} {closed}')
+    assert (workplace / "code").read_text() == "0\n", done
+    assert (workplace / "run" / "result.json").is_file()
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_output_onto_a_full_disk_is_told_once_the_run_is_written(workplace: Path, idx_folder: Path) -> None:
+    arguments = ("train", "--epochs", "2", "--device", "cpu", "--data", str(idx_folder), "--out", "run")
+    done = run(workplace, *arguments, shell='exec "$@" >/dev/full')
+    assert (done.returncode, done.stderr) == (1, b"fmnist-xp: stdout: No space left on device\n")
+    assert (workplace / "run" / "result.json").is_file()
