@@ -63,3 +63,20 @@ def test_what_is_no_label_is_named(labels: Any, message: str) -> None:
 def test_argument_is_called_what_the_caller_calls_it() -> None:
     with pytest.raises(ValueError, match=r"^y must be from 0 to 3"):
         class_indices(np.array([9]), 4, "y")
+
+
+def test_no_labels_are_no_labels() -> None:
+    assert class_indices(np.zeros(0, int), 4).shape == (0,)
+
+
+def test_labels_of_the_right_dtype_are_taken_as_they_are() -> None:
+    labels = np.array([1, 2], "uint8")
+    assert class_indices(labels, 4) is labels
+    assert class_indices(labels.astype("int64"), 4) is not labels
+
+
+def test_unsigned_and_signed_integers_are_labels_and_text_is_not() -> None:
+    for dtype in ("int8", "uint16"):
+        assert class_indices(np.array([3], dtype), 4) == 3
+    with pytest.raises(ValueError, match="of dtype <U2"):
+        class_indices(np.array(["iu"]), 4)
