@@ -12,8 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fmnist_xp.data.opencv import decode, opencv
+from fmnist_xp.data.imagefile import judge, read_file
+from fmnist_xp.data.opencv import decoder, opencv
 from fmnist_xp.errors import DataError
+
+MOST_PIXELS = 50_000_000
+"""Of a photograph; while it is prepared, each takes up to 30 bytes of memory."""
+MOST_BYTES = 1 << 27
+"""Of its file."""
 
 _DARK = 16
 """The lightest grey value of a border that counts as the black of the data set's own images."""
@@ -50,13 +56,16 @@ def prepare_photograph(path: Path) -> NDArray[np.uint8]:
 
 def _read_grey(path: Path) -> NDArray[np.uint8]:
     cv2 = opencv()
+    content, _ = read_file(str(path), MOST_BYTES)
     try:
-        file = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    image = decode(file, cv2.IMREAD_UNCHANGED)
+        width, height, file = judge(content)
+    except ValueError as error:
+        raise DataError(f"{path}: {error}; a PNG, JPEG, WebP or BMP file is needed") from error
+    if width * height > MOST_PIXELS:
+        raise DataError(f"{path}: {width} x {height} pixels found; make it smaller, {MOST_PIXELS:,} are taken")
+    image = decoder(cv2.IMREAD_UNCHANGED)(file)
     # Decoded as grey, OpenCV also turns the picture the way the camera was held and brings 16 bits to 8.
-    grey = decode(file, cv2.IMREAD_GRAYSCALE)
+    grey = decoder(cv2.IMREAD_GRAYSCALE)(file)
     if image is None or grey is None:
         raise DataError(f"{path}: not an image that OpenCV can decode; give a PNG or JPEG file")
     if image.ndim == 3 and image.shape[2] == 4:
