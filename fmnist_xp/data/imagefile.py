@@ -79,7 +79,8 @@ def judge(file: bytes) -> Judged:
         elif file.startswith(b"BM"):
             judged = _bmp(file)
         else:
-            raise ValueError(f"not an image (it begins with {file[:8]!r})" if file else "an empty file, not an image")
+            found = f"it begins with {file[:8]!r}" if file else "it is empty"
+            raise ValueError(f"not an image in PNG, JPEG, WebP or BMP ({found})")
     except (struct.error, IndexError):  # a field would lie behind the last byte
         raise _damaged() from None
     if judged.width < 1 or judged.height < 1:

@@ -215,7 +215,6 @@ class _Layout:
         if "validation" in splits:
             validation = splits.pop("validation")
             if splits.setdefault("test", validation) != validation:
-                others.append(validation)
                 LOG.warning("%s%s: left aside, since there is %s too", self._where, top + validation, splits["test"])
         self._skipped += others
         return splits

@@ -169,8 +169,8 @@ WRONG = {
     "16,000 x 16,000 pixels": (png(LINES, 16_000, 16_000), "16000 x 16000 pixels found; 28 x 28"),
     "a JPEG cut short": (encoded(RAMP, ".jpg")[:-30], "damaged or cut short; copy it again"),
     "no filter of PNG's": (png(b"\5" + LINES[1:]), "not an image that OpenCV can decode$"),
-    "not an image": (b"<html>not found</html>", r"not an image \(it begins with b'<html>no'\)$"),
-    "empty": (b"", "an empty file, not an image$"),
+    "not an image": (b"<html>not found</html>", r"not an image in PNG.* \(it begins with b'<html>no'\)$"),
+    "empty": (b"", r"not an image in PNG.* \(it is empty\)$"),
     "size": (encoded(np.zeros((30, 28), np.uint8)), "28 x 30 pixels found; 28 x 28 pixels of grey needed"),
     "colour": (encoded(COLOURED), "28 x 28 pixels of 3 x 8 bits found that are not grey"),
     "transparency": (
