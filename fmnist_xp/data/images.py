@@ -71,10 +71,10 @@ _FAULTS = (
 
 _LARGEST = 1 << 18
 """Bytes: no image of 28 x 28 pixels is larger, whatever its program tells of itself."""
-_BATCH = 1000
-"""Files in memory at a time."""
 _PIECE = 250
 """Files that a thread decodes at a time."""
+_BATCH = 1 << 24
+"""Bytes of files that are held before they are decoded: half the published images: a thread is slow to start."""
 
 
 def is_folder_of_images(folder: Path) -> bool:
@@ -100,23 +100,25 @@ class Folder:
         """
         names = self._layout.names
         if self._stats is None:
-            self._stats = _sizes_and_times(map(os.stat, (self._base + name for name in names)))
+            self._stats = array("q")
+            for name in names:
+                _note(os.stat(self._base + name), self._stats)  # noqa: PTH116 (a Path takes longer)
         digest = hashlib.sha256(os.fsencode("\0".join(names)))
         digest.update(self._stats)
         return digest.hexdigest()
 
     def read(self, source: str) -> tuple[Dataset, Dataset]:
         """Read the images into (train, test); DataError names the file at fault."""
-        states = []
+        stats = array("q")
 
         def read(name: str) -> bytes:
             content, state = read_file(self._base + name, _LARGEST)
-            states.append(state)
+            _note(state, stats)
             return content
 
         datasets = self._layout.read(read, source)
         if self._stats is None:
-            self._stats = _sizes_and_times(states)
+            self._stats = stats
         return datasets
 
 
@@ -161,8 +163,8 @@ class _Layout:
         self._where = where
         self._listed = listed
         self._counts: list[list[int]] = []
-        self._skipped: list[str] = []
         top = _top(listed) or ""
+        self._skipped = [name for name in listed("") if top and f"{name}/" != top]
         splits = self._splits(top)
         for split in ("train", "test"):
             if split not in splits:
@@ -184,13 +186,23 @@ class _Layout:
     def read(self, read: Callable[[str], bytes], source: str) -> tuple[Dataset, Dataset]:
         """Return (train, test) of the images of all `names`, whose files' bytes `read` returns."""
         images = np.empty((len(self.names), 28, 28), np.uint8)
-        with _bar(len(images)) as advance:
-            for start in range(0, len(images), _BATCH):
-                part = slice(start, start + _BATCH)
-                # On this thread alone: threads that read files wait for Python's lock longer than for the disk.
-                files = [self._judged(name, read(name)) for name in self.names[part]]
-                self._decode(files, self.names[part], images[part])
+        with _bar(2 * len(images)) as advance:
+
+            def work(piece: tuple[int, list[bytes]]) -> None:
+                start, files = piece
+                self._decode(files, self.names[start : start + _PIECE], images[start : start + _PIECE])
                 advance(len(files))
+
+            pieces, held = [], 0
+            for start in range(0, len(images), _PIECE):
+                # On this thread alone: threads that read files wait for Python's lock longer than for the disk.
+                files = [self._judged(name, read(name)) for name in self.names[start : start + _PIECE]]
+                advance(len(files))
+                pieces.append((start, files))
+                held += sum(map(len, files))
+                if held > _BATCH or start + _PIECE >= len(images):
+                    on_threads(work, pieces)
+                    pieces, held = [], 0
         counts = np.array(self._counts)
         splits = np.split(images, [counts[0].sum()])
         digits = np.arange(10, dtype=np.uint8)
@@ -266,21 +278,14 @@ class _Layout:
         return file
 
     def _decode(self, files: list[bytes], names: list[str], images: NDArray[np.uint8]) -> None:
-        """Decode the files on several threads, each into its place."""
-        decode = decoder(opencv().IMREAD_UNCHANGED)
-
-        def work(start: int) -> None:
-            part = slice(start, start + _PIECE)
-            # By map, whose turns between two images are short: a thread does without Python's lock only in OpenCV.
-            decoded: list[Any] = list(map(decode, files[part]))
-            for index, image in enumerate(decoded):
-                if image is None:
-                    raise DataError(f"{self._where}{names[start + index]}: not an image that OpenCV can decode")
-                if image.shape != (28, 28) or image.dtype != np.uint8:
-                    decoded[index] = _grey(image, f"{self._where}{names[start + index]}")
-            images[part] = decoded
-
-        on_threads(work, range(0, len(files), _PIECE))
+        # By map, whose turns between two images are short: a thread does without Python's lock only in OpenCV.
+        decoded: list[Any] = list(map(decoder(opencv().IMREAD_UNCHANGED), files))
+        for index, image in enumerate(decoded):
+            if image is None:
+                raise DataError(f"{self._where}{names[index]}: not an image that OpenCV can decode")
+            if image.shape != (28, 28) or image.dtype != images.dtype:
+                decoded[index] = _grey(image, f"{self._where}{names[index]}")
+        images[:] = decoded
 
 
 def _grey(image: NDArray[Any], place: str) -> NDArray[Any]:
@@ -315,9 +320,10 @@ def _lister(path: Path) -> Listed:
     return listed
 
 
-def _sizes_and_times(states: Iterable[os.stat_result]) -> "array[int]":
-    """Return size and time of change in nanoseconds of each file, as 64-bit integers."""
-    return array("q", (value for state in states for value in (state.st_size, state.st_mtime_ns)))
+def _note(state: os.stat_result, stats: "array[int]") -> None:
+    """Append size and time of change in nanoseconds of a file, as 64-bit integers."""
+    stats.append(state.st_size)
+    stats.append(state.st_mtime_ns)
 
 
 def _is_left_behind(name: str) -> bool:
@@ -380,14 +386,13 @@ def _read_member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) ->
 
 @contextmanager
 def _bar(count: int) -> Iterator[Callable[[int], None]]:
-    """Show on a terminal how many of `count` images are read; yield a function that counts more."""
+    """Show a bar on a terminal; yield a function that says how many more of `count` are done."""
     if sys.stderr is None or not sys.stderr.isatty():
         yield lambda _: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress
 
-    columns = (TextColumn("reading images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("reading images", total=count)
         yield lambda more: progress.advance(task, more)

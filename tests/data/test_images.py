@@ -81,6 +81,18 @@ def test_what_systems_leave_behind_is_passed_over_and_counted(
         assert record.levelname == "WARNING"
 
 
+def test_what_lies_beside_the_one_folder_is_counted_too(
+    image_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "above").mkdir()
+    image_folder.rename(tmp_path / "above" / "images")
+    (tmp_path / "above" / "README").write_text("all about it")
+    (tmp_path / "above" / "images" / "licence.pdf").write_text("as is")
+    assert_is_the_made_data(*load_fashion_mnist(tmp_path / "above"))
+    (record,) = caplog.records
+    assert record.getMessage().endswith("2 in all: 'README', 'licence.pdf'")
+
+
 def test_nothing_is_said_aloud_of_what_systems_alone_leave_behind(
     image_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -506,6 +518,22 @@ def test_an_empty_folder_and_a_missing_one_are_named(tmp_path: Path) -> None:
     assert str(tmp_path / "nowhere") in str(raised.value)
 
 
+def test_no_program_is_started(image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Python is part of another program, `sys.executable` is that program."""
+
+    def refuse(event: str, _: object) -> None:
+        if active and event in {"subprocess.Popen", "os.fork", "os.posix_spawn", "os.system", "os.exec"}:
+            raise AssertionError(event)
+
+    active = [True]
+    sys.addaudithook(refuse)  # for good; `active` is what ends it
+    monkeypatch.setattr(images, "_PIECE", 3)
+    try:
+        assert_is_the_made_data(*images.Folder(image_folder).read("here"))
+    finally:
+        active.clear()
+
+
 @pytest.mark.parametrize("first", ["fingerprint", "read"])
 def test_the_fingerprint_is_the_same_before_and_after_reading(image_folder: Path, first: str) -> None:
     folder = images.Folder(image_folder)
@@ -518,7 +546,7 @@ def test_the_fingerprint_is_the_same_before_and_after_reading(image_folder: Path
     assert images.Folder(image_folder).fingerprint() != expected
 
 
-@pytest.mark.parametrize("batch", [1, 7, 30, 1000])
+@pytest.mark.parametrize("batch", [0, 3000, 1 << 24])
 def test_many_files_are_read_in_batches(image_folder: Path, monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
     monkeypatch.setattr(images, "_BATCH", batch)
     monkeypatch.setattr(images, "_PIECE", 3)
@@ -535,7 +563,7 @@ def test_a_bar_is_shown_on_a_terminal_alone(
     shown = capsys.readouterr()
     assert shown.out == ""
     assert "reading images" in shown.err
-    assert "30/30" in shown.err
+    assert "100%" in shown.err
     monkeypatch.setattr(sys, "stderr", None)  # a program without a console
     images.Folder(image_folder).read("here")
 
