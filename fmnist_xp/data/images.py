@@ -345,9 +345,11 @@ def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]
         windows = PureWindowsPath(name) if _SUSPECT.search(name) else None  # knows both kinds of slash, and drives
         if windows and (windows.drive or windows.root or ".." in windows.parts):
             raise DataError(f"{path}: member {name} leads out of its folder; do not trust this file")
-        name = "/".join(part for part in name.split("/") if part not in ("", "."))
-        if info.is_dir():
+        if name.endswith("/") and not info.file_size:
             continue
+        name = "/".join(part for part in name.split("/") if part not in ("", "."))
+        if not name:
+            raise DataError(f"{path}: a member without a name found; copy the zip again")
         if name in members:
             raise DataError(f"{path}: member {name} is there twice; which is it? Make the zip again with one of them")
         members[name] = info

@@ -1,6 +1,7 @@
 import sys
 from pathlib import Path
 
+import cv2
 import pytest
 
 from fmnist_xp.data.opencv import opencv
@@ -13,6 +14,11 @@ def without_cv2(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     for name in [name for name in sys.modules if name == "cv2" or name.startswith("cv2.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.syspath_prepend(folder)
+
+
+def test_opencv_says_nothing_on_stderr() -> None:
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_INFO)
+    assert opencv().utils.logging.getLogLevel() == cv2.utils.logging.LOG_LEVEL_SILENT
 
 
 def test_missing_opencv_is_to_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
