@@ -115,7 +115,9 @@ def _png(file: bytes) -> Judged:
             entries = length // 3 if length % 3 == 0 and length <= 3 << depth else 0
             needed = colour == 3
         elif kind == b"tRNS":
-            needed = length == {0: 2, 2: 6}.get(colour) or (colour == 3 and length <= entries)
+            # OpenCV passes over it in a grey image; a sample of 8 bits is the second of two bytes.
+            samples_fit = length == 6 and (depth == 16 or not any(file[start + 8 : start + 14 : 2]))
+            needed = (colour == 2 and samples_fit) or (colour == 3 and length <= entries)
         elif kind in (b"IHDR", b"IDAT", b"IEND"):
             needed = True
         elif kind[0] & 0x20 == 0:

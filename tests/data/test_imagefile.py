@@ -29,6 +29,7 @@ def encoded(suffix: str, image: np.ndarray, *options: int) -> bytes:
     return cv2.imencode(suffix, image, options)[1].tobytes()
 
 
+RGB = encoded(".png", np.dstack([IMAGE // 100 + 2, IMAGE // 100 + 1, IMAGE // 100]))
 PNGS = {
     "plain": PLAIN,
     "a title": png(LINES, before=TEXT),
@@ -38,7 +39,8 @@ PNGS = {
     "16 bits": encoded(".png", IMAGE.astype(np.uint16) * 257),
     "one bit": png(filtered(IMAGE[:, :4], [0] * 28), depth=1),
     "palette": png(LINES, colour=3, before=chunk(b"PLTE", bytes(range(256)) * 3) + chunk(b"tRNS", b"\0\7")),
-    "one colour transparent": png(LINES, before=TEXT + chunk(b"tRNS", b"\0\7")),
+    "one grey transparent": png(LINES, before=TEXT + chunk(b"tRNS", b"\0\7")),
+    "one colour transparent": RGB[:33] + chunk(b"tRNS", bytes([0, 1, 0, 2, 0, 3])) + RGB[33:],
 }
 
 
@@ -58,6 +60,14 @@ def test_what_changes_no_pixel_is_left_out() -> None:
     animated = chunk(b"acTL", struct.pack(">II", 1_000_000, 0)) + chunk(b"iCCP", b"no profile")
     for file in (png(LINES, before=TEXT), behind, png(LINES, before=animated)):
         assert judge(file).file == PLAIN
+
+
+def test_transparency_is_kept_where_it_shows() -> None:
+    image = decoded(judge(PNGS["one colour transparent"]).file)
+    assert image is not None
+    assert np.array_equal(image[..., 3] == 0, IMAGE // 100 == 1)
+    for wrong in (bytes([1, 1, 0, 2, 0, 3]), bytes(2)):
+        assert judge(RGB[:33] + chunk(b"tRNS", wrong) + RGB[33:]).file == RGB
 
 
 def test_photograph_keeps_how_the_camera_was_held() -> None:
@@ -137,6 +147,9 @@ WRONG_PNGS = {
     "a palette of halves": png(LINES, colour=3, before=chunk(b"PLTE", bytes(767))),
     "too large a palette": png(LINES, colour=3, depth=4, before=chunk(b"PLTE", bytes(51))),
     "palette behind the pixels": png(LINES, colour=3)[:-12] + chunk(b"PLTE", bytes(768)) + PLAIN[-12:],
+    "transparency behind the pixels": RGB[:-12] + chunk(b"tRNS", bytes(6)) + RGB[-12:],
+    "packed in an unknown way": PLAIN[:8] + chunk(b"IHDR", PLAIN[16:26] + b"\1\0\0") + PLAIN[33:],
+    "filtered in an unknown way": PLAIN[:8] + chunk(b"IHDR", PLAIN[16:26] + b"\0\1\0") + PLAIN[33:],
     "an unknown chunk that counts": png(LINES, before=chunk(b"ABCD", b"")),
 }
 

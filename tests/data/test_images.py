@@ -143,6 +143,7 @@ RIGHT = {
     "RGB": encoded(np.dstack([IMAGE] * 3)),
     "RGBA": encoded(np.dstack([IMAGE] * 3 + [OPAQUE])),
     "palette": png(filtered(255 - IMAGE, [0] * 28), colour=3, before=chunk(b"PLTE", PALETTE)),
+    "one grey transparent": png(LINES, before=chunk(b"tRNS", b"\1\7")),
     "a profile that is none": png(LINES, before=chunk(b"iCCP", b"nothing")),
     "animated": png(LINES, before=chunk(b"acTL", bytes([0, 0, 0, 9, 0, 0, 0, 0]))),
 }
