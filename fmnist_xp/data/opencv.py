@@ -13,6 +13,7 @@ from fmnist_xp.machine import usable_cores
 
 Item = TypeVar("Item")
 
+_SILENT = 0
 _MEND = "pip uninstall -y opencv-python, then pip install --force-reinstall --no-deps opencv-python-headless"
 """opencv-python needs a screen's libraries (libGL), and of the two whichever goes takes files of the other along."""
 
@@ -31,7 +32,8 @@ def opencv() -> ModuleType:
     if not hasattr(cv2, "imdecode"):  # nothing but an empty folder
         raise DataError(f"OpenCV is installed in part only: {_MEND}")
     module: ModuleType = cv2
-    module.utils.logging.setLogLevel(module.utils.logging.LOG_LEVEL_SILENT)
+    logging = module if hasattr(module, "setLogLevel") else module.utils.logging  # in OpenCV 4, and from 5 on
+    logging.setLogLevel(_SILENT)
     return module
 
 

@@ -16,9 +16,13 @@ def without_cv2(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.syspath_prepend(folder)
 
 
-def test_opencv_says_nothing_on_stderr() -> None:
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_INFO)
-    assert opencv().utils.logging.getLogLevel() == cv2.utils.logging.LOG_LEVEL_SILENT
+def test_opencv_says_nothing_on_stderr(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    logging = cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging
+    logging.setLogLevel(4)  # OpenCV's usual level, and a step more
+    cv2.imread(str(tmp_path / "gone.png"))
+    assert "gone.png" in capfd.readouterr().err
+    opencv().imread(str(tmp_path / "gone.png"))
+    assert capfd.readouterr().err == ""
 
 
 def test_missing_opencv_is_to_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
