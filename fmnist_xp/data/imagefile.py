@@ -94,14 +94,14 @@ def _damaged() -> ValueError:
 
 def _png(file: bytes) -> Judged:
     width, height, depth, colour = _png_header(file[8:33])
-    view = memoryview(file)
     if (  # the plainest file, which most are: one chunk of pixels between the header and the end
         colour != 3
         and file[37:41] == b"IDAT"
         and int.from_bytes(file[33:37], "big") == len(file) - 57
-        and file[-16:] == crc32(view[37:-16]).to_bytes(4, "big") + _IEND
+        and file[-16:] == crc32(file[37:-16]).to_bytes(4, "big") + _IEND
     ):
         return Judged(width, height, file)
+    view = memoryview(file)
     kept: list[bytes | memoryview] = [_PNG]
     kinds = []
     entries = 0  # of the palette
