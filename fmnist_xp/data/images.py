@@ -131,7 +131,7 @@ def read_zip(path: Path, source: str) -> tuple[Dataset, Dataset]:
     try:
         archive = zipfile.ZipFile(path)
     except _FAULTS as error:
-        raise DataError(f"{path}: not a zip file, or a damaged one ({error}); copy it again") from error
+        raise DataError(f"{path}: not a zip file, or a damaged one ({error!s:.200}); copy it again") from error
     with archive:
         members = _members(path, archive)
         layout = _Layout(f"{path}: ", _member_lister(members))
@@ -315,9 +315,16 @@ def _has_splits(entries: dict[str, bool]) -> bool:
 def _lister(path: Path) -> Listed:
     def listed(folder: str) -> dict[str, bool]:
         with os.scandir(path / folder) as entries:
-            return {entry.name: entry.is_dir() for entry in entries}
+            return {entry.name: _is_folder(entry) for entry in entries}
 
     return listed
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle
+        return False
 
 
 def _is_left_behind(name: str) -> bool:
@@ -375,9 +382,9 @@ def _read_member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) ->
         with archive.open(info) as stream:
             return stream.read(_LARGEST)  # whatever its size is said to be
     except RuntimeError as error:
-        raise DataError(f"{where} is locked ({error}); unpack the zip and give its folder") from error
+        raise DataError(f"{where} is locked ({error!s:.200}); unpack the zip and give its folder") from error
     except _FAULTS as error:
-        raise DataError(f"{where} is damaged ({error}); copy the zip again") from error
+        raise DataError(f"{where} is damaged ({error!s:.200}); copy the zip again") from error
 
 
 @contextmanager
