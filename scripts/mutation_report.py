@@ -53,12 +53,12 @@ code are among the survivors.
 | --- | ---: | ---: | ---: | ---: | ---: |
 {rows}
 
-{untested}Which tests are run on the mutants of which folder stands in `scripts/mutation_folders.py`. Left out, under
-`[tool.mutmut]` in `pyproject.toml`, are the tests against PyTorch, so that the figure is the same with and without it,
-the longest one, and those that ask another process. Strings are mutated like everything else, but f-strings, in
-which nearly all error messages are written, are not, except within their braces. mutmut leaves decorated functions out:
-properties, the commands of `cli/`, and `_interrupt_noted` in `train/trainer.py`. Of what stands outside of functions,
-such as tables, there are no mutants either.
+{untested}Which tests are run on the mutants of which folder stands in `scripts/mutation_folders.py`. Left out,
+under `[tool.mutmut]` in `pyproject.toml`, are the tests against PyTorch, so that the figure is the same with and
+without it, the longest one, and those that ask another process. Strings are mutated like everything else, but
+f-strings, in which nearly all error messages are written, are not, except within their braces. mutmut leaves
+decorated functions out: properties, the commands of `cli/`, and `_interrupt_noted` in `train/trainer.py`. Of what
+stands outside of functions, such as tables, there are no mutants either.
 
 ## Survivors
 

@@ -9,8 +9,12 @@ EYE = np.eye(4)
 
 
 @pytest.mark.parametrize(
-    ("classes", "dtype"), [(2, "uint8"), (256, "uint8"), (257, "uint16"), (65536, "uint16"), (65537, "uint32")]
-)
+    ("classes", "dtype"),
+    [
+        (2, "uint8"), (256, "uint8"), (257, "uint16"), (65536, "uint16"), (65537, "uint32"), (2**32, "uint32"),
+        (2**32 + 1, "uint64"),
+    ],
+)  # fmt: skip
 def test_dtype_holds_the_last_class_and_is_the_smallest(classes: int, dtype: str) -> None:
     assert index_dtype(classes) == dtype
     np.testing.assert_array_equal(class_indices(np.array([classes - 1]), classes), [classes - 1])
@@ -63,3 +67,13 @@ def test_what_is_no_label_is_named(labels: Any, message: str) -> None:
 def test_argument_is_called_what_the_caller_calls_it() -> None:
     with pytest.raises(ValueError, match=r"^y must be from 0 to 3"):
         class_indices(np.array([9]), 4, "y")
+
+
+@pytest.mark.parametrize("classes", [1, 4])
+def test_no_labels_are_in_range(classes: int) -> None:
+    np.testing.assert_array_equal(class_indices(np.array([], "int64"), classes), np.array([], "uint8"), strict=True)
+
+
+def test_labels_of_the_right_dtype_are_not_copied() -> None:
+    labels = np.array([2, 0, 3], "uint8")
+    assert class_indices(labels, 4) is labels

@@ -169,3 +169,17 @@ def test_float32_gives_float32_and_keeps_nothing_wider(module: Module) -> None:
         for call in make_calls(alone):
             assert call(PROBABILITIES.astype("float32")).dtype == np.float32
     assert {str(buffer.dtype) for buffer in twin._buffers.values() if buffer.dtype.kind == "f"} <= {"float32"}
+
+
+def test_methods_of_a_class_run_on_the_device_and_what_has_two_underscores_does_not() -> None:
+    """A class that is made here and now: those of the package were made when it was imported."""
+
+    def method(self: Module) -> None: ...
+
+    helper = partial(method)
+    added = {"method": method, "_method": method, "__len__": method, "helper": helper, "number": 3}
+    made = type("Own", (Module,), dict(added))
+    for name in ("method", "_method"):
+        assert vars(made)[name] is not method
+        assert vars(made)[name].__wrapped__ is method
+    assert (vars(made)["__len__"], vars(made)["helper"], vars(made)["number"]) == (method, helper, 3)
