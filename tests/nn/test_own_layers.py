@@ -414,7 +414,6 @@ def test_dense_whose_backward_would_not_be_called_is_refused() -> None:
             return super().backward(dvalues.clip(-1, 1))
 
     Clipped(2, 3).forward(np.ones((1, 2)))
-    with pytest.raises(
     cure = "override backward_parameters and backward_inputs"
     with pytest.raises(ValueError, match=rf"layer 2 \(Clipped\) overrides backward.* of a Dense layer: {cure}$"):
         Sequential([Dense(6, 5), Clipped(5, 4)])
