@@ -1,8 +1,21 @@
 """The errors a user is meant to read: one line each, naming the thing, what was found and what to do."""
 
+LONGEST = 2000
+"""Characters of a message, which may quote a name or another library."""
+
+
+def printable(text: str) -> str:
+    """Return `text` with all that is neither seen nor ends a line as Python writes it, such as ``\\x1b``."""
+    return "".join(sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in text)
+
 
 class FmnistXpError(Exception):
     """Base of every error this package raises on purpose; the command prints it without a traceback."""
+
+    def __str__(self) -> str:
+        """Return the message as one line, whatever a name or another library has brought into it."""
+        text = printable(super().__str__()).replace("\n", " ")
+        return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
 
 
 class DataError(FmnistXpError):

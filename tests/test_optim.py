@@ -255,3 +255,17 @@ def test_defaults_are_the_notebooks() -> None:
         "beta_2": 0.999,
         "epsilon": 1e-7,
     }
+
+
+def test_next_coefficients_are_those_of_the_coming_update_which_they_count() -> None:
+    optimizer = Adam(0.1, decay=1.0)
+    assert optimizer.next_coefficients() == (1 - 0.9, 1 - 0.999, 0.1)
+    assert optimizer.next_coefficients() == (1 - 0.9**2, 1 - 0.999**2, 0.1 / 2)
+    assert optimizer.iterations == 2
+
+
+def test_coefficients_given_take_the_place_of_its_own() -> None:
+    layer = Dense(1, 1, dtype="float64", seed=0)
+    layer.weights, layer.dweights = [[1.0]], [[2.0]]
+    SGD(1.0).update_params(layer, [0.25])
+    assert layer.weights == 1 - 0.25 * 2

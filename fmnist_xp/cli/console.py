@@ -14,6 +14,8 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.text import Text
 
+from fmnist_xp.errors import printable
+
 
 class _Console(Console):
     """A console on which a string is text alone: a path may hold brackets, or orders to the terminal."""
@@ -32,11 +34,6 @@ out = _Console()
 def say(message: str) -> None:
     """Print `message` on stderr, in one line."""
     print(_line(message), file=sys.stderr)
-
-
-def printable(text: str) -> str:
-    """Return `text` with all that is neither seen nor ends a line as Python writes it, such as ``\\x1b``."""
-    return "".join(sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in text)
 
 
 def _line(message: str) -> str:

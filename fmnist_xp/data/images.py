@@ -1,47 +1,85 @@
 """Fashion-MNIST as images: a folder, or a zip of one, laid out as `train/<label>/*.png`, `test/<label>/*.png`.
 
-Images come sorted by label, then by name, whatever order the disk lists them in.
+Images come sorted by label, then by name, whatever order the disk lists them in. `_SPLITS` and `_LABELS` have the
+other names that the folders may have; all of it may lie in one folder further down.
 """
 
 import hashlib
+import logging
 import os
 import re
+import struct
+import sys
 import zipfile
 import zlib
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PureWindowsPath
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fmnist_xp.data import readers
-from fmnist_xp.data.dataset import Dataset
-from fmnist_xp.data.opencv import decode, on_threads, opencv, silence
-from fmnist_xp.data.reader import Member
-from fmnist_xp.data.readers import Read
+from fmnist_xp.data.dataset import CLASS_NAMES, Dataset
+from fmnist_xp.data.imagefile import judge, read_file
+from fmnist_xp.data.opencv import decoder, on_threads, opencv
 from fmnist_xp.errors import DataError
 
-Image: TypeAlias = NDArray[np.generic] | None
-"""What OpenCV makes of a file: an image of any shape and dtype, or nothing."""
+LOG = logging.getLogger("fmnist_xp")
+Listed: TypeAlias = Callable[[str], dict[str, bool]]
+"""Returns the names in a folder, which is named from the data set's own ("" is that), and which are folders."""
 
-SPLITS = ("train", "test")
-_LABELS = tuple("0123456789")
-_CHUNK = 250
-"""Files a thread takes at a time; the first error is then never far away."""
+_SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("valid", "validation", "val"), "validation"),
+}
+"""What a folder of each of these names holds, capitals or not; validation images are the test's where it has none."""
+_LABELS = {
+    name: label
+    for label, words in enumerate(CLASS_NAMES)
+    for letters in ["".join(filter(str.isalnum, words.lower()))]
+    for name in (f"{label}", f"{label:02d}", letters, f"{label}{letters}")
+}
+"""The label of each name that a folder may have once its capitals and all but letters and digits are gone."""
+_SUFFIXES = (".png", ".jpg", ".jpeg")
+_LEFT_BEHIND = {
+    "thumbs.db",
+    "ehthumbs.db",
+    "ehthumbs_vista.db",
+    "desktop.ini",
+    "@eadir",
+    "__macosx",
+    "icon\r",
+    "readme",
+}
+_ABOUT = (".csv", ".json", ".md", ".tsv", ".txt")
 _SUSPECT = re.compile(r"[:\\]|\.\.|^/")
 """What a path that leads out of its folder has at the least."""
-_UTF8 = 0x800
-_UNDERSTOOD = _UTF8 | 0xE
-"""Flags of a zip's member that do not change how it is read: compression level, sizes behind the data, UTF-8."""
-_LARGEST = 1 << 20
-"""Bytes: no image of 28 x 28 pixels is larger, and a zip that unpacks to more is not a data set."""
+_FAULTS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    NotImplementedError,
+    OSError,
+    OverflowError,
+    ValueError,
+)
+"""What `zipfile` raises where bytes are wrong."""
+
+_LARGEST = 1 << 18
+"""Bytes: no image of 28 x 28 pixels is larger, whatever its program tells of itself."""
+_PIECE = 250
+"""Files that a thread decodes at a time."""
+_BATCH = 1 << 24
+"""Bytes of files that are held before they are decoded: half the published images: a thread is slow to start."""
 
 
 def is_folder_of_images(folder: Path) -> bool:
-    """Return whether `folder` has at least one of the two split folders."""
-    return any((folder / split).is_dir() for split in SPLITS)
+    """Return whether `folder`, or the only folder in it, has at least one of the split folders."""
+    return _top(_lister(folder)) is not None
 
 
 class Folder:
@@ -49,14 +87,9 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         """List the files; DataError names the file or folder that does not belong there or is missing."""
-        self.path = path
-        self._layout = _Layout()
-        self._stats: NDArray[np.int64] | None = None
-        for split in SPLITS:
-            if not (path / split).is_dir():
-                raise DataError(f"{path / split}: missing; the folder must hold train and test")
-            found = {label: _files(path / split / label) for label in _listed(path / split)}
-            self._layout.add(f"{split}/", found, str(path / split))
+        self._base = f"{path}{os.sep}"
+        self._layout = _Layout(self._base, _lister(path))
+        self._stats: array[int] | None = None
 
     def fingerprint(self) -> str:
         """Return a SHA-256 over each file's name, size and time of change.
@@ -65,33 +98,28 @@ class Folder:
         start, which is most of what the cache is there to save. Once the files are read, it is that of the
         files as they were then.
         """
+        names = self._layout.names
         if self._stats is None:
-            self._stats = self._stat(self._layout.names)
-        digest = hashlib.sha256(os.fsencode("\0".join(self._layout.names)))
-        digest.update(self._stats.data)
+            states = (os.stat(self._base + name) for name in names)  # noqa: PTH116 (a Path takes longer)
+            self._stats = array("q", (value for state in states for value in (state.st_size, state.st_mtime_ns)))
+        digest = hashlib.sha256(os.fsencode("\0".join(names)))
+        digest.update(self._stats)
         return digest.hexdigest()
 
     def read(self, source: str) -> tuple[Dataset, Dataset]:
         """Read the images into (train, test); DataError names the file at fault."""
-        names = self._layout.names
-        read = readers.read(self.path, names)
-        others = np.flatnonzero(~read.done)
-        if self._stats is None:
-            read.stats[others] = self._stat(names[index] for index in others)
-            self._stats = read.stats
-        base = f"{self.path}{os.sep}"
-        load = _file_loader(base)
-        _load_others(read, others, names, load, base)
-        return self._layout.datasets(read.images, source)
+        stats = array("q")
 
-    def _stat(self, names: Iterable[str]) -> NDArray[np.int64]:
-        """Return size and time of change in nanoseconds of the files, int64 (n, 2)."""
-        base = f"{self.path}{os.sep}"
-        values = array("q")
-        for stat in map(os.stat, (base + name for name in names)):
-            values.append(stat.st_size)
-            values.append(stat.st_mtime_ns)
-        return np.array(values, np.int64).reshape(-1, 2)
+        def read(name: str) -> bytes:
+            content, state = read_file(self._base + name, _LARGEST)
+            stats.append(state.st_size)
+            stats.append(state.st_mtime_ns)
+            return content
+
+        datasets = self._layout.read(read, source)
+        if self._stats is None:
+            self._stats = stats
+        return datasets
 
 
 def read_zip(path: Path, source: str) -> tuple[Dataset, Dataset]:
@@ -101,17 +129,13 @@ def read_zip(path: Path, source: str) -> tuple[Dataset, Dataset]:
     made to do harm. DataError names the member at fault.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            layout = _zip_layout(path, [info.filename for info in archive.infolist() if not info.is_dir()])
-            read = readers.read(path, [_member(archive.getinfo(name)) for name in layout.names])
-
-            def load(name: str) -> Image:
-                return decode(_read_member(path, archive, name), opencv().IMREAD_UNCHANGED)
-
-            _load_others(read, np.flatnonzero(~read.done), layout.names, load, f"{path}: ")
-            return layout.datasets(read.images, source)
-    except zipfile.BadZipFile as error:
-        raise DataError(f"{path}: not a zip file, or a damaged one ({error}); copy it again") from error
+        archive = zipfile.ZipFile(path)
+    except _FAULTS as error:
+        raise DataError(f"{path}: not a zip file, or a damaged one ({error!s:.200}); copy it again") from error
+    with archive:
+        members = _members(path, archive)
+        layout = _Layout(f"{path}: ", _member_lister(members))
+        return layout.read(lambda name: _read_member(path, archive, members[name]), source)
 
 
 def write(dataset: Dataset, folder: Path) -> None:
@@ -133,29 +157,52 @@ def write(dataset: Dataset, folder: Path) -> None:
 class _Layout:
     """The files of a data set in order: train, then test, by label, then by name."""
 
-    def __init__(self) -> None:
+    def __init__(self, where: str, listed: Listed) -> None:
+        """List the files, refusing whatever does not belong there; `where` goes before a name in an error."""
         self.names: list[str] = []
+        self._where = where
+        self._listed = listed
         self._counts: list[list[int]] = []
+        top = _top(listed) or ""
+        self._skipped = [name for name in listed("") if top and f"{name}/" != top]
+        splits = self._splits(top)
+        for split in ("train", "test"):
+            if split not in splits:
+                names = ", ".join(sorted(splits.values())) or "neither"
+                raise DataError(f"{where}{top}{split}: missing; train and test are needed, {names} found")
+            self._add(top + splits[split])
+        if self._skipped:
+            first = ", ".join(map(repr, self._skipped[:3])) + (", …" if len(self._skipped) > 3 else "")
+            level = logging.INFO if all(map(_is_left_behind, self._skipped)) else logging.WARNING
+            source = where.rstrip(f": {os.sep}")
+            LOG.log(
+                level,
+                "%s: skipped what is no image of the data set, %d in all: %s",
+                source,
+                len(self._skipped),
+                first,
+            )
 
-    def add(self, start: str, found: dict[str, list[str]], where: str) -> None:
-        """Add a split, the names in each label's folder, refusing whatever does not belong there.
+    def read(self, read: Callable[[str], bytes], source: str) -> tuple[Dataset, Dataset]:
+        """Return (train, test) of the images of all `names`, whose files' bytes `read` returns."""
+        images = np.empty((len(self.names), 28, 28), np.uint8)
+        with _bar(2 * len(images)) as advance:
 
-        `start` goes before "label/name", `where` before it in an error.
-        """
-        for label, names in found.items():
-            if names and label not in _LABELS:
-                raise DataError(f"{where}/{label}: not a label folder; only folders 0 to 9 belong there")
-            for name in names:
-                if "/" in name or name[-4:].lower() != ".png":
-                    raise DataError(f"{where}/{label}/{name}: not a .png file; move it elsewhere")
-        for label in _LABELS:
-            if not found.get(label):
-                raise DataError(f"{where}/{label}: no image found; each label from 0 to 9 needs some")
-            self.names += [f"{start}{label}/{name}" for name in sorted(found[label])]
-        self._counts.append([len(found[label]) for label in _LABELS])
+            def work(piece: tuple[int, list[bytes]]) -> None:
+                start, files = piece
+                self._decode(files, self.names[start : start + _PIECE], images[start : start + _PIECE])
+                advance(len(files))
 
-    def datasets(self, images: NDArray[np.uint8], source: str) -> tuple[Dataset, Dataset]:
-        """Return (train, test) of the images of all `names`."""
+            pieces, held = [], 0
+            for start in range(0, len(images), _PIECE):
+                # On this thread alone: threads that read files wait for Python's lock longer than for the disk.
+                files = [self._judged(name, read(name)) for name in self.names[start : start + _PIECE]]
+                advance(len(files))
+                pieces.append((start, files))
+                held += sum(map(len, files))
+                if held > _BATCH or start + _PIECE >= len(images):
+                    on_threads(work, pieces)
+                    pieces, held = [], 0
         counts = np.array(self._counts)
         splits = np.split(images, [counts[0].sum()])
         digits = np.arange(10, dtype=np.uint8)
@@ -165,100 +212,190 @@ class _Layout:
         )
         return train, test
 
+    def _splits(self, top: str) -> dict[str, str]:
+        """Return the folders of the splits."""
+        splits: dict[str, str] = {}
+        others = []
+        for name, is_folder in self._listed(top).items():
+            split = _SPLITS.get(name.lower()) if is_folder else None
+            if split is None:
+                others.append(name)
+            elif split in splits:
+                raise DataError(f"{self._where}{top}{name}: as well as {splits[split]}; which is it? Leave one there")
+            else:
+                splits[split] = name
+        if "validation" in splits:
+            validation = splits.pop("validation")
+            if splits.setdefault("test", validation) != validation:
+                LOG.warning("%s%s: left aside, since there is %s too", self._where, top + validation, splits["test"])
+        self._skipped += others
+        return splits
 
-def _zip_layout(path: Path, members: list[str]) -> _Layout:
-    for name in members:
-        windows = PureWindowsPath(name) if _SUSPECT.search(name) else None  # knows both kinds of slash, and drives
-        if windows and (windows.drive or windows.root or ".." in windows.parts):
-            raise DataError(f"{path}: member {name} leads out of its folder; do not trust this file")
-    seen = [name for name in members if not any(map(_is_left_behind, name.split("/")))]
-    tops = {name.partition("/")[0] for name in seen if "/" in name}
-    top = "" if tops & set(SPLITS) or len(tops) != 1 else f"{tops.pop()}/"
-    layout = _Layout()
-    for split in SPLITS:
-        start = f"{top}{split}/"
-        found: dict[str, list[str]] = {}
-        for name in seen:
-            if name.startswith(start):
-                label, _, rest = name[len(start) :].partition("/")
-                found.setdefault(label, []).append(rest)
-        if not found:
-            raise DataError(f"{path}: no {start} found; the zip must hold train/<label>/ and test/<label>/")
-        layout.add(start, found, f"{path}: {top}{split}")
-    return layout
+    def _add(self, split: str) -> None:
+        folders: dict[int, str] = {}
+        for name, is_folder in self._listed(split).items():
+            label = _LABELS.get("".join(filter(str.isalnum, name.lower()))) if is_folder else None
+            place = f"{self._where}{split}/{name}"
+            if _is_aside(name):
+                self._skipped.append(name)
+            elif label is None and (not is_folder or self._listed(f"{split}/{name}")):
+                raise DataError(
+                    f"{place}: not a label folder; only folders 0 to 9, or named as the classes, belong there"
+                )
+            elif label in folders:
+                raise DataError(f"{place}: the same label as {folders[label]}; put the images into one of the two")
+            elif label is not None:
+                folders[label] = name
+        counts = []
+        for label in range(10):
+            folder = f"{split}/{folders.get(label, label)}"
+            names = self._images(folder) if label in folders else []
+            if not names:
+                raise DataError(f"{self._where}{folder}: no image found; each label from 0 to 9 needs some")
+            self.names += [f"{folder}/{name}" for name in sorted(names)]
+            counts.append(len(names))
+        self._counts.append(counts)
 
+    def _images(self, folder: str) -> list[str]:
+        names = []
+        for name, is_folder in self._listed(folder).items():
+            if not is_folder and name.lower().endswith(_SUFFIXES) and name[0] != ".":
+                names.append(name)
+            elif _is_aside(name):
+                self._skipped.append(name)
+            else:
+                found = "a folder" if is_folder else "neither a .png nor a .jpg file"
+                raise DataError(f"{self._where}{folder}/{name}: {found}; move it elsewhere")
+        return names
 
-def _member(info: zipfile.ZipInfo) -> Member:
-    """Return what `readers.read` needs to know of a member; one that is encrypted or the like it cannot read."""
-    name = info.orig_filename.encode("utf-8" if info.flag_bits & _UTF8 else "cp437")
-    method = info.compress_type if info.flag_bits & ~_UNDERSTOOD == 0 else -1
-    return name, info.header_offset, info.compress_size, method, info.CRC
+    def _judged(self, name: str, file: bytes) -> bytes:
+        try:
+            width, height, file = judge(file)
+        except ValueError as error:
+            raise DataError(f"{self._where}{name}: {error}") from error
+        if (width, height) != (28, 28):
+            raise DataError(f"{self._where}{name}: {width} x {height} pixels found; 28 x 28 pixels of grey needed")
+        return file
 
-
-def _load_others(
-    read: Read, others: NDArray[np.intp], names: list[str], load: Callable[[str], Image], where: str
-) -> None:
-    """Load on several threads what was not read, each into its place; `where` goes before a name in an error."""
-    silence()
-
-    def work(start: int) -> None:
-        for index in others[start : start + _CHUNK]:
-            image = load(names[index])
+    def _decode(self, files: list[bytes], names: list[str], images: NDArray[np.uint8]) -> None:
+        # By map, whose turns between two images are short: a thread does without Python's lock only in OpenCV.
+        decoded: list[Any] = list(map(decoder(opencv().IMREAD_UNCHANGED), files))
+        for index, image in enumerate(decoded):
             if image is None:
-                raise DataError(f"{where}{names[index]}: not an image, damaged or cut short; copy the file again")
-            if image.shape != (28, 28) or image.dtype != np.uint8:
-                raise DataError(f"{where}{names[index]}: {_found(image)} found; 28 x 28 pixels of 8-bit grey needed")
-            read.images[index] = image
-
-    on_threads(work, range(0, len(others), _CHUNK))
+                raise DataError(f"{self._where}{names[index]}: not an image that OpenCV can decode")
+            if image.shape != (28, 28) or image.dtype != images.dtype:
+                decoded[index] = _grey(image, f"{self._where}{names[index]}")
+        images[:] = decoded
 
 
-def _found(image: NDArray[np.generic]) -> str:
+def _grey(image: NDArray[Any], place: str) -> NDArray[Any]:
+    """Return the grey values of an image saved in colour whose channels agree and which is opaque."""
     height, width, *channels = image.shape
-    return f"{width} x {height} pixels of {channels[0] if channels else 1} x {8 * image.itemsize} bits"
+    if image.dtype == np.uint8 and channels:
+        grey: NDArray[Any] = image[..., 0]
+        if (image[..., :3] == image[..., :1]).all() and (image[..., 3:] == 255).all():
+            return grey
+    found = f"{width} x {height} pixels of {channels[0] if channels else 1} x {8 * image.itemsize} bits"
+    raise DataError(f"{place}: {found} found that are not grey; 28 x 28 pixels of 8-bit grey needed")
 
 
-def _file_loader(base: str) -> Callable[[str], Image]:
-    """Return a function that loads the file `base` + name; a microsecond in it is a tenth of a second in all."""
-    cv2 = opencv()
-    imread, unchanged = cv2.imread, cv2.IMREAD_UNCHANGED
-
-    def load(name: str) -> Image:
-        path = base + name
-        # One call that reads and decodes: a thread then waits for Python's lock once for each file, not twice.
-        image: Image = imread(path, unchanged)
-        return _load_again(path) if image is None else image
-
-    return load
+def _top(listed: Listed) -> str | None:
+    """Return in which folder the splits are: "", or "name/" where there is but one folder, or None for neither."""
+    entries = listed("")
+    if _has_splits(entries):
+        return ""
+    folders = [name for name, is_folder in entries.items() if is_folder and not _is_left_behind(name)]
+    return f"{folders[0]}/" if len(folders) == 1 and _has_splits(listed(folders[0])) else None
 
 
-def _load_again(path: str) -> Image:
-    """Load a file that OpenCV did not, to say why, or because it could not open a file of such a name."""
+def _has_splits(entries: dict[str, bool]) -> bool:
+    return any(is_folder and name.lower() in _SPLITS for name, is_folder in entries.items())
+
+
+def _lister(path: Path) -> Listed:
+    def listed(folder: str) -> dict[str, bool]:
+        with os.scandir(path / folder) as entries:
+            return {entry.name: _is_folder(entry) for entry in entries}
+
+    return listed
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
-        with Path(path).open("rb") as file:
-            return decode(file.read(_LARGEST), opencv().IMREAD_UNCHANGED)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-
-
-def _read_member(path: Path, archive: zipfile.ZipFile, name: str) -> bytes:
-    if archive.getinfo(name).file_size > _LARGEST:
-        raise DataError(f"{path}: member {name} is too large for an image of 28 x 28 pixels")
-    try:
-        return archive.read(name)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
-        raise DataError(f"{path}: member {name} is damaged or locked ({error}); copy the zip again") from error
-
-
-def _listed(folder: Path) -> list[str]:
-    return [name for name in os.listdir(folder) if not _is_left_behind(name)]  # noqa: PTH208
-
-
-def _files(folder: Path) -> list[str]:
-    """Return the names in a label folder; for a file in its place an empty name, which no layout allows."""
-    return _listed(folder) if folder.is_dir() else [""]
+        return entry.is_dir()
+    except OSError:  # a link in a circle
+        return False
 
 
 def _is_left_behind(name: str) -> bool:
-    """Return whether a file manager made this: .DS_Store, Thumbs.db, desktop.ini, __MACOSX."""
-    return name.startswith(".") or name in {"Thumbs.db", "desktop.ini", "__MACOSX"}
+    """Return whether a system or a file manager left this there."""
+    name = name.lower()
+    return name[0] == "." or name in _LEFT_BEHIND or name.endswith(":zone.identifier")
+
+
+def _is_aside(name: str) -> bool:
+    """Return whether this was left behind, or is about the images and none of them."""
+    return _is_left_behind(name) or name.lower() == "readme" or name.lower().endswith(_ABOUT)
+
+
+def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """Return the files in a zip by their paths."""
+    members: dict[str, zipfile.ZipInfo] = {}
+    for info in archive.infolist():
+        name = info.filename
+        windows = PureWindowsPath(name) if _SUSPECT.search(name) else None  # knows both kinds of slash, and drives
+        if windows and (windows.drive or windows.root or ".." in windows.parts):
+            raise DataError(f"{path}: member {name} leads out of its folder; do not trust this file")
+        if name.endswith("/") and not info.file_size:
+            continue
+        name = "/".join(part for part in name.split("/") if part not in ("", "."))
+        if not name:
+            raise DataError(f"{path}: a member without a name found; copy the zip again")
+        if name in members:
+            raise DataError(f"{path}: member {name} is there twice; which is it? Make the zip again with one of them")
+        members[name] = info
+    return members
+
+
+def _member_lister(members: Iterable[str]) -> Listed:
+    folders: dict[str, dict[str, bool]] = {"": {}}
+    for member in members:
+        is_folder = False
+        while True:
+            folder, _, name = member.rpartition("/")
+            known = folder in folders
+            folders.setdefault(folder, {})[name] = is_folder
+            if known:
+                break
+            member, is_folder = folder, True
+    return lambda folder: folders.get(folder.rstrip("/"), {})
+
+
+def _read_member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    where = f"{path}: member {info.filename}"
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # of others, a read has no bound
+        found = f"compressed by method {info.compress_type}"
+        raise DataError(f"{where} is {found}, which is not read here; unpack the zip and give its folder")
+    if info.file_size > _LARGEST:
+        raise DataError(f"{where}: {info.file_size:,} bytes found; an image file may have {_LARGEST:,} here")
+    try:
+        with archive.open(info) as stream:
+            return stream.read(_LARGEST)  # whatever its size is said to be
+    except RuntimeError as error:
+        raise DataError(f"{where} is locked ({error!s:.200}); unpack the zip and give its folder") from error
+    except _FAULTS as error:
+        raise DataError(f"{where} is damaged ({error!s:.200}); copy the zip again") from error
+
+
+@contextmanager
+def _bar(count: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar on a terminal; yield a function that says how many more of `count` are done."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("reading images", total=count)
+        yield lambda more: progress.advance(task, more)

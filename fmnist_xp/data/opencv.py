@@ -13,36 +13,42 @@ from fmnist_xp.machine import usable_cores
 
 Item = TypeVar("Item")
 
+_SILENT = 0
+_MEND = "pip uninstall -y opencv-python, then pip install --force-reinstall --no-deps opencv-python-headless"
+"""opencv-python needs a screen's libraries (libGL), and of the two whichever goes takes files of the other along."""
+
 
 def opencv() -> ModuleType:
-    """Return the module `cv2`; raise DataError, naming what to install, where it cannot be imported."""
+    """Return the module `cv2`, kept from writing to stderr of files it cannot read: the caller says that, once.
+
+    DataError, naming what to install, where it cannot be imported.
+    """
     try:
         import cv2
     except ImportError as error:
-        raise DataError(f"OpenCV cannot be imported ({error}): pip install opencv-python-headless") from error
+        if error.name == "cv2":
+            raise DataError(f"OpenCV is not installed ({error}): pip install opencv-python-headless") from error
+        raise DataError(f"OpenCV cannot be imported ({error}): {_MEND}") from error
+    if not hasattr(cv2, "imdecode"):  # nothing but an empty folder
+        raise DataError(f"OpenCV is installed in part only: {_MEND}")
     module: ModuleType = cv2
+    logging = module if hasattr(module, "setLogLevel") else module.utils.logging  # in OpenCV 4, and from 5 on
+    logging.setLogLevel(_SILENT)
     return module
 
 
-def silence() -> None:
-    """Keep OpenCV from writing to stderr of files it cannot read: the caller says that, once."""
-    logging = opencv().utils.logging
-    logging.setLogLevel(logging.LOG_LEVEL_SILENT)
-
-
-def decode(file: bytes, flags: int) -> NDArray[np.generic] | None:
-    """Return the image in the bytes of a file, any shape and dtype, or None where there is none to decode."""
+def decoder(flags: int) -> Callable[[bytes], NDArray[np.generic] | None]:
+    """Return a function that makes an image, any shape and dtype, of a file's bytes, or None where there is none."""
     cv2 = opencv()
-    try:
-        image: NDArray[np.generic] | None = cv2.imdecode(np.frombuffer(file, np.uint8), flags)
-    except cv2.error:  # nothing in it, or more pixels than OpenCV takes
-        return None
-    return image
 
+    def decode(file: bytes) -> NDArray[np.generic] | None:
+        try:
+            image: NDArray[np.generic] | None = cv2.imdecode(np.frombuffer(file, np.uint8), flags)
+        except cv2.error:  # nothing in it, or more pixels than OpenCV takes
+            return None
+        return image
 
-def thread_count() -> int:
-    """Return on how many threads `on_threads` works: one for each core, as far as they get on side by side."""
-    return min(8, usable_cores())
+    return decode
 
 
 def on_threads(work: Callable[[Item], None], items: Iterable[Item]) -> None:
@@ -50,7 +56,7 @@ def on_threads(work: Callable[[Item], None], items: Iterable[Item]) -> None:
 
     OpenCV and the disk let go of Python's lock, so threads help; the calls between do not, so very many do not.
     """
-    with ThreadPoolExecutor(thread_count()) as pool:
+    with ThreadPoolExecutor(min(8, usable_cores())) as pool:
         results = [pool.submit(work, item) for item in items]
         try:
             for result in results:

@@ -12,8 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fmnist_xp.data.opencv import decode, opencv
+from fmnist_xp.data.imagefile import judge, read_file
+from fmnist_xp.data.opencv import decoder, opencv
 from fmnist_xp.errors import DataError
+
+MOST_PIXELS = 50_000_000
+"""Pixels of a photograph; while it is prepared, each takes up to 20 bytes of memory."""
+MOST_BYTES = 1 << 27
+"""Bytes of its file."""
 
 _DARK = 16
 """The lightest grey value of a border that counts as the black of the data set's own images."""
@@ -24,10 +30,11 @@ _LEAST_CONTRAST = 10.0
 def prepare_photograph(path: Path) -> NDArray[np.uint8]:
     """Return the garment in an image file, uint8 of shape (28, 28), light on black.
 
-    Takes any size, grey, colour or colour with transparency, on a plain background, light or dark, that
-    shows along the border. What is transparent counts as white. An image of 28 x 28 grey pixels whose border
-    is black, such as one of the data set, comes back unchanged. DataError for a file that cannot be read or
-    decoded, and for a picture with nothing on its background.
+    Takes a PNG, JPEG, WebP or BMP file of up to `MOST_PIXELS` and `MOST_BYTES`, grey, colour or colour with
+    transparency, on a plain background, light or dark, that shows along the border. What is transparent counts
+    as white. An image of 28 x 28 grey pixels whose border is black, such as one of the data set, comes back
+    unchanged. DataError for what is no file, cannot be read or decoded, or is larger, and for a picture with
+    nothing on its background.
     """
     grey = _read_grey(path)
     background = float(np.median(_border(grey)))
@@ -50,20 +57,25 @@ def prepare_photograph(path: Path) -> NDArray[np.uint8]:
 
 def _read_grey(path: Path) -> NDArray[np.uint8]:
     cv2 = opencv()
+    content, _ = read_file(str(path), MOST_BYTES)
     try:
-        file = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    image = decode(file, cv2.IMREAD_UNCHANGED)
+        width, height, file = judge(content)
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from error
+    if width * height > MOST_PIXELS:
+        raise DataError(f"{path}: {width} x {height} pixels found, more than {MOST_PIXELS:,}; make it smaller")
+    image = decoder(cv2.IMREAD_UNCHANGED)(file)
     # Decoded as grey, OpenCV also turns the picture the way the camera was held and brings 16 bits to 8.
-    grey = decode(file, cv2.IMREAD_GRAYSCALE)
+    grey = decoder(cv2.IMREAD_GRAYSCALE)(file)
     if image is None or grey is None:
-        raise DataError(f"{path}: not an image that OpenCV can decode; give a PNG or JPEG file")
+        raise DataError(f"{path}: not an image that OpenCV can decode; save it again as PNG or JPEG")
     if image.ndim == 3 and image.shape[2] == 4:
         full = 255 if image.dtype == np.uint8 else 65535
-        colour, opaque = image[..., :3].astype(np.float32) / full, image[..., 3].astype(np.float32) / full
-        on_white = cv2.cvtColor(colour, cv2.COLOR_BGR2GRAY) * opaque + (1 - opaque)
-        grey = np.rint(on_white * 255).astype(np.uint8)
+        for start in range(0, len(image), 256):  # of rows; all at once would take 40 bytes a pixel
+            part = slice(start, start + 256)
+            colour, opaque = np.split(image[part].astype(np.float32) / full, [3], axis=2)
+            on_white = cv2.cvtColor(colour, cv2.COLOR_BGR2GRAY) * opaque[..., 0] + (1 - opaque[..., 0])
+            grey[part] = np.rint(on_white * 255)
     return np.asarray(grey, np.uint8)
 
 

@@ -5,7 +5,7 @@ from fmnist_xp.backend import Array
 
 def index_dtype(classes: int) -> str:
     """Return the smallest dtype that holds the indices of `classes` classes."""
-    return next(f"uint{bits}" for bits in (8, 16, 32, 64) if classes <= 2**bits)
+    return next(f"uint{bits}" for bits in (8, 16, 32) if classes <= 2**bits)
 
 
 def class_indices(labels: Array, classes: int, name: str = "labels") -> Array:
@@ -30,7 +30,8 @@ def class_indices(labels: Array, classes: int, name: str = "labels") -> Array:
             f"{name} must be class indices (n,) of an integer dtype or one-hot rows (n, {classes}), "
             f"got the shape {given.shape} of dtype {given.dtype}"
         )
-    low, high = (int(labels.min()), int(labels.max())) if labels.size else (0, 0)
-    if low < 0 or high >= classes:
-        raise ValueError(f"{name} must be from 0 to {classes - 1}, got {low} to {high}")
+    if labels.size:
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= classes:
+            raise ValueError(f"{name} must be from 0 to {classes - 1}, got {low} to {high}")
     return labels.astype(index_dtype(classes), copy=False)

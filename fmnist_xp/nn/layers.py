@@ -134,7 +134,7 @@ class Layer(Module):
 
     def _copy_in(self, name: str, values: Any) -> None:
         view = getattr(self, name)
-        array = self.backend.numbers(values, name, view.dtype)
+        array = self.backend.numbers(values, name)
         if array.shape != view.shape:
             raise ValueError(f"{name} must have the shape {view.shape}, got {array.shape}")
         view[...] = array

@@ -3,7 +3,7 @@
 import copy
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Self
 
@@ -73,13 +73,12 @@ class Network:
         for dense in self.dense:
             dense.set_precision(self.dtype, wide_output=dense is self.dense[-1])
         self.loss.gradient_dtype = self.backend.xp.dtype(self.precision.operands)
-        ends = list(itertools.accumulate(layer.size for layer in self.trainable))
-        self._parts = [slice(end - layer.size, end) for layer, end in zip(self.trainable, ends, strict=True)]
+        size = sum(layer.size for layer in self.trainable)
         with self.backend.current():
-            self.parameters = self.backend.xp.empty(ends[-1], dtype=self.precision.parameters)
+            self.parameters = self.backend.xp.empty(size, dtype=self.precision.parameters)
             self.gradients = self.backend.xp.zeros_like(self.parameters)
-            for layer, part, held in zip(self.trainable, self._parts, values, strict=True):
-                self.parameters[part] = self.backend.asarray(held, dtype=self.precision.parameters)
+            for layer, part in self._parts():
+                self.parameters[part] = self.backend.asarray(values.pop(0))
                 layer.attach(self.parameters[part], self.gradients[part])
         if seed is not None:
             generator = self.backend.generator(seed)
@@ -101,6 +100,13 @@ class Network:
         """Number of columns of the input and of each Dense layer's output."""
         return [self.n_inputs, *(layer.n_neurons for layer in self.dense)]
 
+    def _parts(self) -> Iterator[tuple[Layer, slice]]:
+        """Yield each layer that has parameters with its place in the vectors."""
+        start = 0
+        for layer in self.trainable:
+            yield layer, slice(start, start + layer.size)
+            start += layer.size
+
     def replica(self, backend: Backend | None = None) -> Self:
         """Return a network that shares the parameters, with gradients and buffers of its own that it makes once.
 
@@ -113,7 +119,7 @@ class Network:
         twin.loss = self.loss.replica(backend)
         # A Dense layer never needs its own output again, so what follows it may write over that. By exact type: a
         # class that inherits from one of these may need it, or add biases by itself.
-        for before, after in zip(twin.layers, [*twin.layers[1:], twin.loss], strict=True):
+        for before, after in itertools.pairwise([*twin.layers, twin.loss]):
             after.overwrite_inputs = type(before) is Dense and type(after) in IN_PLACE
             if type(before) is Dense and type(after) is ReLU:
                 before.adds_bias, after.biases = False, before.biases
@@ -124,7 +130,7 @@ class Network:
     def attach_gradients(self, gradients: Array) -> None:
         """Make `gradients`, a vector like the present one, the memory of this network's gradients."""
         self.gradients = gradients
-        for layer, part in zip(self.trainable, self._parts, strict=True):
+        for layer, part in self._parts():
             layer.attach_gradients(gradients[part])
 
     @property
@@ -180,7 +186,7 @@ class Network:
 
     def write_penalties(self, penalties: Array) -> None:
         """Write each parameter's part in the regularization loss to `penalties`, a vector like `parameters`."""
-        for layer, part in zip(self.trainable, self._parts, strict=True):
+        for layer, part in self._parts():
             layer.write_penalties(penalties[part])
 
     def regularization_loss(self) -> Array:
@@ -206,8 +212,7 @@ class Network:
             raise ValueError(
                 f"the state has {', '.join(unknown)}, which this network of {len(self.dense)} Dense lacks"
             )
-        dtype = self.parameters.dtype
-        arrays = {name: self.backend.numbers(values, name, dtype) for name, values in state.items()}
+        arrays = {name: self.backend.numbers(values, name) for name, values in state.items()}
         for name, view in views.items():
             if arrays[name].shape != view.shape:
                 raise ValueError(f"{name} must have the shape {view.shape}, got {arrays[name].shape}")

@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -5,6 +6,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from data_helpers import png
 from numpy.typing import NDArray
 
 from fmnist_xp.data import load_fashion_mnist, prepare_photograph
@@ -113,6 +115,67 @@ def test_a_file_that_is_no_image_is_an_error(tmp_path: Path, content: bytes | No
     with pytest.raises(DataError, match="not an image" if content is not None else "cannot be read") as raised:
         prepare_photograph(path)
     assert str(path) in str(raised.value)
+
+
+NAMES = ["photo of\na boot.png", "größe.png", os.fsdecode(b"caf\xe9.png")]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_may_have_any_characters(tmp_path: Path, name: str) -> None:
+    picture = saved(tmp_path / "photo.png", on_canvas(garment()))
+    expected = prepare_photograph(picture)
+    try:
+        picture.rename(tmp_path / name)
+    except (OSError, UnicodeError):
+        pytest.skip("the file system does not take this name")
+    assert np.array_equal(prepare_photograph(tmp_path / name), expected)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".webp", ".bmp"])
+def test_other_forms_are_read(tmp_path: Path, suffix: str) -> None:
+    canvas = on_canvas(garment())
+    expected = prepare_photograph(saved(tmp_path / "photo.png", canvas))
+    found = prepare_photograph(saved(tmp_path / f"photo{suffix}", np.dstack([canvas] * 3)))
+    assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.99
+
+
+TOO_MUCH = {
+    "16,000 x 16,000 pixels": png(b"", width=16_000, height=16_000),
+    "65,000 x 65,000 pixels": bytes.fromhex("ffd8ffc0000b08fde8fde801011100ffda0008010100003f00d2ffd9"),
+    "a chunk of 1 GB": png(bytes(29 * 28))[:33] + b"\x40" + png(bytes(29 * 28))[34:],
+}
+
+
+@pytest.mark.parametrize("content", TOO_MUCH.values(), ids=TOO_MUCH)
+def test_a_photograph_that_promises_too_much_is_refused_undecoded(
+    tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "photo.png"
+    path.write_bytes(content)
+    monkeypatch.setattr(cv2, "imdecode", None)  # which would make room for it
+    with pytest.raises(DataError, match=r"pixels found, more than 50,000,000; make it smaller|damaged or cut short"):
+        prepare_photograph(path)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_photograph_of_200_gb_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "photo.png"
+    try:
+        with path.open("wb") as file:
+            file.truncate(200_000_000_000)
+    except OSError:
+        pytest.skip("the file system has no such files")
+    with pytest.raises(DataError, match=r"photo\.png: 200,000,000,000 bytes found"):
+        prepare_photograph(path)
+
+
+def test_a_photograph_that_is_no_file_is_named(tmp_path: Path) -> None:
+    if not hasattr(os, "mkfifo") or not Path("/dev/zero").is_char_device():
+        pytest.skip("this system has no named pipes or no /dev/zero")
+    os.mkfifo(tmp_path / "pipe.png")
+    for path in (tmp_path / "pipe.png", tmp_path, Path("/dev/zero")):
+        with pytest.raises(DataError, match=rf"{path}: a \w+ found where an image file should be"):
+            prepare_photograph(path)
 
 
 def test_real_images_come_back(real_folder: Path, tmp_path: Path) -> None:

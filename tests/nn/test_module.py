@@ -1,11 +1,12 @@
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
 
 from fmnist_xp.backend import CpuBackend, default_backend
-from fmnist_xp.nn import CategoricalCrossentropy, Dense, ReLU, Softmax, SoftmaxCategoricalCrossentropy
+from fmnist_xp.nn import CategoricalCrossentropy, Dense, Layer, ReLU, Softmax, SoftmaxCategoricalCrossentropy
 from fmnist_xp.nn.module import Module
 
 GENERATOR = np.random.default_rng(0)
@@ -171,15 +172,84 @@ def test_float32_gives_float32_and_keeps_nothing_wider(module: Module) -> None:
     assert {str(buffer.dtype) for buffer in twin._buffers.values() if buffer.dtype.kind == "f"} <= {"float32"}
 
 
-def test_methods_of_a_class_run_on_the_device_and_what_has_two_underscores_does_not() -> None:
-    """A class that is made here and now: those of the package were made when it was imported."""
+def step_of(module: Module) -> Module:
+    """Return a replica of `module` that has computed a value and its gradient for 6 rows, then for 2."""
+    twin: Any = module.replica()
+    for rows in (6, 2):
+        if isinstance(module, CategoricalCrossentropy):
+            probabilities = twin.activate(LOGITS[:rows].copy())
+            twin.true_probabilities(probabilities, np.zeros(rows, "uint8"))
+            twin.backward(probabilities, np.zeros(rows, "uint8"))
+        else:
+            twin.backward(twin.forward(INPUTS[:rows].astype("float32")).copy())
+    return twin
 
-    def method(self: Module) -> None: ...
 
-    helper = partial(method)
-    added = {"method": method, "_method": method, "__len__": method, "helper": helper, "number": 3}
-    made = type("Own", (Module,), dict(added))
-    for name in ("method", "_method"):
-        assert vars(made)[name] is not method
-        assert vars(made)[name].__wrapped__ is method
-    assert (vars(made)["__len__"], vars(made)["helper"], vars(made)["number"]) == (method, helper, 3)
+KEPT: list[tuple[Module, dict[str, tuple[tuple[int, ...], str]]]] = [
+    (
+        Dense(4, 4, dtype="float64"),
+        {
+            "inputs": ((6, 4), "float64"),  # rows came in float32
+            "output": ((6, 4), "float64"),
+            "dinputs": ((6, 4), "float64"),
+            "ones": ((6, 1), "float64"),
+        },
+    ),
+    (ReLU(), {"output": ((6, 4), "float32")}),
+    (
+        Softmax(),
+        {
+            "output": ((6, 4), "float32"),
+            "row": ((6, 1), "float32"),
+            "by_class": ((24,), "float32"),
+            "ones": ((4, 1), "float32"),
+            "products": ((6, 4), "float32"),
+            "dinputs": ((6, 4), "float32"),
+        },
+    ),
+    (
+        CategoricalCrossentropy(),
+        {
+            "starts of 4": ((6,), "int64"),
+            "places": ((6,), "int64"),
+            "dinputs": ((6, 4), "float64"),
+        },
+    ),
+    (SoftmaxCategoricalCrossentropy(), {"starts of 4": ((6,), "int64"), "places": ((6,), "int64")}),
+]
+
+
+@pytest.mark.parametrize(("module", "buffers"), KEPT, ids=lambda value: type(value).__name__)
+def test_replica_keeps_these_buffers_and_no_more(
+    module: Module, buffers: dict[str, tuple[tuple[int, ...], str]]
+) -> None:
+    kept = step_of(module)._buffers
+    assert {name: (buffer.shape, buffer.dtype.name) for name, buffer in kept.items()} == buffers
+
+
+def test_true_probabilities_are_found_by_places_that_stay() -> None:
+    twin = CategoricalCrossentropy().replica()
+    for labels in (np.zeros(6, "uint8"), np.full(6, 3, "uint8")):
+        twin.true_probabilities(PROBABILITIES, labels)
+        np.testing.assert_array_equal(twin._buffers["places"], 4 * np.arange(6) + labels[0])
+
+
+def test_dunder_methods_stay_as_they_are() -> None:
+    class Counted(Layer):
+        def __len__(self) -> int:
+            return 3
+
+        def forward(self, inputs: Any) -> Any:
+            return inputs
+
+    assert not hasattr(Counted.__len__, "__wrapped__")
+    assert hasattr(Counted.forward, "__wrapped__")
+    assert not Counted.is_replayable()
+    assert Dense.is_replayable() is True
+    assert Counted.is_replayable() is False
+
+
+def test_replica_of_a_loss_checks_no_labels_and_has_the_dtype_of_its_predictions() -> None:
+    loss = CategoricalCrossentropy()
+    assert (loss.checks_labels, loss.replica().checks_labels) == (True, False)
+    assert loss.gradient_dtype is None

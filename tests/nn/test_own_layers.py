@@ -414,8 +414,10 @@ def test_dense_whose_backward_would_not_be_called_is_refused() -> None:
             return super().backward(dvalues.clip(-1, 1))
 
     Clipped(2, 3).forward(np.ones((1, 2)))
-    cure = "override backward_parameters and backward_inputs"
-    with pytest.raises(ValueError, match=rf"layer 2 \(Clipped\) overrides backward.* of a Dense layer: {cure}$"):
+    with pytest.raises(
+        ValueError,
+        match=r"layer 2 \(Clipped\) overrides backward, .* of a Dense layer: override .* and backward_inputs$",
+    ):
         Sequential([Dense(6, 5), Clipped(5, 4)])
 
 
@@ -511,7 +513,25 @@ def test_loss_may_be_named_or_be_a_class(loss: Any, kind: type) -> None:
     layers: list[Layer] = [Dense(6, 4)]
     if kind is CategoricalCrossentropy:
         layers.append(Softmax())
-    assert type(Sequential(layers, loss).loss) is kind
+    network = Sequential(layers, loss, CpuBackend(1))
+    assert type(network.loss) is kind
+    assert network.loss.backend is network.backend
+
+
+@pytest.mark.parametrize("loss", ["softmax_categorical_crossentropy", SoftmaxCategoricalCrossentropy])
+def test_loss_by_name_is_made_on_the_networks_device(loss: Any) -> None:
+    made: list[Any] = []
+
+    class Noting(SoftmaxCategoricalCrossentropy):
+        def __init__(self, backend: Backend | None = None) -> None:
+            made.append(backend)
+            super().__init__(backend)
+
+    backend = CpuBackend(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fmnist_xp.nn.network.LOSSES", {"softmax_categorical_crossentropy": Noting})
+        Sequential([Dense(6, 4)], loss if isinstance(loss, str) else Noting, backend)
+    assert made == [backend]
 
 
 @pytest.mark.parametrize("loss", ["mse", 3, Dense, ReLU()])

@@ -1,0 +1,36 @@
+import pytest
+
+from fmnist_xp.errors import LONGEST, DataError, DeviceError, FmnistXpError, RunError, printable
+
+
+@pytest.mark.parametrize("kind", [DataError, DeviceError, RunError])
+def test_every_error_is_one_of_the_package(kind: type[Exception]) -> None:
+    assert issubclass(kind, FmnistXpError)
+    assert str(kind("a file: damaged")) == "a file: damaged"
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        ("two\nlines", "two lines"),
+        ("\x1b[31mred", r"\x1b[31mred"),
+        ("caf\udce9.png", r"caf\udce9.png"),
+        ("a\rb\x00c\u2028d", r"a\rb\x00c\u2028d"),
+        ("größer ≤ 28 × 28", "größer ≤ 28 × 28"),
+    ],
+)
+def test_message_is_one_line_that_can_be_seen(message: str, line: str) -> None:
+    assert str(RunError(message)) == line
+
+
+def test_printable_keeps_the_ends_of_lines() -> None:
+    assert printable("a\n\tb") == "a\n\\tb"
+
+
+def test_message_of_any_length_keeps_its_ends() -> None:
+    assert str(DataError("x" * LONGEST)) == "x" * LONGEST
+    text = str(DataError("begin" + "x" * LONGEST + "end"))
+    assert len(text) == LONGEST + 3
+    assert text.startswith("begin")
+    assert text.endswith("end")
+    assert " … " in text
