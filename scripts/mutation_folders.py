@@ -39,15 +39,37 @@ FOLDERS = {
     "data": Folder(["fmnist_xp/data/*.py"], ["tests/data"]),
     "cli": Folder(["fmnist_xp/cli/*.py"], ["tests/cli"]),
     "runs": Folder(
-        rooms("model", "runs", "evaluation", "reproduce", "experiments", "files", "arguments", "errors"),
+        rooms(
+            *(
+                "model",
+                "runs",
+                "evaluation",
+                "reproduce",
+                "experiments",
+                "files",
+                "arguments",
+                "errors",
+                "plain_json",
+            ),
+            *("__init__", "__main__", "public"),
+        ),
         [
             f"tests/test_{name}.py"
-            for name in ("model", "runs", "evaluation", "reproduce", "experiments", "files", "arguments")
+            for name in (
+                *("model", "runs", "run_files", "evaluation", "reproduce", "experiments", "files", "arguments"),
+                "plain_json",
+            )
         ],
     ),
     "machine": Folder(
-        rooms("machine", "devices", "measure", "speed"),
-        ["tests/test_machine.py", "tests/test_devices.py", "tests/test_measure.py", "tests/cli"],
+        rooms("machine", "devices", "measure", "speed", "blas"),
+        [
+            "tests/test_machine.py",
+            "tests/test_devices.py",
+            "tests/test_measure.py",
+            "tests/test_blas.py",
+            "tests/cli",
+        ],
     ),
 }
 COPIED = ("fmnist_xp", "tests", "bench", "scripts", "docs", "README.md", "CHANGELOG.md", "LICENSE")
