@@ -25,7 +25,7 @@ class ProgressDisplay:
     overlaps = True
 
     def __init__(self, epochs: int, console: Console | None = None) -> None:
-        self._console = console or Console(highlight=False, soft_wrap=True, markup=False)
+        self._console = console or Console(highlight=False, soft_wrap=True)
         self._progress = Progress(
             TextColumn("training"),
             BarColumn(),

@@ -1,5 +1,6 @@
 import io
 import re
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -44,11 +45,25 @@ def test_without_a_terminal_only_the_lines_are_printed() -> None:
 
 def test_lines_go_to_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
     with ProgressDisplay(20) as display:
+        for history in logged():
+            display.on_epoch(history)
+    assert capsys.readouterr().out.splitlines() == LINES  # the second is wider than the 80 columns of the tests
+
+
+def test_lines_have_no_colours_on_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with ProgressDisplay(20) as display:
         display.on_epoch(logged()[0])
-    assert capsys.readouterr().out.splitlines() == LINES[:1]
+    shown = capsys.readouterr().out
+    assert LINES[0] in shown
+    assert "\x1b[" in shown  # the bar's own
 
 
-def test_terminal_shows_lines_and_a_bar_with_the_figures() -> None:
+def test_terminal_shows_lines_and_a_bar_with_the_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([100.0, 101.0, 102.0])
+    monkeypatch.setattr("fmnist_xp.train.progress.time", SimpleNamespace(perf_counter=lambda: next(clock)))
     text = io.StringIO()
     console = Console(file=text, width=160, force_terminal=True, highlight=False, soft_wrap=True, _environ={})
     with ProgressDisplay(20, console) as display:
@@ -57,4 +72,7 @@ def test_terminal_shows_lines_and_a_bar_with_the_figures() -> None:
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text.getvalue())
     for line in LINES:
         assert line in shown
-    assert re.search(r"training .*11/20 .* epochs/s  loss 2\.065  accuracy 0\.194", shown)
+    # At first without figures, then 11 epochs in the 2 seconds from the start, and the time that is left.
+    assert re.search(r"training +━+ +0/20 {2,}-:--:--", shown)
+    last = r"training +[━╺╸]+ +11/20 5\.5 epochs/s  loss 2\.065  accuracy 0\.194 (-:--:--|\d:\d\d:\d\d)"
+    assert re.search(last, shown)
