@@ -38,7 +38,7 @@ FOLDERS = {
             for name in ("bounds", "comparison", "curves", "operations", "step", "suite")
         ],
     ),
-    "report": Folder(["fmnist_xp/report/*.py"], ["tests/report", "tests/parity/test_parity_suite.py"]),
+    "report": Folder(["fmnist_xp/report/*.py"], ["tests/report"]),
     "data": Folder(["fmnist_xp/data/*.py"], ["tests/data"]),
     "cli": Folder(["fmnist_xp/cli/*.py"], ["tests/cli"]),
     "runs": Folder(
@@ -60,7 +60,7 @@ FOLDERS = {
             f"tests/test_{name}.py"
             for name in (
                 *("model", "runs", "run_files", "evaluation", "reproduce", "experiments", "files", "arguments"),
-                "plain_json",
+                *("plain_json", "errors"),
             )
         ],
     ),
@@ -71,7 +71,8 @@ FOLDERS = {
             "tests/test_devices.py",
             "tests/test_measure.py",
             "tests/test_blas.py",
-            "tests/cli",
+            "tests/cli/test_cli_bench.py",
+            "tests/cli/test_cli_devices.py",
         ],
     ),
 }
