@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,9 @@ for name in ("FORCE_COLOR", "PY_COLORS", "PYTHON_COLORS", "GITHUB_ACTIONS", "TTY
     os.environ.pop(name, None)
 os.environ.pop("MPLBACKEND", None)  # as Jupyter exports it, for what its environment alone has
 os.environ |= {"COLUMNS": "80", "LINES": "25", "no_proxy": "*"}
+
+if "MUTANT_UNDER_TEST" in os.environ:  # scripts/mutation: a mutant lives in mutmut's process alone
+    subprocess.Popen.__init__ = lambda *_given, **_options: pytest.skip("another process meets no mutant")
 
 # make(rows, features, classes, seed) -> X (rows, features) float64, y (rows,) uint8
 MakeData = Callable[..., tuple[np.ndarray, np.ndarray]]
