@@ -3,7 +3,7 @@
 import os
 import shutil
 import signal
-import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,12 @@ os.environ.pop("MPLBACKEND", None)  # as Jupyter exports it, for what its enviro
 os.environ |= {"COLUMNS": "80", "LINES": "25", "no_proxy": "*"}
 
 if "MUTANT_UNDER_TEST" in os.environ:  # scripts/mutation: a mutant lives in mutmut's process alone
-    subprocess.Popen.__init__ = lambda *_given, **_options: pytest.skip("another process meets no mutant")
+
+    def skip_python(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "subprocess.Popen" and sys.executable in map(str, arguments[1]):
+            pytest.skip("another process meets no mutant")
+
+    sys.addaudithook(skip_python)
 
 # make(rows, features, classes, seed) -> X (rows, features) float64, y (rows,) uint8
 MakeData = Callable[..., tuple[np.ndarray, np.ndarray]]
