@@ -1,23 +1,35 @@
 """The model people use: a network that trains, predicts, saves and loads itself."""
 
+import logging
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from fmnist_xp import nn
+from fmnist_xp.arguments import whole_number
 from fmnist_xp.backend import PRECISIONS, Array, Backend, get_backend
 from fmnist_xp.errors import RunError
-from fmnist_xp.optim import SGD, Optimizer
+from fmnist_xp.nn import Dense
+from fmnist_xp.optim import Optimizer, make_optimizer
 from fmnist_xp.train.checkpoint import load_model, save_model
 from fmnist_xp.train.fullbatch import FullBatch
 from fmnist_xp.train.history import History
 from fmnist_xp.train.progress import ProgressDisplay
 from fmnist_xp.train.trainer import Callback, train
+
+logger = logging.getLogger("fmnist_xp")
+
+OneCallback: TypeAlias = Callback | Callable[[History], None]
+Callbacks: TypeAlias = OneCallback | Iterable[OneCallback]
+
+UNSCALED = 100
+"""Inputs of this size are more likely pixels that nobody has scaled than anything that a network learns from."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +44,10 @@ class Sequential(nn.Network):
     """A network with the methods to use it whole; see `Network` for the parameters.
 
     Data goes in and out as NumPy arrays, whatever the backend; arrays of the backend are taken as they are.
-    `X` is (n, n_inputs), `y` class indices (n,) or one-hot rows (n, classes).
+    `X` is (n, n_inputs), `y` class indices (n,) or (n, 1), or one-hot rows (n, classes).
     """
+
+    _told_unscaled = False
 
     def fit(
         self,
@@ -41,9 +55,9 @@ class Sequential(nn.Network):
         y: Any,
         *,
         epochs: int,
-        optimizer: Optimizer | None = None,
+        optimizer: Optimizer | type[Optimizer] | str | None = None,
         log_every: int = 10,
-        callbacks: Iterable[Callback | Callable[[History], None]] = (),
+        callbacks: Callbacks = (),
         verbose: bool = True,
         block_rows: int | None = None,
     ) -> History:
@@ -54,22 +68,23 @@ class Sequential(nn.Network):
         epochs
             Number of updates.
         optimizer
-            By default `SGD()`. An optimizer used before goes on with its moments and its learning rate.
+            An optimizer, its class, or its name ("sgd", "adam") for one with its own defaults; by default `SGD()`.
+            An optimizer used before goes on with its moments and its learning rate.
         log_every
             Log epochs 0, log_every, 2·log_every, …
         callbacks
-            Called with the history after each logged epoch: functions, or objects with `on_epoch(history)`.
+            Called with the history after each logged epoch: functions, or objects with `on_epoch(history)`, or one
+            of these alone.
         verbose
             Print a line for each logged epoch, and on a terminal a progress bar.
         block_rows
             Rows worked on at once by a thread; the result does not depend on it but for rounding.
 
         Returns the `History`. Ctrl-C ends training after the epoch under way and keeps what was learned.
-        Raises `ValueError` for data that does not fit, `DeviceError` where memory runs out.
+        Raises `ValueError` for data or arguments that do not fit, `DeviceError` where memory runs out.
         """
-        for name, value, least in (("epochs", epochs, 0), ("log_every", log_every, 1)):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
+        epochs, log_every = whole_number("epochs", epochs, 0), whole_number("log_every", log_every, 1)
+        chosen, called = make_optimizer(optimizer), _callbacks(callbacks)
         display = ProgressDisplay(epochs) if verbose else None
         with self._prepared(X) as inputs, display or nullcontext():
             return train(
@@ -77,9 +92,9 @@ class Sequential(nn.Network):
                 inputs,
                 self._labels(y, len(inputs)),
                 epochs=epochs,
-                optimizer=optimizer or SGD(),
+                optimizer=chosen,
                 log_every=log_every,
-                callbacks=[*([display] if display else []), *callbacks],
+                callbacks=[*([display] if display else []), *called],
                 block_rows=block_rows,
             )
 
@@ -96,8 +111,17 @@ class Sequential(nn.Network):
             return self.backend.to_host(FullBatch(self, inputs).compute_probabilities())
 
     def predict(self, X: Any) -> NDArray[np.integer[Any]]:
-        """Return the class of the highest probability for each row of `X`, as a NumPy array (n,)."""
-        classes: NDArray[np.integer[Any]] = self.predict_proba(X).argmax(axis=1)
+        """Return the class of the highest probability for each row of `X`, as a NumPy array (n,).
+
+        Raises `RunError` where probabilities are not finite: none is the highest.
+        """
+        probabilities = self.predict_proba(X)
+        if lacking := int((~np.isfinite(probabilities).all(axis=1)).sum()):
+            raise RunError(
+                f"the network gives {lacking} of {len(probabilities)} rows probabilities that are not finite: its "
+                "training has diverged; train it again with a lower learning rate"
+            )
+        classes: NDArray[np.integer[Any]] = probabilities.argmax(axis=1)
         return classes
 
     def save(self, path: str | Path) -> None:
@@ -139,7 +163,11 @@ class Sequential(nn.Network):
         with self.backend.computing():
             inputs = self._inputs(X)
             if self.precision.operands == "float16":
-                inputs, self.dense[0].input_scale = self._halves(inputs)
+                inputs, scale = self._halves(inputs)
+                if type(self.dense[0]) is Dense:
+                    self.dense[0].input_scale = scale
+                else:  # a class that inherits from it may do other things with its inputs
+                    inputs = inputs * inputs.dtype.type(scale)
             try:
                 yield inputs
             finally:
@@ -152,30 +180,44 @@ class Sequential(nn.Network):
             raise ValueError(f"X must have the shape (n, {self.n_inputs}) with n ≥ 1, got {shape}")
         xp = self.backend.xp
         with np.errstate(over="ignore"):  # what overflows is refused in the next line
-            inputs = self.backend.asarray(X, dtype=self.parameters.dtype)
+            inputs = self.backend.numbers(X, "X", self.parameters.dtype)
         # NaN and infinity show in the bounds; two numbers leave the device, and no mask of all rows is made.
-        if not np.isfinite([float(xp.min(inputs)), float(xp.max(inputs))]).all():
+        low, high = float(xp.min(inputs)), float(xp.max(inputs))
+        if not np.isfinite([low, high]).all():
             raise ValueError(f"X has values that are not finite in {inputs.dtype} (NaN or infinity)")
+        if max(-low, high) >= UNSCALED and not self._told_unscaled:
+            self._told_unscaled = True
+            logger.warning(
+                "X has values from %g to %g: networks learn from values of about -1 to 1; scale pixels as preprocess "
+                "does, (X - 127.5) / 127.5",
+                low,
+                high,
+            )
         return inputs
 
     def _halves(self, inputs: Array) -> tuple[Array, float]:
         """Return `inputs` in half precision and their scale: exactly, where they are pixels scaled to [−1, 1].
 
         (pixel − 127.5) / 127.5 is (2·pixel − 255) / 255: the odd integer is exact in 11 bits, and the first
-        layer's product takes the factor up.
+        layer's product takes the factor up, as it does a power of two that brings small values to about 1, where
+        halves are finest.
         """
         xp = self.backend.xp
-        integers = xp.rint(inputs * 255)
-        pixels = float(xp.max(xp.abs(inputs * 255 - integers))) < 1e-3 and float(xp.max(xp.abs(integers))) <= 2048
-        if pixels:
+        scaled = inputs * 255
+        integers = xp.rint(scaled)
+        # However pixels were scaled, rounding in float32 leaves them this close; and what is only near 0 is none.
+        close = xp.abs(scaled - integers) <= 4 * float(np.finfo("float32").eps) * xp.maximum(xp.abs(integers), 255)
+        pixels = bool((close & ((integers != 0) | (inputs == 0))).all())
+        if pixels and float(xp.max(xp.abs(integers))) <= 2048:
             return integers.astype("float16"), 1 / 255
         if (largest := float(xp.max(xp.abs(inputs)))) > 65504:
             raise ValueError(f"X has values up to {largest:g}, and float16 ends at 65504: scale X, or use float32")
-        return inputs.astype("float16"), 1.0
+        scale = min(1.0, 2.0 ** math.floor(math.log2(largest)))  # all zeros were pixels
+        return (inputs / inputs.dtype.type(scale)).astype("float16"), scale
 
     def _labels(self, y: Any, rows: int) -> Array:
         """Return `y` as class indices on the backend, checked on the host."""
-        labels = _class_indices(self.backend.to_host(y), self.n_classes)
+        labels = nn.class_indices(self.backend.to_host(y), self.n_classes, "y")
         if len(labels) != rows:
             raise ValueError(f"X has {rows} rows, but y has {len(labels)}")
         return self.backend.asarray(labels)
@@ -186,18 +228,13 @@ def load(path: str | Path, *, backend: Backend | str = "cpu") -> Sequential:
     return Sequential.load(path, backend)
 
 
-def _class_indices(y: ArrayLike, classes: int) -> NDArray[np.integer[Any]]:
-    """Return `y` (n,) or one-hot (n, classes) as class indices (n,); raise `ValueError` where it is neither."""
-    labels = np.asarray(y)
-    if labels.ndim == 2:
-        if labels.shape[1] != classes or not ((labels == 0) | (labels == 1)).all() or (labels.sum(axis=1) != 1).any():
-            raise ValueError(f"y of two dimensions must be one-hot rows (n, {classes}), got the shape {labels.shape}")
-        labels = labels.argmax(axis=1)
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(
-            f"y must be class indices (n,) of an integer dtype or one-hot rows (n, {classes}), "
-            f"got the shape {labels.shape} of dtype {labels.dtype}"
-        )
-    if labels.size and not 0 <= labels.min() <= labels.max() < classes:
-        raise ValueError(f"y must be from 0 to {classes - 1}, got {labels.min()} to {labels.max()}")
-    return labels
+def _callbacks(callbacks: Callbacks) -> list[OneCallback]:
+    """Return `callbacks`, or the only one, as a list; raise `ValueError` for what cannot be called."""
+    alone = callable(callbacks) or hasattr(callbacks, "on_epoch") or not isinstance(callbacks, Iterable)
+    called: list[Any] = [callbacks] if alone else list(callbacks)  # type: ignore[arg-type]
+    for callback in called:
+        if isinstance(callback, type) or not (callable(callback) or hasattr(callback, "on_epoch")):
+            raise ValueError(
+                f"callbacks must be functions of the history, or objects with on_epoch(history), got {callback!r}"
+            )
+    return called

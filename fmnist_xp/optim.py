@@ -10,10 +10,12 @@ network, or a single Dense layer by hand, as in the notebook:
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
+from fmnist_xp.arguments import real_number
 from fmnist_xp.backend import Array, Backend
 
 
@@ -74,10 +76,8 @@ class Optimizer(ABC):
     replayable = False
 
     def __init__(self, learning_rate: float, decay: float) -> None:
-        _check_number("learning_rate", learning_rate, 0, float("inf"), open_low=True)
-        _check_number("decay", decay, 0, float("inf"))
-        self.learning_rate = float(learning_rate)
-        self.decay = float(decay)
+        self.learning_rate = real_number("learning_rate", learning_rate, 0, open_low=True)
+        self.decay = real_number("decay", decay, 0)
         self.current_learning_rate = self.learning_rate
         self.iterations = 0
         self._moments: WeakKeyDictionary[Trainable, list[Array]] = WeakKeyDictionary()
@@ -143,8 +143,7 @@ class SGD(Optimizer):
 
     def __init__(self, learning_rate: float = 1.0, decay: float = 0.0, momentum: float = 0.0) -> None:
         super().__init__(learning_rate, decay)
-        _check_number("momentum", momentum, 0, 1)
-        self.momentum = float(momentum)
+        self.momentum = real_number("momentum", momentum, 0, 1)
         self.moments = 1 if self.momentum else 0
 
     def _update(self, backend: Backend, vectors: tuple[Array, ...], coefficients: Sequence[Any]) -> None:
@@ -179,12 +178,9 @@ class Adam(Optimizer):
         epsilon: float = 1e-7,
     ) -> None:
         super().__init__(learning_rate, decay)
-        _check_number("beta_1", beta_1, 0, 1)
-        _check_number("beta_2", beta_2, 0, 1)
-        _check_number("epsilon", epsilon, 0, float("inf"), open_low=True)
-        self.beta_1 = float(beta_1)
-        self.beta_2 = float(beta_2)
-        self.epsilon = float(epsilon)
+        self.beta_1 = real_number("beta_1", beta_1, 0, 1)
+        self.beta_2 = real_number("beta_2", beta_2, 0, 1)
+        self.epsilon = real_number("epsilon", epsilon, 0, open_low=True)
 
     def coefficients(self) -> tuple[float, ...]:
         """Return the corrections 1 − βᵗ⁺¹ of both moments and the learning rate."""
@@ -200,8 +196,19 @@ class Adam(Optimizer):
         return {name: getattr(self, name) for name in names}
 
 
-def _check_number(name: str, value: float, low: float, high: float, *, open_low: bool = False) -> None:
-    if not (low < value if open_low else low <= value) or not value < high:
-        lower = f"above {low:g}" if open_low else f"at least {low:g}"
-        upper = "finite" if high == float("inf") else f"below {high:g}"
-        raise ValueError(f"{name} must be {lower} and {upper}, got {value!r}")
+OPTIMIZERS: Mapping[str, type[Optimizer]] = MappingProxyType({"sgd": SGD, "adam": Adam})
+
+
+def make_optimizer(optimizer: Optimizer | type[Optimizer] | str | None) -> Optimizer:
+    """Return `optimizer`, or one of this class or name with its own defaults; `SGD()` for None.
+
+    Raises `ValueError` for anything else.
+    """
+    if isinstance(optimizer, Optimizer):
+        return optimizer
+    if isinstance(optimizer, str):
+        optimizer = OPTIMIZERS.get(optimizer.lower(), optimizer)
+    kind = SGD if optimizer is None else optimizer
+    if not (isinstance(kind, type) and issubclass(kind, Optimizer)):
+        raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, or an Optimizer, got {optimizer!r}")
+    return kind()  # type: ignore[call-arg]

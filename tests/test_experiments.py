@@ -76,7 +76,7 @@ def test_dtype_and_depth_are_free() -> None:
     ("change", "message"),
     [
         ({"hidden": (64, 0)}, "n_neurons must be at least 1, got 0"),
-        ({"l2": -1.0}, "weight_regularizer_l2 must be a finite number of at least 0, got -1.0"),
+        ({"l2": -1.0}, "weight_regularizer_l2 must be at least 0 and finite, got -1.0"),
     ],
 )
 def test_network_that_cannot_be_is_refused(change: dict[str, Any], message: str) -> None:

@@ -18,6 +18,7 @@ from fmnist_xp.model import Metrics, Sequential, load
 from fmnist_xp.nn import CategoricalCrossentropy, Dense, Layer, ReLU, Softmax
 from fmnist_xp.optim import SGD, Adam, Optimizer
 from fmnist_xp.train.checkpoint import FORMAT
+from fmnist_xp.train.fullbatch import FullBatch
 from fmnist_xp.train.history import COLUMNS, History
 
 GENERATOR = np.random.default_rng(0)
@@ -145,7 +146,11 @@ def test_metrics_cannot_be_changed() -> None:
 LABELS = {
     "uint8": Y.astype("uint8"),
     "int32": Y.astype("int32"),
+    "uint64": Y.astype("uint64"),
+    "int8": Y.astype("int8"),
     "list": Y.tolist(),
+    "column": Y[:, None],
+    "column list": Y[:, None].tolist(),
     "one-hot": np.eye(4)[Y],
     "one-hot uint8": np.eye(4, dtype="uint8")[Y],
     "one-hot bool": np.eye(4, dtype=bool)[Y],
@@ -287,6 +292,9 @@ BAD_INPUTS: dict[str, tuple[Any, str]] = {
     "NaN": (with_value(49, 5, np.nan), "X has values that are not finite"),
     "infinity": (with_value(0, 0, np.inf), "X has values that are not finite"),
     "both infinities": (with_values(np.inf, -np.inf), "X has values that are not finite"),
+    "text": (X.astype("str"), "X must hold real numbers, got dtype <U"),
+    "complex": (X + 0j, "X must hold real numbers, got dtype complex128"),
+    "objects": (X.astype("object"), "X must hold real numbers, got dtype object"),
 }
 
 
@@ -324,8 +332,12 @@ BAD_LABELS: dict[str, tuple[Any, str]] = {
     "float": (Y.astype("float64"), r"y must be class indices \(n,\) of an integer dtype or .* of dtype float64"),
     "bool": (Y > 1, r"y must be class indices .* of dtype bool"),
     "text": (Y.astype("str"), r"y must be class indices .* of dtype <U"),
-    "column": (Y[:, None], r"y of two dimensions must be one-hot rows \(n, 4\), got the shape \(50, 1\)"),
-    "one-hot of other width": (np.eye(5)[Y], r"one-hot rows \(n, 4\), got the shape \(50, 5\)"),
+    "two columns": (Y[:, None][:, [0, 0]], r"y of two dimensions must be one-hot rows \(n, 4\) or one column"),
+    "column of text": (Y[:, None].astype("str"), r"y must be class indices .* \(50, 1\) of dtype <U"),
+    "one-hot of other width": (
+        np.eye(5)[Y],
+        r"one-hot rows \(n, 4\) or one column \(n, 1\), got the shape \(50, 5\)",
+    ),
     "two ones": (np.maximum(ONE_HOT, np.eye(4)[0]), "must be one-hot rows"),
     "all zero": (0 * ONE_HOT, "must be one-hot rows"),
     "probabilities": (np.full((50, 4), 0.25), "must be one-hot rows"),
@@ -353,11 +365,129 @@ def test_labels_that_do_not_fit_are_refused(labels: Any, message: str) -> None:
         ({"epochs": -1}, "epochs must be at least 0, got -1"),
         ({"log_every": 0}, "log_every must be at least 1, got 0"),
         ({"block_rows": 0}, "block_rows must be at least 1, got 0"),
+        ({"epochs": 2.0}, "epochs must be a whole number, got 2.0"),
+        ({"log_every": 1.5}, "log_every must be a whole number, got 1.5"),
+        ({"block_rows": "7"}, "block_rows must be a whole number, got '7'"),
+        ({"optimizer": "rmsprop"}, "optimizer must be one of sgd, adam, or an Optimizer, got 'rmsprop'"),
+        ({"optimizer": 0.1}, "optimizer must be one of sgd, adam, or an Optimizer, got 0.1"),
+        ({"optimizer": Dense}, "optimizer must be one of sgd, adam, or an Optimizer, got <class"),
+        ({"callbacks": 3}, r"callbacks must be functions of the history, or objects with on_epoch\(history\), got 3"),
+        ({"callbacks": [print, "log"]}, "callbacks must be functions .*, got 'log'"),
+        ({"callbacks": History}, "callbacks must be functions .*, got <class"),
     ],
 )
-def test_argument_out_of_range_is_named(arguments: dict[str, int], message: str) -> None:
+def test_argument_that_does_not_fit_is_named(arguments: dict[str, Any], message: str) -> None:
+    model = make_model()
+    held = model.parameters.copy()
     with pytest.raises(ValueError, match=message):
-        fit(make_model(), **arguments)
+        fit(model, **arguments)
+    np.testing.assert_array_equal(model.parameters, held)
+
+
+@pytest.mark.parametrize(("named", "plain"), [("adam", Adam()), ("Adam", Adam()), (Adam, Adam()), ("sgd", SGD())])
+def test_optimizer_may_be_named_or_be_a_class(named: Any, plain: Optimizer) -> None:
+    model, expected = make_model(), make_model()
+    fit(model, optimizer=named)
+    fit(expected, optimizer=plain)
+    np.testing.assert_array_equal(model.parameters, expected.parameters)
+
+
+class Noting:
+    def __init__(self) -> None:
+        self.epochs: list[int] = []
+
+    def on_epoch(self, history: History) -> None:
+        self.epochs.append(history.epoch[-1])
+
+
+def test_callback_may_stand_alone() -> None:
+    epochs: list[int] = []
+    fit(make_model(), epochs=3, callbacks=lambda history: epochs.append(history.epoch[-1]))
+    noting = Noting()
+    fit(make_model(), epochs=3, callbacks=noting)
+    assert epochs == noting.epochs == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "name"), [(np.float64, "float64"), (float, "float64"), (np.dtype("float32"), "float32")]
+)
+def test_dtype_may_be_numpys(dtype: Any, name: str) -> None:
+    model = Sequential([Dense(6, 4, dtype=dtype)], dtype=dtype)
+    assert (model.dtype, model.parameters.dtype) == (name, name)
+    assert Dense(6, 4, dtype=dtype).weights.dtype == name
+
+
+@pytest.mark.parametrize("dtype", ["f4", None, int, np.complex64, "double", ["float32"], object()])
+def test_what_is_no_dtype_of_a_network_is_named(dtype: Any) -> None:
+    with pytest.raises(ValueError, match="dtype must be one of float32, float64, tf32, float16, got "):
+        Sequential([Dense(6, 4)], dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int64", "uint64"])
+def test_more_classes_than_a_byte_counts(dtype: str) -> None:
+    # Class 256 would be class 0 in uint8: the true class has to be one alone, in loss and gradient.
+    classes = 300
+    labels = np.random.default_rng(0).integers(0, classes if dtype != "uint8" else 256, 400).astype(dtype)
+    rows = np.random.default_rng(1).standard_normal((400, 6))
+    model = Sequential([Dense(6, classes, seed=1)], dtype="float64", backend=CpuBackend(2))
+    probabilities = model.forward(rows)
+    by_hand = rows.T @ (probabilities - np.eye(classes)[labels]) / 400
+    before = model.dense[0].weights.copy()
+    model.fit(rows, labels, epochs=1, optimizer=SGD(1.0), verbose=False, block_rows=150)
+    np.testing.assert_allclose(before - model.dense[0].weights, by_hand, rtol=1e-9, atol=1e-14)
+
+
+def test_labels_of_a_narrow_dtype_in_the_engine_itself() -> None:
+    labels = np.array([0, 1, 127, 3], "int8")
+    model = Sequential([Dense(6, 300, seed=1)], dtype="float64")
+    expected = model.forward(X[:4]) - np.eye(300)[labels]
+    with model.backend.computing():
+        FullBatch(model, X[:4], labels).compute_gradients()
+    np.testing.assert_allclose(model.dense[0].dbiases[0], expected.mean(axis=0), rtol=1e-12)
+
+
+def diverged() -> Sequential:
+    model = make_model()
+    model.parameters[...] = np.nan
+    return model
+
+
+def test_network_that_has_diverged_predicts_nothing() -> None:
+    with pytest.raises(RunError, match="gives 50 of 50 rows probabilities that are not finite: its training has div"):
+        diverged().predict(X)
+    assert np.isnan(diverged().predict_proba(X)).all()
+
+
+def test_rows_without_a_prediction_are_not_right() -> None:
+    metrics = diverged().evaluate(X, np.zeros(50, int))
+    assert metrics.accuracy == 0
+    assert np.isnan(metrics.loss)
+    history = fit(diverged(), epochs=1)
+    assert history.accuracy == [0]
+
+
+def test_unscaled_pixels_are_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 6)).astype("uint8")
+    model = make_model()
+    for _ in range(2):
+        fit_to(model, pixels)
+    model.predict(pixels)
+    assert [record.getMessage() for record in caplog.records if "X has values" in record.getMessage()] == [
+        f"X has values from {pixels.min()} to {pixels.max()}: networks learn from values of about -1 to 1; scale "
+        "pixels as preprocess does, (X - 127.5) / 127.5"
+    ]
+
+
+@pytest.mark.parametrize(("value", "told"), [(99.9, False), (100.0, True), (-100.0, True)])
+def test_only_values_like_those_of_pixels_are_told_of(
+    value: float, told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_model().predict_proba(with_value(0, 0, value))
+    assert any("X has values" in record.getMessage() for record in caplog.records) is told
+
+
+def fit_to(model: Sequential, inputs: np.ndarray) -> History:
+    return model.fit(inputs, Y, epochs=1, optimizer=SGD(1e-6), verbose=False)
 
 
 @pytest.mark.parametrize("split_softmax", [False, True], ids=["joined", "split"])

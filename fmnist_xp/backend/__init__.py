@@ -18,6 +18,7 @@ from fmnist_xp.backend.base import (
     RowSum,
     Step,
     follows_product,
+    precision_name,
 )
 from fmnist_xp.backend.cpu import CpuBackend
 from fmnist_xp.backend.cuda import CUDA_INSTALL, CudaBackend, cuda_device_count, cuda_version, import_cupy
@@ -46,6 +47,7 @@ __all__ = [
     "follows_product",
     "get_backend",
     "import_cupy",
+    "precision_name",
 ]
 
 

@@ -4,7 +4,7 @@ import functools
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple, TypeAlias
 
@@ -86,6 +86,17 @@ PRECISIONS: Mapping[str, Precision] = MappingProxyType(
 )
 
 
+def precision_name(dtype: Any) -> str:
+    """Return the name of a precision given as such or as a dtype (`np.float64`, `float`); raise `ValueError`."""
+    name = dtype
+    if dtype is not None and not isinstance(dtype, str):
+        with suppress(TypeError):
+            name = np.dtype(dtype).name
+    if not isinstance(name, str) or name not in PRECISIONS:
+        raise ValueError(f"dtype must be one of {', '.join(PRECISIONS)}, got {dtype!r}")
+    return name
+
+
 class Backend(ABC):
     """What the layers, losses, optimizers and the engine ask of a device.
 
@@ -120,6 +131,19 @@ class Backend(ABC):
         """Return `array` (of the host or of this device) as a C-contiguous array of this device."""
         return self.xp.ascontiguousarray(self.xp.asarray(array, dtype=dtype))
 
+    def numbers(self, values: Any, name: str, dtype: Any = None) -> Array:
+        """Return `values`, an array or nested lists of real numbers, as `asarray` does.
+
+        Raises `ValueError`, naming the argument, for text, complex numbers and anything else that is no real number.
+        """
+        kind = getattr(getattr(values, "dtype", None), "kind", None)
+        if kind is None:
+            values = np.asarray(values)
+            kind = values.dtype.kind
+        if kind not in "biuf":
+            raise ValueError(f"{name} must hold real numbers, got dtype {values.dtype}")
+        return self.asarray(values, dtype)
+
     def check(self, array: Array, name: str) -> Array:
         """Return `array` (a list becomes one), or raise `ValueError` where it does not live on this backend."""
         if isinstance(array, self.xp.ndarray):
@@ -132,13 +156,12 @@ class Backend(ABC):
             f"{self.xp.__name__} arrays: pass backend.asarray({name})"
         )
 
-    def precision(self, name: str) -> Precision:
-        """Return the precision `name`.
+    def precision(self, dtype: Any) -> Precision:
+        """Return the precision of this name, see `precision_name`.
 
         Raises `ValueError` where there is no such precision and `DeviceError` where this device lacks it.
         """
-        if name not in PRECISIONS:
-            raise ValueError(f"dtype must be one of {', '.join(PRECISIONS)}, got {name!r}")
+        name = precision_name(dtype)
         if name not in self.precisions:
             raise DeviceError(
                 f"{self.name} ({self.device_name}) does not compute in {name}: use {' or '.join(self.precisions)}"

@@ -1,6 +1,7 @@
 """Layers, activations, losses and the network: forward and backward."""
 
 from fmnist_xp.nn.activations import ReLU, Softmax
+from fmnist_xp.nn.labels import class_indices
 from fmnist_xp.nn.layers import Dense, Layer
 from fmnist_xp.nn.losses import CategoricalCrossentropy, SoftmaxCategoricalCrossentropy
 from fmnist_xp.nn.network import Network
@@ -13,4 +14,5 @@ __all__ = [
     "ReLU",
     "Softmax",
     "SoftmaxCategoricalCrossentropy",
+    "class_indices",
 ]

@@ -53,8 +53,8 @@ class ReLU(Layer):
     biases: Array | None = None
 
     def forward(self, inputs: Array) -> Array:
-        """Set and return `output`, of the shape and dtype of `inputs`."""
-        inputs = self.backend.check(inputs, "inputs")
+        """Set and return `output`, of the shape and dtype of `inputs`; whole numbers become float64."""
+        inputs = self._floats(inputs)
         self.output = inputs if self.overwrite_inputs else self._buffer("output", inputs.shape, inputs.dtype)
         if self.biases is None:
             self.backend.fuse(relu)(inputs, self.output)
@@ -64,7 +64,7 @@ class ReLU(Layer):
 
     def backward(self, dvalues: Array) -> Array:
         """Set and return `dinputs`; the output tells where the input was above 0."""
-        dvalues = self.backend.check(dvalues, "dvalues")
+        dvalues = self._gradient(dvalues)
         self.dinputs = dvalues if self.reuse_buffers else self.backend.xp.empty_like(dvalues)
         self.backend.fuse(relu_gradient)(dvalues, self.output, self.dinputs)
         return self.dinputs
@@ -77,9 +77,9 @@ class Softmax(Layer):
 
     def forward(self, inputs: Array) -> Array:
         """Set and return `output` (rows, classes), whose rows sum to 1."""
-        inputs = self.backend.check(inputs, "inputs")
-        if inputs.dtype.kind != "f":
-            inputs = inputs.astype("float64")
+        inputs = self._floats(inputs)
+        if inputs.ndim != 2 or not inputs.shape[1]:
+            raise ValueError(f"inputs must have the shape (rows, classes), got {inputs.shape}")
         self.output = inputs if self.overwrite_inputs else self._buffer("output", inputs.shape, inputs.dtype)
         row = self._buffer("row", (len(inputs), 1), inputs.dtype)
         by_class = self._buffer("by_class", (inputs.size,), inputs.dtype).reshape(inputs.shape[::-1])
@@ -91,7 +91,7 @@ class Softmax(Layer):
 
     def backward(self, dvalues: Array) -> Array:
         """Set and return `dinputs`: each row's Jacobian diag(s) − s·sᵀ applied to its row of `dvalues`."""
-        dvalues = self.backend.check(dvalues, "dvalues")
+        dvalues = self._gradient(dvalues)
         self.dinputs = self._buffer("dinputs", dvalues.shape, dvalues.dtype)
         products = self._buffer("products", dvalues.shape, self.output.dtype)
         row_dot = self._buffer("row", (len(dvalues), 1), products.dtype)

@@ -1,8 +1,11 @@
 """Layers: the base class and the fully connected one."""
 
+import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Self
 
+from fmnist_xp.arguments import real_number, whole_number
 from fmnist_xp.backend import Array, Backend, follows_product
 from fmnist_xp.nn.module import Module
 
@@ -30,23 +33,174 @@ def penalty(xp: Any, values: Array, l1: float, l2: float, output: Array) -> None
 
 
 class Layer(Module):
-    """One step of a network: `forward` sets `output`, `backward` sets `dinputs`."""
+    """One step of a network: `forward` sets `output`, `backward` sets `dinputs`.
+
+    A layer of one's own defines these two, and `config` where its constructor takes arguments. One with parameters
+    asks for them in its constructor, and has their gradients under the same names with a d before them:
+
+        class Scale(Layer):
+            def __init__(self, n_inputs, *, backend=None):
+                super().__init__(backend)
+                self.n_inputs = n_inputs
+                self.make_parameters(factors=(1, n_inputs))
+                self.factors = self.backend.xp.ones((1, n_inputs))
+
+            def forward(self, inputs):
+                self.inputs, self.output = inputs, inputs * self.factors
+                return self.output
+
+            def backward(self, dvalues):
+                self.dfactors = (dvalues * self.inputs).sum(axis=0, keepdims=True)
+                self.dinputs = dvalues * self.factors
+                return self.dinputs
+
+            def config(self):
+                return {"n_inputs": self.n_inputs}
+
+    Parameters and gradients are views of the vectors `parameters` and `gradients` (`size`,), of which a network makes
+    slices of its own; assigning to one of them copies the values in. An optimizer updates them, a network saves them.
+
+    A network hands over its rows in blocks, and adds up what the blocks give: what `backward` writes to a gradient
+    must be a sum over the rows it is given. Several threads may work on blocks, each with a copy of the layer that
+    shares the parameters. `training` tells whether the output is for a gradient (as dropout must know) or for
+    figures and predictions.
+    """
 
     inputs: Array
     output: Array
     dinputs: Array
+    parameters: Array
+    gradients: Array
+    _shapes: Mapping[str, tuple[int, ...]] = MappingProxyType({})
+
+    def make_parameters(self, *, dtype: str = "float32", **shapes: tuple[int, ...]) -> None:
+        """Make parameters of these names and shapes beside those there are, and their gradients, all zeros.
+
+        Raises `ValueError` for a name that is taken.
+        """
+        held = self.tensors()
+        everything = {**held, **shapes}
+        names = [*everything, *(f"d{name}" for name in everything)]
+        for name in (*shapes, *(f"d{name}" for name in shapes)):
+            if names.count(name) > 1 or name in held or name in Layer.__annotations__ or hasattr(type(self), name):
+                raise ValueError(
+                    f"{type(self).__name__} has something called {name} already: name the parameter anew"
+                )
+        self._shapes = {**self._shapes, **shapes}
+        with self.backend.current():
+            zeros = self.backend.xp.zeros(self.size, dtype=dtype)
+            self.attach(zeros, self.backend.xp.zeros_like(zeros))
+        for name, values in held.items():
+            self._copy_in(name, values)
+
+    @property
+    def size(self) -> int:
+        """Number of parameters."""
+        return sum(map(math.prod, self._shapes.values()))
+
+    def tensors(self) -> dict[str, Array]:
+        """Return the parameters by name, as views."""
+        return {name: getattr(self, name) for name in self._shapes}
+
+    def attach(self, parameters: Array, gradients: Array) -> None:
+        """Make `parameters` and `gradients`, both (size,), the memory of this layer, with the values they hold."""
+        self._attach("parameters", "", parameters)
+        self.attach_gradients(gradients)
+
+    def attach_gradients(self, gradients: Array) -> None:
+        """Make `gradients` (size,) the memory of the gradients."""
+        self._attach("gradients", "d", gradients)
+
+    def _attach(self, name: str, prefix: str, vector: Array) -> None:
+        values, start = vars(self), 0  # not by assigning, which copies
+        values[name] = vector
+        for tensor, shape in self._shapes.items():
+            end = start + math.prod(shape)
+            values[f"{prefix}{tensor}"] = vector[start:end].reshape(shape)
+            start = end
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Copy `value` into a parameter or gradient of this name; else set the attribute."""
+        if name in ("parameters", "gradients") and not self._shapes:
+            raise TypeError(f"{type(self).__name__} sets {name} itself: make parameters with self.make_parameters")
+        if (
+            name in ("parameters", "gradients")
+            or name in self._shapes
+            or (name[:1] == "d" and name[1:] in self._shapes)
+        ):
+            self._copy_in(name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def _copy_in(self, name: str, values: Any) -> None:
+        view = getattr(self, name)
+        array = self.backend.numbers(values, name, view.dtype)
+        if array.shape != view.shape:
+            raise ValueError(f"{name} must have the shape {view.shape}, got {array.shape}")
+        view[...] = array
+
+    def replica(self, backend: Backend | None = None) -> Self:
+        """Return a copy that shares the parameters, with gradients and buffers of its own."""
+        twin = super().replica(backend)
+        if self.size:
+            twin.attach_gradients(self.backend.xp.empty_like(self.gradients))
+        return twin
+
+    def draw(self, generator: Any) -> None:
+        """Draw the parameters anew from a NumPy generator; a layer that does not say how keeps its own."""
 
     def forward(self, inputs: Array) -> Array:
         """Set and return `output`."""
         raise TypeError(f"{type(self).__name__} does not define forward")
 
     def backward(self, dvalues: Array) -> Array:
-        """Set and return `dinputs`, given the gradient of the loss with respect to `output`."""
+        """Set `dinputs` and the gradients, given the gradient of the loss in `output`; return `dinputs`."""
         raise TypeError(f"{type(self).__name__} does not define backward")
+
+    def add_penalty_gradients(self) -> None:
+        """Add the gradient of `regularization_loss` to `gradients`."""
+        add = self.backend.fuse(add_penalty_gradient)
+        for values, gradients, l1, l2 in self._penalized():
+            if l1 or l2:
+                add(gradients, values, l1, l2)
+
+    def regularization_loss(self) -> Array:
+        """Return λ₁·Σ|v| + λ₂·Σv² over the parameters, as a scalar that stays on the device."""
+        penalties = self.backend.xp.empty_like(self.parameters)
+        self.write_penalties(penalties)
+        return self.backend.xp.sum(penalties)
+
+    def write_penalties(self, penalties: Array) -> None:
+        """Write each parameter's part in `regularization_loss` to `penalties`, (size,).
+
+        Also where both strengths are 0: 0 · v is no number where v is none, and so the loss tells of it, whatever the
+        layers behind make of it.
+        """
+        write = self.backend.fuse(penalty)
+        first = 0
+        for values, _gradients, l1, l2 in self._penalized():
+            write(values, l1, l2, penalties[first : first + values.size])
+            first += values.size
+
+    def _penalized(self) -> list[tuple[Array, Array, float, float]]:
+        """Return (values, gradients, λ₁, λ₂) of the parts of the vectors, in order."""
+        return [(self.parameters, self.gradients, 0.0, 0.0)]
 
     def config(self) -> dict[str, Any]:
         """Return the constructor's arguments that make a layer like this one."""
         return {}
+
+    def _floats(self, values: Any, name: str = "inputs") -> Array:
+        """Return `values` as an array of this backend, of a floating-point dtype; `name` is for the error."""
+        values = self.backend.check(values, name)
+        return values if values.dtype.kind == "f" else self.backend.numbers(values, name, "float64")
+
+    def _gradient(self, dvalues: Any) -> Array:
+        """Return `dvalues` as `_floats` does; raise `ValueError` where it is not of the shape of `output`."""
+        dvalues = self._floats(dvalues, "dvalues")
+        if dvalues.shape != self.output.shape:
+            raise ValueError(f"dvalues must have the shape of output, {self.output.shape}, got {dvalues.shape}")
+        return dvalues
 
 
 class Dense(Layer):
@@ -72,6 +226,10 @@ class Dense(Layer):
     """
 
     replayable = True
+    weights: Array
+    biases: Array
+    dweights: Array
+    dbiases: Array
 
     def __init__(
         self,
@@ -88,25 +246,21 @@ class Dense(Layer):
     ) -> None:
         super().__init__(backend)
         self.adds_bias = True  # else what follows adds `biases` to the output
-        for name, size in (("n_inputs", n_inputs), ("n_neurons", n_neurons)):
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1, got {size}")
-        self.n_inputs = int(n_inputs)
-        self.n_neurons = int(n_neurons)
-        self.weight_regularizer_l1 = float(weight_regularizer_l1)
-        self.weight_regularizer_l2 = float(weight_regularizer_l2)
-        self.bias_regularizer_l1 = float(bias_regularizer_l1)
-        self.bias_regularizer_l2 = float(bias_regularizer_l2)
-        for name, strength in self.regularizers().items():
-            if not 0 <= strength < float("inf"):
-                raise ValueError(f"{name} must be a finite number of at least 0, got {strength}")
+        self.n_inputs = whole_number("n_inputs", n_inputs, 1)
+        self.n_neurons = whole_number("n_neurons", n_neurons, 1)
+        self.weight_regularizer_l1 = real_number("weight_regularizer_l1", weight_regularizer_l1, 0)
+        self.weight_regularizer_l2 = real_number("weight_regularizer_l2", weight_regularizer_l2, 0)
+        self.bias_regularizer_l1 = real_number("bias_regularizer_l1", bias_regularizer_l1, 0)
+        self.bias_regularizer_l2 = real_number("bias_regularizer_l2", bias_regularizer_l2, 0)
         self.set_precision(dtype)
-        with self.backend.current():
-            zeros = self.backend.xp.zeros(self.size, dtype=self.precision.parameters)
-            self.attach(zeros, self.backend.xp.zeros_like(zeros))
+        self.make_parameters(
+            dtype=self.precision.parameters,
+            weights=(self.n_inputs, self.n_neurons),
+            biases=(1, self.n_neurons),
+        )
         self.draw(self.backend.generator(seed))
 
-    def set_precision(self, dtype: str, *, wide_output: bool = False) -> None:
+    def set_precision(self, dtype: Any, *, wide_output: bool = False) -> None:
         """Compute in the precision `dtype`; `wide_output` keeps `output` in the parameters' dtype.
 
         `input_scale`, a factor on the inputs that their product with the weights takes up, is set back to 1.
@@ -116,78 +270,28 @@ class Dense(Layer):
         self.output_dtype = self.backend.xp.dtype(self.precision.parameters) if wide_output else self.operand_dtype
         self.input_scale = 1.0
 
-    @property
-    def size(self) -> int:
-        """Number of parameters: weights and biases."""
-        return (self.n_inputs + 1) * self.n_neurons
-
-    @property
-    def weights(self) -> Array:
-        """Weights of shape (n_inputs, n_neurons)."""
-        return self._weights
-
-    @weights.setter
-    def weights(self, values: Any) -> None:
-        self._assign(self._weights, values, "weights")
-
-    @property
-    def biases(self) -> Array:
-        """Biases of shape (1, n_neurons)."""
-        return self._biases
-
-    @biases.setter
-    def biases(self, values: Any) -> None:
-        self._assign(self._biases, values, "biases")
-
-    def _assign(self, view: Array, values: Any, name: str) -> None:
-        array = self.backend.asarray(values, dtype=view.dtype)
-        if array.shape != view.shape:
-            raise ValueError(f"{name} must have the shape {view.shape}, got {array.shape}")
-        view[...] = array
-
-    def attach(self, parameters: Array, gradients: Array) -> None:
-        """Make `parameters` and `gradients`, both (size,), the memory of this layer, with the values they hold."""
-        split = self.n_inputs * self.n_neurons
-        self.parameters = parameters
-        self._weights = parameters[:split].reshape(self.n_inputs, self.n_neurons)
-        self._biases = parameters[split:].reshape(1, self.n_neurons)
-        self.attach_gradients(gradients)
-
-    def attach_gradients(self, gradients: Array) -> None:
-        """Make `gradients` (size,) the memory of `dweights` and `dbiases`."""
-        split = self.n_inputs * self.n_neurons
-        self.gradients = gradients
-        self.dweights = gradients[:split].reshape(self.n_inputs, self.n_neurons)
-        self.dbiases = gradients[split:].reshape(1, self.n_neurons)
-
     def draw(self, generator: Any) -> None:
         """Draw the weights as 0.01 × standard normal from a NumPy generator and set the biases to zero."""
         self.weights = 0.01 * generator.standard_normal((self.n_inputs, self.n_neurons))
-        self._biases[...] = 0
-
-    def replica(self, backend: Backend | None = None) -> Self:
-        """Return a copy that shares the parameters, with gradients and buffers of its own."""
-        twin = super().replica(backend)
-        twin.attach_gradients(self.backend.xp.empty_like(self.gradients))
-        return twin
+        self.biases[...] = 0
 
     def forward(self, inputs: Array) -> Array:
         """Set and return `output` (rows, n_neurons), given `inputs` (rows, n_inputs)."""
-        inputs = self.backend.check(inputs, "inputs")
+        inputs = self._floats(inputs)
         if inputs.ndim != 2 or inputs.shape[1] != self.n_inputs:
             raise ValueError(f"inputs must have the shape (rows, {self.n_inputs}), got {inputs.shape}")
         if inputs.dtype != self.operand_dtype:
             given, inputs = inputs, self._buffer("inputs", inputs.shape, self.operand_dtype)
             self.backend.apply(copy_values, given, inputs)
         self.inputs = inputs
-        self._operand = self._weights
-        if self._weights.dtype != self.operand_dtype:
-            self._operand = self._buffer("weights", self._weights.shape, self.operand_dtype)
-            self.backend.apply(copy_values, self._weights, self._operand)
+        self._operand = self.weights
+        if self.weights.dtype != self.operand_dtype:
+            self._operand = self._buffer("weights", self.weights.shape, self.operand_dtype)
+            self.backend.apply(copy_values, self.weights, self._operand)
         self.output = self._buffer("output", (len(inputs), self.n_neurons), self.output_dtype)
         self.backend.dot(inputs, self._operand, self.output, self.input_scale, self.precision.tf32)
         if self.adds_bias:
-            self.backend.fuse(add_bias)(self.output, self._biases)
+            self.backend.fuse(add_bias)(self.output, self.biases)
         return self.output
 
     def backward(self, dvalues: Array) -> Array:
@@ -195,10 +299,7 @@ class Dense(Layer):
 
         `dvalues` (rows, n_neurons) is the gradient of the loss with respect to `output`.
         """
-        dvalues = self.backend.check(dvalues, "dvalues")
-        if dvalues.shape != self.output.shape:
-            raise ValueError(f"dvalues must have the shape of output, {self.output.shape}, got {dvalues.shape}")
-        dvalues = dvalues.astype(self.operand_dtype, copy=False)
+        dvalues = self._gradient(dvalues).astype(self.operand_dtype, copy=False)
         self.backward_parameters(dvalues)
         self.add_penalty_gradients()
         return self.backward_inputs(dvalues)
@@ -218,37 +319,14 @@ class Dense(Layer):
         self.backend.dot(dvalues, self._operand.T, self.dinputs, 1.0, self.precision.tf32)
         return self.dinputs
 
-    def add_penalty_gradients(self) -> None:
-        """Add the gradient of `regularization_loss` to `dweights` and `dbiases`."""
-        add = self.backend.fuse(add_penalty_gradient)
-        for values, gradients, l1, l2 in self._parts():
-            if l1 or l2:
-                add(gradients, values, l1, l2)
-
-    def regularization_loss(self) -> Array:
-        """Return λ₁·Σ|v| + λ₂·Σv² over weights and biases, as a scalar that stays on the device."""
-        penalties = self.backend.xp.empty_like(self.parameters)
-        self.write_penalties(penalties)
-        return self.backend.xp.sum(penalties)
-
-    def write_penalties(self, penalties: Array) -> None:
-        """Write each parameter's part in `regularization_loss` to `penalties`, (size,).
-
-        Also where both strengths are 0: 0 · v is no number where v is none, and so the loss tells of it, whatever the
-        layers behind make of it.
-        """
-        write = self.backend.fuse(penalty)
-        first = 0
-        for values, _gradients, l1, l2 in self._parts():
-            write(values, l1, l2, penalties[first : first + values.size])
-            first += values.size
-
-    def _parts(self) -> list[tuple[Array, Array, float, float]]:
-        """Return (values, gradients, l1, l2) of the weights and of the biases, or of both where these are alike."""
-        split = self._weights.size
-        weights = slice(None, split), self.weight_regularizer_l1, self.weight_regularizer_l2
-        biases = slice(split, None), self.bias_regularizer_l1, self.bias_regularizer_l2
-        parts = [(slice(None), *weights[1:])] if weights[1:] == biases[1:] else [weights, biases]
+    def _penalized(self) -> list[tuple[Array, Array, float, float]]:
+        """Return (values, gradients, λ₁, λ₂) of the weights and of the biases, or of both where these are alike."""
+        ends = 0, self.weights.size, self.weights.size + self.biases.size
+        weights = slice(*ends[:2]), self.weight_regularizer_l1, self.weight_regularizer_l2
+        biases = slice(*ends[1:]), self.bias_regularizer_l1, self.bias_regularizer_l2
+        parts = [(slice(ends[2]), *weights[1:])] if weights[1:] == biases[1:] else [weights, biases]
+        if self.size > ends[2]:
+            parts.append((slice(ends[2], None), 0.0, 0.0))  # what a subclass has besides
         return [(self.parameters[part], self.gradients[part], l1, l2) for part, l1, l2 in parts]
 
     def regularizers(self) -> Mapping[str, float]:

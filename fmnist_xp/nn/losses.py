@@ -1,13 +1,15 @@
 """Losses: categorical cross-entropy, alone and joined with softmax.
 
-Labels are class indices (rows,) of any integer dtype, or one-hot rows (rows, classes).
+Labels are class indices (rows,) of any integer dtype, or one-hot rows (rows, classes). `ValueError` where they are
+neither, or out of range.
 """
 
 from typing import Any, Self
 
 from fmnist_xp.backend import Array, Backend
 from fmnist_xp.nn.activations import Softmax
-from fmnist_xp.nn.layers import Dense
+from fmnist_xp.nn.labels import class_indices, index_dtype
+from fmnist_xp.nn.layers import Layer
 from fmnist_xp.nn.module import Module
 
 # Predictions are clipped to [CLIP, 1 − CLIP] before the logarithm, so that no sample's loss is infinite.
@@ -51,12 +53,19 @@ class CategoricalCrossentropy(Module):
         """Compute on `backend`."""
         super().__init__(backend)
         self.gradient_dtype: Any = None  # of dinputs; None for that of the predictions
+        self.checks_labels = True
         self._class_rows: dict[tuple[int, Any], Array] = {}
 
-    def bind(self, backend: Backend) -> None:
-        """Compute on `backend` from now on."""
-        super().bind(backend)
+    def bind(self, backend: Backend, network: Any = None) -> None:
+        """Compute on `backend` from now on, as a part of `network` if one is given."""
+        super().bind(backend, network)
         self._class_rows = {}
+
+    def replica(self, backend: Backend | None = None) -> Self:
+        """Return a copy for the engine, whose labels are class indices in range: nothing is read on the host."""
+        twin = super().replica(backend)
+        twin.checks_labels = False
+        return twin
 
     def activate(self, outputs: Array) -> Array:
         """Return the class probabilities, given the output of a network's last layer: here the output itself."""
@@ -93,7 +102,7 @@ class CategoricalCrossentropy(Module):
         """Return the data loss, the mean over the samples, as a scalar that stays on the device."""
         return self.backend.xp.mean(self.sample_losses(predictions, labels))
 
-    def regularization_loss(self, *layers: Dense) -> Array:
+    def regularization_loss(self, *layers: Layer) -> Array:
         """Return the sum of the regularization losses of `layers`, as a scalar that stays on the device."""
         return sum((layer.regularization_loss() for layer in layers), start=0.0)
 
@@ -111,22 +120,31 @@ class CategoricalCrossentropy(Module):
         return self.dinputs
 
     def _classes(self, predictions: Array, labels: Array) -> Array:
-        """Return the class indices as a row (1, classes) of the labels' dtype, made once."""
-        key = predictions.shape[1], labels.dtype
+        """Return the class indices as a row (1, classes) of the labels' dtype, or one that holds them; made once."""
+        key = classes, dtype = predictions.shape[1], labels.dtype
         if key not in self._class_rows:
-            self._class_rows[key] = self.backend.xp.arange(key[0], dtype=key[1])[None, :]
+            xp = self.backend.xp
+            # The dtype that came with the data may not hold them: class 256 would be 0 in uint8.
+            wide = xp.promote_types(dtype, index_dtype(classes))
+            self._class_rows[key] = xp.arange(classes, dtype=wide)[None, :]
         return self._class_rows[key]
 
     def _checked(self, predictions: Array, labels: Array) -> tuple[Array, Array]:
         """Return both where they belong, the labels as class indices."""
         predictions = self.backend.check(predictions, "predictions")
         labels = self.backend.check(labels, "labels")
-        if predictions.ndim != 2 or labels.shape not in (predictions.shape, predictions.shape[:1]):
+        if predictions.ndim != 2 or labels.shape not in (
+            predictions.shape,
+            predictions.shape[:1],
+            (len(predictions), 1),
+        ):
             raise ValueError(
                 f"labels must be (rows,) or (rows, classes) for predictions (rows, classes), "
                 f"got labels {labels.shape} for predictions {predictions.shape}"
             )
-        return predictions, labels if labels.ndim == 1 else self.backend.xp.argmax(labels, axis=1)
+        if self.checks_labels:
+            labels = class_indices(labels, predictions.shape[1])
+        return predictions, labels
 
 
 class SoftmaxCategoricalCrossentropy(CategoricalCrossentropy):
@@ -140,15 +158,16 @@ class SoftmaxCategoricalCrossentropy(CategoricalCrossentropy):
         super().__init__(backend)
         self._softmax = Softmax(backend)
 
-    def bind(self, backend: Backend) -> None:
-        """Compute on `backend` from now on."""
-        super().bind(backend)
+    def bind(self, backend: Backend, network: Any = None) -> None:
+        """Compute on `backend` from now on, as a part of `network` if one is given."""
+        super().bind(backend, network)
         self._softmax.bind(backend)
 
     def replica(self, backend: Backend | None = None) -> Self:
         """Return a copy with buffers of its own that it makes once."""
         twin = super().replica(backend)
         twin._softmax = self._softmax.replica(backend)
+        twin._softmax.reuse_buffers = twin.reuse_buffers
         return twin
 
     def activate(self, outputs: Array) -> Array:

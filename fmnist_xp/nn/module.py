@@ -3,10 +3,13 @@
 import copy
 import functools
 import inspect
+import weakref
 from collections.abc import Callable
 from typing import Any, Self
 
 from fmnist_xp.backend import Array, Backend, default_backend
+
+_SET_BY = {"inputs": "forward", "output": "forward", "_operand": "forward", "dinputs": "backward"}
 
 
 class Module:
@@ -16,13 +19,16 @@ class Module:
     itself (`with self.backend.current():`).
 
     Alone, as in a lesson, a module makes new arrays in every call and leaves its arguments as they were. A
-    module of a replica (`replica`) belongs to the training engine and reads no array twice: it makes its buffers
-    once, uses the head of them for fewer rows, and may overwrite what it is given.
+    module of a replica (`replica`) belongs to the training engine and, where its class is `replayable`, reads no
+    array twice: it makes its buffers once, uses the head of them for fewer rows, and may overwrite what it is given.
     """
 
     # Whether `forward` and `backward` compute through the backend's `dot`, `fuse` and `apply` alone, into buffers.
-    # Then their calls can be noted and made again. A class says so for itself, not for those that inherit from it.
+    # Then their calls can be noted and made again. A class says so for itself, not for those that inherit from it:
+    # these may do other things with the arrays, and get new ones in every call.
     replayable = False
+    training = False
+    """Whether `forward` computes for a gradient, and not for figures or predictions."""
 
     def __init_subclass__(cls) -> None:
         """Run the methods of the class on the backend's device, so that nobody who writes one has to think of it."""
@@ -37,11 +43,32 @@ class Module:
         self.reuse_buffers = False
         self.overwrite_inputs = False
         self._buffers: dict[str, Array] = {}
+        self._network: weakref.ref[Any] | None = None
 
-    def bind(self, backend: Backend) -> None:
-        """Compute on `backend` from now on."""
+    def __getattr__(self, name: str) -> Any:
+        """Say what sets an attribute that is not there yet."""
+        kind = type(self).__name__
+        if "backend" not in vars(self):
+            raise AttributeError(f"{kind} has no {name}: begin its constructor with super().__init__(backend)")
+        raise AttributeError(
+            f"{kind} has no {name} yet: call {_SET_BY[name]} first" if name in _SET_BY else f"{kind} has no {name}"
+        )
+
+    @classmethod
+    def is_replayable(cls) -> bool:
+        """Return whether this very class is `replayable`."""
+        return bool(vars(cls).get("replayable", False))
+
+    def bind(self, backend: Backend, network: Any = None) -> None:
+        """Compute on `backend` from now on, as a part of `network` if one is given."""
         self.backend = backend
         self._buffers = {}
+        self._network = weakref.ref(network) if network is not None else None
+
+    @property
+    def network(self) -> Any:
+        """The network that this is a part of, or None."""
+        return self._network() if self._network is not None else None
 
     def replica(self, backend: Backend | None = None) -> Self:
         """Return a copy that shares the parameters, with buffers of its own that it makes once.
@@ -50,7 +77,7 @@ class Module:
         """
         twin = copy.copy(self)
         twin.backend = backend or self.backend
-        twin.reuse_buffers = True
+        twin.reuse_buffers = self.is_replayable()
         twin._buffers = {}
         return twin
 

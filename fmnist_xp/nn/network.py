@@ -2,36 +2,50 @@
 
 import copy
 import itertools
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Self
 
-from fmnist_xp.backend import Array, Backend, get_backend
+from fmnist_xp.backend import Array, Backend, get_backend, precision_name
 from fmnist_xp.nn.activations import ReLU, Softmax
 from fmnist_xp.nn.layers import Dense, Layer
 from fmnist_xp.nn.losses import CategoricalCrossentropy, SoftmaxCategoricalCrossentropy
+from fmnist_xp.nn.module import Module
+
+LOSSES: Mapping[str, type[CategoricalCrossentropy]] = MappingProxyType(
+    {
+        "categorical_crossentropy": CategoricalCrossentropy,
+        "softmax_categorical_crossentropy": SoftmaxCategoricalCrossentropy,
+    }
+)
+IN_PLACE = (ReLU, Softmax, CategoricalCrossentropy, SoftmaxCategoricalCrossentropy)
+"""The very classes that may be told to write their output over their input, which has the same width."""
 
 
 class Network:
     """Layers in a row, and a loss.
 
-    `parameters` and `gradients` are vectors over all Dense layers in order, each with its weights and then its
-    biases; a layer's `weights`, `biases`, `dweights` and `dbiases` are views of them. An optimizer's step is one
-    expression on these vectors.
+    `parameters` and `gradients` are vectors over all layers that have parameters, in order, a Dense layer's weights
+    before its biases; a layer's `weights`, `biases`, `dweights` and `dbiases` are views of them. An optimizer's step
+    is one expression on these vectors.
 
     Parameters
     ----------
     layers
-        The layers from input to output, the first of them Dense. They become part of this network.
+        The layers from input to output, the first of them Dense. They become part of this network, and cannot be
+        part of another while it lives. For layers of one's own see `Layer`.
     loss
-        The loss; by default softmax joined with categorical cross-entropy.
+        The loss, its class or that class's name, as in "categorical_crossentropy"; by default softmax joined with
+        categorical cross-entropy.
     backend
         A `Backend`, or the name of a device for `get_backend`.
     seed
         Seed from which all weights are drawn anew, layer by layer; None keeps the weights that the layers have.
     dtype
-        A precision that the backend has: "float32" or "float64", on a GPU also "tf32" (float32 whose products
-        round their operands) or "float16" (half-precision activations and products, summed in float32, with
-        float32 parameters).
+        A precision that the backend has: "float32" or "float64" (or as NumPy has them, `np.float64`), on a GPU also
+        "tf32" (float32 whose products round their operands) or "float16" (half-precision activations and products,
+        summed in float32, with float32 parameters).
 
     Raises `ValueError` where the layers do not fit each other or the loss, `DeviceError` where the backend lacks
     the precision.
@@ -40,35 +54,36 @@ class Network:
     def __init__(
         self,
         layers: Sequence[Layer],
-        loss: CategoricalCrossentropy | None = None,
+        loss: CategoricalCrossentropy | type[CategoricalCrossentropy] | str | None = None,
         backend: Backend | str = "cpu",
         seed: int | None = None,
-        dtype: str = "float32",
+        dtype: Any = "float32",
     ) -> None:
         self.backend = get_backend(backend)
-        self.layers = list(layers)
-        self.loss = loss or SoftmaxCategoricalCrossentropy(self.backend)
-        self.dtype = str(dtype)
+        self.layers = _checked_layers(layers)
+        self.loss = _make_loss(loss, self.backend)
+        self.dtype = precision_name(dtype)
         self.precision = self.backend.precision(self.dtype)
         _check_architecture(self.layers, self.loss)
         self.dense = [layer for layer in self.layers if isinstance(layer, Dense)]
-        values = [layer.backend.to_host(layer.parameters) for layer in self.dense]
+        self.trainable = [layer for layer in self.layers if layer.size]
+        values = [layer.backend.to_host(layer.parameters) for layer in self.trainable]
         for module in (*self.layers, self.loss):
-            module.bind(self.backend)
-        for layer in self.dense:
-            layer.set_precision(self.dtype, wide_output=layer is self.dense[-1])
+            module.bind(self.backend, self)
+        for dense in self.dense:
+            dense.set_precision(self.dtype, wide_output=dense is self.dense[-1])
         self.loss.gradient_dtype = self.backend.xp.dtype(self.precision.operands)
-        ends = list(itertools.accumulate(layer.size for layer in self.dense))
-        self._parts = [slice(end - layer.size, end) for layer, end in zip(self.dense, ends, strict=True)]
+        ends = list(itertools.accumulate(layer.size for layer in self.trainable))
+        self._parts = [slice(end - layer.size, end) for layer, end in zip(self.trainable, ends, strict=True)]
         with self.backend.current():
             self.parameters = self.backend.xp.empty(ends[-1], dtype=self.precision.parameters)
             self.gradients = self.backend.xp.zeros_like(self.parameters)
-            for layer, part, held in zip(self.dense, self._parts, values, strict=True):
+            for layer, part, held in zip(self.trainable, self._parts, values, strict=True):
                 self.parameters[part] = self.backend.asarray(held, dtype=self.precision.parameters)
                 layer.attach(self.parameters[part], self.gradients[part])
         if seed is not None:
             generator = self.backend.generator(seed)
-            for layer in self.dense:
+            for layer in self.layers:
                 layer.draw(generator)
 
     @property
@@ -94,11 +109,13 @@ class Network:
         twin = copy.copy(self)
         twin.layers = [layer.replica(backend) for layer in self.layers]
         twin.dense = [layer for layer in twin.layers if isinstance(layer, Dense)]
+        twin.trainable = [layer for layer in twin.layers if layer.size]
         twin.loss = self.loss.replica(backend)
-        # A Dense layer never needs its own output again, so what follows it may write over that.
+        # A Dense layer never needs its own output again, so what follows it may write over that. By exact type: a
+        # class that inherits from one of these may need it, or add biases by itself.
         for before, after in zip(twin.layers, [*twin.layers[1:], twin.loss], strict=True):
-            after.overwrite_inputs = isinstance(before, Dense)
-            if isinstance(before, Dense) and isinstance(after, ReLU):
+            after.overwrite_inputs = type(before) is Dense and type(after) in IN_PLACE
+            if type(before) is Dense and type(after) is ReLU:
                 before.adds_bias, after.biases = False, before.biases
         with self.backend.current():
             twin.attach_gradients(self.backend.xp.empty_like(self.gradients))
@@ -107,8 +124,25 @@ class Network:
     def attach_gradients(self, gradients: Array) -> None:
         """Make `gradients`, a vector like the present one, the memory of this network's gradients."""
         self.gradients = gradients
-        for layer, part in zip(self.dense, self._parts, strict=True):
+        for layer, part in zip(self.trainable, self._parts, strict=True):
             layer.attach_gradients(gradients[part])
+
+    @property
+    def training(self) -> bool:
+        """Whether `forward` computes for a gradient, which layers such as dropout must know; at first it does not."""
+        return bool(self.loss.training)
+
+    @training.setter
+    def training(self, training: bool) -> None:
+        for module in (*self.layers, self.loss):
+            module.training = training
+
+    @property
+    def replayable(self) -> bool:
+        """Whether `forward` and `backward` are nothing but those of layers and a loss that are replayable."""
+        kind = type(self)
+        own = kind.forward is Network.forward and kind.backward is Network.backward
+        return own and all(module.is_replayable() for module in (*self.layers, self.loss))
 
     def forward(self, inputs: Array) -> Array:
         """Return the class probabilities (rows, classes) of `inputs` (rows, n_inputs)."""
@@ -125,32 +159,43 @@ class Network:
         dvalues = self.loss.backward(probabilities, labels, samples)
         for layer in reversed(self.layers[1:]):
             if isinstance(layer, Dense):
+                dvalues = self._operands(dvalues)
                 layer.backward_parameters(dvalues)
                 dvalues = layer.backward_inputs(dvalues)
             else:
                 dvalues = layer.backward(dvalues)
-        self.dense[0].backward_parameters(dvalues)
+        self.dense[0].backward_parameters(self._operands(dvalues))
+
+    def _operands(self, dvalues: Array) -> Array:
+        """Return `dvalues` as they enter a product, as layers of one's own need not leave them."""
+        if dvalues.dtype == self.precision.operands and dvalues.flags.c_contiguous:
+            return dvalues
+        with self.backend.current():
+            return self.backend.xp.ascontiguousarray(dvalues, dtype=self.precision.operands)
 
     def add_penalty_gradients(self) -> None:
         """Add the gradient of `regularization_loss` to `gradients`."""
-        for layer in self.dense:
+        for layer in self.trainable:
             layer.add_penalty_gradients()
 
     def write_penalties(self, penalties: Array) -> None:
         """Write each parameter's part in the regularization loss to `penalties`, a vector like `parameters`."""
-        for layer, part in zip(self.dense, self._parts, strict=True):
+        for layer, part in zip(self.trainable, self._parts, strict=True):
             layer.write_penalties(penalties[part])
 
     def regularization_loss(self) -> Array:
         """Return the sum of the layers' regularization losses, as a scalar that stays on the device."""
-        return self.loss.regularization_loss(*self.dense)
+        return self.loss.regularization_loss(*self.trainable)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return copies of all weights and biases as NumPy arrays, named dense1.weights, dense1.biases, …"""
+        """Return copies of all parameters as NumPy arrays, named dense1.weights, dense1.biases, dense2.weights, …
+
+        The name of a layer is that of its class and its number among those of that name.
+        """
         return {name: self.backend.to_host(view).copy() for name, view in self._views().items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Copy in all weights and biases, named and shaped as `state_dict` has them.
+        """Copy in all parameters, named and shaped as `state_dict` has them.
 
         Raises `ValueError`, and changes nothing, where a name is missing or unknown or a shape differs.
         """
@@ -161,7 +206,8 @@ class Network:
             raise ValueError(
                 f"the state has {', '.join(unknown)}, which this network of {len(self.dense)} Dense lacks"
             )
-        arrays = {name: self.backend.asarray(values, dtype=self.parameters.dtype) for name, values in state.items()}
+        dtype = self.parameters.dtype
+        arrays = {name: self.backend.numbers(values, name, dtype) for name, values in state.items()}
         for name, view in views.items():
             if arrays[name].shape != view.shape:
                 raise ValueError(f"{name} must have the shape {view.shape}, got {arrays[name].shape}")
@@ -170,11 +216,47 @@ class Network:
                 view[...] = arrays[name]
 
     def _views(self) -> dict[str, Array]:
-        return {
-            f"dense{number}.{name}": view
-            for number, layer in enumerate(self.dense, start=1)
-            for name, view in (("weights", layer.weights), ("biases", layer.biases))
-        }
+        counts: Counter[str] = Counter()
+        views: dict[str, Array] = {}
+        for layer in self.trainable:
+            kind = type(layer).__name__.lower()
+            counts[kind] += 1
+            views |= {f"{kind}{counts[kind]}.{name}": view for name, view in layer.tensors().items()}
+        return views
+
+
+def _checked_layers(layers: Sequence[Layer]) -> list[Layer]:
+    """Return `layers` as a list; raise `ValueError` for what is no layer, or one of another network."""
+    if isinstance(layers, Layer) or not isinstance(layers, Iterable):
+        raise ValueError(f"layers must be a list of layers, got {layers!r}")
+    checked = list(layers)
+    for number, layer in enumerate(checked, start=1):
+        if not isinstance(layer, Layer):
+            cure = f"make one: {layer.__name__}(…)" if isinstance(layer, type) else "inherit from fmnist_xp.Layer"
+            raise ValueError(f"layer {number} is {layer!r}, not a layer: {cure}")
+        _check_free(layer, f"layer {number}")
+    return checked
+
+
+def _make_loss(loss: CategoricalCrossentropy | type[CategoricalCrossentropy] | str | None, backend: Backend) -> Any:
+    """Return the loss that `loss` is, or names; raise `ValueError` for anything else, or one of another network."""
+    if loss is None:
+        return SoftmaxCategoricalCrossentropy(backend)
+    if isinstance(loss, str) and loss in LOSSES:
+        return LOSSES[loss](backend)
+    if isinstance(loss, type) and issubclass(loss, CategoricalCrossentropy):
+        return loss(backend)
+    if not isinstance(loss, CategoricalCrossentropy):
+        raise ValueError(f"loss must be one of {', '.join(LOSSES)}, or a CategoricalCrossentropy, got {loss!r}")
+    _check_free(loss, "the loss")
+    return loss
+
+
+def _check_free(module: Module, name: str) -> None:
+    if module.network is not None:
+        raise ValueError(
+            f"{name} ({type(module).__name__}) is part of another network already, which would lose it: make another"
+        )
 
 
 def _check_architecture(layers: Sequence[Layer], loss: CategoricalCrossentropy) -> None:
@@ -183,12 +265,23 @@ def _check_architecture(layers: Sequence[Layer], loss: CategoricalCrossentropy) 
         raise ValueError("the first layer must be Dense")
     if len({id(layer) for layer in layers}) < len(layers):
         raise ValueError("each layer can stand in a network only once")
-    dense = [layer for layer in layers if isinstance(layer, Dense)]
-    for number, (before, after) in enumerate(itertools.pairwise(dense), start=1):
-        if before.n_neurons != after.n_inputs:
+    for number, layer in enumerate(layers, start=1):
+        # The input's gradient is not always wanted, and penalties are added once, so a network calls these two.
+        if isinstance(layer, Dense) and type(layer).backward is not Dense.backward:
             raise ValueError(
-                f"dense{number} has {before.n_neurons} neurons, but dense{number + 1} takes {after.n_inputs} inputs"
+                f"layer {number} ({type(layer).__name__}) overrides backward, which a network does not call of a "
+                "Dense layer: override backward_parameters and backward_inputs"
             )
+    number, width = 0, None  # of the Dense layer before, where nothing behind it can have changed the width
+    for layer in layers:
+        if isinstance(layer, Dense):
+            if width is not None and width != layer.n_inputs:
+                raise ValueError(
+                    f"dense{number} has {width} neurons, but dense{number + 1} takes {layer.n_inputs} inputs"
+                )
+            number, width = number + 1, layer.n_neurons
+        elif type(layer) not in IN_PLACE:
+            width = None
     joined = isinstance(loss, SoftmaxCategoricalCrossentropy)
     if isinstance(layers[-1], Softmax) is joined:
         raise ValueError(

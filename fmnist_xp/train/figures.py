@@ -11,9 +11,10 @@ from fmnist_xp.nn.losses import CategoricalCrossentropy
 from fmnist_xp.nn.network import Network
 
 
-def matches(xp: Any, predicted: Array, labels: Array, output: Array) -> None:
-    """Write 1 where `predicted` equals `labels` and 0 elsewhere to `output`."""
-    xp.multiply(predicted == labels, 1.0, out=output)
+def matches(xp: Any, predicted: Array, labels: Array, true: Array, output: Array) -> None:
+    """Write 1 where `predicted` equals `labels` and `true` is finite, and 0 elsewhere, to `output`."""
+    # Where a row's probabilities are no numbers, argmax says class 0, but nothing is predicted.
+    xp.multiply((predicted == labels) & xp.isfinite(true), 1.0, out=output)
 
 
 class Figures:
@@ -38,7 +39,7 @@ class Figures:
         """Return [data loss, accuracy] of the rows noted, (2,) of float64; the next call writes to the same place."""
         backend, rows = self._network.backend, len(self._labels)
         self._network.loss.losses(self._true, out=self._terms[:, 0])
-        backend.fuse(matches)(self._predicted, self._labels, self._terms[:, 1])
+        backend.fuse(matches)(self._predicted, self._labels, self._true, self._terms[:, 1])
         means = self._totals[:2]
         backend.dot(self._ones[:, :rows], self._terms, means.reshape(1, 2))
         backend.xp.divide(means, rows, out=means)

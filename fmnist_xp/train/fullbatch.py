@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from fmnist_xp.arguments import whole_number
 from fmnist_xp.backend import Array
 from fmnist_xp.nn.network import Network
 from fmnist_xp.train.figures import Figures
@@ -41,8 +42,8 @@ class FullBatch:
         backend = network.backend
         # Each Dense layer has an output and the gradient of it.
         row_bytes = 2 * sum(network.widths[1:]) * network.parameters.dtype.itemsize
-        if block_rows is not None and block_rows < 1:
-            raise ValueError(f"block_rows must be at least 1, got {block_rows}")
+        if block_rows is not None:
+            block_rows = min(self.rows, whole_number("block_rows", block_rows, 1))
         self.block_rows = block_rows or backend.block_rows(self.rows, row_bytes)
         self.blocks = [slice(i, min(i + self.block_rows, self.rows)) for i in range(0, self.rows, self.block_rows)]
         self._figures: Any = None if labels is None else Figures(network, labels)

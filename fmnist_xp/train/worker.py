@@ -73,7 +73,7 @@ class Worker:
         backend = network.backend
         self._inputs, self._labels = inputs, labels
         self._recorder = Recorder(backend)
-        self.replays = all(vars(type(module)).get("replayable") for module in (*network.layers, network.loss))
+        self.replays = network.replayable
         through: Any = self._recorder if self.replays else backend
         self._network = network.replica(through)
         self.loss = self._network.loss
@@ -86,6 +86,7 @@ class Worker:
 
     def forward(self, block: slice) -> Array:
         """Return the class probabilities of the rows of `block`."""
+        self._network.training = False
         probabilities = self._network.forward(self._inputs[block])
         self._recorder.taken()
         return probabilities
@@ -114,6 +115,7 @@ class Worker:
         return None
 
     def _through_layers(self, block: slice, note: Note | None) -> None:
+        self._network.training = True
         probabilities = self._network.forward(self._inputs[block])
         if note is not None:
             note(self.loss, probabilities, block)
@@ -124,6 +126,7 @@ class Worker:
         """Return what the layers call for rows and labels at these addresses."""
         self._recorder.taken()  # what an attempt that failed has left
         self._network.attach_gradients(self.gradients)
+        self._network.training = True
         probabilities = self._network.forward(inputs)
         forward = self._recorder.taken()
         self._network.backward(probabilities, labels, samples=1)

@@ -350,6 +350,84 @@ def test_pixels_are_exact_in_half_precision(cuda: CudaBackend) -> None:
     np.testing.assert_allclose(half, single, rtol=1e-5)
 
 
+PIXELS = np.arange(256, dtype="float32").reshape(32, 8)
+SCALINGS = {
+    "preprocess": (PIXELS - 127.5) / np.float32(127.5),
+    "minus one": PIXELS / np.float32(127.5) - 1,
+    "0 to 1": PIXELS / np.float32(255),
+    "times a number": PIXELS * np.float32(1 / 255),
+    "up to 2048": np.arange(1793, 2049, dtype="float32").reshape(32, 8) / np.float32(255),
+}
+
+
+@pytest.mark.parametrize("rows", SCALINGS.values(), ids=SCALINGS)
+def test_pixels_are_known_however_they_were_scaled(cuda: CudaBackend, rows: np.ndarray) -> None:
+    model = Sequential([Dense(8, 4)], backend=cuda, dtype="float16")
+    with cuda.computing():
+        halves, scale = model._halves(cuda.asarray(rows))
+    halves = cuda.to_host(halves)
+    assert (halves.dtype, scale) == (np.float16, 1 / 255)
+    np.testing.assert_array_equal(halves, np.rint(255 * rows.astype("float64")))
+
+
+def moved(value: float) -> np.ndarray:
+    rows = SCALINGS["0 to 1"].copy()
+    rows[3, 4] += np.float32(value)
+    return rows
+
+
+NO_PIXELS = {
+    "one value beside its pixel": moved(6e-7),  # by a little more than float32 rounds
+    "tiny values": np.full((32, 8), 4e-6, "float32") * np.linspace(0.1, 1, 8, dtype="float32"),
+    "one tiny value": np.where(np.arange(8) == 3, 1e-12, SCALINGS["0 to 1"]).astype("float32"),
+    "beyond what halves count": np.arange(1794, 2050, dtype="float32").reshape(32, 8) / np.float32(255),
+    "large": 300 * SCALINGS["preprocess"] + np.float32(0.001),
+}
+
+
+@pytest.mark.parametrize("rows", NO_PIXELS.values(), ids=NO_PIXELS)
+def test_other_rows_are_rounded_to_halves_near_one(cuda: CudaBackend, rows: np.ndarray) -> None:
+    model = Sequential([Dense(8, 4)], backend=cuda, dtype="float16")
+    with cuda.computing():
+        halves, scale = model._halves(cuda.asarray(rows))
+    seen = cuda.to_host(halves).astype("float64") * scale
+    largest = np.abs(rows).max()
+    # To 11 bits of themselves, but no finer than halves of the largest are: subnormal ones have a step of 2⁻²⁴.
+    np.testing.assert_allclose(seen, rows, rtol=2**-11, atol=min(1.0, 2 * float(largest)) * 2**-25)
+    assert scale == (1 if largest >= 1 else 2 ** np.floor(np.log2(largest)))
+
+
+def test_tiny_inputs_train_in_half_precision_as_in_single(cuda: CudaBackend) -> None:
+    X, y = make_rows(pixels=False)
+    tiny = (4e-6 * X).astype("float32")
+    gains = []
+    for dtype in ("float16", "float32"):
+        model = Sequential([Dense(20, 4)], backend=cuda, dtype=dtype)
+        with cuda.current():
+            model.parameters[...] = cuda.asarray(
+                1e4 * np.random.default_rng(0).standard_normal(model.parameters.shape)
+            )
+            model.dense[0].biases[...] = 0
+        gains.append(model.evaluate(tiny, y).loss - np.log(4))
+    assert gains[0] == pytest.approx(gains[1], rel=0.01)
+    assert abs(gains[1]) > 1e-3
+
+
+class Shifted(Dense):
+    """Takes its inputs as they are: in half precision nothing may stand for them."""
+
+    def forward(self, inputs: Any) -> Any:
+        return super().forward(inputs + inputs.dtype.type(1))
+
+
+def test_first_layer_that_inherits_from_dense_sees_the_rows(cuda: CudaBackend) -> None:
+    X, _ = make_rows(pixels=True)
+    models = [Sequential([Shifted(20, 4, seed=1)], backend=cuda, dtype=dtype) for dtype in ("float16", "float32")]
+    half, single = (model.predict_proba(X) for model in models)
+    np.testing.assert_allclose(half, single, atol=1e-3)
+    assert models[0].layers[0].input_scale == 1
+
+
 def test_layers_by_hand_see_the_rows_as_they_are_after_a_prediction(cuda: CudaBackend) -> None:
     X, _ = make_rows(pixels=True)
     model = make_half(cuda)

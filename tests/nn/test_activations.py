@@ -99,3 +99,33 @@ def test_values_and_gradient_agree_with_pytorch(
 @pytest.mark.parametrize("activation", [ReLU(), Softmax()], ids=["relu", "softmax"])
 def test_activation_has_no_arguments_to_save(activation: Layer) -> None:
     assert activation.config() == {}
+
+
+def test_lists_and_whole_numbers_are_taken() -> None:
+    assert ReLU().forward([1, -2]).tolist() == [1.0, 0.0]
+    assert ReLU().forward(np.array([[3, -1]])).dtype == np.float64
+    np.testing.assert_allclose(Softmax().forward([[0, 0], [1, 1]]), 0.5)
+    relu = ReLU()
+    relu.forward([[1, -2]])
+    assert relu.backward([[5, 6]]).tolist() == [[5, 0]]
+
+
+@pytest.mark.parametrize("inputs", [[1.0, 2.0], np.zeros((2, 0)), np.zeros((1, 2, 3))])
+def test_softmax_of_anything_but_rows_is_refused(inputs: Any) -> None:
+    with pytest.raises(ValueError, match=r"inputs must have the shape \(rows, classes\), got \("):
+        Softmax().forward(inputs)
+
+
+@pytest.mark.parametrize("kind", [ReLU, Softmax])
+@pytest.mark.parametrize("values", [["a"], [[1j]], [[None]]])
+def test_what_holds_no_numbers_is_refused(kind: type[Layer], values: Any) -> None:
+    with pytest.raises(ValueError, match="inputs must hold real numbers, got dtype "):
+        kind().forward(values)
+
+
+@pytest.mark.parametrize("kind", [ReLU, Softmax])
+def test_gradient_of_another_shape_is_refused(kind: type[Layer]) -> None:
+    layer = kind()
+    layer.forward(np.ones((2, 3)))
+    with pytest.raises(ValueError, match=r"dvalues must have the shape of output, \(2, 3\), got \(1, 3\)"):
+        layer.backward(np.ones((1, 3)))

@@ -177,7 +177,7 @@ def test_everything_has_the_dtype_of_the_layer(dtype: str) -> None:
     [
         ({"n_inputs": 0}, "n_inputs must be at least 1, got 0"),
         ({"n_neurons": -3}, "n_neurons must be at least 1, got -3"),
-        ({"weight_regularizer_l1": -0.1}, "weight_regularizer_l1 must be a finite number of at least 0, got -0.1"),
+        ({"weight_regularizer_l1": -0.1}, "weight_regularizer_l1 must be at least 0 and finite, got -0.1"),
         ({"weight_regularizer_l2": math.nan}, "weight_regularizer_l2 must be .* got nan"),
         ({"bias_regularizer_l1": math.inf}, "bias_regularizer_l1 must be .* got inf"),
         ({"bias_regularizer_l2": -1}, "bias_regularizer_l2 must be .* got -1"),

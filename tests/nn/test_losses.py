@@ -206,3 +206,44 @@ def test_shapes_that_do_not_fit_are_refused(
         ValueError, match=r"labels must be \(rows,\) or \(rows, classes\) for predictions .* got labels"
     ):
         kind().sample_losses(predictions, labels)
+
+
+@BOTH
+@pytest.mark.parametrize("method", ["backward", "forward", "calculate", "sample_losses", "true_probabilities"])
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, -1], "labels must be from 0 to 2, got -1 to 0"),
+        ([0, 3], "labels must be from 0 to 2, got 0 to 3"),
+        ([0.0, 1.0], "labels must be class indices .* of dtype float64"),
+        ([[0.5, 0.5, 0], [0, 1, 0]], "labels of two dimensions must be one-hot rows"),
+    ],
+)
+def test_labels_out_of_range_are_refused(
+    kind: type[CategoricalCrossentropy], method: str, labels: Any, message: str
+) -> None:
+    predictions = np.array([[0.2, 0.3, 0.5], [0.1, 0.8, 0.1]])
+    with pytest.raises(ValueError, match=message):
+        getattr(kind(), method)(predictions, np.array(labels))
+
+
+def test_labels_in_a_column_are_those_in_a_row() -> None:
+    predictions, labels = np.array([[0.5, 0.3, 0.2], [0.4, 0.4, 0.2]]), np.array([2, 0])
+    loss = CategoricalCrossentropy()
+    np.testing.assert_array_equal(
+        loss.sample_losses(predictions, labels[:, None]), loss.sample_losses(predictions, labels)
+    )
+
+
+@BOTH
+def test_classes_beyond_a_byte(kind: type[CategoricalCrossentropy]) -> None:
+    predictions = np.full((2, 257), 1 / 257)
+    dinputs = kind().backward(predictions, np.array([0, 5], "uint8"))
+    wrong = np.sort(np.abs(dinputs), axis=1)[:, -2:]  # the true class alone stands out
+    assert (wrong[:, 1] > 100 * wrong[:, 0]).all()
+
+
+def test_replica_reads_no_labels_on_the_host() -> None:
+    loss = CategoricalCrossentropy().replica()
+    loss.true_probabilities(np.array([[0.5, 0.5], [0.4, 0.6]]), np.array([0, -1]))
+    assert not loss.checks_labels

@@ -261,7 +261,7 @@ def test_state_dict_round_trip_copies_both_ways() -> None:
         ),
         (
             {"dense1.weights": np.zeros((5, 4)), "dense3.biases": [["a", "b", "c"]]},
-            "could not convert string to float",
+            "dense3.biases must hold real numbers, got dtype <U1",
         ),
     ],
 )

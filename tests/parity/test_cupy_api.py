@@ -36,6 +36,7 @@ from parity.standin.tables import (
     ELEMENTWISE,
     FUNCTION_METHODS,
     FUNCTIONS,
+    OF_DTYPES,
     TYPES,
     UFUNCS,
     parameters,
@@ -90,7 +91,7 @@ def test_function_and_its_parameters_are_cupys(cupy: Any, name: str, text: str) 
     check_parameters(text, names_of(function), gathers=names_of(function)[0] == "args")
 
 
-@pytest.mark.parametrize("name", [*TYPES, *CONSTANTS])
+@pytest.mark.parametrize("name", [*TYPES, *CONSTANTS, *OF_DTYPES])
 def test_types_and_constants_are_numpys_in_cupy_too(cupy: Any, name: str) -> None:
     assert getattr(cupy, name) is getattr(np, name)
 
@@ -316,7 +317,7 @@ def test_the_package_is_found() -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_package_uses_what_the_tables_have(path: Path) -> None:
-    known = {*UFUNCS, *TABLES, *TYPES, *CONSTANTS, *BESIDES}
+    known = {*UFUNCS, *TABLES, *TYPES, *CONSTANTS, *OF_DTYPES, *BESIDES}
     unknown = [f"xp.{node.attr} in line {node.lineno}" for node in uses(path) if node.attr not in known]
     assert unknown == []
 

@@ -19,6 +19,7 @@ from parity.standin.tables import (
     CREATION,
     ELEMENTWISE,
     FUNCTIONS,
+    OF_DTYPES,
     TYPES,
     UFUNCS,
     UNTOUCHING,
@@ -96,7 +97,7 @@ class StandInCupy(ModuleType):
         for table, call in ((ELEMENTWISE, self._elementwise), (CREATION, self._create), (FUNCTIONS, self._call)):
             for function, text in table.items():
                 self._define(function, call, text)
-        for constant in (*TYPES, *CONSTANTS):
+        for constant in (*TYPES, *CONSTANTS, *OF_DTYPES):
             setattr(self, constant, getattr(np, constant))
 
     def RawKernel(self, code: str, name: str) -> "RawKernel":

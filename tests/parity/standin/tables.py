@@ -62,6 +62,8 @@ TYPES = (
     *("float16", "float32", "float64"),
 )
 CONSTANTS = ("e", "inf", "nan", "newaxis", "pi")
+# Functions of dtypes that CuPy takes from NumPy as they are.
+OF_DTYPES = ("promote_types",)
 
 # Methods of an array that are functions of the module, with the same parameters, and those of NumPy's array.
 FUNCTION_METHODS = ("all", "any", "argmax", "argmin", "cumsum", "dot", "max", "mean", "min", "prod", "sum")

@@ -1,0 +1,37 @@
+"""What numbers a function takes: checked where they come in, named in the error where they do not fit."""
+
+from math import inf
+from numbers import Real
+from operator import index
+from typing import Any
+
+
+def whole_number(name: str, value: Any, least: int) -> int:
+    """Return `value` as an int; raise `ValueError`, naming the argument, unless it is one of at least `least`.
+
+    NumPy's integers are taken; True and False, 2.0 and "2" are not.
+    """
+    try:
+        number = index(value)
+    except TypeError as error:
+        raise ValueError(f"{name} must be a whole number, got {value!r}") from error
+    if isinstance(value, bool):
+        raise ValueError(f"{name} must be a whole number, got {value!r}")
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, got {value!r}")
+    return number
+
+
+def real_number(name: str, value: Any, low: float, high: float = inf, *, open_low: bool = False) -> float:
+    """Return `value` as a float; raise `ValueError`, naming the argument, unless low ≤ value < high.
+
+    With `open_low`, low < value. NumPy's numbers are taken; True and False, text and complex numbers are not.
+    """
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise ValueError(f"{name} must be a number, got {value!r}")
+    number = float(value)
+    if not (low < number if open_low else low <= number) or not number < high:
+        lower = f"above {low:g}" if open_low else f"at least {low:g}"
+        upper = "finite" if high == inf else f"below {high:g}"
+        raise ValueError(f"{name} must be {lower} and {upper}, got {value!r}")
+    return number
