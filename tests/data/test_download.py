@@ -1,6 +1,5 @@
 """Fetching, from servers on this machine."""
 
-import gc
 import gzip
 import hashlib
 import logging
@@ -20,18 +19,7 @@ from fmnist_xp.errors import DataError
 IMAGES = "train-images-idx3-ubyte.gz"
 
 
-pytestmark = [
-    pytest.mark.usefixtures("downloads"),
-    # pooch leaves the socket of a failed answer to the garbage collector, which then complains of it.
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
-
-
-@pytest.fixture(autouse=True)
-def collected() -> Iterator[None]:
-    """Collect the garbage while the complaint is still passed over, and not in someone else's test."""
-    yield
-    gc.collect()
+pytestmark = pytest.mark.usefixtures("downloads")
 
 
 class Server(ThreadingHTTPServer):
@@ -93,7 +81,10 @@ def files(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> di
     server.files = {name: (tmp_path / "served" / name).read_bytes() for name in names}
     table = {
         name: published.Published(
-            hashlib.md5(content).hexdigest(), hashlib.sha256(gzip.decompress(content)).hexdigest()
+            hashlib.md5(content).hexdigest(),
+            hashlib.sha256(gzip.decompress(content)).hexdigest(),
+            len(content),
+            len(gzip.decompress(content)),
         )
         for name, content in server.files.items()
     }
