@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-
 TEMPORARY = re.compile(r"\..+-[0-9a-f]{16}(\.\w+)?")
 """Names that `replacing` gives to its temporary files; a process that was killed leaves them behind."""
 
