@@ -13,6 +13,7 @@ from fmnist_xp.cli.options import (
     DataOption,
     DeviceOption,
     GraphsOption,
+    NoSyntheticOption,
     Precision,
     ThreadsOption,
     UrlOption,
@@ -37,6 +38,7 @@ def train(
     ),
     device: DeviceOption = "auto",
     data: DataOption = "auto",
+    no_synthetic: NoSyntheticOption = False,
     url: UrlOption = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Full-batch updates.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the weights and of the order of the images.")] = 0,
@@ -74,7 +76,7 @@ def train(
     folder = out_folder or default_folder(settings, backend)
     backend.precision(settings.precision)  # both before anything is read or downloaded
     check_folder(folder, force)
-    train_data, test_data = load_fashion_mnist(data, url=url)
+    train_data, test_data = load_fashion_mnist(data, url=url, allow_synthetic=not no_synthetic)
     if not quiet:
         out.print(f"{train_data.name}: {len(train_data):,} + {len(test_data):,} images ({train_data.source})")
         out.print(f"{backend.name}: {backend.device_name}, {backend.manner}")
@@ -93,6 +95,7 @@ def reproduce(
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs instead of the notebook's 1,100.")] = None,
     device: DeviceOption = "auto",
     data: DataOption = "auto",
+    no_synthetic: NoSyntheticOption = False,
     threads: ThreadsOption = None,
     graphs: GraphsOption = None,
     out_folder: Annotated[Path, typer.Option("--out", help="Folder of runs, pictures and report.")] = Path(
@@ -105,7 +108,7 @@ def reproduce(
     from fmnist_xp.reproduce import reproduce as reproduce_experiments
 
     backend = chosen_backend(device, threads, graphs)
-    train_data, test_data = load_fashion_mnist(data)
+    train_data, test_data = load_fashion_mnist(data, allow_synthetic=not no_synthetic)
     report = reproduce_experiments(
         train_data, test_data, backend, out_folder, seeds=seeds, epochs=epochs, source=data, verbose=not quiet
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fmnist_xp.data import published
-from fmnist_xp.data.cache import NO_FOLDER, cache_folder
+from fmnist_xp.data.cache import FETCHED, NO_FOLDER, cache_folder
 from fmnist_xp.errors import DataError
 from fmnist_xp.files import replacing
 
@@ -31,12 +31,12 @@ class OutOfReachError(DataError):
 def fetched_folder() -> Path | None:
     """Return the folder of the cache where `fetch` puts the files, which need not exist, or None without a cache."""
     cache = cache_folder()
-    return cache / "fashion-mnist" if cache else None
+    return cache / FETCHED if cache else None
 
 
 def is_fetched(folder: Path) -> bool:
     """Return whether the four files are in `folder`."""
-    return all((folder / name).is_file() for name in published.FILES)
+    return all(os.path.isfile(folder / name) for name in published.FILES)  # noqa: PTH113
 
 
 def fetch(url: str | None = None, progress: bool = True, folder: Path | None = None) -> Path:
@@ -89,7 +89,7 @@ def _check_requests() -> None:
 
 def _is_right(path: Path, name: str) -> bool:
     try:
-        if path.is_file():
+        if path.is_file():  # a FIFO would be waited for
             published.verify(path, name)
             return True
     except (DataError, OSError):
