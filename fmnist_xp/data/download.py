@@ -112,7 +112,7 @@ def _received(url: str, expected: published.Published, show: bool) -> bytes:
     import requests
     import urllib3
 
-    for _ in range(ATTEMPTS):
+    for attempt in range(1, ATTEMPTS + 1):
         transfer = _Transfer(url, expected.limit)
         transfer.start()
         try:
@@ -136,7 +136,9 @@ def _received(url: str, expected: published.Published, show: bool) -> bytes:
                 raise DataError(f"{url}: not an address to fetch from ({_reason(failure)})") from failure
         if not isinstance(failure, urllib3.exceptions.HTTPError | OSError):
             raise failure
-    raise DataError(f"{url}: the connection broke {ATTEMPTS} times ({_reason(failure)})") from failure
+        if attempt == ATTEMPTS:
+            raise DataError(f"{url}: the connection broke {ATTEMPTS} times ({_reason(failure)})") from failure
+    raise AssertionError("unreachable")
 
 
 def _watch(transfer: "_Transfer", expected: published.Published, show: bool) -> None:

@@ -52,7 +52,8 @@ def _auto(url: str | None, allow_synthetic: bool) -> tuple[Dataset, Dataset]:
         except DataError as error:
             raise DataError(f"FMNIST_XP_DATA={chosen}: {error}") from error
     folder = download.fetched_folder()
-    if folder and download.is_fetched(folder):
+    fetched = folder is not None and download.is_fetched(folder)
+    if folder and fetched:
         try:
             if (splits := formats.read(folder))[0].name == "fashion-mnist":
                 return splits
@@ -66,6 +67,8 @@ def _auto(url: str | None, allow_synthetic: bool) -> tuple[Dataset, Dataset]:
         with tempfile.TemporaryDirectory() as temporary:
             return formats.read(download.fetch(url, folder=Path(temporary)))
     except download.OutOfReachError as error:
+        if fetched:
+            raise DataError(f"{folder}: its files are damaged, and cannot be fetched again: {error}") from error
         if not allow_synthetic:
             raise DataError(f"Fashion-MNIST cannot be fetched ({error}), and drawn images are ruled out") from error
         LOG.warning("Fashion-MNIST cannot be fetched (%s); using synthetic images instead", error)

@@ -202,6 +202,42 @@ def test_a_damaged_file_in_the_cache_is_fetched_again(server: Server, files: dic
     assert path.read_bytes() == files[IMAGES]
 
 
+@pytest.mark.parametrize("damage", [lambda content: content[:-20], lambda _: gzip.compress(b"other")])
+def test_damaged_files_in_the_cache_never_change_what_is_loaded(
+    server: Server, files: dict[str, bytes], nobody: str, damage: Callable[[bytes], bytes]
+) -> None:
+    path = fetch(server.url) / IMAGES
+    path.write_bytes(damage(files[IMAGES]))
+    with pytest.raises(DataError, match="are damaged, and cannot be fetched again"):
+        load_fashion_mnist("auto", url=nobody)
+    assert_made(load_fashion_mnist("auto", url=server.url))
+    assert path.read_bytes() == files[IMAGES]
+
+
+def test_another_data_set_in_the_place_of_the_fetched_is_not_taken(
+    server: Server, files: dict[str, bytes], tmp_path: Path
+) -> None:
+    folder = fetch(server.url)
+    export(made(20, 7), made(10, 8), tmp_path / "other", "idx")
+    for name in files:
+        (folder / name).write_bytes((tmp_path / "other" / name).read_bytes())
+    assert_made(load_fashion_mnist("auto", url=server.url))
+
+
+def test_drawn_images_can_be_ruled_out(nobody: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match="cannot be fetched .* ruled out") as raised:
+        load_fashion_mnist("auto", url=nobody, allow_synthetic=False)
+    assert nobody in str(raised.value)
+    assert "check the connection" in str(raised.value)
+    with pytest.raises(DataError, match="synthetic: drawn images are ruled out"):
+        load_fashion_mnist("synthetic", allow_synthetic=False)
+    monkeypatch.setenv("FMNIST_XP_DATA", "synthetic")
+    with pytest.raises(DataError, match="FMNIST_XP_DATA=synthetic"):
+        load_fashion_mnist(allow_synthetic=False)
+    export(made(20), made(10, 1), tmp_path / "idx", "idx")
+    assert_made(load_fashion_mnist(tmp_path / "idx", allow_synthetic=False))
+
+
 @pytest.fixture
 def silent() -> Iterator[str]:
     """The address of a server that takes connections and says nothing."""
