@@ -27,25 +27,26 @@ class Evaluation:
     picture: Path
 
 
-def evaluate_run(folder: Path, source: str | None, backend: Backend) -> Evaluation:
+def evaluate_run(folder: Path, source: str | None, backend: Backend, *, allow_synthetic: bool = True) -> Evaluation:
     """Evaluate the run in `folder` on the test images of `source`, by default those of the run.
 
     The confusion matrix is drawn to `CONFUSION` in the run's folder. Raises `RunError` where no source is named
-    and the run's own is no longer what it was trained on.
+    and the run's own is no longer what it was trained on, `DataError` where it has none but drawn images and
+    `allow_synthetic` is False.
     """
     run = load_run(folder)
     network = run.load_network(backend)
     trained_on = run.result["dataset"]
     if source is None:
         source = "synthetic" if trained_on["name"] == "synthetic" else run.config["data"]["source"]
-        train, test = load_fashion_mnist(source)
+        train, test = load_fashion_mnist(source, allow_synthetic=allow_synthetic)
         if (test.name, dataset_sha256(train, test)) != (trained_on["name"], trained_on["sha256"]):
             raise RunError(
                 f"{folder} was trained on {trained_on['name']}, but its source {source} now gives other images "
                 f"({test.name}): name the images to test on with --data"
             )
     else:
-        _train, test = load_fashion_mnist(source)
+        _train, test = load_fashion_mnist(source, allow_synthetic=allow_synthetic)
     X, y = preprocess(test)
     matrix = confusion_matrix(y, network.predict(X))
     picture = plot_confusion(

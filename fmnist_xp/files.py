@@ -2,11 +2,15 @@
 
 import errno
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+TEMPORARY = re.compile(r"\..+-[0-9a-f]{16}(\.\w+)?")
+"""Names that `replacing` gives to its temporary files; a process that was killed leaves them behind."""
 
 
 @contextmanager
@@ -14,14 +18,18 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; move it to `path` when the block ends well.
 
     The temporary file keeps the suffix of `path`, since some writers choose their format by it. When the
-    block raises, `path` keeps what it held before and the temporary file is removed.
+    block raises, `path` keeps what it held before and the temporary file is removed. The file is as readable as
+    the user's mask says, also where a writer puts a private file of its own in its place, as safetensors does.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}-{secrets.token_hex(8)}{path.suffix}")
     # Not tempfile.mkstemp, whose files are private to the user; this one has the mode of any new file.
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    mode = stat.S_IMODE(temporary.stat().st_mode)
     try:
         yield temporary
+        if stat.S_IMODE(temporary.stat().st_mode) != mode:
+            temporary.chmod(mode)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

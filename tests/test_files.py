@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fmnist_xp.files import check_file, read_text, replacing, write_text
+from fmnist_xp.files import TEMPORARY, check_file, read_text, replacing, write_text
 
 
 @pytest.fixture
@@ -76,6 +76,22 @@ def test_mode_is_that_of_any_new_file(tmp_path: Path, umask: int) -> None:
     path = tmp_path / "text.txt"
     write_text(path, "text")
     assert path.stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes are of POSIX systems")
+def test_mode_is_that_of_any_new_file_where_the_writer_makes_one_of_its_own(tmp_path: Path, umask: int) -> None:
+    path = tmp_path / "model.safetensors"
+    with replacing(path) as temporary:
+        temporary.unlink()
+        os.close(os.open(temporary, os.O_CREAT | os.O_WRONLY, 0o600))
+    assert path.stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_names_of_temporary_files_are_known(tmp_path: Path) -> None:
+    for name in ("model.safetensors", "train-images-idx3-ubyte.gz", "README"):
+        with replacing(tmp_path / name) as temporary:
+            assert TEMPORARY.fullmatch(temporary.name)
+        assert not TEMPORARY.fullmatch(name)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file modes are of POSIX systems")

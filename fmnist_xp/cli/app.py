@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from fmnist_xp.cli import data, measure, runs, train
+from fmnist_xp.cli import cache, data, measure, runs, train
 
 app = typer.Typer(
     help="A neural network from scratch, trained full batch on Fashion-MNIST, on NumPy or CuPy.",
@@ -14,6 +14,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Look at, fetch or export the data set.", rich_markup_mode=None)
 app.add_typer(data_app, name="data")
+cache_app = typer.Typer(help="Look at the cache of data sets, or empty it.", rich_markup_mode=None)
+app.add_typer(cache_app, name="cache")
 
 app.command()(train.train)
 app.command()(runs.evaluate)
@@ -26,6 +28,8 @@ app.command()(measure.parity)
 data_app.command()(data.info)
 data_app.command()(data.fetch)
 data_app.command()(data.export)
+cache_app.command()(cache.info)
+cache_app.command()(cache.clear)
 
 
 def _show_version(wanted: bool) -> None:

@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from fmnist_xp.cli.console import out
-from fmnist_xp.cli.options import DataOption, UrlOption, path
+from fmnist_xp.cli.options import DataOption, NoSyntheticOption, UrlOption, path
 from fmnist_xp.data import CLASS_NAMES
 
 
@@ -21,6 +21,7 @@ class ExportFormat(StrEnum):
 
 def info(
     data: DataOption = "auto",
+    no_synthetic: NoSyntheticOption = False,
     url: UrlOption = None,
     out_folder: Annotated[
         Path, typer.Option("--out", parser=path, metavar="PATH", help="Folder of the pictures.")
@@ -30,7 +31,7 @@ def info(
     from fmnist_xp.data import describe, load_fashion_mnist
     from fmnist_xp.evaluation import plot_dataset
 
-    train_data, test_data = load_fashion_mnist(data, url=url)
+    train_data, test_data = load_fashion_mnist(data, url=url, allow_synthetic=not no_synthetic)
     splits = describe(train_data, test_data)
     for split in splits:
         published = "the published images" if split.published else "not the published images"
@@ -56,10 +57,11 @@ def export(
     folder: Annotated[Path, typer.Argument(parser=path, metavar="FOLDER", help="A new or empty folder.")],
     form: Annotated[ExportFormat, typer.Option("--format", help="Image folder or IDX files.")] = ExportFormat.PNG,
     data: DataOption = "auto",
+    no_synthetic: NoSyntheticOption = False,
 ) -> None:
     """Write the data set as the notebook's image folder, or as the four IDX files."""
     from fmnist_xp.data import export as export_files
     from fmnist_xp.data import load_fashion_mnist
 
-    export_files(*load_fashion_mnist(data), folder, form.value)
+    export_files(*load_fashion_mnist(data, allow_synthetic=not no_synthetic), folder, form.value)
     out.print(f"written to {folder}")

@@ -13,6 +13,7 @@ from fmnist_xp.cli.options import (
     DataOption,
     DeviceOption,
     GraphsOption,
+    NoSyntheticOption,
     Precision,
     PrecisionOption,
     ThreadsOption,
@@ -69,6 +70,7 @@ def parity(
     ] = None,
     epochs: Annotated[int, typer.Option(min=1, max=MOST_EPOCHS, help="Epochs of each training curve.")] = 20,
     data: DataOption = "auto",
+    no_synthetic: NoSyntheticOption = False,
     threads: ThreadsOption = None,
     graphs: GraphsOption = None,
     out_folder: Annotated[
@@ -84,7 +86,7 @@ def parity(
     with usage():
         pairs = choose_sides(backend, precision and precision.value)
     folder = out_folder or Path(f"parity-{backend.name.replace(':', '')}")
-    train_data, _test_data = load_fashion_mnist(data)
+    train_data, _test_data = load_fashion_mnist(data, allow_synthetic=not no_synthetic)
     record = run_parity(pairs, train_data, folder, epochs=epochs, note=out.print)
     for title, header, rows in parity_tables(record):
         table = Table(*header, title=title, title_justify="left")

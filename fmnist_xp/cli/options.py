@@ -52,6 +52,9 @@ DataOption = Annotated[
 UrlOption = Annotated[
     str | None, typer.Option(help="Address to download the IDX files from.", parser=filled, metavar="TEXT")
 ]
+NoSyntheticOption = Annotated[
+    bool, typer.Option("--no-synthetic", help="Fail where only images drawn here would be at hand.")
+]
 PrecisionOption = Annotated[Precision, typer.Option("--precision", help="Arithmetic; tf32 and float16 need a GPU.")]
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, max=MOST_THREADS, help="Threads on the CPU; by default all usable cores.")

@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 
 from fmnist_xp.cli.console import out
-from fmnist_xp.cli.options import DeviceOption, ThreadsOption, chosen_backend, filled, path
+from fmnist_xp.cli.options import DeviceOption, NoSyntheticOption, ThreadsOption, chosen_backend, filled, path
 
 
 def evaluate(
@@ -16,13 +16,14 @@ def evaluate(
         str | None,
         typer.Option("--data", parser=filled, metavar="TEXT", help="Data source; by default that of the run."),
     ] = None,
+    no_synthetic: NoSyntheticOption = False,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
 ) -> None:
     """Print accuracy, loss, precision and recall on the test images, and save the confusion matrix."""
     from fmnist_xp.evaluation import evaluate_run
 
-    report = evaluate_run(run_folder, data, chosen_backend(device, threads))
+    report = evaluate_run(run_folder, data, chosen_backend(device, threads), allow_synthetic=not no_synthetic)
     out.print(
         f"{report.dataset}: accuracy {report.metrics.accuracy:.4f}, loss {report.metrics.loss:.4f} "
         f"on {report.rows:,} test images"

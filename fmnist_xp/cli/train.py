@@ -16,6 +16,7 @@ from fmnist_xp.cli.options import (
     DataOption,
     DeviceOption,
     GraphsOption,
+    NoSyntheticOption,
     Precision,
     ThreadsOption,
     UrlOption,
@@ -43,6 +44,7 @@ def train(
     ),
     device: DeviceOption = "auto",
     data: DataOption = "auto",
+    no_synthetic: NoSyntheticOption = False,
     url: UrlOption = None,
     epochs: Annotated[int | None, typer.Option(min=1, max=MOST_EPOCHS, help="Full-batch updates.")] = None,
     seed: Annotated[
@@ -84,7 +86,7 @@ def train(
     folder = out_folder or default_folder(settings, backend)
     backend.precision(settings.precision)  # both before anything is read or downloaded
     check_folder(folder, force)
-    train_data, test_data = load_fashion_mnist(data, url=url)
+    train_data, test_data = load_fashion_mnist(data, url=url, allow_synthetic=not no_synthetic)
     if not quiet:
         out.print(f"{train_data.name}: {len(train_data):,} + {len(test_data):,} images ({train_data.source})")
         out.print(f"{backend.name}: {backend.device_name}, {backend.manner}")
@@ -105,6 +107,7 @@ def reproduce(
     ] = None,
     device: DeviceOption = "auto",
     data: DataOption = "auto",
+    no_synthetic: NoSyntheticOption = False,
     threads: ThreadsOption = None,
     graphs: GraphsOption = None,
     out_folder: Annotated[
@@ -117,7 +120,7 @@ def reproduce(
     from fmnist_xp.reproduce import reproduce as reproduce_experiments
 
     backend = chosen_backend(device, threads, graphs)
-    train_data, test_data = load_fashion_mnist(data)
+    train_data, test_data = load_fashion_mnist(data, allow_synthetic=not no_synthetic)
     report = reproduce_experiments(
         train_data, test_data, backend, out_folder, seeds=seeds, epochs=epochs, source=data, verbose=not quiet
     )

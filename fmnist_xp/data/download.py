@@ -1,50 +1,59 @@
 """Fetching the four IDX files into the user's cache."""
 
-import logging
 import os
 import sys
 import threading
-from contextlib import nullcontext
-from importlib import import_module
+import time
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from fmnist_xp.data import published
-from fmnist_xp.data.cache import NO_FOLDER, cache_folder
+from fmnist_xp.data.cache import FETCHED, NO_FOLDER, cache_folder
 from fmnist_xp.errors import DataError
+from fmnist_xp.files import replacing
 
 TIMEOUT = 10.0
-"""Seconds without a sign of life after which a server counts as not there."""
+"""Seconds without a sign of life after which a server counts as not there, or a connection as broken."""
+PATIENCE = 30.0
+"""Seconds a file may take whatever its rate."""
+LOWEST_RATE = 20_000
+"""Bytes a second that must have come on average after that. So no attempt lasts longer than `PATIENCE` seconds and
+the time that the file's `Published.limit` takes at this rate: 40 minutes for the largest, 30 s for the labels."""
+WHOLE = 3600.0
+"""Seconds that all files may take together, from all addresses and in all attempts."""
 ATTEMPTS = 3
 """How often a file is begun again, whole, when the connection breaks."""
 
 
 class OutOfReachError(DataError):
-    """The network is not there, nothing at the address answers, or pooch, which would ask, is not installed."""
+    """The network is not there, nothing at any address answers, or requests, which would ask, is not installed."""
 
 
 def fetched_folder() -> Path | None:
     """Return the folder of the cache where `fetch` puts the files, which need not exist, or None without a cache."""
     cache = cache_folder()
-    return cache / "fashion-mnist" if cache else None
+    return cache / FETCHED if cache else None
 
 
 def is_fetched(folder: Path) -> bool:
     """Return whether the four files are in `folder`."""
-    return all((folder / name).is_file() for name in published.FILES)
+    return all(os.path.isfile(folder / name) for name in published.FILES)  # noqa: PTH113
 
 
 def fetch(url: str | None = None, progress: bool = True, folder: Path | None = None) -> Path:
     """Make sure that the four .gz files lie in `folder`, by default in the cache; return the folder.
 
-    They come from `url`, else `$FMNIST_XP_URL`, else `published.ADDRESS`: the address under which the four
-    files lie. A file that is there and right is left alone. A file appears under its name only when it is
-    whole and verified, so two processes may do this at once. `progress`: a bar, on a terminal.
+    They come from `url`, else `$FMNIST_XP_URL`, else the first of `published.ADDRESSES` that gives them: addresses
+    under which the four files lie. A file that is there and right is left alone, one that is wrong is kept until
+    there is a better one. A file appears under its name only when it is whole and verified, so two processes may do
+    this at once. `progress`: a bar, on a terminal.
 
-    OutOfReachError, a DataError, where nothing answers within `TIMEOUT`, or pooch is not installed; DataError for an
-    error status, a wrong checksum, a connection that keeps breaking, no cache, or a folder that cannot be written.
+    OutOfReachError, a DataError, where no address answers within `TIMEOUT`, or requests is not installed; DataError
+    for an error status, a wrong checksum, more bytes than the file has, a connection that keeps breaking or is slower
+    than `LOWEST_RATE`, more than `WHOLE` seconds in all, no cache, or a folder that cannot be written.
     """
-    base = (url or os.environ.get("FMNIST_XP_URL") or published.ADDRESS).rstrip("/")
+    chosen = url or os.environ.get("FMNIST_XP_URL")
     folder = folder or fetched_folder()
     if folder is None:
         raise DataError(f"there is no cache to fetch into: {NO_FOLDER}")
@@ -55,89 +64,163 @@ def fetch(url: str | None = None, progress: bool = True, folder: Path | None = N
         raise DataError(f"{folder}: cannot be made ({error.strerror}); set FMNIST_XP_CACHE to another") from error
     missing = [name for name in published.FILES if not _is_right(folder / name, name)]
     if missing:
-        _check_libraries()
-        _wait_for_answer(f"{base}/{missing[0]}")
-    for name in missing:
-        _fetch_file(f"{base}/{name}", folder, name, show)
-    return folder
+        _check_requests()
+    failures: list[DataError] = []
+    deadline = time.monotonic() + WHOLE
+    for address in (chosen,) if chosen else published.ADDRESSES:
+        try:
+            while missing:
+                _fetch_file(f"{address.rstrip('/')}/{missing[0]}", folder / missing[0], deadline, show)
+                del missing[0]
+            return folder
+        except DataError as error:
+            failures.append(error)
+            if time.monotonic() > deadline:
+                break
+        except OSError as error:
+            raise DataError(f"{folder / missing[0]}: cannot be written ({error.strerror or error})") from error
+    reasons = "; ".join(map(str, failures))
+    if all(isinstance(failure, OutOfReachError) for failure in failures):
+        raise OutOfReachError(f"{reasons}; check the connection, or name another address (--url, FMNIST_XP_URL)")
+    raise DataError(f"{reasons}; name another address (--url, FMNIST_XP_URL)")
+
+
+def _check_requests() -> None:
+    try:
+        import requests  # noqa: F401
+    except ImportError as error:
+        raise OutOfReachError(f"downloads need requests ({error}): pip install requests") from error
 
 
 def _is_right(path: Path, name: str) -> bool:
-    if not path.is_file():
-        return False
     try:
-        published.verify(path, name)
-    except DataError:
-        path.unlink(missing_ok=True)
-        return False
-    return True
+        if path.is_file():  # a FIFO would be waited for
+            published.verify(path, name)
+            return True
+    except (DataError, OSError):
+        pass
+    return False
 
 
-def _check_libraries() -> None:
-    """Raise OutOfReachError where pooch, or requests, which it brings along, cannot be imported."""
-    try:
-        for name in ("pooch", "requests"):
-            import_module(name)
-    except ImportError as error:
-        raise OutOfReachError(f"downloads need pooch ({error}): pip install pooch") from error
-
-
-def _wait_for_answer(url: str) -> None:
-    """Raise OutOfReachError unless the server says something, if only an error, within `TIMEOUT`.
-
-    On a thread, because looking up a name and trying one address after another obey no timeout as a whole.
-    """
-    import requests
-
-    failures: list[Exception] = []
-
-    def ask() -> None:
+def _fetch_file(url: str, path: Path, deadline: float, show: bool) -> None:
+    content = published.as_gzip(_received(url, published.FILES[path.name], deadline, show), path.name)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
         try:
-            requests.get(url, stream=True, timeout=TIMEOUT).close()
-        except (requests.RequestException, ValueError) as error:
-            failures.append(error)
-
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(TIMEOUT)
-    if asking.is_alive() or any(isinstance(error, requests.Timeout) for error in failures):
-        raise _no_answer(url, f"no answer within {TIMEOUT:g} s")
-    for error in failures:
-        if isinstance(error, requests.ConnectionError):
-            raise _no_answer(url, _reason(error)) from error
-        raise DataError(f"{url}: not an address to fetch from ({_reason(error)})") from error
+            published.verify(temporary, path.name)
+        except DataError as error:
+            raise DataError(f"{url.removesuffix(path.name)}{error}") from error
 
 
-def _fetch_file(url: str, folder: Path, name: str, show: bool) -> None:
-    import pooch
+def _received(url: str, expected: published.Published, deadline: float, show: bool) -> bytes:
+    """Return what the server sends, begun again where the connection breaks."""
     import requests
-
-    pooch.get_logger().setLevel(logging.ERROR)
-
-    def download(url: str, output_file: str, _: object) -> None:
-        with _Bar(name) if show else nullcontext(False) as bar:
-            pooch.HTTPDownloader(progressbar=bar, timeout=TIMEOUT)(url, output_file, None)
-        # Here and not through pooch's known_hash, which knows the .gz only; see published.verify.
-        published.verify(Path(output_file), name)
+    import urllib3
 
     for attempt in range(1, ATTEMPTS + 1):
+        transfer = _Transfer(url, expected.limit)
+        transfer.start()
         try:
-            pooch.retrieve(url, known_hash=None, fname=name, path=folder, downloader=download)
-            return
-        except requests.HTTPError as error:
-            answer = str(error).partition(" for url")[0]
-            raise DataError(f"{url}: the server answers {answer}; try another address") from error
-        except (requests.Timeout, requests.ConnectionError) as error:
-            raise _no_answer(url, _reason(error)) from error
-        except requests.RequestException as error:
-            if attempt == ATTEMPTS:
-                raise DataError(f"{url}: the connection broke {ATTEMPTS} times ({_reason(error)})") from error
-        except OSError as error:
-            raise DataError(f"{folder / name}: cannot be written ({error.strerror or error})") from error
+            _watch(transfer, expected, deadline, show)
+        finally:
+            transfer.stop()
+        failure = transfer.failure
+        if failure is None:
+            return bytes(transfer.content)
+        if isinstance(failure, requests.HTTPError):
+            answer = str(failure).partition(" for url")[0]
+            raise DataError(f"{url}: the server answers {answer}") from failure
+        if transfer.response is None:
+            if isinstance(failure, requests.Timeout):
+                raise _no_answer(url) from failure
+            if isinstance(failure, requests.ConnectionError):
+                raise OutOfReachError(f"{url}: {_reason(failure)}") from failure
+            if isinstance(failure, requests.TooManyRedirects | requests.exceptions.InvalidHeader):
+                raise DataError(f"{url}: its answer is of no use ({_reason(failure)})") from failure
+            if isinstance(failure, requests.RequestException | ValueError):
+                raise DataError(f"{url}: not an address to fetch from ({_reason(failure)})") from failure
+        if not isinstance(failure, urllib3.exceptions.HTTPError | OSError):
+            raise failure
+        if attempt == ATTEMPTS:
+            raise DataError(f"{url}: the connection broke {ATTEMPTS} times ({_reason(failure)})") from failure
+    raise AssertionError("unreachable")
 
 
-def _no_answer(url: str, reason: str) -> OutOfReachError:
-    return OutOfReachError(f"{url}: {reason}; check the connection, or name another address (--url, FMNIST_XP_URL)")
+def _watch(transfer: "_Transfer", expected: published.Published, deadline: float, show: bool) -> None:
+    """Wait for the end of a transfer; raise where it does not begin, or becomes too slow, too late or too large."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    if not transfer.answered.wait(TIMEOUT):
+        raise _no_answer(transfer.url)
+    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
+    begun = time.monotonic()
+    with Progress(*columns, console=Console(stderr=True), disable=not show) as bar:
+        task = bar.add_task(transfer.url.rpartition("/")[2], total=expected.size_gz)
+        while transfer.is_alive():
+            transfer.join(0.1)
+            bar.update(task, completed=len(transfer.content))
+            now = time.monotonic()
+            seconds = now - begun
+            if transfer.is_alive() and now > deadline:
+                raise DataError(f"{transfer.url}: not done {WHOLE:,.0f} s after the first request")
+            if transfer.is_alive() and len(transfer.content) < LOWEST_RATE * (seconds - PATIENCE):
+                raise DataError(
+                    f"{transfer.url}: {len(transfer.content):,} bytes in {seconds:.0f} s, "
+                    f"slower than {LOWEST_RATE:,} a second"
+                )
+    if len(transfer.content) > expected.limit:
+        raise DataError(f"{transfer.url}: more than the {expected.limit:,} bytes that the file can have")
+
+
+class _Transfer(threading.Thread):
+    """A request and its answer, which are waited for from outside.
+
+    On a thread, because looking up a name, one address after another, redirects and headers that trickle in obey no
+    timeout as a whole. What is sent is taken as it is, `Content-Encoding` or not; see `published.as_gzip`.
+    """
+
+    def __init__(self, url: str, limit: int) -> None:
+        super().__init__(daemon=True)
+        self.url = url
+        self.limit = limit
+        self.answered = threading.Event()
+        self.response: Any = None
+        self.content = bytearray()
+        self.failure: Exception | None = None
+        self._stopped = False
+
+    def run(self) -> None:
+        """Receive at most a chunk more than `limit` bytes; leave what goes wrong in `failure`."""
+        import requests
+
+        try:
+            with requests.get(
+                self.url, stream=True, timeout=TIMEOUT, headers={"Accept-Encoding": "identity"}
+            ) as self.response:
+                self.answered.set()
+                self.response.raise_for_status()
+                for chunk in self.response.raw.stream(1 << 14, decode_content=False):
+                    self.content += chunk
+                    if self._stopped or len(self.content) > self.limit:
+                        break
+        except Exception as error:  # for the thread that waits
+            self.failure = error
+        finally:
+            self.answered.set()
+
+    def stop(self) -> None:
+        """Let the thread end, if it has not: at once where urllib3 (from 2.3) can, else with the next chunk."""
+        self._stopped = True
+        shutdown = getattr(getattr(self.response, "raw", None), "shutdown", None)
+        if self.is_alive() and shutdown:
+            # The answer may have ended in between.
+            with suppress(OSError, ValueError, RuntimeError):
+                shutdown()
+
+
+def _no_answer(url: str) -> OutOfReachError:
+    return OutOfReachError(f"{url}: no answer within {TIMEOUT:g} s")
 
 
 def _reason(error: BaseException) -> str:
@@ -148,46 +231,3 @@ def _reason(error: BaseException) -> str:
         if not isinstance(inner, Exception):
             return str(getattr(reason, "strerror", None) or reason).split(": ", 1)[-1]
         reason = inner
-
-
-class _Bar:
-    """A rich progress bar in the form pooch expects: `total` is set, then `update`, `reset` and `close` called."""
-
-    def __init__(self, name: str) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._progress = Progress(
-            TextColumn(name), BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=Console(stderr=True)
-        )
-        self._task = self._progress.add_task(name, total=None)
-        self._progress.start()
-
-    def __enter__(self) -> Self:
-        """Return the bar."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Give the terminal back, whether or not pooch came as far as closing the bar."""
-        self.close()
-
-    @property
-    def total(self) -> float | None:
-        """Bytes to come."""
-        return self._progress.tasks[self._task].total
-
-    @total.setter
-    def total(self, value: float) -> None:
-        self._progress.update(self._task, total=value)
-
-    def update(self, amount: float) -> None:
-        """Count `amount` bytes more."""
-        self._progress.advance(self._task, amount)
-
-    def reset(self) -> None:
-        """Start again at 0, as pooch does before it fills the bar once more at the end."""
-        self._progress.update(self._task, completed=0)
-
-    def close(self) -> None:
-        """Leave the bar as it is and give the terminal back."""
-        self._progress.stop()

@@ -15,7 +15,9 @@ from fmnist_xp.errors import DataError
 LOG = logging.getLogger("fmnist_xp")
 
 
-def load_fashion_mnist(source: str | Path = "auto", *, url: str | None = None) -> tuple[Dataset, Dataset]:
+def load_fashion_mnist(
+    source: str | Path = "auto", *, url: str | None = None, allow_synthetic: bool = True
+) -> tuple[Dataset, Dataset]:
     """Return (train, test).
 
     `source` is one of
@@ -25,16 +27,19 @@ def load_fashion_mnist(source: str | Path = "auto", *, url: str | None = None) -
       tar of such files, or one file of such a set, see `formats.read`;
     - "synthetic": 60,000 and 10,000 images drawn here, see `make_synthetic`;
     - "auto": the path in `$FMNIST_XP_DATA` if that is set, else the files fetched before, else files fetched
-      now from `url` (see `fetch`). Where no server answers, or pooch, which would ask, is not installed, one
+      now from `url` (see `fetch`). Where no server answers, or requests, which would ask, is not installed, one
       warning is logged and the synthetic set returned; its `name` says so.
 
+    With `allow_synthetic=False` there are no images drawn here: DataError where they would be returned.
     Decoded arrays are kept in the cache, see `cached`. DataError, naming the file, for whatever is missing,
     damaged or not what it claims to be.
     """
     if str(source) == "synthetic":
+        if not allow_synthetic:
+            raise DataError("synthetic: drawn images are ruled out (--no-synthetic); name the folder of real ones")
         return cached(f"synthetic {VERSION}", "drawn by make_synthetic", make_synthetic)
     if str(source) == "auto":
-        return _auto(url)
+        return _auto(url, allow_synthetic)
     return formats.read(_existing(source))
 
 
@@ -53,16 +58,21 @@ def _existing(source: str | Path) -> Path:
     return path
 
 
-def _auto(url: str | None) -> tuple[Dataset, Dataset]:
+def _auto(url: str | None, allow_synthetic: bool) -> tuple[Dataset, Dataset]:
     chosen = os.environ.get("FMNIST_XP_DATA")
     if chosen and chosen != "auto":
         try:
-            return load_fashion_mnist(chosen)
+            return load_fashion_mnist(chosen, allow_synthetic=allow_synthetic)
         except DataError as error:
             raise DataError(f"FMNIST_XP_DATA={chosen}: {error}") from error
     folder = download.fetched_folder()
-    if folder and download.is_fetched(folder):
-        return formats.read(folder)
+    fetched = folder is not None and download.is_fetched(folder)
+    if folder and fetched:
+        try:
+            if (splits := formats.read(folder))[0].name == "fashion-mnist":
+                return splits
+        except DataError as error:
+            LOG.info("%s; fetching it again", error)
     try:
         if folder and _is_writable(folder):
             return formats.read(download.fetch(url))
@@ -71,6 +81,10 @@ def _auto(url: str | None) -> tuple[Dataset, Dataset]:
         with tempfile.TemporaryDirectory() as temporary:
             return formats.read(download.fetch(url, folder=Path(temporary)))
     except download.OutOfReachError as error:
+        if fetched:
+            raise DataError(f"{folder}: its files are damaged, and cannot be fetched again: {error}") from error
+        if not allow_synthetic:
+            raise DataError(f"Fashion-MNIST cannot be fetched ({error}), and drawn images are ruled out") from error
         LOG.warning("Fashion-MNIST cannot be fetched (%s); using synthetic images instead", error)
         return load_fashion_mnist("synthetic")
 

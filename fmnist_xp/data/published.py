@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import zlib
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -11,29 +12,53 @@ import numpy as np
 from fmnist_xp.data.dataset import Dataset
 from fmnist_xp.errors import DataError
 
-ADDRESS = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+ADDRESSES = (
+    "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
+    "https://storage.googleapis.com/tensorflow/tf-keras-datasets/",
+    "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+)
+"""Where the four files lie, in the order they are asked."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """The checksums of one file: MD5 of the .gz as published, SHA-256 of what is in it."""
+    """One file: MD5 and bytes of the .gz as published, SHA-256 and bytes of what is in it."""
 
     md5_gz: str
     sha256: str
+    size_gz: int
+    size: int
+
+    @property
+    def limit(self) -> int:
+        """Bytes that no right file has more of, whatever compressed it: the content as it is, and 1/1000 + 1 KiB."""
+        return self.size + self.size // 1000 + 1024
 
 
 FILES = {
     "train-images-idx3-ubyte.gz": Published(
-        "8d4fb7e6c68d591d4c3dfef9ec88bf0d", "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888"
+        "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+        "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+        26_421_880,
+        16 + 60_000 * 28 * 28,
     ),
     "train-labels-idx1-ubyte.gz": Published(
-        "25c81989df183df01b3e8a0aad5dffbe", "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9"
+        "25c81989df183df01b3e8a0aad5dffbe",
+        "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+        29_515,
+        8 + 60_000,
     ),
     "t10k-images-idx3-ubyte.gz": Published(
-        "bef4ecab320f06d8554ea6380940ec79", "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b"
+        "bef4ecab320f06d8554ea6380940ec79",
+        "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+        4_422_102,
+        16 + 10_000 * 28 * 28,
     ),
     "t10k-labels-idx1-ubyte.gz": Published(
-        "bb300cfdad3c16e7a12a480ee83cd310", "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"
+        "bb300cfdad3c16e7a12a480ee83cd310",
+        "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+        5_148,
+        8 + 10_000,
     ),
 }
 
@@ -44,27 +69,51 @@ SORTED_SHA256 = {
 """`sorted_sha256` of the two splits, computed from files with the checksums above."""
 
 
+_GZIP = b"\x1f\x8b"
+
+
+def as_gzip(content: bytes, name: str) -> bytes:
+    """Return the .gz file in what a server sent for `name`; `verify` has yet to say whether it is the right one.
+
+    A server or a proxy may have taken the file out of its gzip form, or put it into another.
+    """
+    expected = FILES[name]
+    if not content.startswith(_GZIP):
+        right = hashlib.sha256(content).hexdigest() == expected.sha256
+        return gzip.compress(content, 6, mtime=0) if right else content
+    try:
+        with gzip.open(BytesIO(content)) as stream:
+            if (start := stream.read(2)) == _GZIP:
+                return start + stream.read(expected.limit)
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        pass
+    return content
+
+
 def verify(path: Path, name: str) -> None:
     """Raise DataError unless the file at `path` is the published `name`, or holds the same bytes.
 
-    A mirror may have compressed the same content again, so the .gz itself need not be the published one.
+    A mirror may have compressed the same content again, so the .gz itself need not be the published one. Neither
+    the file is read nor its content inflated beyond what the right one has.
     """
     expected = FILES[name]
+    if path.stat().st_size > expected.limit:
+        raise DataError(f"{name}: larger than the {expected.limit:,} bytes that the file can have")
     with path.open("rb") as file:
         if hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest() == expected.md5_gz:
             return
-    found = hashlib.sha256()
+    digest, size = hashlib.sha256(), 0
     try:
         with gzip.open(path) as stream:
-            while chunk := stream.read(1 << 20):
-                found.update(chunk)
+            while size <= expected.size and (chunk := stream.read(1 << 20)):
+                digest.update(chunk)
+                size += len(chunk)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{name}: what came is no whole gzip file ({error}); try another address") from error
-    if found.hexdigest() != expected.sha256:
-        raise DataError(
-            f"{name}: its content has SHA-256 {found.hexdigest()}, the published file {expected.sha256}; "
-            "try another address"
-        )
+        raise DataError(f"{name}: what came is no whole gzip file ({error})") from error
+    if size > expected.size:
+        raise DataError(f"{name}: holds more than the {expected.size:,} bytes of the published file")
+    if digest.hexdigest() != expected.sha256:
+        raise DataError(f"{name}: its content has SHA-256 {digest.hexdigest()}, the published file {expected.sha256}")
 
 
 def sorted_sha256(dataset: Dataset) -> str:

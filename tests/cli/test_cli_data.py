@@ -105,6 +105,8 @@ def address(downloads: None, idx_folder: Path, monkeypatch: pytest.MonkeyPatch) 
         name: published.Published(
             hashlib.md5((idx_folder / name).read_bytes(), usedforsecurity=False).hexdigest(),
             hashlib.sha256(gzip.decompress((idx_folder / name).read_bytes())).hexdigest(),
+            (idx_folder / name).stat().st_size,
+            len(gzip.decompress((idx_folder / name).read_bytes())),
         )
         for name in sorted(FILES)
     }
@@ -144,7 +146,7 @@ def test_fetch_fills_the_cache_and_training_takes_it(
 def test_fetch_of_other_files_than_the_published_is_one_line(
     command: Command, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wrong = {name: published.Published("0" * 32, "0" * 64) for name in published.FILES}
+    wrong = {name: published.Published("0" * 32, "0" * 64, 10**6, 10**6) for name in published.FILES}
     monkeypatch.setattr(published, "FILES", wrong)
     command("data", "fetch", "--url", address).assert_failed(1, "SHA-256", "-ubyte.gz")
     assert not list((tmp_path / "cache").rglob("*-ubyte.gz"))
@@ -156,24 +158,24 @@ def test_fetch_without_a_network_is_one_line(command: Command) -> None:
     answer.assert_failed(1, "http://127.0.0.1:9/", "refused", "check the connection", "--url")
 
 
-@pytest.mark.parametrize("missing", ["pooch", "requests"])
-@pytest.mark.parametrize("chosen", [True, False], ids=["with a cache", "without"])
-def test_fetch_without_pooch_says_what_to_install(
-    command: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch, missing: str, chosen: bool
+def test_fetch_without_requests_says_what_to_install(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "requests", None)
+    command("data", "fetch").assert_failed(1, "pip install requests")
+
+
+def test_fetch_without_pooch_or_a_cache_says_what_to_install(
+    command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not chosen:
-        monkeypatch.delenv("FMNIST_XP_CACHE")
-        monkeypatch.setenv("HOME", str(workplace))
-        monkeypatch.setenv("XDG_CACHE_HOME", str(workplace / "cache"))
-    monkeypatch.setitem(sys.modules, missing, None)
-    command("data", "fetch").assert_failed(1, "pip install pooch")
+    monkeypatch.delenv("FMNIST_XP_CACHE")
+    monkeypatch.setitem(sys.modules, "pooch", None)
+    command("data", "fetch").assert_failed(1, "pip install pooch", "FMNIST_XP_CACHE")
 
 
-def test_what_was_fetched_before_needs_no_pooch(
+def test_what_was_fetched_before_needs_no_requests(
     command: Command, tmp_path: Path, idx_folder: Path, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command("data", "fetch", "--url", address).assert_went_well()
-    monkeypatch.setitem(sys.modules, "pooch", None)
+    monkeypatch.setitem(sys.modules, "requests", None)
     answer = command("data", "fetch")
     answer.assert_went_well()
     assert contents(Path(answer.out.strip())) == contents(idx_folder)

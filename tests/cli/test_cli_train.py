@@ -340,13 +340,13 @@ def test_without_a_network_the_images_are_synthetic(command: Command, workplace:
     assert read_json(workplace / "run" / "result.json")["dataset"]["name"] == "synthetic"
 
 
-def test_without_pooch_the_images_are_synthetic(
+def test_without_requests_the_images_are_synthetic(
     command: Command, workplace: Path, small_synthetic: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "pooch", None)
+    monkeypatch.setitem(sys.modules, "requests", None)
     answer = command("train", "--epochs", 1, "--device", "cpu", "--out", "run")
     assert (answer.code, answer.err.count("\n")) == (0, 1)
-    assert "pip install pooch" in answer.err
+    assert "pip install requests" in answer.err
     assert "synthetic" in answer.err
     assert read_json(workplace / "run" / "result.json")["dataset"]["name"] == "synthetic"
 

@@ -1,7 +1,9 @@
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +12,8 @@ import pytest
 from data_helpers import made
 
 from fmnist_xp.data import Dataset, export, load_fashion_mnist
-from fmnist_xp.data.cache import cache_folder, cached
+from fmnist_xp.data.cache import cache_files, cache_folder, cache_size, cached, clear_cache
+from fmnist_xp.errors import DataError
 
 
 class Build:
@@ -179,3 +182,224 @@ def test_changed_idx_files_are_noticed(tmp_path: Path) -> None:
     (tmp_path / "other" / name).replace(tmp_path / "idx" / name)
     assert np.array_equal(first.images, made(20).images)
     assert np.array_equal(load_fashion_mnist(tmp_path / "idx")[0].images, made(20, 5).images)
+
+
+def test_no_flipped_bit_of_a_cached_file_changes_what_is_read(cache: Path) -> None:
+    """Of its header, byte by byte, which tells shapes, dtypes and names; the arrays have their checksum."""
+    build = Build()
+    cached("a", "here", build)
+    (path,) = cache.iterdir()
+    whole = path.read_bytes()
+    header = 8 + int.from_bytes(whole[:8], "little")
+    for position in range(header):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << position % 8
+        path.write_bytes(damaged)
+        assert_made(cached("a", "here", build))
+    assert build.calls > 100
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no FIFOs")
+def test_a_fifo_or_a_folder_in_the_place_of_a_cached_file(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cached("a", "here", Build())
+    (path,) = cache.iterdir()
+    path.unlink()
+    os.mkfifo(path)
+    assert_made(cached("a", "here", Build()))
+    assert path.is_file()
+    assert not caplog.records
+    path.unlink()
+    path.mkdir()
+    assert_made(cached("a", "here", Build()))
+    assert "cannot be written" in caplog.text
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(28, "No space left on device")])
+def test_a_file_that_cannot_be_made_costs_one_warning(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: OSError
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("fmnist_xp.files.os.open", fail)
+    assert_made(cached("a", "here", Build()))
+    (record,) = caplog.records
+    assert str(error.strerror) in record.getMessage()
+
+
+def test_a_home_of_nobody_is_an_error_that_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FMNIST_XP_CACHE", "~no-such-user-here/cache")
+    with pytest.raises(DataError, match="FMNIST_XP_CACHE=~no-such-user-here/cache: there is no such home"):
+        load_fashion_mnist("synthetic")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes are of POSIX systems")
+def test_cached_files_are_as_readable_as_the_mask_says(cache: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        cached("a", "here", Build())
+    finally:
+        os.umask(before)
+    (path,) = cache.iterdir()
+    assert oct(path.stat().st_mode & 0o777) == "0o640"
+
+
+def names(cache: Path) -> set[str]:
+    return {path.name for path in cache.rglob("*") if not path.is_dir()}
+
+
+@pytest.fixture
+def filled(cache: Path) -> dict[str, Path]:
+    """Three decoded sets, "a" written first, each by its key."""
+    paths: dict[str, Path] = {}
+    for hour, key in enumerate("abc"):
+        cached(key, f"source {key}", lambda key=key: (replace(made(20), source=f"source {key}"), made(10, 1)))
+        (paths[key],) = (path for path in cache.iterdir() if path not in paths.values())
+        os.utime(paths[key], (1e9 + 3600 * hour, 1e9 + 3600 * hour))
+    return paths
+
+
+def test_the_least_recently_used_goes_where_the_cache_is_full(
+    filled: dict[str, Path], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached("a", "here", Build())  # read, and so used last
+    size = filled["a"].stat().st_size
+    monkeypatch.setattr("fmnist_xp.data.cache.cache_size", lambda: 3 * size + size // 2)
+    cached("d", "here", Build())
+    kept = names(cache)
+    assert len(kept) == 3
+    assert filled["b"].name not in kept
+    assert {filled["a"].name, filled["c"].name} <= kept
+
+
+def test_a_cache_without_room_keeps_no_decoded_set(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FMNIST_XP_CACHE_SIZE", "0")
+    monkeypatch.setattr("fmnist_xp.data.cache._save", lambda *_given: pytest.fail("written to be deleted"))
+    assert_made(cached("a", "here", Build()))
+    assert not names(cache)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are of POSIX systems")
+def test_a_link_to_a_pipe_in_the_cache_is_not_waited_for(cache: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    cache.mkdir(exist_ok=True)
+    link = cache / f"decoded-{'0' * 32}.safetensors"
+    link.symlink_to(tmp_path / "pipe")
+    assert [file.source for file in cache_files()] == ["unknown (damaged, or of another version)"]
+    assert_made(cached("a", "here", Build()))
+    assert {file.path for file in clear_cache()} >= {link}
+    assert (tmp_path / "pipe").exists()
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_in_the_cache_that_cannot_be_read_is_no_failure_to_write(
+    cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fetched = cache / "fashion-mnist"
+    fetched.mkdir(parents=True)
+    fetched.chmod(0)
+    try:
+        assert_made(cached("a", "here", Build()))
+    finally:
+        fetched.chmod(0o700)
+    assert not caplog.records
+    assert len(names(cache)) == 1
+
+
+def test_the_size_is_in_megabytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FMNIST_XP_CACHE_SIZE", raising=False)
+    assert cache_size() == 1_000_000_000
+    monkeypatch.setenv("FMNIST_XP_CACHE_SIZE", "60")
+    assert cache_size() == 60_000_000
+    for wrong in ("much", "-1", "1.5", "1e3", "\u0665"):
+        monkeypatch.setenv("FMNIST_XP_CACHE_SIZE", wrong)
+        with pytest.raises(DataError, match="FMNIST_XP_CACHE_SIZE"):
+            cached("a", "here", Build())
+
+
+FOREIGN = (
+    "letter.txt", "decoded-mine.safetensors", ".decoded-mine-0123456789abcdef.safetensors",
+    "fashion-mnist/letter.txt", "fashion-mnist/train-images-idx3-ubyte", "train-images-idx3-ubyte.gz",
+    ".letter-0123456789abcdef.txt",
+)  # fmt: skip
+
+
+def litter(cache: Path, age: float) -> list[Path]:
+    """Leave what killed processes leave, so many seconds ago."""
+    (cache / "fashion-mnist").mkdir(exist_ok=True)
+    left = [
+        cache / f".decoded-{'0' * 32}-0123456789abcdef.safetensors",
+        cache / "fashion-mnist" / ".train-images-idx3-ubyte-0123456789abcdef.gz",
+    ]
+    for path in left:
+        path.write_bytes(b"half")
+        os.utime(path, (time.time() - age,) * 2)
+    return left
+
+
+def test_what_killed_processes_left_is_swept(cache: Path) -> None:
+    left = litter(cache, 2 * 3600)
+    cached("a", "here", Build())
+    assert not any(path.exists() for path in left)
+    left = litter(cache, 600)  # another process may be writing
+    cached("b", "here", Build())
+    assert all(path.exists() for path in left)
+    clear_cache()
+    assert all(path.exists() for path in left)
+
+
+def test_what_is_ours_is_told(filled: dict[str, Path], cache: Path) -> None:
+    for name in FOREIGN:
+        (cache / name).parent.mkdir(exist_ok=True)
+        (cache / name).write_bytes(b"mine")
+    (cache / "fashion-mnist" / "t10k-labels-idx1-ubyte.gz").write_bytes(b"labels")
+    left = litter(cache, 600)
+    filled["c"].write_bytes(b"damaged")
+    os.utime(filled["c"], (1e9 + 7200, 1e9 + 7200))
+    files = {file.path: file for file in cache_files()}
+    assert [path for path in files if path in filled.values()] == list(filled.values())
+    assert files[filled["a"]].source == "source a"
+    assert files[filled["a"]].size == filled["a"].stat().st_size
+    assert files[filled["a"]].used == 1e9
+    assert "unknown" in files[filled["c"]].source
+    kinds = {path.name: files.pop(path).kind for path in (*filled.values(), *left)}
+    assert set(kinds.values()) == {"decoded data set", "unfinished"}
+    assert [(path.name, file.kind) for path, file in files.items()] == [
+        ("t10k-labels-idx1-ubyte.gz", "file as fetched")
+    ]
+
+
+def test_what_is_ours_is_removed_and_nothing_else(filled: dict[str, Path], cache: Path) -> None:
+    for name in FOREIGN:
+        (cache / name).parent.mkdir(exist_ok=True)
+        (cache / name).write_bytes(b"mine")
+    fetched = cache / "fashion-mnist" / "t10k-labels-idx1-ubyte.gz"
+    fetched.write_bytes(b"labels")
+    size = sum(path.stat().st_size for path in filled.values()) + len(b"labels")
+    removed = clear_cache()
+    assert {file.path for file in removed} == {*filled.values(), fetched}
+    assert sum(file.size for file in removed) == size
+    assert {str(path.relative_to(cache)) for path in cache.rglob("*") if path.is_file()} == set(FOREIGN)
+    assert clear_cache() == []
+
+
+def test_a_link_is_removed_and_not_what_it_points_to(filled: dict[str, Path], tmp_path: Path) -> None:
+    mine = filled["a"].rename(tmp_path / "mine")
+    filled["a"].symlink_to(mine)
+    clear_cache()
+    assert mine.is_file()
+    assert not filled["a"].is_symlink()
+
+
+def test_a_cache_that_is_not_there_is_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FMNIST_XP_CACHE", str(tmp_path / "nowhere"))
+    assert cache_files() == clear_cache() == []
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_cache_that_is_a_file_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setenv("FMNIST_XP_CACHE", str(tmp_path / "file"))
+    for start in (cache_files, clear_cache):
+        with pytest.raises(DataError, match="file: cannot be read"):
+            start()

@@ -4,9 +4,11 @@ import gc
 import gzip
 import hashlib
 import logging
+import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -20,22 +22,15 @@ from fmnist_xp.errors import DataError
 IMAGES = "train-images-idx3-ubyte.gz"
 
 
-pytestmark = [
-    pytest.mark.usefixtures("downloads"),
-    # pooch leaves the socket of a failed answer to the garbage collector, which then complains of it.
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
-
-
-@pytest.fixture(autouse=True)
-def collected() -> Iterator[None]:
-    """Collect the garbage while the complaint is still passed over, and not in someone else's test."""
-    yield
-    gc.collect()
+pytestmark = pytest.mark.usefixtures("downloads")
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `files`; `status` answers everything, `cuts` breaks that many answers in the middle."""
+    """Serves `files`; `status` answers everything, `cuts` breaks that many answers in the middle.
+
+    `headers` are sent in place of `Content-Length`. Where `pause` is set, answers go on for ever, a byte at a time,
+    with so many seconds between them; with none, as fast as they can.
+    """
 
     daemon_threads = True
 
@@ -45,6 +40,9 @@ class Server(ThreadingHTTPServer):
         self.status = 200
         self.cuts: dict[str, int] = {}
         self.answered: list[str] = []
+        self.headers: dict[str, str] | None = None
+        self.pause: float | None = None
+        self.over = threading.Event()
 
     @property
     def url(self) -> str:
@@ -62,8 +60,13 @@ class Handler(BaseHTTPRequestHandler):
         self.server.answered.append(name)
         content = self.server.files.get(name, b"")
         self.send_response(self.server.status if content else 404)
-        self.send_header("Content-Length", str(len(content)))
+        headers = self.server.headers
+        for header, value in ({"Content-Length": str(len(content))} if headers is None else headers).items():
+            self.send_header(header, value)
         self.end_headers()
+        if self.server.pause is not None:
+            while not self.server.over.wait(self.server.pause):
+                self.wfile.write(b"\x1f" * (1 if self.server.pause else 1 << 16))
         if self.server.cuts.get(name, 0):
             self.server.cuts[name] -= 1
             content = content[: len(content) // 2]
@@ -80,6 +83,7 @@ def server() -> Iterator[Server]:
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield server
+    server.over.set()
     server.shutdown()
     thread.join()
     server.server_close()
@@ -93,7 +97,10 @@ def files(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> di
     server.files = {name: (tmp_path / "served" / name).read_bytes() for name in names}
     table = {
         name: published.Published(
-            hashlib.md5(content).hexdigest(), hashlib.sha256(gzip.decompress(content)).hexdigest()
+            hashlib.md5(content).hexdigest(),
+            hashlib.sha256(gzip.decompress(content)).hexdigest(),
+            len(content),
+            len(gzip.decompress(content)),
         )
         for name, content in server.files.items()
     }
@@ -195,6 +202,42 @@ def test_a_damaged_file_in_the_cache_is_fetched_again(server: Server, files: dic
     assert path.read_bytes() == files[IMAGES]
 
 
+@pytest.mark.parametrize("damage", [lambda content: content[:-20], lambda _: gzip.compress(b"other")])
+def test_damaged_files_in_the_cache_never_change_what_is_loaded(
+    server: Server, files: dict[str, bytes], nobody: str, damage: Callable[[bytes], bytes]
+) -> None:
+    path = fetch(server.url) / IMAGES
+    path.write_bytes(damage(files[IMAGES]))
+    with pytest.raises(DataError, match="are damaged, and cannot be fetched again"):
+        load_fashion_mnist("auto", url=nobody)
+    assert_made(load_fashion_mnist("auto", url=server.url))
+    assert path.read_bytes() == files[IMAGES]
+
+
+def test_another_data_set_in_the_place_of_the_fetched_is_not_taken(
+    server: Server, files: dict[str, bytes], tmp_path: Path
+) -> None:
+    folder = fetch(server.url)
+    export(made(20, 7), made(10, 8), tmp_path / "other", "idx")
+    for name in files:
+        (folder / name).write_bytes((tmp_path / "other" / name).read_bytes())
+    assert_made(load_fashion_mnist("auto", url=server.url))
+
+
+def test_drawn_images_can_be_ruled_out(nobody: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match=r"cannot be fetched .* ruled out") as raised:
+        load_fashion_mnist("auto", url=nobody, allow_synthetic=False)
+    assert nobody in str(raised.value)
+    assert "check the connection" in str(raised.value)
+    with pytest.raises(DataError, match="synthetic: drawn images are ruled out"):
+        load_fashion_mnist("synthetic", allow_synthetic=False)
+    monkeypatch.setenv("FMNIST_XP_DATA", "synthetic")
+    with pytest.raises(DataError, match="FMNIST_XP_DATA=synthetic"):
+        load_fashion_mnist(allow_synthetic=False)
+    export(made(20), made(10, 1), tmp_path / "idx", "idx")
+    assert_made(load_fashion_mnist(tmp_path / "idx", allow_synthetic=False))
+
+
 @pytest.fixture
 def silent() -> Iterator[str]:
     """The address of a server that takes connections and says nothing."""
@@ -280,3 +323,222 @@ def test_a_bar_is_drawn_on_a_terminal_only(
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     fetch(server.url)
     assert IMAGES in capsys.readouterr().err
+
+
+FORMS = {
+    "labelled, and so inflated by whoever believes it": lambda content: content,
+    "inflated on the way": gzip.decompress,
+    "compressed once more": gzip.compress,
+}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_a_content_encoding_is_undone_by_content(
+    server: Server, files: dict[str, bytes], form: Callable[[bytes], bytes]
+) -> None:
+    right = dict(files)
+    server.files = {name: form(content) for name, content in files.items()}
+    server.headers = {"Content-Encoding": "gzip"}
+    folder = fetch(server.url)
+    for name, content in right.items():
+        assert gzip.decompress((folder / name).read_bytes()) == gzip.decompress(content)
+    assert_made(load_fashion_mnist())
+
+
+@pytest.mark.parametrize("length", ["many", "", "-5", "1e3"])
+def test_a_length_that_is_no_number_is_passed_over(server: Server, files: dict[str, bytes], length: str) -> None:
+    server.headers = {"Content-Length": length}
+    folder = fetch(server.url)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
+
+
+# urllib3 leaves the socket of such an answer to the garbage collector, which complains of it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_two_lengths_are_an_error(server: Server, files: dict[str, bytes]) -> None:
+    server.headers = {"Content-Length": "5, 6"}
+    with pytest.raises(DataError, match=f"{IMAGES}: its answer is of no use") as raised:
+        fetch(server.url)
+    assert not isinstance(raised.value, download.OutOfReachError)
+    del raised
+    gc.collect()
+
+
+def test_a_server_that_sends_without_end_is_left(server: Server, files: dict[str, bytes]) -> None:
+    server.headers, server.pause = {}, 0
+    limit = published.FILES[IMAGES].limit
+    with pytest.raises(DataError, match=f"{IMAGES}: more than the {limit:,} bytes that the file can have") as raised:
+        fetch(server.url)
+    assert not isinstance(raised.value, download.OutOfReachError)
+    assert server.answered == [IMAGES]
+    assert not list(download.fetched_folder().iterdir())
+
+
+def test_no_more_is_kept_of_an_answer_than_a_chunk_beyond_the_limit(server: Server, files: dict[str, bytes]) -> None:
+    server.headers, server.pause = {}, 0
+    transfer = download._Transfer(f"{server.url}/{IMAGES}", 1000)
+    transfer.start()
+    transfer.join()
+    assert 1000 < len(transfer.content) <= 1000 + (1 << 14)
+
+
+def test_a_server_that_trickles_is_left(
+    server: Server, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "PATIENCE", 0.2)
+    server.headers, server.pause = {}, 0.01
+    with pytest.raises(DataError, match=r"slower than 20,000 a second") as raised:
+        load_fashion_mnist("auto", url=server.url)
+    assert not isinstance(raised.value, download.OutOfReachError)
+    assert server.answered == [IMAGES]
+
+
+def test_all_files_together_have_a_time_as_a_whole(
+    server: Server, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whatever the rate of each attempt, and however many addresses are left."""
+    monkeypatch.setattr(download, "WHOLE", 0.3)
+    monkeypatch.setattr(published, "ADDRESSES", (server.url, f"{server.url}/again"))
+    server.headers, server.pause = {}, 0.01
+    with pytest.raises(DataError, match=r"not done 0 s after the first request; name another"):
+        fetch(folder=tmp_path / "here")
+    assert server.answered == [IMAGES]
+
+
+def test_a_server_that_falls_silent_after_its_answer_is_no_server_out_of_reach(
+    server: Server, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "TIMEOUT", 0.2)
+    server.headers, server.pause = {}, 60
+    with pytest.raises(DataError, match="the connection broke 3 times") as raised:
+        load_fashion_mnist("auto", url=server.url)
+    assert not isinstance(raised.value, download.OutOfReachError)
+
+
+def test_headers_that_trickle_are_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "TIMEOUT", 0.3)
+    over = threading.Event()
+
+    def trickle(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection, suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\nX: ")
+            while not over.wait(0.02):
+                connection.sendall(b"x")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=trickle, args=(listener,))
+        thread.start()
+        with pytest.raises(download.OutOfReachError, match=r"no answer within 0\.3 s"):
+            fetch(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        over.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_small_file_around_much_more_is_refused_unread(server: Server, files: dict[str, bytes], times: int) -> None:
+    bomb = bytes(10_000_000)
+    for _ in range(times):
+        bomb = gzip.compress(bomb)
+    assert len(bomb) < published.FILES[IMAGES].limit
+    assert len(published.as_gzip(bomb, IMAGES)) < 2 * published.FILES[IMAGES].limit
+    server.files[IMAGES] = bomb
+    size = published.FILES[IMAGES].size
+    with pytest.raises(DataError, match=f"{IMAGES}: holds more than the {size:,} bytes of the published file"):
+        fetch(server.url)
+
+
+def test_a_file_of_ones_own_is_kept_until_there_is_a_better_one(
+    server: Server, files: dict[str, bytes], tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / IMAGES).write_bytes(b"mine")
+    right = server.files.pop(IMAGES)
+    with pytest.raises(DataError, match="404"):
+        fetch(server.url, folder=mine)
+    assert (mine / IMAGES).read_bytes() == b"mine"
+    server.files[IMAGES] = gzip.compress(b"something else")
+    with pytest.raises(DataError, match="SHA-256"):
+        fetch(server.url, folder=mine)
+    assert {path.name: path.read_bytes() for path in mine.iterdir()} == {IMAGES: b"mine"}
+    server.files[IMAGES] = right
+    fetch(server.url, folder=mine)
+    assert (mine / IMAGES).read_bytes() == right
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no FIFOs")
+def test_a_fifo_in_the_place_of_a_file_is_not_waited_for(server: Server, files: dict[str, bytes]) -> None:
+    folder = fetch(server.url)
+    (folder / IMAGES).unlink()
+    os.mkfifo(folder / IMAGES)
+    assert_made(load_fashion_mnist("auto", url=server.url))
+    assert (folder / IMAGES).read_bytes() == files[IMAGES]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes are of POSIX systems")
+def test_files_are_as_readable_as_the_mask_says(server: Server, files: dict[str, bytes], cache: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        folder = fetch(server.url)
+    finally:
+        os.umask(before)
+    assert {oct(path.stat().st_mode & 0o777) for path in folder.iterdir()} == {"0o640"}
+    assert oct(folder.stat().st_mode & 0o777) == "0o750"
+
+
+@pytest.fixture
+def nobody() -> str:
+    """An address where nobody answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_addresses_are_asked_in_turn(
+    server: Server, files: dict[str, bytes], nobody: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(published, "ADDRESSES", (nobody, server.url + "/", "http://127.0.0.1:9/never-asked"))
+    assert_made(load_fashion_mnist())
+    assert server.answered == list(files)
+
+
+def test_what_one_address_has_given_is_not_asked_of_the_next(
+    server: Server, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.cuts = {"t10k-images-idx3-ubyte.gz": download.ATTEMPTS}
+    monkeypatch.setattr(published, "ADDRESSES", (server.url, server.url))
+    assert_made(load_fashion_mnist())
+    assert server.answered.count(IMAGES) == 1
+
+
+def test_where_no_address_gives_the_files_each_is_named(
+    server: Server, files: dict[str, bytes], nobody: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.status = 503
+    monkeypatch.setattr(published, "ADDRESSES", (nobody, server.url))
+    with pytest.raises(DataError) as raised:
+        load_fashion_mnist()
+    assert not isinstance(raised.value, download.OutOfReachError)
+    for words in (nobody, "refused", server.url, "503", "--url"):
+        assert words in str(raised.value)
+
+
+def test_out_of_reach_is_where_none_answers(nobody: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(published, "ADDRESSES", (f"{nobody}/a", f"{nobody}/b"))
+    with pytest.raises(download.OutOfReachError, match=r"/a/.*/b/.*check the connection"):
+        fetch()
+
+
+def test_an_address_that_is_named_is_the_only_one(
+    server: Server, files: dict[str, bytes], nobody: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(published, "ADDRESSES", (server.url,))
+    with pytest.raises(download.OutOfReachError):
+        fetch(nobody)
+    monkeypatch.setenv("FMNIST_XP_URL", nobody)
+    with pytest.raises(download.OutOfReachError):
+        fetch()
+    assert not server.answered
+
+
+def test_known_addresses_are_https_first() -> None:
+    assert [address.partition(":")[0] for address in published.ADDRESSES] == ["https", "https", "http"]

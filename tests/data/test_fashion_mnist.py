@@ -1,3 +1,5 @@
+import gzip
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -72,8 +74,20 @@ def test_the_real_set_is_the_published_one_in_either_order(real_folder: Path) ->
 def test_the_real_files_verify_whatever_compressed_them(real_folder: Path) -> None:
     for name in published.FILES:
         published.verify(real_folder / name, name)
-    with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte\.gz: its content has SHA-256"):
-        published.verify(real_folder / "train-labels-idx1-ubyte.gz", "t10k-labels-idx1-ubyte.gz")
+    train, test = "train-labels-idx1-ubyte.gz", "t10k-labels-idx1-ubyte.gz"
+    with pytest.raises(DataError, match=f"{train}: its content has SHA-256"):
+        published.verify(real_folder / test, train)
+    with pytest.raises(DataError, match=f"{test}: larger than the 11,0[0-9]{{2}} bytes"):
+        published.verify(real_folder / train, test)
+
+
+def test_the_real_files_have_the_sizes_that_are_known(real_folder: Path) -> None:
+    for name, expected in published.FILES.items():
+        content = (real_folder / name).read_bytes()
+        assert len(gzip.decompress(content)) == expected.size
+        if hashlib.md5(content).hexdigest() == expected.md5_gz:
+            assert len(content) == expected.size_gz
+        assert len(content) < expected.limit
 
 
 def test_another_name_keeps_the_images_and_the_checksum() -> None:

@@ -1,0 +1,80 @@
+"""`fmnist-xp cache`, and `--no-synthetic` on every command that loads data."""
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Command
+
+
+def test_info_and_clear(command: Command, tmp_path: Path, workplace: Path, idx_folder: Path) -> None:
+    cache = tmp_path / "cache"
+    command("data", "info", "--data", idx_folder).assert_went_well()
+    (cache / "letter.txt").write_text("mine")
+    (decoded,) = cache.glob("decoded-*")
+    answer = command("cache", "info")
+    answer.assert_went_well()
+    assert answer.lines[0].startswith(f"{cache}: ")
+    assert answer.lines[0].endswith("MB of at most 1,000.0 MB")
+    (line,) = (line for line in answer.lines if decoded.name in line)
+    assert "decoded data set" in line
+    assert str(idx_folder) in line
+    assert "letter" not in answer.out
+    size = decoded.stat().st_size / 1e6
+    answer = command("cache", "clear")
+    answer.assert_went_well()
+    assert answer.out == f"removed 1 file, {size:.1f} MB\n"
+    assert [path.name for path in cache.iterdir()] == ["letter.txt"]
+    answer = command("cache", "clear")
+    answer.assert_went_well()
+    assert answer.out == "removed 0 files, 0.0 MB\n"
+    answer = command("cache", "info")
+    answer.assert_went_well()
+    assert len(answer.lines) == 1
+
+
+@pytest.mark.parametrize("verb", ["info", "clear"])
+def test_a_cache_that_is_none_is_one_line(
+    command: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    (workplace / "file").write_text("mine")
+    monkeypatch.setenv("FMNIST_XP_CACHE", str(workplace / "file"))
+    command("cache", verb).assert_failed(1, "file: cannot be read", "FMNIST_XP_CACHE")
+    monkeypatch.setenv("FMNIST_XP_CACHE", "~no-such-user-here")
+    command("cache", verb).assert_failed(1, "FMNIST_XP_CACHE=~no-such-user-here")
+
+
+def test_a_size_that_is_none_is_one_line(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FMNIST_XP_CACHE_SIZE", "much")
+    command("cache", "info").assert_failed(1, "FMNIST_XP_CACHE_SIZE=much", "megabytes")
+
+
+COMMANDS = {
+    "train": ("train", "--epochs", 1, "--device", "cpu"),
+    "reproduce": ("reproduce", "--epochs", 1, "--device", "cpu"),
+    "parity": ("parity", "--epochs", 1, "--device", "cpu"),
+    "data info": ("data", "info"),
+    "data export": ("data", "export", "exported"),
+}
+
+
+@pytest.mark.usefixtures("downloads", "small_synthetic")
+@pytest.mark.parametrize("arguments", COMMANDS.values(), ids=COMMANDS)
+def test_drawn_images_can_be_ruled_out(
+    command: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[object, ...]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        nobody = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    monkeypatch.setenv("FMNIST_XP_URL", nobody)
+    command(*arguments, "--no-synthetic").assert_failed(1, nobody, "check the connection", "ruled out")
+    command(*arguments, "--data", "synthetic", "--no-synthetic").assert_failed(1, "ruled out", "--no-synthetic")
+    assert not list(workplace.iterdir())
+
+
+def test_drawn_images_can_be_ruled_out_of_an_evaluation(
+    command: Command, workplace: Path, small_synthetic: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command("train", "--data", "synthetic", "--epochs", 1, "--device", "cpu", "--out", "run").assert_went_well()
+    command("evaluate", "run", "--device", "cpu").assert_went_well()
+    command("evaluate", "run", "--device", "cpu", "--no-synthetic").assert_failed(1, "ruled out")
