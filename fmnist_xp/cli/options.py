@@ -46,7 +46,7 @@ DataOption = Annotated[
         "--data",
         parser=filled,
         metavar="TEXT",
-        help="auto (FMNIST_XP_DATA, cache, download), synthetic, or a folder or zip of images, or of IDX files.",
+        help="auto (FMNIST_XP_DATA, cache, download), synthetic, or a folder or archive: IDX, CSV, npz, images.",
     ),
 ]
 UrlOption = Annotated[
