@@ -1,11 +1,13 @@
 """`fmnist-xp cache`, and `--no-synthetic` on every command that loads data."""
 
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Command
+
+Command = Callable[..., Any]
 
 
 def test_info_and_clear(command: Command, tmp_path: Path, workplace: Path, idx_folder: Path) -> None:
