@@ -46,8 +46,10 @@ def _numpys_blas() -> dict[str, Any]:
 def older_kernels() -> str | None:
     """Return a sentence where an environment variable has BLAS use older instructions than the processor has."""
     library, flags = _numpys_blas(), cpuinfo().get("flags", "").split()
+    if not library:
+        return None
     there = max((level for level, (_, flag, _) in enumerate(INSTRUCTIONS) if flag in flags), default=0)
-    for variable in KERNEL_VARIABLES.get(library.get("internal_api", ""), ()):
+    for variable in KERNEL_VARIABLES.get(library["internal_api"], ()):
         setting = os.environ.get(variable, "")
         kernels = library.get("architecture") or setting.partition(",")[0]  # MKL does not tell
         for level, (name, _, known) in enumerate(INSTRUCTIONS[:there]):
@@ -91,17 +93,23 @@ class _Blas:
 
     def after_fork(self) -> None:
         """Forget, in the child, the holders that stayed in the parent."""
-        held, thread = bool(self.holders), threading.get_ident()
-        self.holders = +Counter({thread: self.holders[thread]})
         try:
+            held, thread = bool(self.holders), threading.get_ident()
+            self.holders = +Counter({thread: self.holders[thread]})
             if held and not self.holders:
                 self.release()
         finally:
             self.lock.release()
 
 
+class _Here(threading.local):
+    """What is known of this thread."""
+
+    limited = False
+
+
 _blas = _Blas()
-_limited = threading.local()
+_here = _Here()
 
 
 @contextmanager
@@ -127,8 +135,8 @@ def keep_blas_single_threaded_here() -> None:
 
     For threads that compute nothing else, while somebody holds `single_threaded_blas`.
     """
-    if not hasattr(_limited, "here"):
+    if not _here.limited:
         with _blas.lock:
             if _blas.holders:  # else the process would keep what we set
                 _blas.limit()
-                _limited.here = True
+                _here.limited = True

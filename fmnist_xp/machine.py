@@ -35,8 +35,8 @@ def thread_limits() -> dict[str, int]:
     limits = {}
     for name in THREAD_VARIABLES:
         # OpenMP takes a list, of which the first is for threads that are not made by threads.
-        with suppress(ValueError):
-            limits[name] = int(os.environ.get(name, "").split(",")[0])
+        with suppress(KeyError, ValueError):
+            limits[name] = int(os.environ[name].split(",")[0])
     return {name: limit for name, limit in limits.items() if limit > 0}
 
 
@@ -51,19 +51,22 @@ def cgroup_cores(root: Path = Path("/")) -> float | None:
 
 
 def _control_groups(root: Path) -> Iterator[Path]:
-    """Yield the folders of the process's control groups, each and those above it, that may have a CPU quota."""
+    """Yield the folders of the process's control groups, each and those above it, that may have a CPU quota.
+
+    Those of the same name under version 1's other controllers come along: they have no such files.
+    """
     paths: dict[str, PurePosixPath] = {}  # by the file system's name
     for line in _lines(root / "proc/self/cgroup"):
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
-        if number == "0" and not controllers:
+        if number == "0":
             paths["cgroup2"] = PurePosixPath(path)
         elif "cpu" in controllers.split(","):
             paths["cgroup"] = PurePosixPath(path)
     for line in _lines(root / "proc/self/mountinfo"):
         mount, _, system = line.partition(" - ")
-        fields, kind, options = mount.split(), system.partition(" ")[0], re.split("[ ,]", system)
-        if len(fields) < 5 or kind not in paths or (kind == "cgroup" and "cpu" not in options):
+        fields, kind = mount.split(), system.partition(" ")[0]
+        if len(fields) < 5 or kind not in paths:
             continue
         # What is mounted may be a group itself, as in a container, and the process in one outside of it.
         group, mounted, point = paths[kind], *map(_unescaped, fields[3:5])
@@ -74,11 +77,9 @@ def _control_groups(root: Path) -> Iterator[Path]:
 
 def _quota(group: Path) -> float | None:
     """Return the quota that a control group itself has, in cores."""
-    text = " ".join(_lines(group / "cpu.max")) or " ".join(
-        line for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us") for line in _lines(group / name)
-    )
+    files = ("cpu.max", "cpu.cfs_quota_us", "cpu.cfs_period_us")  # both figures in one, or one in each of two
     try:
-        quota, period = map(int, text.split())
+        quota, period = map(int, " ".join(line for name in files for line in _lines(group / name)).split())
         return quota / period if quota > 0 and period > 0 else None
     except (ValueError, OverflowError):  # "max" where there is none
         return None
@@ -92,7 +93,7 @@ def _unescaped(path: str) -> str:
 def _lines(path: Path) -> list[str]:
     """Return the lines of a small file of the system; none where it cannot be read."""
     try:
-        return path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        return os.fsdecode(path.read_bytes()).splitlines()
     except (OSError, ValueError):  # a path with a NUL in it is no path
         return []
 
@@ -121,13 +122,10 @@ def cpuinfo() -> dict[str, str]:
 
 def peak_resident_bytes() -> int | None:
     """Return the peak resident size of this process in bytes, or None where the system does not tell."""
-    try:
-        # Not ru_maxrss, which on Linux starts from the size of the process that started this one.
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
+    # Not ru_maxrss, which on Linux starts from the size of the process that started this one.
+    for line in _lines(Path("/proc/self/status")):
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
     if platform.system() != "Darwin":
         return None
     import resource

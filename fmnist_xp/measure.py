@@ -65,7 +65,7 @@ def copy_rate(backend: Backend, *, megabytes: int = 256, repeats: int = 5) -> fl
     """
     xp = backend.xp
     with backend.computing():
-        part = max(1, megabytes * 1_000_000 // backend.threads)
+        part = megabytes * 1_000_000 // backend.threads
         pairs = [(xp.ones(part, dtype="uint8"), xp.empty(part, dtype="uint8")) for _ in range(backend.threads)]
 
         def work(worker: int) -> None:

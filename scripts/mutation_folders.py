@@ -70,6 +70,7 @@ FOLDERS = {
             "tests/test_machine.py",
             "tests/test_devices.py",
             "tests/test_measure.py",
+            "tests/test_speed.py",
             "tests/test_blas.py",
             "tests/cli/test_cli_bench.py",
             "tests/cli/test_cli_devices.py",

@@ -1,9 +1,17 @@
-"""NumPy's BLAS: its name, its kernels. That it is held to one thread is tested with the CPU's backend."""
+"""NumPy's BLAS: its name, its kernels, and who holds it to one thread.
 
+With the real library, the last is tested with the CPU's backend, and with real forks beside it.
+"""
+
+import os
 import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from fork_helpers import PATIENCE
 
 from fmnist_xp import blas
 
@@ -48,6 +56,7 @@ KERNELS: dict[str, tuple[str, str, str | None, dict[str, str], str | None]] = {
     "MKL, the second": (AVX2, "mkl", None, {"MKL_ENABLE_INSTRUCTIONS": "SSE4_2"}, "SSE, .* AVX2: .* 4 times"),
     "MKL, automatic": (AVX512, "mkl", None, {"MKL_CBWR": "AUTO"}, None),
     "kernels nobody knows": (AVX512, "openblas", "Newest", {"OPENBLAS_CORETYPE": "Newest"}, None),
+    "no flag known": ("", "openblas", "generic", {"OPENBLAS_CORETYPE": "generic"}, None),
     "no x86": ("", "openblas", "neoversen1", {"OPENBLAS_CORETYPE": "neoversen1"}, None),
 }
 
@@ -78,6 +87,153 @@ def test_older_kernels_that_the_environment_chose_are_told_with_their_cost(
         assert re.fullmatch(rf"{name}={value} holds BLAS to {said} as long", sentence)
 
 
+def test_without_flags_nothing_is_said_of_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "generic")
+    monkeypatch.setattr(blas, "cpuinfo", dict)
+    found = {"user_api": "blas", "filepath": "", "internal_api": "openblas", "architecture": "generic"}
+    monkeypatch.setattr(blas, "threadpool_info", lambda: [found])
+    assert blas.older_kernels() is None
+
+
 def test_without_blas_nothing_is_said_of_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blas, "threadpool_info", list)
     assert blas.older_kernels() is None
+
+
+class Process:
+    """A process as threadpoolctl sees it, with 4 threads for BLAS and 6 for OpenMP, and its hooks for forks."""
+
+    def __init__(self) -> None:
+        self.threads = {"blas": 4, "openmp": 6}
+        self.hooks: dict[str, Callable[[], object]] = {}
+        self.limits_set = 0
+
+    def limit(self, limits: int | None = None, user_api: str | None = None) -> Any:
+        """Do as `threadpool_limits` does."""
+        before, process = dict(self.threads), self
+        self.limits_set += 1
+        for api in self.threads:
+            if limits is not None and user_api in (None, api):
+                self.threads[api] = limits
+
+        class Limits:
+            def restore_original_limits(self) -> None:
+                process.threads.update(before)
+
+        return Limits()
+
+
+@pytest.fixture
+def process(monkeypatch: pytest.MonkeyPatch) -> Process:
+    """A process in which nobody has held BLAS to one thread yet."""
+    made = Process()
+    monkeypatch.setattr(blas, "threadpool_limits", made.limit)
+    monkeypatch.setattr(os, "register_at_fork", lambda **hooks: made.hooks.update(hooks), raising=False)
+    monkeypatch.setattr(blas, "_blas", blas._Blas())
+    monkeypatch.setattr(blas, "_here", blas._Here())
+    return made
+
+
+def in_thread(work: Callable[[], Any]) -> Any:
+    results: list[Any] = []
+    thread = threading.Thread(target=lambda: results.append(work()))
+    thread.start()
+    thread.join()
+    return results[0]
+
+
+def is_free() -> bool:
+    """Return whether another thread could now begin or end to hold BLAS to one thread."""
+
+    def attempt() -> bool:
+        if taken := blas._blas.lock.acquire(blocking=False):
+            blas._blas.lock.release()
+        return taken
+
+    return bool(in_thread(attempt))
+
+
+@contextmanager
+def held_by_another_thread() -> Iterator[None]:
+    begun, enough = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with blas.single_threaded_blas():
+            begun.set()
+            enough.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert begun.wait(PATIENCE)
+    try:
+        yield
+    finally:
+        enough.set()
+        thread.join()
+
+
+def test_each_thread_that_computes_is_limited_once_while_somebody_holds_blas(process: Process) -> None:
+    def compute_twice() -> None:
+        for _ in range(2):
+            blas.keep_blas_single_threaded_here()
+
+    compute_twice()
+    assert process.limits_set == 0
+    with blas.single_threaded_blas():
+        assert process.limits_set == 1
+        compute_twice()
+        assert process.limits_set == 2
+        in_thread(compute_twice)
+        assert process.limits_set == 3
+        assert process.threads == {"blas": 1, "openmp": 6}
+    assert process.threads == {"blas": 4, "openmp": 6}
+
+
+def test_fork_waits_for_who_is_half_way_and_leaves_the_parent_as_it_was(process: Process) -> None:
+    with blas.single_threaded_blas():
+        assert is_free()
+        process.hooks["before"]()
+        assert not is_free()
+        process.hooks["after_in_parent"]()
+        assert is_free()
+        assert process.threads["blas"] == 1
+    assert process.threads["blas"] == 4
+
+
+def test_child_of_a_process_without_holders_has_all_threads(process: Process) -> None:
+    process.hooks["before"]()
+    process.hooks["after_in_child"]()
+    assert process.threads["blas"] == 4
+    assert is_free()
+
+
+def test_blas_alone_is_held_to_one_thread_until_the_last_holder_ends(process: Process) -> None:
+    with held_by_another_thread():
+        with blas.single_threaded_blas(), blas.single_threaded_blas():
+            assert process.threads == {"blas": 1, "openmp": 6}
+        assert process.threads == {"blas": 1, "openmp": 6}
+    assert process.threads == {"blas": 4, "openmp": 6}
+    assert process.limits_set == 1
+
+
+def test_child_forgets_the_holder_that_stayed_in_the_parent(process: Process) -> None:
+    with held_by_another_thread():
+        process.hooks["before"]()
+        process.hooks["after_in_child"]()
+        assert process.threads["blas"] == 4
+        assert is_free()
+        with blas.single_threaded_blas():
+            assert process.threads["blas"] == 1
+        assert process.threads["blas"] == 4
+
+
+def test_child_of_a_holder_holds_on(process: Process) -> None:
+    with held_by_another_thread(), blas.single_threaded_blas():
+        process.hooks["before"]()
+        process.hooks["after_in_child"]()
+        assert process.threads["blas"] == 1
+        with blas.single_threaded_blas():
+            assert process.threads["blas"] == 1
+        assert process.threads["blas"] == 1
+        assert is_free()
+    assert process.threads["blas"] == 4

@@ -1,3 +1,4 @@
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -48,6 +49,18 @@ def test_each_gpu_has_a_row(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> 
     assert found["CUDA"] == "ready"
     assert found["--device auto"] == "cuda:0"
     assert found["NumPy"] == np.__version__
+
+
+def test_cuda_is_tried_without_graphs_and_then_with_them(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def get_backend(device: str, **options: bool) -> CpuBackend:
+        asked.append((device, options))
+        return backend_named("cuda:0")
+
+    monkeypatch.setattr(devices, "get_backend", get_backend)
+    survey()
+    assert asked == [("cuda", {"graphs": False}), ("cuda", {"graphs": True}), ("auto", {})]
 
 
 def test_what_bounds_the_threads_and_slows_blas_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +170,8 @@ def test_driver_is_what_nvidia_smi_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str | None, driver: str
 ) -> None:
     if script is not None:
-        (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
+        asked = "--query-gpu=driver_version,name --format=csv,noheader"
+        (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n[ \"$*\" = '{asked}' ] || exit 6\n{script}\n")
         (tmp_path / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setitem(sys.modules, "cupy", None)
@@ -171,3 +185,18 @@ def test_nvidia_smi_that_cannot_be_run_is_no_failure(tmp_path: Path, monkeypatch
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setitem(sys.modules, "cupy", None)
     assert dict(survey())["NVIDIA driver"] == "nvidia-smi is there, but does not answer"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "driver"), [(20, "580.1, NVIDIA L4"), (20.5, "nvidia-smi is there, but does not answer")]
+)
+def test_nvidia_smi_has_20_seconds_to_answer(monkeypatch: pytest.MonkeyPatch, seconds: float, driver: str) -> None:
+    def run(command: list[str], *, timeout: float = float("inf"), **_options: Any) -> Any:
+        if timeout < seconds:
+            raise subprocess.TimeoutExpired(command, timeout)
+        return SimpleNamespace(stdout="580.1, NVIDIA L4\n")
+
+    monkeypatch.setattr(devices.shutil, "which", lambda name: f"/bin/{name}")
+    monkeypatch.setattr(devices.subprocess, "run", run)
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    assert dict(survey())["NVIDIA driver"] == driver

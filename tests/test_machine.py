@@ -44,11 +44,15 @@ GROUPS: dict[str, tuple[str, str, dict[str, str], float | None]] = {
     "v2, the least": ("0::/a/b\n", V2, v2("a/b", "400000 100000") | v2("a", "100000 50000") | v2("", "9 1"), 2),
     "v2, a neighbour's": ("0::/a\n", V2, v2("b", "100000 100000") | v2("a/c", "100000 100000"), None),
     "v2, another period": ("0::/a\n", V2, v2("a", "25000 50000"), 0.5),
+    "v2, all that counts": ("0::/a/b\n", V2, v2("a/b", "1 1") | v2("a", "0 100000") | v2("", "200000 100000"), 1),
+    "v2, a colon in its name": ("0::/a:b\n", V2, v2("a:b", "200000 100000"), 2),
+    "v2, a dash among its options": ("0::/a\n", V2.replace("nsdelegate", "x - y"), v2("a", "200000 100000"), 2),
+    "v2, no more than is needed": ("0::/a\n", V2.replace("rw,nosuid,nodev shared:4 ", ""), v2("a", "4 2"), 2),
     "v2, a blank in its name": ("0::/a b\n", V2, v2("a b", "200000 100000"), 2),
     "v2, mounted elsewhere": (
         "0::/a\n",
-        V2.replace("/sys/fs/cgroup", "/other\\040place"),
-        {"other place/a/cpu.max": "200000 100000"},
+        V2.replace("/sys/fs/cgroup", "/X/other\\040place"),
+        {"X/other place/a/cpu.max": "200000 100000"},
         2,
     ),
     "v2, a container": ("0::/docker/1/a\n", V2.replace(" / ", " /docker/1 "), v2("a", "200000 100000"), 2),
@@ -147,15 +151,15 @@ def test_usable_cores_are_no_more_than_the_environment_gives_to_blas(
     assert machine.usable_cores() == cores
 
 
-def set_file(monkeypatch: pytest.MonkeyPatch, text: str | None) -> None:
-    """Let every file the module reads hold `text`, or be missing."""
+def set_file(monkeypatch: pytest.MonkeyPatch, name: str, text: str | None) -> None:
+    """Let the file `name` hold `text`, or be missing as all others are."""
 
-    def read_text(path: Path, **_encoding: str) -> str:
-        if text is None:
+    def read_bytes(path: Path) -> bytes:
+        if text is None or path != Path(name):
             raise FileNotFoundError(path)
-        return text
+        return text.encode()
 
-    monkeypatch.setattr(machine.Path, "read_text", read_text)
+    monkeypatch.setattr(machine.Path, "read_bytes", read_bytes)
 
 
 X86 = "processor\t: 0\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: {name}\nflags\t\t: fpu {flags}\n\n"
@@ -181,14 +185,14 @@ ARM = "processor\t: 0\nFeatures\t: fp asimd\nCPU implementer\t: 0x41\nCPU part\t
 def test_cpu_is_named_with_what_tells_it_from_its_kin(
     monkeypatch: pytest.MonkeyPatch, text: str | None, name: str
 ) -> None:
-    set_file(monkeypatch, text)
+    set_file(monkeypatch, "/proc/cpuinfo", text)
     monkeypatch.setattr(platform, "processor", lambda: "")
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     assert machine.cpu_name() == name
 
 
 def test_cpu_without_a_name_in_the_file_is_the_platforms(monkeypatch: pytest.MonkeyPatch) -> None:
-    set_file(monkeypatch, None)
+    set_file(monkeypatch, "/proc/cpuinfo", None)
     monkeypatch.setattr(platform, "processor", lambda: "arm")
     assert machine.cpu_name() == "arm"
 
@@ -211,18 +215,18 @@ def test_peak_resident_size_is_between_todays_and_the_kernels_largest() -> None:
 def test_peak_resident_size_is_none_where_the_system_does_not_tell(
     monkeypatch: pytest.MonkeyPatch, text: str | None
 ) -> None:
-    set_file(monkeypatch, text)
+    set_file(monkeypatch, "/proc/self/status", text)
     monkeypatch.setattr(platform, "system", lambda: "Windows")
     assert machine.peak_resident_bytes() is None
 
 
 def test_peak_resident_size_in_the_status_is_kib(monkeypatch: pytest.MonkeyPatch) -> None:
-    set_file(monkeypatch, "Name:\tpython\nVmHWM:\t  1234 kB\n")
+    set_file(monkeypatch, "/proc/self/status", "Name:\tpython\nVmHWM:\t  1234 kB\n")
     assert machine.peak_resident_bytes() == 1234 * 1024
 
 
 def test_peak_resident_size_on_macos_is_ru_maxrss(monkeypatch: pytest.MonkeyPatch) -> None:
     resource = pytest.importorskip("resource", reason="the resource module is of POSIX systems")
-    set_file(monkeypatch, None)
+    set_file(monkeypatch, "/proc/self/status", None)
     monkeypatch.setattr(platform, "system", lambda: "Darwin")
     assert machine.peak_resident_bytes() == resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,3 +1,7 @@
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -5,6 +9,26 @@ from fmnist_xp.backend import CpuBackend
 from fmnist_xp.measure import copy_rate, epoch_flops, gemm_sampler, time_epochs
 from fmnist_xp.nn import Dense, Network, ReLU
 from fmnist_xp.optim import SGD
+
+
+class Timed(CpuBackend):
+    """A backend on which what is asked for first takes the first of `seconds`, and so on to the last."""
+
+    def __init__(self, threads: int, seconds: Sequence[float]) -> None:
+        super().__init__(threads)
+        self.clock, self.left = 0.0, list(seconds)
+
+    def mark(self) -> float:
+        return self.clock
+
+    def map(self, work: Callable[[int], None], workers: int) -> None:
+        assert workers == self.threads
+        super().map(work, workers)
+        self.clock += self.left.pop(0)
+
+    def dot(self, a: Any, b: Any, out: Any, *, scale: float = 1, tf32: bool = False) -> None:
+        assert scale == 1
+        assert tf32 is False
 
 
 def test_flops_of_the_notebooks_networks_are_those_counted_by_hand() -> None:
@@ -15,6 +39,66 @@ def test_flops_of_the_notebooks_networks_are_those_counted_by_hand() -> None:
 
 def test_flops_of_a_single_layer_count_two_products() -> None:
     assert epoch_flops([3, 5], 7) == 2 * (2 * 7 * 3 * 5)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_gemm_rate_is_that_of_the_fastest_product_after_the_warm_up(threads: int) -> None:
+    backend = Timed(threads, [1, 2, 4, 3, 0.25, 5, 0.5, 4])
+    sample = gemm_sampler(backend, size=3, repeats=3)
+    assert sample() == 54 / 2 * threads  # 3³ products and as many sums, in 2 s, on each thread
+    assert sample() == 54 / 0.5 * threads
+    assert backend.left == []
+
+
+def test_gemm_rate_by_default_is_of_five_products_of_2048_square_matrices_of_float32(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    backend, dtypes = Timed(1, [1, 4, 4, 4, 4, 2]), set()
+    monkeypatch.setattr(backend, "dot", lambda *matrices, tf32: dtypes.update(matrix.dtype for matrix in matrices))
+    assert gemm_sampler(backend)() == 2**34 / 2  # 2 · (2¹¹)³ in 2 s
+    assert dtypes == {np.dtype("float32")}
+    assert backend.left == []
+
+
+def test_factors_of_the_gemm_rate_are_the_same_wherever_it_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, factors = Timed(1, [1, 1]), []
+    monkeypatch.setattr(
+        backend, "dot", lambda *matrices, tf32: factors.append([float(m[0, 0]) for m in matrices[:2]])
+    )
+    gemm_sampler(backend, size=1, repeats=1)()
+    first, second, third, fourth = np.random.default_rng(0).random(4, "float32")
+    assert factors == [[(first + second) % 1, (third + fourth) % 1]] * 2
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_copy_rate_is_that_of_the_fastest_copy_after_the_warm_up(
+    threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = Timed(threads, [1, 2, 4, 3])
+    sources: list[Any] = []
+    targets: list[Any] = []
+
+    def noted(arrays: list[Any], make: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *arguments, **options: arrays.append(make(*arguments, **options)) or arrays[-1]
+
+    xp = SimpleNamespace(ones=noted(sources, np.ones), empty=noted(targets, np.zeros))
+    monkeypatch.setattr(backend, "xp", xp)
+    # 3 million bytes, read and written, in 2 s
+    assert copy_rate(backend, megabytes=3, repeats=3) == 6_000_000 / 2
+    assert backend.left == []
+    for arrays in (sources, targets):
+        assert [array.nbytes for array in arrays] == [3_000_000 // threads] * threads
+        assert all(array.all() for array in arrays)
+
+
+def test_copy_rate_by_default_is_of_five_copies_of_256_million_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = Timed(1, [1, 4, 4, 4, 4, 2])
+    one = np.ones(1, dtype="uint8")
+    views = SimpleNamespace(ones=lambda size, dtype: np.broadcast_to(one, size), empty=np.empty)
+    monkeypatch.setattr(backend, "xp", views)
+    monkeypatch.setattr(CpuBackend, "map", lambda *_asked: None)  # nothing is copied, so no memory is taken
+    assert copy_rate(backend) == 512_000_000 / 2
+    assert backend.left == []
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -69,3 +153,41 @@ def test_time_epochs_gives_each_epoch_but_the_first_and_trains() -> None:
     assert all(second > 0 for second in seconds)
     assert optimizer.iterations == 4
     assert not np.array_equal(before, network.parameters)
+
+
+class Noting(CpuBackend):
+    """A backend whose nth epoch takes n + 1 seconds, and that counts what is fetched."""
+
+    def __init__(self, captures: bool) -> None:
+        super().__init__(1)
+        self.captures, self.marks, self.fetched = captures, 0, 0
+
+    def mark(self) -> float:
+        self.marks += 1
+        return self.marks * (self.marks - 1) / 2  # 0, 1, 1 + 2, 1 + 2 + 3, …
+
+    def fetch(self, array: Any) -> Callable[[], Any]:
+        self.fetched += 1
+        return super().fetch(array)
+
+
+def timed(backend: Noting, epochs: int, **options: Any) -> tuple[list[float], int]:
+    """Return the seconds of the epochs of a small training, and how many were made."""
+    network, optimizer = Network([Dense(2, 3)], backend=backend, seed=0), SGD()
+    seconds = time_epochs(network, np.ones((4, 2), "float32"), np.zeros(4, "uint8"), optimizer, epochs, **options)
+    return seconds, optimizer.iterations
+
+
+# 21 epochs: the logged ones are 0, 10 and 20, or 0, 4, 8, 12, 16 and 20.
+@pytest.mark.parametrize(("options", "logged"), [({}, 3), ({"log_every": 4}, 6)])
+def test_time_epochs_warms_up_with_one_epoch_and_logs_as_often_as_it_is_told(
+    options: dict[str, int], logged: int
+) -> None:
+    backend = Noting(captures=False)
+    assert timed(backend, 20, **options) == ([float(second) for second in range(2, 22)], 21)
+    assert backend.fetched == logged
+
+
+def test_time_epochs_warms_up_with_two_launches_where_there_are_launches() -> None:
+    # Two launches of 4 epochs, one that compiles and one that captures, then those of 4 in 3 s and 2 in 4 s.
+    assert timed(Noting(captures=True), 6, log_every=4) == ([3 / 4] * 4 + [4 / 2] * 2, 8 + 6)
