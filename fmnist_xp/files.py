@@ -14,7 +14,8 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; move it to `path` when the block ends well.
 
     The temporary file keeps the suffix of `path`, since some writers choose their format by it. When the
-    block raises, `path` keeps what it held before and the temporary file is removed.
+    block raises, `path` keeps what it held before and the temporary file is removed. An `OSError` of the temporary
+    file, or of no file, as where a disk fills up, leaves with the name of `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}-{secrets.token_hex(8)}{path.suffix}")
@@ -23,6 +24,10 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.replace(path)
+    except OSError as error:
+        if error.strerror and error.filename in (None, str(temporary)):
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
