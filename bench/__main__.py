@@ -61,7 +61,7 @@ Without = Annotated[
 ]
 Out = Annotated[Path, typer.Option(help="Folder for the JSON file and the picture.")]
 RESULTS = Path("bench/results")
-QUICK_RESULTS = Path("bench/quick")
+QUICK_RESULTS = Path("bench/quick/results")  # whose report is a README.md of its own
 
 
 @app.command("throughput")

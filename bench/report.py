@@ -44,8 +44,9 @@ one that fails, and one that computes something else than ours, for which the co
 `--rounds N` sets how often each side takes its turn (`throughput` has it too), and `--without NAME` leaves one out.
 `--precision float64` measures in another precision, on a GPU also `tf32` and `float16`; each has files of its own,
 and `--label NAME` keeps those of one machine beside another's. `throughput --no-graphs` measures a GPU without CUDA
-graphs, in files that end with `eager`. `--quick` tries everything at small sizes. Measure with nothing else running.
-`scripts/gpu-check` is the whole round on a GPU.
+graphs, in files that end with `eager`. `--quick` tries everything at small sizes, and writes to `bench/quick/`, which
+git ignores, so that what was measured in earnest stays. Measure with nothing else running. `scripts/gpu-check` is the
+whole round on a GPU.
 
 ## How to read
 

@@ -9,13 +9,21 @@ def printable(text: str) -> str:
     return "".join(sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in text)
 
 
+def one_line(text: str) -> str:
+    """Return `text`, whatever a name or another library has brought into it, as one line that can be printed.
+
+    Of more than `LONGEST` characters the beginning and the end are kept.
+    """
+    text = printable(text).replace("\n", " ")
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
+
+
 class FmnistXpError(Exception):
     """Base of every error this package raises on purpose; the command prints it without a traceback."""
 
     def __str__(self) -> str:
-        """Return the message as one line, whatever a name or another library has brought into it."""
-        text = printable(super().__str__()).replace("\n", " ")
-        return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
+        """Return the message as `one_line`."""
+        return one_line(super().__str__())
 
 
 class DataError(FmnistXpError):

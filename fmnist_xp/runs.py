@@ -150,8 +150,12 @@ def train_run(
         "data": {"source": _absolute(source), "read_from": train.source, **dataset},
         "versions": versions(),
     }
-    reserved = _reserve(folder, config, force)
+    check_folder(folder, force)
+    # What is there stays whole until there is something to replace it.
+    reserved = not (folder.is_dir() and any(folder.iterdir()))
     try:
+        if reserved:
+            write_text(folder / CONFIG, _json(config))
         X, y = preprocess(train, shuffle_seed=settings.seed)
         started = time.perf_counter()
         history = network.fit(
@@ -191,7 +195,7 @@ def train_run(
         run = Run(folder, config, result, history)
         _write(run, network)
     except BaseException:
-        if reserved:
+        if reserved and folder.is_dir():
             (folder / CONFIG).unlink(missing_ok=True)
             if not any(folder.iterdir()):
                 folder.rmdir()
@@ -228,16 +232,6 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _reserve(folder: Path, config: Mapping[str, Any], force: bool) -> bool:
-    """Take `folder` for a new run; return whether it now holds nothing but the new run's settings."""
-    check_folder(folder, force)
-    if folder.is_dir() and any(folder.iterdir()):
-        return False  # what is there stays whole until there is something to replace it
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / CONFIG, _json(config))
-    return True
 
 
 def _write(run: Run, network: Sequential) -> None:

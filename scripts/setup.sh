@@ -1,10 +1,22 @@
 # shellcheck shell=bash
-# Sourced by the other scripts, from the project's root: `setup EXTRAS` makes .venv where it is missing and installs
+# Sourced by the other scripts. From the project's root, `setup EXTRAS` makes .venv where it is missing and installs
 # the project with these extras (comma-separated, or none), unless that was done before for this pyproject.toml.
 
 fail() {
   echo "$(basename "$0"): $*" >&2
   exit 1
+}
+
+# Go to the project's root; a path in the environment stays one of the folder that the script was called from.
+enter_project() {
+  local name
+  for name in FMNIST_XP_DATA FMNIST_XP_CACHE; do
+    case ${!name:-} in
+      "" | auto | synthetic | /* | "~"*) ;;
+      *) export "$name=$PWD/${!name}" ;;
+    esac
+  done
+  cd "$(dirname "${BASH_SOURCE[0]}")/.."
 }
 
 find_python() {

@@ -54,6 +54,18 @@ def test_failure_keeps_the_old_file_and_leaves_nothing_behind(tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("named", [False, True])
+def test_a_full_disk_names_the_file_that_was_to_be_written(tmp_path: Path, named: bool) -> None:
+    """`write` does not know of what it is, and the temporary file is gone."""
+    path = tmp_path / "model.txt"
+    with pytest.raises(OSError, match="No space") as raised, replacing(path) as temporary:
+        raise OSError(errno.ENOSPC, "No space left on device", *([str(temporary)] if named else []))
+    assert raised.value.filename == str(path)
+    with pytest.raises(OSError, match="of another") as raised, replacing(path):
+        raise OSError(errno.ENOSPC, "No space left on device", "of another")
+    assert raised.value.filename == "of another"
+
+
 def test_failure_leaves_no_file_where_there_was_none(tmp_path: Path) -> None:
     with pytest.raises(UnicodeEncodeError):
         write_text(tmp_path / "new.txt", "\ud800")

@@ -233,6 +233,40 @@ def test_the_suite_is_run(programs: Path, project: Path, tmp_path: Path, call: s
     assert installs(log) == [extras]
 
 
+@pytest.mark.parametrize("script", ["test", "gpu-check"])
+@pytest.mark.parametrize(
+    ("data", "found"), [("my data", "{}/my data"), ("/my/data", "/my/data"), ("synthetic", "synthetic"), ("", "")]
+)
+def test_data_in_the_environment_are_those_of_the_callers_folder(
+    programs: Path, project: Path, tmp_path: Path, script: str, data: str, found: str
+) -> None:
+    program(project / ".venv" / "bin" / "pip", "")
+    told = 'echo "$FMNIST_XP_DATA|$FMNIST_XP_CACHE|$PWD"'
+    program(project / ".venv" / "bin" / "python", f'case "$*" in -m\\ pip*) ;; *) {told};; esac')
+    program(programs / "nvidia-smi", "echo '| NVIDIA-SMI 1  Driver Version: 1  CUDA Version: 12.8 |'")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    call = f"FMNIST_XP_DATA='{data}' FMNIST_XP_CACHE=cache ../project/scripts/{script}"
+    done = bash(f"cd {elsewhere}; {call}", programs, project)
+    assert done.returncode == 0, done
+    assert done.stdout == f"{found.format(elsewhere)}|{elsewhere}/cache|{project}\n"
+
+
+def test_a_report_of_mutants_without_results_is_one_line(project: Path) -> None:
+    """No mutants/ folder: `scripts/mutation --report` before any run."""
+    done = subprocess.run(
+        [sys.executable, project / "scripts" / "mutation_report.py"],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "No module named 'mutmut'" in done.stderr:
+        pytest.skip("mutmut, which the report reads with, is not installed")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(("cuda", "target"), [(None, "."), ("12.8", ".[cuda]"), ("13.1", ".[cuda13]")])
 def test_training_is_run_with_its_arguments(
     programs: Path, project: Path, tmp_path: Path, cuda: str | None, target: str

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.text import Text
 
-from fmnist_xp.errors import printable
+from fmnist_xp.errors import one_line, printable
 
 
 class _Console(Console):
@@ -37,7 +37,7 @@ def say(message: str) -> None:
 
 
 def _line(message: str) -> str:
-    return f"fmnist-xp: {printable(' '.join(message.split()))}"
+    return f"fmnist-xp: {one_line(' '.join(message.split()))}"
 
 
 class _Formatter(logging.Formatter):

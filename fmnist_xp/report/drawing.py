@@ -11,6 +11,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
 from fmnist_xp.files import replacing
 
 if TYPE_CHECKING:
@@ -23,6 +26,15 @@ def new_figure(size: tuple[float, float], dpi: int) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=size, dpi=dpi, layout="constrained")
+
+
+def drawable(values: ArrayLike) -> NDArray[np.float64]:
+    """Return `values` as float64 of the same shape, those beyond ±1e300 as infinite, for which a line has a gap.
+
+    matplotlib cannot count out the ticks of an axis as long as float64 reaches, 1.8e308.
+    """
+    numbers = np.asarray(values, dtype=np.float64)
+    return np.where(np.abs(numbers) > 1e300, np.copysign(np.inf, numbers), numbers)
 
 
 def save_figure(figure: Figure, path: Path) -> Path:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fmnist_xp.report import plots
-from fmnist_xp.report.drawing import new_figure, save_figure
+from fmnist_xp.report.drawing import drawable, new_figure, save_figure
 from fmnist_xp.report.tables import markdown_table
 
 if TYPE_CHECKING:
@@ -80,8 +80,8 @@ def curves_figure(record: Mapping[str, Any], pair: Mapping[str, Any]) -> Figure:
     curves = pair["curves"]
     panels = figure.subplots(2, len(curves), sharex="col", squeeze=False)
     for (above, below), curve in zip(panels.T, curves, strict=True):
-        above.plot(curve["epoch"], _numbers(curve["reference"]["loss"]), label=pair["reference"], **REFERENCE_STYLE)
-        above.plot(curve["epoch"], _numbers(curve["device"]["loss"]), label=pair["device"], **DEVICE_STYLE)
+        for side, style in (("reference", REFERENCE_STYLE), ("device", DEVICE_STYLE)):
+            above.plot(curve["epoch"], drawable(_numbers(curve[side]["loss"])), label=pair[side], **style)
         above.set_title(curve["experiment"])
         _draw_differences(below, curve)
     panels[0, 0].set_ylabel("Training loss")
@@ -95,9 +95,9 @@ def curves_figure(record: Mapping[str, Any], pair: Mapping[str, Any]) -> Figure:
 
 def _draw_differences(axes: Axes, curve: Mapping[str, Any]) -> None:
     # A logarithmic axis has no place for 0: where two curves are the same, there is a gap.
-    difference = _numbers(curve["difference"])
+    difference = drawable(_numbers(curve["difference"]))
     axes.plot(curve["epoch"], np.where(difference > 0, difference, np.nan), label="difference", **DEVICE_STYLE)
-    axes.plot(curve["epoch"], _numbers(curve["tolerance"]), label="tolerance", **TOLERANCE_STYLE)
+    axes.plot(curve["epoch"], drawable(_numbers(curve["tolerance"])), label="tolerance", **TOLERANCE_STYLE)
     for epoch, what, style in ((curve["parts"], "the curves", "-"), (curve["twins_part"], "the twins", ":")):
         if epoch is not None:
             axes.axvline(epoch, color="black", linewidth=1, linestyle=style, label=f"{what} part: epoch {epoch}")

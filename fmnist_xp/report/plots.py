@@ -3,7 +3,7 @@
 A picture is made by a `…_figure` or `…_figures` function, which returns matplotlib figures by file name, and
 written by the `plot_…` function of the same name, which raises `OSError` where it cannot write. No picture
 needs a display, and none is written over that of another run as long as runs have folders of their own.
-Histories with nothing logged give no picture.
+Histories with nothing logged give no picture; figures that are not finite, or beyond 1e300, are gaps in a line.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fmnist_xp.report.drawing import new_figure, save_figure
+from fmnist_xp.report.drawing import drawable, new_figure, save_figure
 from fmnist_xp.train.history import COLUMNS, History
 
 if TYPE_CHECKING:
@@ -277,9 +277,9 @@ def _draw(axes: Axes, curve: Curve, quantity: Quantity) -> None:
     """Draw one quantity of a curve, and its band if it has one."""
     epochs = curve.history.epoch
     style = {"linewidth": 1.5, "markersize": 5, "markevery": -(-len(epochs) // MARKERS) or 1, **curve.style}
-    axes.plot(epochs, getattr(curve.history, quantity.column), label=_plain(curve.label), **style)
+    axes.plot(epochs, drawable(getattr(curve.history, quantity.column)), label=_plain(curve.label), **style)
     if curve.band:
-        low, high = (getattr(history, quantity.column) for history in curve.band)
+        low, high = (drawable(getattr(history, quantity.column)) for history in curve.band)
         axes.fill_between(epochs, low, high, color=style["color"], alpha=0.2, linewidth=0, label="lowest to highest")
 
 
@@ -311,7 +311,7 @@ def _across(histories: Sequence[History], statistic: Callable[..., Any]) -> Hist
     reduced = History(epoch=epochs)
     for column in COLUMNS[1:]:
         runs = [dict(zip(h.epoch, getattr(h, column), strict=True)) for h in histories]
-        setattr(reduced, column, [float(statistic([run[epoch] for run in runs])) for epoch in epochs])
+        setattr(reduced, column, [float(statistic(drawable([run[epoch] for run in runs]))) for epoch in epochs])
     return reduced
 
 

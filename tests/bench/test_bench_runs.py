@@ -26,6 +26,7 @@ from fmnist_xp.experiments import EXPERIMENTS
 # The frameworks are not ours to keep free of warnings.
 pytestmark = pytest.mark.filterwarnings("default")
 
+ROOT = Path(__file__).parents[2]
 PNG = b"\x89PNG\r\n"
 FORMS = ("image folder", "zip", "IDX, gzip")
 
@@ -147,6 +148,22 @@ def test_loading_and_report(folder: Path, tmp_path: Path) -> None:
     page = (tmp_path / "README.md").read_text()
     assert "notebook's loop" in page
     assert (f"Cold: {how} before each sample" if how else "Left out, since the disk cache") in page
+
+
+def test_quick_leaves_what_is_committed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does a report of it touch the page of the results, though it is written beside their folder."""
+    monkeypatch.chdir(tmp_path)
+    committed = {tmp_path / "bench" / name: name for name in ("README.md", "results/loading-cpu.json")}
+    for path, text in committed.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    said = run("loading", "--quick", "--data", str(folder))
+    assert said.splitlines() == [f"bench/quick/results/loading-cpu.{suffix}" for suffix in ("json", "png")]
+    assert all(Path(line).is_file() for line in said.splitlines())
+    run("report", "--out", "bench/quick/results")
+    assert "not a result" in (tmp_path / "bench" / "quick" / "README.md").read_text()
+    assert {path: path.read_text() for path in committed} == committed
+    assert "/bench/quick/" in (ROOT / ".gitignore").read_text().splitlines()
 
 
 def test_loading_without_a_way_to_a_cold_disk_leaves_that_out(

@@ -1,11 +1,13 @@
 """What is printed, in processes of their own: the exit code does not depend on who reads it."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from run_helpers import contents
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals, descriptors and names are POSIX's")
@@ -68,3 +70,30 @@ def test_output_onto_a_full_disk_is_told_once_the_run_is_written(workplace: Path
     done = run(workplace, *arguments, shell='exec "$@" >/dev/full')
     assert (done.returncode, done.stderr) == (1, b"fmnist-xp: stdout: No space left on device\n")
     assert (workplace / "run" / "result.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "file"),
+    [
+        (("plot", "a-run"), "plots/a-run/accuracy.png"),
+        (("evaluate", "a-run"), "a-run/confusion.png"),
+        (("data", "info"), "custom-samples.png"),
+        (("data", "export", "new"), "new"),
+        (("data", "export", "new", "--format", "idx"), "new"),
+        (("train", "--epochs", "1", "--out", "new"), "new/config.json"),
+        (("reproduce", "--epochs", "1"), "reproduce/runs/sgd-s0/config.json"),
+    ],
+)
+def test_a_full_disk_is_one_line_that_names_the_file(
+    run_folder: Path, idx_folder: Path, arguments: tuple[str, ...], file: str
+) -> None:
+    """A limit of the shell, here that no file may have a byte, fails where a full disk does."""
+    before = contents(run_folder)
+    variables = {"FMNIST_XP_DATA": str(idx_folder), "FMNIST_XP_CACHE": str(run_folder.parent / "cache")}
+    done = run(run_folder.parent, *arguments, shell='ulimit -f 0; exec "$@"', **variables)
+    assert done.returncode == 1, done
+    *warnings, error = done.stderr.decode().splitlines()
+    assert re.fullmatch(rf"fmnist-xp: {file}: .*File too large.*", error), done
+    assert all("the data set is decoded at each start" in warning for warning in warnings), done
+    assert contents(run_folder) == before
+    assert not (run_folder.parent / "new").exists()

@@ -197,6 +197,17 @@ def test_run_that_ended_in_nan_is_still_drawn(tmp_path: Path) -> None:
     assert size(plots.plot_metrics(history, tmp_path / "metrics.png", title="t"))[0] == 10 * plots.DPI
 
 
+@pytest.mark.parametrize("huge", [1e301, 1e308, -1.7e308])
+def test_figures_as_large_as_numbers_get_are_gaps(tmp_path: Path, huge: float) -> None:
+    """matplotlib fails on such an axis: arange: cannot compute length."""
+    history = History([0, 10, 20], [0.5] * 3, [2.3, huge, 1e300], [huge, huge, 0.1], [huge, 0.0, 0.0])
+    axes = only_axes(plots.run_figures(history, title="t")["learning-rate.png"])
+    assert drawn(axes)["run"][1] == [math.copysign(math.inf, huge)] * 2 + [0.1]
+    assert len(plots.plot_run(history, tmp_path, title="t")) == 3
+    assert size(plots.plot_metrics(history, tmp_path / "metrics.png", title="t"))[0] == 10 * plots.DPI
+    assert len(plots.plot_seeds({0: history, 1: history}, tmp_path, experiment="sgd", title="t")) == 2
+
+
 # --- several runs
 
 
