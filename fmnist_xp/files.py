@@ -17,10 +17,10 @@ TEMPORARY = re.compile(r"\..+-[0-9a-f]{16}(\.\w+)?")
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; move it to `path` when the block ends well.
 
-    The temporary file keeps the suffix of `path`, since some writers choose their format by it. When the block raises,
-    `path` keeps what it held before and the temporary file is removed. The file is as readable as the user's mask says,
-    also where a writer puts a private file of its own in its place, as safetensors does. An `OSError` of the temporary
-    file, or of no file, as where a disk fills up, leaves with the name of `path`.
+    The temporary file keeps the suffix of `path`, since some writers choose their format by it. When the block
+    raises, `path` keeps what it held before and the temporary file is removed. The file is as readable as the user's
+    mask says, also where a writer puts a private file of its own in its place, as safetensors does. An `OSError` of
+    the temporary file, or of no file, as where a disk fills up, leaves with the name of `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}-{secrets.token_hex(8)}{path.suffix}")
