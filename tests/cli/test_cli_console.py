@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from run_helpers import contents
+from run_helpers import contents, read_json
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals, descriptors and names are POSIX's")
@@ -97,3 +97,61 @@ def test_a_full_disk_is_one_line_that_names_the_file(
     assert all("the data set is decoded at each start" in warning for warning in warnings), done
     assert contents(run_folder) == before
     assert not (run_folder.parent / "new").exists()
+
+
+def test_what_libraries_say_is_shown_for_debug_alone(workplace: Path, tmp_path: Path) -> None:
+    """Said while the command runs: when it looks for a module that it needs."""
+    hook = tmp_path / "hook"
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(
+        "import logging, sys, warnings\n"
+        "class Finder:\n"
+        "    def find_spec(name, *_more):\n"
+        "        if name != 'fmnist_xp.evaluation': return\n"
+        "        warnings.warn('this is old'); warnings.warn('this goes', FutureWarning)\n"
+        "        logging.getLogger('matplotlib').warning('no such font')\n"
+        "        logging.getLogger('cupy').error('two of us')\n"
+        "sys.meta_path.insert(0, Finder)\n"
+    )
+    plain, debug = (
+        run(workplace, "plot", "nowhere", *more, PYTHONPATH=f"{hook}:{ROOT}").stderr for more in ((), ("--debug",))
+    )
+    assert plain == b"fmnist-xp: there is no run folder nowhere: make one with fmnist-xp train\n"
+    for said in (b"this is old", b"this goes", b"no such font", b"two of us"):
+        assert said in debug
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp437", "utf-8"])
+def test_a_terminal_of_any_code_page_shows_tables_and_the_progress(run_folder: Path, encoding: str) -> None:
+    """No name is an order to it, not in a traceback either; the progress bar's own orders are."""
+    pty = pytest.importorskip("pty")
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding, "TERM": "xterm"}
+
+    def shown(*arguments: str) -> tuple[int, bytes]:
+        ours, theirs = pty.openpty()
+        with subprocess.Popen(
+            [sys.executable, "-m", "fmnist_xp", *arguments],
+            cwd=run_folder.parent, env=variables, stdin=theirs, stdout=theirs, stderr=theirs,
+        ) as process:  # fmt: skip
+            os.close(theirs)
+            text = b""
+            try:
+                while piece := os.read(ours, 2**16):
+                    text += piece
+            except OSError:  # EIO, as Linux has it: nobody writes to it any more
+                pass
+        os.close(ours)
+        return process.returncode, text
+
+    code, text = shown("evaluate", run_folder.name, "--device", "cpu")
+    assert code == 0, text
+    assert b"Ankle boot" in text
+    data = read_json(run_folder / "config.json")["data"]["source"]
+    code, text = shown("train", "--epochs", "12", "--data", data, "--device", "cpu", "--out", "new")
+    assert code == 0, text
+    assert b"epochs/s" in text
+    code, text = shown("evaluate", "n\x1b[31m", "--debug")
+    assert code == 1
+    assert b"Traceback" in text
+    assert rb"n\x1b[31m" in text
+    assert b"\x1b" not in text

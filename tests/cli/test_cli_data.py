@@ -2,6 +2,7 @@ import functools
 import gzip
 import hashlib
 import http.server
+import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -180,3 +181,49 @@ def test_what_was_fetched_before_needs_no_requests(
     answer.assert_went_well()
     assert contents(Path(answer.out.strip())) == contents(idx_folder)
     command("train", "--epochs", 1, "--device", "cpu", "--out", "run").assert_went_well()
+
+
+@pytest.mark.parametrize("form", ["png", "idx"])
+@pytest.mark.parametrize("folder", [".", "link", "below/new"])
+def test_export_into_the_current_folder_and_onto_a_link(
+    command: Command, workplace: Path, tmp_path: Path, idx_folder: Path, folder: str, form: str
+) -> None:
+    target = workplace / folder
+    if folder == "link":
+        target = tmp_path / "linked"
+        target.mkdir()
+        (workplace / "link").symlink_to(target)
+    command("data", "export", folder, "--format", form, "--data", idx_folder).assert_went_well()
+    if form == "idx":
+        assert {path.name for path in target.iterdir()} == {path.name for path in idx_folder.iterdir()}
+    else:
+        assert len(list(target.glob("train/*/*.png"))) == 400
+        assert len(list(target.glob("test/*/*.png"))) == 200
+    if folder == "link":
+        assert (workplace / "link").is_symlink()
+    reread, original = (
+        [line for line in command("data", "info", "--data", data, "--out", tmp_path).lines if "SHA-256" in line]
+        for data in (folder, idx_folder)
+    )
+    assert len(original) == 2
+    assert form == "png" or reread == original  # the image folder has its own order
+
+
+@pytest.mark.parametrize("name", ["a [b] [red]", "\"a\" 'b'", "%s %d {x}", "a\nb", "a\x1b[31mb", "$x `y` \\"])
+def test_a_run_in_a_folder_of_any_name(
+    command: Command, workplace: Path, idx_folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (workplace / name).mkdir()
+    monkeypatch.chdir(workplace / name)
+    run = f"{name}/run"
+    shutil.copytree(idx_folder, workplace / name / f"{name} data")
+    arguments = ("--epochs", 1, "--device", "cpu", "--data", f"{name} data")
+    answer = command("train", *arguments, "--out", run)
+    answer.assert_went_well()
+    assert "\x1b" not in answer.out
+    command("train", *arguments, "--out", run).assert_failed(1, "holds a finished run")
+    command("evaluate", run, "--device", "cpu").assert_went_well()
+    command("plot", run, "--out", name).assert_went_well()
+    assert (workplace / name / name / "run" / "loss.png").is_file()
+    command("predict", run, f"{name}/none.png", "--device", "cpu").assert_failed(1, "none.png")
+    command("evaluate", f"{name}/nowhere").assert_failed(1, "there is no run folder")
