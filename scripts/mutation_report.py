@@ -109,6 +109,9 @@ def changed_lines(key: str, path: Path) -> tuple[str, str]:
 def main() -> int:
     """Write both files; return the exit status."""
     tested = mutants()
+    if not tested:
+        print("mutation: mutants/ holds no results: run scripts/mutation first", file=sys.stderr)
+        return 1
     kept = json.loads((ROOT / "docs/mutation.json").read_text("utf-8"))
     lately = {mutant["file"] for mutant in tested}
     there = {path.relative_to(ROOT).as_posix() for path in (ROOT / "fmnist_xp").rglob("*.py")}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from gpu_digest import digest
 
-from fmnist_xp import cli
+from fmnist_xp.cli import measure
 from fmnist_xp.devices import survey
 
 ROOT = Path(__file__).parents[1]
@@ -71,7 +71,7 @@ def test_devices_are_what_concerns_the_gpu(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("fmnist_xp.devices.survey", lambda: [*survey()[:3], ("cuda:0", "NVIDIA H100, 80 GiB")])
-    cli.devices()
+    measure.devices()
     assert digest("devices", capsys.readouterr().out, failed=False) == ["cuda:0 NVIDIA H100, 80 GiB"]
 
 
