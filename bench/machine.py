@@ -1,6 +1,5 @@
 """What the machine is, in words that name no host and no path."""
 
-import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from bench.measure import nvml_device
 from fmnist_xp.backend import Backend, cuda_version
 from fmnist_xp.blas import blas_name
-from fmnist_xp.machine import cpu_name, usable_cores
+from fmnist_xp.machine import cpu_name, memory_bytes, usable_cores
 
 PACKAGES = {
     "numpy": ("numpy",),
@@ -25,20 +24,13 @@ def describe(backend: Backend) -> dict[str, Any]:
     return {
         "cpu": cpu_name(),
         "cores_usable": usable_cores(),
-        "memory_bytes": _memory(),
+        "memory_bytes": memory_bytes(),
         "system": f"{platform.system()} {platform.machine()}",
         "blas": blas_name(),
         "python": platform.python_version(),
         **{name: _version(*distributions) for name, distributions in PACKAGES.items()},
         **_gpu(backend),
     }
-
-
-def _memory() -> int | None:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return None
 
 
 def _version(*distributions: str) -> str | None:

@@ -46,14 +46,28 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def other_kind(mode: int) -> str | None:
+    """Return what a path of this mode is, or None where it is a regular file, which ends somewhere."""
+    return None if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "something else")
+
+
 def check_file(path: Path, limit: int) -> None:
     """Raise `OSError` where `path` is no file (but a folder, a pipe or a device) or longer than `limit` bytes.
 
     A pipe that nobody writes to, a device without end and a sparse file of terabytes are told before they are opened.
     """
     found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
-        raise OSError(errno.EINVAL, "it is no file, but a folder, a pipe or a device", str(path))
+    if kind := other_kind(found.st_mode):
+        raise OSError(errno.EINVAL, f"it is no file, but {kind}", str(path))
     if found.st_size > limit:
         raise OSError(errno.EFBIG, f"it has {found.st_size:,} bytes, and {limit:,} are the most read", str(path))
 

@@ -120,6 +120,14 @@ def cpuinfo() -> dict[str, str]:
     return fields
 
 
+def memory_bytes() -> int | None:
+    """Return how much memory the machine has, in bytes, or None where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
 def peak_resident_bytes() -> int | None:
     """Return the peak resident size of this process in bytes, or None where the system does not tell."""
     # Not ru_maxrss, which on Linux starts from the size of the process that started this one.

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from fmnist_xp.backend import Backend
+from fmnist_xp.blas import blas_name
 from fmnist_xp.data import Dataset
 from fmnist_xp.errors import RunError
 from fmnist_xp.experiments import EXPERIMENTS
@@ -72,7 +73,8 @@ def write_report(runs: Mapping[str, Sequence[Run]], folder: Path) -> Path:
     text = (
         "# The notebook's experiments, reproduced\n\n"
         f"{result['epochs']:,} full-batch epochs each on {result['dataset']['train_rows']:,} images of "
-        f"{result['dataset']['name']} on {result['device_name']} ({result['device']}, {result['precision']}).\n\n"
+        f"{result['dataset']['name']} on {result['device_name']} "
+        f"({result['device']}, {result['precision']}; BLAS: {result['blas']}).\n\n"
         f"{table}\n"
         + "".join(f"![{picture.stem}]({picture.relative_to(folder).as_posix()})\n\n" for picture in pictures).rstrip()
         + "\n"
@@ -82,14 +84,17 @@ def write_report(runs: Mapping[str, Sequence[Run]], folder: Path) -> Path:
 
 
 def _finished(folder: Path, settings: Settings, data_sha256: str, backend: Backend) -> Run | None:
-    """Return the run in `folder` where it is what `settings` ask for, trained to its end on this device and data."""
+    """Return the run in `folder` where it is what `settings` ask for, trained to its end on this device and data.
+
+    The kernels of BLAS are part of it: others end elsewhere from the same seed.
+    """
     try:
         run = load_run(folder)
     except RunError:
         return None
     wanted = json.loads(json.dumps({**asdict(settings), "device_name": backend.device_name}))
     found = {key: run.config.get(key) for key in wanted}
-    whole = run.result["epochs"] == settings.experiment.epochs
+    whole = run.result["epochs"] == settings.experiment.epochs and run.result.get("blas") == blas_name()
     return run if found == wanted and whole and run.result["dataset"]["sha256"] == data_sha256 else None
 
 

@@ -1,9 +1,10 @@
-"""Work in a fork of the tests' process."""
+"""Work in a fork of the tests' process, or on a thread of its own."""
 
 import os
 import pickle
 import select
 import signal
+import threading
 import time
 import traceback
 import warnings
@@ -47,3 +48,12 @@ def in_child(work: Callable[[], Any]) -> Any:
     went_well, result = pickle.loads(received)
     assert went_well, result
     return result
+
+
+def in_thread(work: Callable[[], Any]) -> Any:
+    """Return what `work` returns on a new thread."""
+    results: list[Any] = []
+    thread = threading.Thread(target=lambda: results.append(work()))
+    thread.start()
+    thread.join()
+    return results[0]

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from fork_helpers import PATIENCE
+from fork_helpers import PATIENCE, in_thread
 
 from fmnist_xp import blas
 
@@ -132,14 +132,6 @@ def process(monkeypatch: pytest.MonkeyPatch) -> Process:
     monkeypatch.setattr(blas, "_blas", blas._Blas())
     monkeypatch.setattr(blas, "_here", blas._Here())
     return made
-
-
-def in_thread(work: Callable[[], Any]) -> Any:
-    results: list[Any] = []
-    thread = threading.Thread(target=lambda: results.append(work()))
-    thread.start()
-    thread.join()
-    return results[0]
 
 
 def is_free() -> bool:

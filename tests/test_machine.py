@@ -230,3 +230,17 @@ def test_peak_resident_size_on_macos_is_ru_maxrss(monkeypatch: pytest.MonkeyPatc
     set_file(monkeypatch, "/proc/self/status", None)
     monkeypatch.setattr(platform, "system", lambda: "Darwin")
     assert machine.peak_resident_bytes() == resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def test_memory_is_what_the_system_says_in_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1000}.__getitem__, raising=False)
+    assert machine.memory_bytes() == 4_096_000
+
+
+@pytest.mark.parametrize("error", [OSError, ValueError, AttributeError])
+def test_memory_that_the_system_does_not_tell(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_name: str) -> int:
+        raise error
+
+    monkeypatch.setattr(os, "sysconf", refuse, raising=False)
+    assert machine.memory_bytes() is None

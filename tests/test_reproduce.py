@@ -10,6 +10,7 @@ from run_helpers import contents, read_json, read_picture
 
 import fmnist_xp.reproduce as module
 from fmnist_xp.backend import CpuBackend
+from fmnist_xp.blas import blas_name
 from fmnist_xp.data import make_synthetic
 from fmnist_xp.report.notebook import notebook_history
 from fmnist_xp.reproduce import reproduce, write_report
@@ -173,6 +174,7 @@ def test_a_run_with_a_pipe_for_a_file_is_trained_again(
         ("config.json", "device_name", "another"),
         ("config.json", "experiment", {}),
         ("result.json", "epochs", 1),
+        ("result.json", "blas", "openblas 0.3 (other kernels, pthreads)"),
         ("result.json", "dataset", {"name": "synthetic", "sha256": "0", "train_rows": 30, "test_rows": 20}),
     ],
 )
@@ -205,7 +207,8 @@ def test_report_as_it_is_written(finished: Path, tmp_path: Path, monkeypatch: py
     assert path == tmp_path / "new" / "reproduce.md"
     assert path.read_text(encoding="utf-8") == (
         "# The notebook's experiments, reproduced\n\n"
-        f"2 full-batch epochs each on 30 images of synthetic on {CPU.device_name} (cpu, float32).\n\n"
+        f"2 full-batch epochs each on 30 images of synthetic on {CPU.device_name} "
+        f"(cpu, float32; BLAS: {blas_name()}).\n\n"
         "TABLE ['sgd', 'adam']\n\n![plot_seeds](plot_seeds.png)\n\n![plot_seeds](plot_seeds.png)\n\n"
         "![plot_comparison](plot_comparison.png)\n"
     )

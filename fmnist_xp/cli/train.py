@@ -1,7 +1,6 @@
 """Commands that train: one experiment, or all three beside the notebook's figures."""
 
 import itertools
-import os
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -28,6 +27,7 @@ from fmnist_xp.cli.options import (
 from fmnist_xp.cli.process import Interrupted
 from fmnist_xp.data import CLASS_NAMES
 from fmnist_xp.experiments import EXPERIMENTS, N_INPUTS, Experiment
+from fmnist_xp.machine import memory_bytes
 
 
 class ExperimentName(StrEnum):
@@ -135,7 +135,7 @@ def _widths(text: str) -> tuple[int, ...]:
         raise UsageError(f"--hidden must be widths such as 128,128, got {text[:80]!r}")
     wanted = tuple(int(width) for width in widths)
     numbers = sum(inputs * neurons for inputs, neurons in itertools.pairwise((N_INPUTS, *wanted, len(CLASS_NAMES))))
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**40
+    memory = memory_bytes() or 2**40
     if (needed := 8 * numbers) > memory:  # weights and their gradients, in float32
         raise UsageError(
             f"--hidden {text[:80]} takes {needed / 2**30:,.0f} GiB for weights and gradients alone, and this machine "

@@ -1,6 +1,7 @@
 """Fetching the four IDX files into the user's cache."""
 
 import os
+import re
 import sys
 import threading
 import time
@@ -134,7 +135,7 @@ def _received(url: str, expected: published.Published, deadline: float, show: bo
             if isinstance(failure, requests.Timeout):
                 raise _no_answer(url) from failure
             if isinstance(failure, requests.ConnectionError):
-                raise OutOfReachError(f"{url}: {_reason(failure)}") from failure
+                raise OutOfReachError(f"{_address(url)}: {_reason(failure)}") from failure
             if isinstance(failure, requests.TooManyRedirects | requests.exceptions.InvalidHeader):
                 raise DataError(f"{url}: its answer is of no use ({_reason(failure)})") from failure
             if isinstance(failure, requests.RequestException | ValueError):
@@ -220,7 +221,12 @@ class _Transfer(threading.Thread):
 
 
 def _no_answer(url: str) -> OutOfReachError:
-    return OutOfReachError(f"{url}: no answer within {TIMEOUT:g} s")
+    return OutOfReachError(f"{_address(url)}: no answer within {TIMEOUT:g} s")
+
+
+def _address(url: str) -> str:
+    """Return the address under which a file lies, without its name: where nobody answers, the file says nothing."""
+    return url.rpartition("/")[0]
 
 
 def _reason(error: BaseException) -> str:
@@ -229,5 +235,7 @@ def _reason(error: BaseException) -> str:
     while True:
         inner = getattr(reason, "reason", None) or next((a for a in reason.args if isinstance(a, Exception)), None)
         if not isinstance(inner, Exception):
-            return str(getattr(reason, "strerror", None) or reason).split(": ", 1)[-1]
+            words = str(getattr(reason, "strerror", None) or reason).split(": ", 1)[-1]
+            # urllib3 has the system's words in brackets behind its own.
+            return re.sub(r"^.*\(\[Errno -?\d+\] (.*)\)$", r"\1", words)
         reason = inner

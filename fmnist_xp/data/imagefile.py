@@ -6,17 +6,16 @@ BITMAPCOREHEADER and BITMAPINFOHEADER.
 
 import os
 import re
-import stat
 import struct
 from functools import lru_cache
 from typing import NamedTuple
 from zlib import crc32
 
 from fmnist_xp.errors import DataError
+from fmnist_xp.files import other_kind
 
 _FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
 """A pipe is not waited for."""
-_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _CHUNK = struct.Struct(">I4s")
@@ -47,8 +46,7 @@ def read_file(path: str, limit: int) -> tuple[bytes, os.stat_result]:
         file = os.open(path, _FLAGS)
         try:
             state = os.fstat(file)
-            if not stat.S_ISREG(state.st_mode):
-                kind = _KINDS.get(stat.S_IFMT(state.st_mode), "something else")
+            if kind := other_kind(state.st_mode):
                 raise DataError(f"{path}: {kind} found where an image file should be")
             if state.st_size > limit:
                 raise DataError(f"{path}: {state.st_size:,} bytes found; an image file may have {limit:,} here")

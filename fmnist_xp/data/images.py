@@ -52,7 +52,6 @@ _LEFT_BEHIND = {
     "@eadir",
     "__macosx",
     "icon\r",
-    "readme",
 }
 _ABOUT = (".csv", ".json", ".md", ".tsv", ".txt")
 _SUSPECT = re.compile(r"[:\\]|\.\.|^/")

@@ -1,10 +1,9 @@
 """From images to the rows a network takes."""
 
-from numbers import Integral
-
 import numpy as np
 from numpy.typing import NDArray
 
+from fmnist_xp.arguments import whole_number
 from fmnist_xp.data.dataset import Dataset
 
 _CHUNK = 1000
@@ -16,7 +15,7 @@ def preprocess(dataset: Dataset, shuffle_seed: int | None = None) -> tuple[NDArr
 
     With a `shuffle_seed` rows and labels are put in the order of one permutation,
     `numpy.random.default_rng(shuffle_seed).permutation(n)`; without, they keep theirs. Beside the result
-    only a few MB are held. TypeError for what is no `Dataset` and a seed that is no whole number, ValueError for one
+    only a few MB are held. TypeError for what is no `Dataset`, ValueError for a seed that is no whole number or is
     below 0.
     """
     if not isinstance(dataset, Dataset):
@@ -24,10 +23,7 @@ def preprocess(dataset: Dataset, shuffle_seed: int | None = None) -> tuple[NDArr
             f"dataset must be a Dataset, not {type(dataset).__name__}: Dataset(images, labels, name, source)"
         )
     if shuffle_seed is not None:
-        if isinstance(shuffle_seed, bool) or not isinstance(shuffle_seed, Integral):
-            raise TypeError(f"shuffle_seed must be a whole number or None, not {shuffle_seed!r}")
-        if shuffle_seed < 0:
-            raise ValueError(f"shuffle_seed must be at least 0, not {shuffle_seed}")
+        shuffle_seed = whole_number("shuffle_seed", shuffle_seed, 0)
     n = len(dataset)
     order = None if shuffle_seed is None else np.random.default_rng(shuffle_seed).permutation(n)
     pixels = dataset.images.reshape(n, -1)

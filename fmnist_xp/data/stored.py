@@ -8,7 +8,6 @@ nothing.
 import gzip
 import os
 import re
-import stat
 import tarfile
 import zipfile
 import zlib
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 
 from fmnist_xp.data.dataset import Dataset
 from fmnist_xp.errors import DataError
+from fmnist_xp.files import other_kind
 
 LARGEST = 8 << 30
 """Bytes: more than 10,000,000 images of 28 x 28 pixels take."""
@@ -35,7 +35,6 @@ _DEFLATE = 1032
 _PIECE = 1 << 20
 _TAR_UNPACKED = 2 << 30
 _TAR_MEMBERS = 1000
-_KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 _DAMAGE = (
     ArithmeticError, EOFError, LookupError, OSError, RuntimeError, SyntaxError, TypeError, ValueError,
     tarfile.TarError, zipfile.BadZipFile, zlib.error,
@@ -213,8 +212,7 @@ def _is_dir(entry: os.DirEntry[str]) -> bool:
 def open_file(path: Path) -> Opened:
     """Open a file on disk; DataError for what is no regular file, or is larger than any data set."""
     found, where = path.stat(), shown(str(path))
-    if not stat.S_ISREG(found.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "no file")
+    if kind := other_kind(found.st_mode):
         raise DataError(f"{where}: {kind} found; a regular file is needed")
     if found.st_size > LARGEST:
         raise DataError(f"{where}: {found.st_size / 1e9:,.0f} GB found; no data set of 28 x 28 pixels is as large")

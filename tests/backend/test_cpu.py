@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fork_helpers import in_thread
 from parity.standin import StandInCupy
 from threadpoolctl import threadpool_info, threadpool_limits
 
@@ -121,14 +122,6 @@ def test_blas_is_held_to_one_thread_until_the_last_of_two_trainings_ends() -> No
         assert blas_threads() == before
     finally:
         threadpool_limits(max(before), user_api="blas")
-
-
-def in_thread(work: Callable[[], Any]) -> Any:
-    results: list[Any] = []
-    thread = threading.Thread(target=lambda: results.append(work()))
-    thread.start()
-    thread.join()
-    return results[0]
 
 
 def test_blas_has_one_thread_on_whichever_thread_computes() -> None:

@@ -54,10 +54,10 @@ def test_what_would_be_read_as_something_else_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("seed", "error"), [(1.5, TypeError), ("7", TypeError), (True, TypeError), (1j, TypeError), (-1, ValueError)]
+    ("seed", "error"), [(1.5, ValueError), ("7", ValueError), (True, ValueError), (1j, ValueError), (-1, ValueError)]
 )
 def test_a_seed_is_a_whole_number(seed: Any, error: type[Exception]) -> None:
-    with pytest.raises(error, match=r"shuffle_seed must be .*, not "):
+    with pytest.raises(error, match=r"shuffle_seed must be (a whole number|at least 0), got "):
         preprocess(made(10), shuffle_seed=seed)
 
 

@@ -524,7 +524,7 @@ def test_where_no_address_gives_the_files_each_is_named(
 
 def test_out_of_reach_is_where_none_answers(nobody: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(published, "ADDRESSES", (f"{nobody}/a", f"{nobody}/b"))
-    with pytest.raises(download.OutOfReachError, match=r"/a/.*/b/.*check the connection"):
+    with pytest.raises(download.OutOfReachError, match=r"/a: .*/b: .*check the connection"):
         fetch()
 
 
@@ -542,3 +542,26 @@ def test_an_address_that_is_named_is_the_only_one(
 
 def test_known_addresses_are_https_first() -> None:
     assert [address.partition(":")[0] for address in published.ADDRESSES] == ["https", "https", "http"]
+
+
+def test_where_nothing_answers_each_address_stands_with_the_systems_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the name of a file, and without what requests and urllib3 wrap around it."""
+    import requests
+    import urllib3
+
+    def refuse(url: str, **_options: object) -> None:
+        host = url.split("/")[2]
+        words = f"Failed to resolve '{host}' ([Errno -2] Name or service not known)"
+        cause = urllib3.exceptions.NameResolutionError(host, None, OSError(-2, "Name or service not known"))  # type: ignore[arg-type]
+        assert words in str(cause)
+        raise requests.ConnectionError(urllib3.exceptions.MaxRetryError(None, url, cause))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(requests, "get", refuse)
+    monkeypatch.setattr(published, "ADDRESSES", ("https://one.invalid/data/", "http://two.invalid/"))
+    monkeypatch.delenv("FMNIST_XP_URL", raising=False)
+    with pytest.raises(download.OutOfReachError) as raised:
+        fetch()
+    assert str(raised.value) == (
+        "https://one.invalid/data: Name or service not known; http://two.invalid: Name or service not known; "
+        "check the connection, or name another address (--url, FMNIST_XP_URL)"
+    )

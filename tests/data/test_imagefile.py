@@ -267,7 +267,7 @@ def test_what_is_no_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(DataError, match="pipe: a pipe found where an image file should be"):
+    with pytest.raises(DataError, match="pipe: a named pipe found where an image file should be"):
         read_file(str(tmp_path / "pipe"), 1000)
 
 

@@ -231,7 +231,7 @@ def test_names_may_have_any_characters(image_folder: Path, name: str) -> None:
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_a_pipe_among_the_images_is_named_and_not_waited_for(image_folder: Path) -> None:
     os.mkfifo(image_folder / "train" / "3" / "pipe.png")
-    with pytest.raises(DataError, match=r"3/pipe\.png: a pipe found where an image file should be"):
+    with pytest.raises(DataError, match=r"3/pipe\.png: a named pipe found where an image file should be"):
         load_fashion_mnist(image_folder)
 
 

@@ -174,7 +174,9 @@ def test_a_photograph_that_is_no_file_is_named(tmp_path: Path) -> None:
         pytest.skip("this system has no named pipes or no /dev/zero")
     os.mkfifo(tmp_path / "pipe.png")
     for path in (tmp_path / "pipe.png", tmp_path, Path("/dev/zero")):
-        with pytest.raises(DataError, match=rf"{path}: a \w+ found where an image file should be"):
+        with pytest.raises(
+            DataError, match=rf"{path}: a (named pipe|folder|device) found where an image file should be"
+        ):
             prepare_photograph(path)
 
 

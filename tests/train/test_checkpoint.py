@@ -193,7 +193,7 @@ def test_what_is_no_file_is_named_and_not_opened(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     os.mkfifo(path)
     with pytest.raises(
-        RunError, match=r"cannot read the model .*model\.safetensors: it is no file, but a folder, a pipe"
+        RunError, match=r"cannot read the model .*model\.safetensors: it is no file, but a named pipe"
     ):
         load_model(path)
 

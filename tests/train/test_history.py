@@ -135,11 +135,11 @@ def test_largest_epoch_and_figures_are_read(tmp_path: Path) -> None:
 def test_what_is_no_file_is_named_and_not_opened(tmp_path: Path) -> None:
     path = tmp_path / "history.csv"
     os.mkfifo(path)  # opened, it would be waited for without end
-    with pytest.raises(RunError, match=r"cannot read the history .*history\.csv: it is no file, but"):
+    with pytest.raises(RunError, match=r"cannot read the history .*history\.csv: it is no file, but a named pipe"):
         History.load(path)
     path.unlink()
     path.symlink_to("/dev/zero")
-    with pytest.raises(RunError, match=r"cannot read the history .*history\.csv: it is no file, but"):
+    with pytest.raises(RunError, match=r"cannot read the history .*history\.csv: it is no file, but a device"):
         History.load(path)
 
 
