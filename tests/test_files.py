@@ -134,7 +134,7 @@ def test_pipe_device_and_folder_are_no_files(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("pipe")
     kinds = {"": "a folder", "pipe": "a named pipe", "link": "a named pipe", "/dev/zero": "a device"}
     for path, kind in ((tmp_path / name, kind) for name, kind in kinds.items()):
-        with pytest.raises(OSError, match=f"it is no file, but {kind}$") as caught:
+        with pytest.raises(OSError, match=f"it is no file, but {kind}") as caught:
             read_text(path, 10**6)
         assert (caught.value.errno, caught.value.filename) == (errno.EINVAL, str(path))
     with pytest.raises(FileNotFoundError):
