@@ -226,7 +226,7 @@ def _no_answer(url: str) -> OutOfReachError:
 
 def _address(url: str) -> str:
     """Return the address under which a file lies, without its name: where nobody answers, the file says nothing."""
-    return url.rpartition("/")[0]
+    return f"{url.rpartition('/')[0]}/"
 
 
 def _reason(error: BaseException) -> str:
@@ -236,6 +236,6 @@ def _reason(error: BaseException) -> str:
         inner = getattr(reason, "reason", None) or next((a for a in reason.args if isinstance(a, Exception)), None)
         if not isinstance(inner, Exception):
             words = str(getattr(reason, "strerror", None) or reason).split(": ", 1)[-1]
-            # urllib3 has the system's words in brackets behind its own.
-            return re.sub(r"^.*\(\[Errno -?\d+\] (.*)\)$", r"\1", words)
+            # urllib3 has the system's words behind its own, in brackets or not.
+            return re.sub(r"^.*\[Errno -?\d+\] (.*?)\)?$", r"\1", words)
         reason = inner

@@ -156,7 +156,7 @@ def test_fetch_of_other_files_than_the_published_is_one_line(
 @pytest.mark.usefixtures("downloads")
 def test_fetch_without_a_network_is_one_line(command: Command) -> None:
     answer = command("data", "fetch", "--url", "http://127.0.0.1:9/")
-    answer.assert_failed(1, "http://127.0.0.1:9/", "refused", "check the connection", "--url")
+    answer.assert_failed(1, "http://127.0.0.1:9/: Connection refused; check the connection", "--url")
 
 
 def test_fetch_without_requests_says_what_to_install(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

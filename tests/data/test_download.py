@@ -524,7 +524,7 @@ def test_where_no_address_gives_the_files_each_is_named(
 
 def test_out_of_reach_is_where_none_answers(nobody: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(published, "ADDRESSES", (f"{nobody}/a", f"{nobody}/b"))
-    with pytest.raises(download.OutOfReachError, match=r"/a: .*/b: .*check the connection"):
+    with pytest.raises(download.OutOfReachError, match=r"/a/: .*/b/: .*check the connection"):
         fetch()
 
 
@@ -562,6 +562,6 @@ def test_where_nothing_answers_each_address_stands_with_the_systems_words(monkey
     with pytest.raises(download.OutOfReachError) as raised:
         fetch()
     assert str(raised.value) == (
-        "https://one.invalid/data: Name or service not known; http://two.invalid: Name or service not known; "
+        "https://one.invalid/data/: Name or service not known; http://two.invalid/: Name or service not known; "
         "check the connection, or name another address (--url, FMNIST_XP_URL)"
     )
