@@ -108,9 +108,9 @@ def _shapes(module: Any) -> dict[str, tuple[int, ...]]:
 def _named(custom_objects: Iterable[type] | type) -> dict[str, type[Module]]:
     """Return the classes by name."""
     classes: list[Any] = list(custom_objects) if isinstance(custom_objects, Iterable) else [custom_objects]
-    named = {getattr(kind, "__name__", ""): kind for kind in classes}
     if not all(isinstance(kind, type) and issubclass(kind, Module) for kind in classes):
         raise TypeError(f"custom_objects must be a list of classes of layers and losses, got {custom_objects!r}")
+    named = {kind.__name__: kind for kind in classes}
     if len(named) < len(set(classes)) or any(KNOWN.get(name, kind) is not kind for name, kind in named.items()):
         raise TypeError(f"custom_objects must have a name each that is not the package's, got {custom_objects!r}")
     return named

@@ -37,7 +37,6 @@ class FullBatch:
         self, network: Network, inputs: Array, labels: Array | None = None, block_rows: int | None = None
     ) -> None:
         self.network = network
-        self.labels: Array = labels
         self.rows = len(inputs)
         backend = network.backend
         # Each Dense layer has an output and the gradient of it.

@@ -27,7 +27,7 @@ class ProgressDisplay:
     def __init__(self, epochs: int, console: Console | None = None) -> None:
         self._console = console or Console(highlight=False, soft_wrap=True)
         self._progress = Progress(
-            TextColumn("training"),
+            TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[figures]}"),
@@ -35,7 +35,7 @@ class ProgressDisplay:
             console=self._console,
             disable=not self._console.is_terminal,
         )
-        self._task = self._progress.add_task("", total=epochs, figures="")
+        self._task = self._progress.add_task("training", total=epochs, figures="")
         self._started = time.perf_counter()
 
     def __enter__(self) -> Self:

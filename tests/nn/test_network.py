@@ -58,6 +58,16 @@ def test_parameters_are_one_vector_layer_by_layer_weights_first() -> None:
     np.testing.assert_array_equal(first.dbiases, [[4, 5]])
 
 
+def test_layers_lie_one_after_another_in_the_vectors() -> None:
+    layers = [Dense(2, 1), ReLU(), Dense(1, 3), Dense(3, 2)]
+    network = Network(layers, backend=CPU, dtype="float64")
+    network.parameters[...] = np.arange(17)
+    network.gradients[...] = -np.arange(17)
+    sizes = [layer.parameters.tolist() for layer in network.dense]
+    assert sizes == [[0, 1, 2], [3, 4, 5, 6, 7, 8], [9, 10, 11, 12, 13, 14, 15, 16]]
+    assert [(-layer.gradients).tolist() for layer in network.dense] == sizes
+
+
 def test_widths() -> None:
     network = Network([Dense(5, 4), ReLU(), Dense(4, 2), Dense(2, 3)], backend=CPU)
     assert (network.n_inputs, network.n_classes, network.widths) == (5, 3, [5, 4, 2, 3])

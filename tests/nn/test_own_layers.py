@@ -349,6 +349,23 @@ def test_layer_knows_whether_it_trains() -> None:
     assert Dropout.seen[-1]
 
 
+def test_layer_that_is_replayed_knows_whether_it_trains() -> None:
+    class Noted(ReLU):
+        replayable = True
+        seen: ClassVar[list[bool]] = []
+
+        def forward(self, inputs: Array) -> Array:
+            self.seen.append(self.training)
+            return super().forward(inputs)
+
+    network = spread([Dense(6, 5), Noted(), Dense(5, 4)], threads=1)
+    assert network.replayable
+    network.fit(X, Y, epochs=2, optimizer=SGD(0.1), verbose=False, block_rows=30)
+    assert set(Noted.seen) == {True}
+    network.evaluate(X, Y)
+    assert Noted.seen[-1] is False
+
+
 def test_figures_after_a_gradient_are_not_those_of_training() -> None:
     Dropout.seen.clear()
     network = spread([Dense(6, 5), Dropout(), Dense(5, 4)], threads=1)

@@ -124,6 +124,16 @@ def test_layer_is_no_loss_and_loss_no_layer() -> None:
         build({**good, "layers": [{"type": "CategoricalCrossentropy"}]}, {})
 
 
+def test_loss_without_a_name_and_dense_without_its_weights_are_named() -> None:
+    good = {"layers": [{"type": "ReLU"}], "loss": "CategoricalCrossentropy", "dtype": "float32"}
+    with pytest.raises(ValueError, match=r"^loss must be an object, got 3$"):
+        build({**good, "loss": 3}, {})
+    with pytest.raises(ValueError, match=r"^loss\.type is missing$"):
+        build({**good, "loss": {"gamma": 3}}, {})
+    with pytest.raises(ValueError, match=r"^layer 1 \(Dense\) is 6 × 4, not its weights$"):
+        build({**good, "layers": [DENSE]}, {"dense1.weights": (4, 6)})
+
+
 @pytest.mark.parametrize("custom", [Scale(5), int, {"Scale": Scale}, [Scale(5)], [int], 3, "Scale", [Scale, 3]])
 def test_custom_objects_that_are_no_classes_are_named(custom: Any) -> None:
     with pytest.raises(TypeError, match="custom_objects must be a list of classes of layers and losses, got"):
@@ -198,10 +208,14 @@ class Numbered(ReLU):
         return {"levels": {1: 2}}
 
 
+CURE = r"let its config\(\) return the arguments of its constructor that make one like it$"
 NOT_SAVED = {
     "no config": (lambda: [NoConfig(5)], r"layer 2 \(NoConfig\) cannot be made .*n_inputs.*: .* config\(\) return"),
     "argument unheard of": (lambda: [Unheard(5)], r"layer 2 \(Unheard\) cannot be made .*volume.* config\(\) return"),
-    "another argument": (lambda: [Changed(5)], r"layer 2 \(Changed\) cannot be saved: it would be loaded as another"),
+    "another argument": (
+        lambda: [Changed(5)],
+        rf"layer 2 \(Changed\) cannot be saved: it would be loaded as another; {CURE}",
+    ),
     "other parameters": (lambda: [Wider().widen(5)], r"layer 2 \(Wider\) cannot be saved: it would be loaded as ano"),
     "arrays": (lambda: [Arrays()], r"layer 2 \(Arrays\) cannot be saved: JSON cannot hold .* plain values by name"),
     "NaN": (lambda: [NotANumber()], r"layer 2 \(NotANumber\) cannot be saved: JSON .*\"NaN\" is no finite number"),

@@ -120,15 +120,17 @@ def test_stretches_begin_with_logged_epochs(
 
 
 def test_what_overlaps_is_told_of_an_epoch_while_the_next_ones_run() -> None:
-    seen: dict[str, list[tuple[int, int]]] = {"overlaps": [], "waits": []}
-    for name, overlaps in (("overlaps", True), ("waits", False)):
+    seen: dict[str, list[tuple[int, int]]] = {"overlaps": [], "waits": [], "does not say": []}
+    for name, overlaps in (("overlaps", True), ("waits", False), ("does not say", None)):
         optimizer = Adam(0.05)
 
         class Watcher:
             """Notes how many updates were asked for when it is told of an epoch."""
 
-            def __init__(self, name: str, overlaps: bool, optimizer: Adam) -> None:
-                self.name, self.overlaps, self.optimizer = name, overlaps, optimizer
+            def __init__(self, name: str, overlaps: bool | None, optimizer: Adam) -> None:
+                self.name, self.optimizer = name, optimizer
+                if overlaps is not None:
+                    self.overlaps = overlaps
 
             def on_epoch(self, history: Any) -> None:
                 seen[self.name].append((history.epoch[-1], self.optimizer.iterations))
@@ -138,4 +140,12 @@ def test_what_overlaps_is_told_of_an_epoch_while_the_next_ones_run() -> None:
         history = train(network, X, Y, epochs=10, optimizer=optimizer, log_every=4, callbacks=[watcher])
         assert history.epoch == [0, 4, 8]
         assert len(history.epoch_seconds) == 10
-    assert seen == {"overlaps": [(0, 8), (4, 10), (8, 10)], "waits": [(0, 1), (4, 5), (8, 9)]}
+    alone = [(0, 1), (4, 5), (8, 9)]
+    assert seen == {"overlaps": [(0, 8), (4, 10), (8, 10)], "waits": alone, "does not say": alone}
+
+
+def test_seconds_of_epochs_made_at_once_are_their_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Network([Dense(6, 5), ReLU(), Dense(5, 4)], backend=Capturing(), seed=1)
+    monkeypatch.setattr(network.backend, "seconds_between", lambda marks: [2.0, 6.0, 3.0][: len(marks) - 1])
+    history = train(network, X, Y, epochs=10, optimizer=SGD(), log_every=4)
+    assert history.epoch_seconds == [0.5] * 4 + [1.5] * 4 + [1.5] * 2

@@ -4,11 +4,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fmnist_xp.backend import Call, CpuBackend, Product, Step
+from fmnist_xp.backend import Call, CpuBackend, Formula, Product, Step
 from fmnist_xp.nn import CategoricalCrossentropy, Dense, Layer, Network, ReLU, Softmax
 from fmnist_xp.optim import SGD
 from fmnist_xp.train.fullbatch import FullBatch
-from fmnist_xp.train.worker import Worker
+from fmnist_xp.train.worker import Recorder, Worker
 
 ROWS = 23
 
@@ -213,3 +213,18 @@ def test_buffers_are_of_the_dtypes_that_enter_products() -> None:
         ((10, 6), "float32"),
         ((10,), "uint8"),
     ]
+
+
+def test_formula_that_is_applied_is_noted_as_it_is_and_one_that_is_fused_as_that() -> None:
+    def negate(xp: Any, values: Any, out: Any) -> None:
+        xp.negative(values, out=out)
+
+    recorder, values, out = Recorder(CpuBackend(1)), np.array([1.0, -2.0]), np.zeros(2)
+    recorder.apply(negate, values, out)
+    assert out.tolist() == [-1, 2]
+    out[:] = 0
+    recorder.fuse(negate)(values, out)
+    assert out.tolist() == [-1, 2]
+    steps = [Formula(negate, (values, out), fused) for fused in (False, True)]
+    assert recorder.taken() == steps
+    assert recorder.taken() == []
