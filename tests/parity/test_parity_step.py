@@ -108,7 +108,8 @@ def test_operands_rounded_as_on_tensor_cores_stay_within_the_bounds(
 
 
 def lost_block(batch: FullBatch, figures: bool = False) -> Any:
-    half = FullBatch(batch.network, batch._workers[0]._inputs[1:], batch.labels[1:])
+    worker = batch._workers[0]
+    half = FullBatch(batch.network, worker._inputs[1:], worker._labels[1:])
     return _COMPUTE(half, figures)
 
 

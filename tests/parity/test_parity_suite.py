@@ -26,10 +26,17 @@ def images(small_data: tuple[Dataset, Dataset]) -> Dataset:
 
 @pytest.fixture
 def few_operations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first of each operation: the others are compared elsewhere."""
+    """The first of each operation, and steps of few rows: the others are compared elsewhere."""
     first = {operation.name: operation for operation in reversed(list(suite.operations()))}
     monkeypatch.setattr(suite, "operations", lambda: iter(first.values()))
+    monkeypatch.setattr(suite, "ROWS", 30)
     monkeypatch.setattr("fmnist_xp.report.plots.DPI", 50)
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures are looked at where everything agrees."""
+    monkeypatch.setattr(suite, "plot_parity", lambda _record, _folder: None)
 
 
 def described(backend: Any, precision: str | None = None) -> list[tuple[str, str]]:
@@ -124,7 +131,7 @@ def test_record_of_a_device_in_all_its_precisions(images: Dataset, tmp_path: Pat
     assert len(trained) == len({*trained}) + 3 * 4 == 3 * (2 * 3 + 2 + 2)
 
 
-@pytest.mark.usefixtures("few_operations")
+@pytest.mark.usefixtures("few_operations", "no_pictures")
 def test_failure_is_named_in_all_forms(images: Dataset, tmp_path: Path, standin: CudaBackend) -> None:
     log = standin.xp.log
     standin.xp.log = lambda x, out=None: standin.xp.multiply(log(x), 1.01, out=out)
@@ -141,7 +148,7 @@ def test_failure_is_named_in_all_forms(images: Dataset, tmp_path: Path, standin:
     assert "Not all agree" in parity_markdown(record)
 
 
-@pytest.mark.usefixtures("few_operations")
+@pytest.mark.usefixtures("few_operations", "no_pictures")
 @pytest.mark.parametrize("which", ["sgd", "adam"])  # the first, and the last
 def test_curve_that_differs_alone_is_a_failure(
     which: str, images: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -160,7 +167,7 @@ def test_curve_that_differs_alone_is_a_failure(
     assert "Not all agree" in parity_markdown(record)
 
 
-@pytest.mark.usefixtures("few_operations")
+@pytest.mark.usefixtures("few_operations", "no_pictures")
 @pytest.mark.parametrize("which", ["sgd", "adam"])
 def test_thread_that_differs_alone_is_a_failure(
     which: str, images: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -177,7 +184,7 @@ def test_thread_that_differs_alone_is_a_failure(
     assert list(failures(record)) == [f"{which} on 2 threads and 1, 3 epochs"]
 
 
-@pytest.mark.usefixtures("few_operations")
+@pytest.mark.usefixtures("few_operations", "no_pictures")
 @pytest.mark.parametrize("kind", ["operation", "step"])
 @pytest.mark.parametrize("last", [False, True])
 def test_line_that_differs_alone_is_a_failure(
@@ -200,7 +207,7 @@ def test_line_that_differs_alone_is_a_failure(
     assert words.endswith("in float32")
 
 
-@pytest.mark.usefixtures("few_operations")
+@pytest.mark.usefixtures("few_operations", "no_pictures")
 def test_nan_on_one_side_is_a_failure_and_no_number_in_json(
     images: Dataset, tmp_path: Path, standin: CudaBackend
 ) -> None:
@@ -215,7 +222,7 @@ def test_nan_on_one_side_is_a_failure_and_no_number_in_json(
     assert {curve["exceeds"] for curve in record["pairs"][0]["curves"]} == {0}
 
 
-@pytest.mark.usefixtures("few_operations")
+@pytest.mark.usefixtures("few_operations", "no_pictures")
 def test_interrupt_writes_nothing(images: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from fmnist_xp.model import Sequential
 
