@@ -1,5 +1,6 @@
 import functools
 import itertools
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,3 +58,19 @@ def test_blocks_are_of_the_rows_asked_for(command: Command, workplace: Path, mon
 )
 def test_wrong_usage_is_one_line(command: Command, arguments: tuple[object, ...]) -> None:
     command("bench", *arguments).assert_failed(2, "--help")
+
+
+def test_table_of_a_machine_that_is_known(
+    command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = speed.Speed("sgd", (784, 128, 10), epoch_seconds=12.5, flops=2.5e20, gemm_flops=1e21)
+    monkeypatch.setattr(speed, "measure_speed", lambda *_arguments, **_more: [known])
+    answer = command("bench", "--device", "cpu", "--threads", 1)
+    answer.assert_went_well()
+    cells = [[cell.strip() for cell in re.split("[│┃]", line)[1:-1]] for line in answer.lines if line[0] in "│┃"]
+    assert cells == [
+        ["experiment", "network", "ms/epoch", "epochs/s", "GFLOP/s", "of peak"],
+        ["sgd", "784-128-10", "12500.00", "0.1", "250,000,000,000", "25%"],
+    ]
+    assert answer.lines[0].startswith("60,000 images an epoch on cpu: ")
+    assert answer.lines[0].endswith(", float32; peak: large matrix products in the same process")

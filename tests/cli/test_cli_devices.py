@@ -48,3 +48,13 @@ def test_without_cupy_it_says_what_to_install(command: Command, monkeypatch: pyt
     assert 'pip install "fmnist-xp[cuda]"' in found["CUDA"]
     assert '"fmnist-xp[cuda13]"' in found["CUDA"]
     assert found["--device auto"] == "cpu"
+
+
+def test_table_has_no_header(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fmnist_xp.devices.survey", lambda: iter([("CPU", "an abacus"), ("threads", "2")]))
+    answer = command("devices")
+    answer.assert_went_well()
+    assert (
+        answer.out
+        == "┌─────────┬───────────┐\n│ CPU     │ an abacus │\n│ threads │ 2         │\n└─────────┴───────────┘\n"
+    )

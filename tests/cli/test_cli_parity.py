@@ -8,6 +8,8 @@ import pytest
 from parity.standin import StandInCupy
 from run_helpers import contents, read_json, read_picture
 
+from fmnist_xp.report.parity import parity_tables
+
 Command = Callable[..., Any]
 
 
@@ -114,3 +116,48 @@ def test_folder_that_cannot_be_made_is_told_before_anything_is_computed(
     answer = command("parity", "--device", "cpu", "--data", idx_folder, "--out", "taken")
     answer.assert_failed(1, "taken")
     assert answer.out == ""
+
+
+KEPT = sorted((Path(__file__).parents[2] / "docs" / "parity").glob("*/parity.json"))[0]
+
+
+@pytest.mark.usefixtures("small_synthetic")
+@pytest.mark.parametrize("count", [1, 3, 4, 6])
+def test_first_failures_are_named_and_the_others_counted(
+    command: Command, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    record = read_json(KEPT)
+    monkeypatch.setattr("fmnist_xp.parity.suite.run_parity", lambda *_arguments, **_more: record)
+    monkeypatch.setattr(
+        "fmnist_xp.parity.suite.failures", lambda _record: (f"part {number}" for number in range(count))
+    )
+    answer = command("parity", "--device", "cpu", "--data", "synthetic")
+    assert answer.code == 1
+    told = {
+        1: "part 0",
+        3: "part 0, part 1, part 2",
+        4: "part 0, part 1, part 2 and 1 more",
+        6: "part 0, part 1, part 2 and 3 more",
+    }
+    assert answer.err == f"fmnist-xp: differs by more than rounding: {told[count]}; see parity-cpu/parity.md\n"
+
+
+@pytest.mark.usefixtures("small_synthetic")
+def test_tables_have_their_titles_at_the_left_and_name_their_columns(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = read_json(KEPT)
+    monkeypatch.setattr("fmnist_xp.parity.suite.run_parity", lambda *_arguments, **_more: record)
+    answer = command("parity", "--device", "cpu", "--data", "synthetic")
+    answer.assert_went_well()
+    titles = [table.title for table in parity_tables(record)]
+    assert [line.rstrip() for line in answer.lines if line.rstrip() in titles] == titles
+    headers = [[cell.strip() for cell in line.split("┃")[1:-1]] for line in answer.lines if line.startswith("┃")]
+    assert headers == [list(table.header) for table in parity_tables(record)]
+
+
+def test_what_is_under_way_is_told(command: Command, workplace: Path, idx_folder: Path) -> None:
+    answer = command("parity", "--device", "cpu", "--data", idx_folder, "--epochs", 1)
+    told = answer.lines[: next(number for number, line in enumerate(answer.lines) if line.startswith("One thread"))]
+    assert told[:2] == ["one thread and several", "operations and steps: cpu float32 and cpu float64"]
+    assert "sgd: 1 epochs on cpu float32" in told

@@ -1,0 +1,279 @@
+"""What each command asks the package for: by itself, with every option, and as the Python function that it is."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fmnist_xp.backend import CpuBackend
+from fmnist_xp.cli import data, measure, runs, train
+from fmnist_xp.cli.console import out
+from fmnist_xp.experiments import EXPERIMENTS
+from fmnist_xp.parity.suite import choose_sides
+from fmnist_xp.runs import Settings
+
+Command = Callable[..., Any]
+Call = tuple[str, tuple[Any, ...], dict[str, Any]]
+BACKEND = CpuBackend(1)
+RUN, OTHER, IMAGE = Path("a-run"), Path("other"), Path("image.png")
+
+
+class Asked(Exception):
+    """Ends a command that has asked for what it is there for."""
+
+
+ENDS = (
+    "fmnist_xp.speed.measure_speed",
+    "fmnist_xp.parity.suite.run_parity",
+    "fmnist_xp.evaluation.evaluate_run",
+    "fmnist_xp.evaluation.predict_images",
+    "fmnist_xp.evaluation.plot_runs",
+    "fmnist_xp.evaluation.plot_dataset",
+    "fmnist_xp.runs.train_run",
+    "fmnist_xp.reproduce.reproduce",
+    "fmnist_xp.data.fetch",
+    "fmnist_xp.data.export",
+)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch, small_data: Any) -> list[Call]:
+    """Return a list of what is asked for; the data set is a small one, and the backend `BACKEND`."""
+    calls: list[Call] = []
+
+    def noting(place: str, answer: Any = None) -> None:
+        def note(*arguments: Any, **more: Any) -> Any:
+            calls.append((place.rpartition(".")[2], arguments, more))
+            if answer is None:
+                raise Asked
+            return answer
+
+        monkeypatch.setattr(place, note)
+
+    noting("fmnist_xp.cli.options.get_backend", BACKEND)
+    noting("fmnist_xp.data.load_fashion_mnist", small_data)
+    for place in ENDS:
+        noting(place)
+    return calls
+
+
+def backend(device: str = "auto", threads: int | None = None, graphs: bool | None = None) -> Call:
+    return "get_backend", (device,), {"threads": threads, "graphs": graphs}
+
+
+def load(source: str = "auto", allow_synthetic: bool = True, **url: Any) -> Call:
+    return "load_fashion_mnist", (source,), {**url, "allow_synthetic": allow_synthetic}
+
+
+def compare(precision: str | None, folder: str, epochs: int) -> Any:
+    sides = choose_sides(BACKEND, precision)
+    return lambda data: ("run_parity", (sides, data[0], Path(folder)), {"epochs": epochs, "note": out.print})
+
+
+def train_run(settings: Settings, folder: str, **more: Any) -> Any:
+    return lambda data: ("train_run", (settings, *data, BACKEND, Path(folder)), more)
+
+
+def reproduce(folder: str, **more: Any) -> Any:
+    return lambda data: ("reproduce", (*data, BACKEND, Path(folder)), more)
+
+
+# The function with what it must be given, the command with nothing else, and what both ask for.
+DEFAULTS: dict[str, tuple[Callable[[], object], tuple[str, ...], list[Any]]] = {
+    "bench": (
+        measure.bench,
+        ("bench",),
+        [backend(), ("measure_speed", (BACKEND, "float32", 20), {"block_rows": None})],
+    ),
+    "parity": (measure.parity, ("parity",), [backend(), load(), compare(None, "parity-cpu", 20)]),
+    "evaluate": (
+        lambda: runs.evaluate(RUN),
+        ("evaluate", "a-run"),
+        [backend(), ("evaluate_run", (RUN, None, BACKEND), {"allow_synthetic": True})],
+    ),
+    "predict": (
+        lambda: runs.predict(RUN, [IMAGE]),
+        ("predict", "a-run", "image.png"),
+        [backend(), ("predict_images", (RUN, [IMAGE], BACKEND), {})],
+    ),
+    "plot": (
+        lambda: runs.plot([RUN]),
+        ("plot", "a-run"),
+        [("plot_runs", ([RUN], Path("plots")), {"notebook": False})],
+    ),
+    "train": (
+        train.train,
+        ("train",),
+        [
+            backend(),
+            load(url=None),
+            train_run(
+                Settings(EXPERIMENTS["adam"], seed=0, precision="float32", log_every=10, block_rows=None),
+                "runs/adam-cpu-s0",
+                source="auto",
+                force=False,
+                verbose=True,
+            ),
+        ],
+    ),
+    "reproduce": (
+        train.reproduce,
+        ("reproduce",),
+        [backend(), load(), reproduce("reproduce", seeds=1, epochs=None, source="auto", verbose=True)],
+    ),
+    "data info": (
+        data.info,
+        ("data", "info"),
+        [load(url=None), lambda data: ("plot_dataset", (data[0], Path()), {})],
+    ),
+    "data fetch": (data.fetch, ("data", "fetch"), [("fetch", (None,), {})]),
+    "data export": (
+        lambda: data.export(OTHER),
+        ("data", "export", "other"),
+        [load(), lambda data: ("export", (*data, OTHER, "png"), {})],
+    ),
+}
+
+OPTIONS: dict[str, tuple[str, list[Any]]] = {
+    "bench": (
+        "bench --device cpu --precision float64 --epochs 3 --threads 2 --no-graphs --block-rows 70",
+        [backend("cpu", 2, False), ("measure_speed", (BACKEND, "float64", 3), {"block_rows": 70})],
+    ),
+    "parity": (
+        "parity --device cuda:1 --precision float32 --epochs 4 --data x --no-synthetic --threads 3 --graphs "
+        "--out other",
+        [backend("cuda:1", 3, True), load("x", allow_synthetic=False), compare("float32", "other", 4)],
+    ),
+    "evaluate": (
+        "evaluate a-run --data x --no-synthetic --device cpu --threads 2",
+        [backend("cpu", 2), ("evaluate_run", (RUN, "x", BACKEND), {"allow_synthetic": False})],
+    ),
+    "predict": (
+        "predict a-run image.png other --device cpu",
+        [backend("cpu"), ("predict_images", (RUN, [IMAGE, OTHER], BACKEND), {})],
+    ),
+    "plot": (
+        "plot a-run other --out image.png --notebook",
+        [("plot_runs", ([RUN, OTHER], IMAGE), {"notebook": True})],
+    ),
+    "train": (
+        "train momentum --device cpu --data x --no-synthetic --url http://x --epochs 7 --seed 3 --precision float64 "
+        "--log-every 2 --out other --force --hidden 1,30 --learning-rate 0.5 --decay 0.25 --momentum 0.75 --l2 0.125 "
+        "--threads 2 --no-graphs --block-rows 70 --quiet",
+        [
+            backend("cpu", 2, False),
+            load("x", allow_synthetic=False, url="http://x"),
+            train_run(
+                Settings(
+                    replace(
+                        EXPERIMENTS["momentum"],
+                        epochs=7,
+                        hidden=(1, 30),
+                        learning_rate=0.5,
+                        decay=0.25,
+                        momentum=0.75,
+                        l2=0.125,
+                    ),
+                    seed=3,
+                    precision="float64",
+                    log_every=2,
+                    block_rows=70,
+                ),
+                "other",
+                source="x",
+                force=True,
+                verbose=False,
+            ),
+        ],
+    ),
+    "reproduce": (
+        "reproduce --seeds 2 --epochs 7 --device cpu --data x --no-synthetic --threads 2 --no-graphs --out other "
+        "--quiet",
+        [
+            backend("cpu", 2, False),
+            load("x", allow_synthetic=False),
+            reproduce("other", seeds=2, epochs=7, source="x", verbose=False),
+        ],
+    ),
+    "data info": (
+        "data info --data x --no-synthetic --url http://x --out other",
+        [load("x", allow_synthetic=False, url="http://x"), lambda data: ("plot_dataset", (data[0], OTHER), {})],
+    ),
+    "data fetch": ("data fetch --url http://x", [("fetch", ("http://x",), {})]),
+    "data export": (
+        "data export other --format idx --data x --no-synthetic",
+        [load("x", allow_synthetic=False), lambda data: ("export", (*data, OTHER, "idx"), {})],
+    ),
+}
+
+
+def with_data(calls: list[Any], data: Any) -> list[Call]:
+    return [call(data) if callable(call) else call for call in calls]
+
+
+@pytest.mark.usefixtures("workplace")
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_defaults(command: Command, asked: list[Call], small_data: Any, name: str) -> None:
+    function, arguments, calls = DEFAULTS[name]
+    expected = with_data(calls, small_data)
+    command(*arguments)
+    assert asked == expected
+    asked.clear()
+    with pytest.raises(Asked):
+        function()
+    assert asked == expected
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_option(command: Command, asked: list[Call], small_data: Any, name: str) -> None:
+    line, calls = OPTIONS[name]
+    command(*line.split())
+    assert asked == with_data(calls, small_data)
+
+
+def test_classes_of_a_photograph(
+    command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ranking = [("Bag", 0.5), ("Coat", 0.25), ("Shirt", 0.1234), ("Dress", 0.1), ("Sandal", 0.0266)]
+    monkeypatch.setattr("fmnist_xp.evaluation.predict_images", lambda *_arguments: [(IMAGE, ranking)])
+    shown = "image.png: Bag 50.0%, Coat 25.0%, Shirt 12.3%\n"
+    assert command("predict", "a-run", "image.png").out == shown
+    runs.predict(RUN, [IMAGE])
+    assert capsys.readouterr().out == shown
+    assert command("predict", "a-run", "image.png", "--top", 1).out == "image.png: Bag 50.0%\n"
+
+
+def test_widths_are_positive_whole_numbers_that_a_computer_can_hold(command: Command) -> None:
+    for text in ("1000000000", "0", "30,", "x" * 100):
+        answer = command("train", "--hidden", text)
+        assert answer.err == (
+            f"fmnist-xp: --hidden must be widths such as 128,128, got {text[:80]!r}; see fmnist-xp --help\n"
+        )
+
+
+def test_widths_are_held_to_the_memory_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Weights and gradients of 784 × 10 + 10 × 10, of 4 bytes each.
+    monkeypatch.setattr(train, "memory_bytes", lambda: 63_520)
+    assert train._widths(" 10 ") == (10,)
+    monkeypatch.setattr(train, "memory_bytes", lambda: 63_519)
+    with pytest.raises(train.UsageError, match="choose narrower layers"):
+        train._widths("10")
+    monkeypatch.setattr(train, "memory_bytes", lambda: 3 * 2**30)
+    with pytest.raises(train.UsageError) as caught:
+        train._widths("1000000")
+    assert caught.value.message == (
+        "--hidden 1000000 takes 6 GiB for weights and gradients alone, and this machine has 3: choose narrower layers"
+    )
+    text = ",".join(["999999"] * 20)
+    with pytest.raises(train.UsageError, match=rf"^--hidden {text[:80]} takes 141,567 GiB for"):
+        train._widths(text)
+
+
+def test_widths_where_nobody_knows_how_much_memory_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "memory_bytes", lambda: None)
+    widest = 2**40 // (8 * 794)
+    assert train._widths(str(widest)) == (widest,)
+    with pytest.raises(train.UsageError, match=r"takes 1,024 GiB .* has 1,024: choose"):
+        train._widths(str(widest + 1))

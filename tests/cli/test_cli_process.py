@@ -1,0 +1,170 @@
+"""How a command ends, whatever it did; on a program of the tests' own."""
+
+import errno
+import logging
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from fmnist_xp.cli.console import messages, say
+from fmnist_xp.cli.options import UsageError, chosen_backend, filled, path, usage
+from fmnist_xp.cli.process import Interrupted, run
+from fmnist_xp.errors import DataError
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def program(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Return a function that runs a program of one command, which does `work`."""
+    logger = logging.getLogger("fmnist_xp")
+    monkeypatch.setattr(logger, "handlers", logger.handlers)
+
+    def start(work: Callable[[], Any], *arguments: str) -> tuple[int, str, str]:
+        app = typer.Typer()
+
+        @app.command()
+        def command(name: str = "x") -> Any:
+            return work()
+
+        monkeypatch.setattr(sys, "argv", ["program", *arguments])
+        code = run(app, "program")
+        return code, *capfd.readouterr()
+
+    return start
+
+
+def raising(error: BaseException) -> Callable[[], None]:
+    def work() -> None:
+        raise error
+
+    return work
+
+
+def test_program_that_goes_well(program: Run) -> None:
+    assert program(lambda: print("done")) == (0, "done\n", "")
+    assert program(lambda: print("done"), "--debug", "--name", "y") == (0, "done\n", "")
+
+
+ENDINGS = {
+    "usage": (UsageError("no such thing."), 2, "no such thing; see program --help"),
+    "interrupted in order": (Interrupted("what was learned is kept"), 130, "what was learned is kept"),
+    "interrupted": (KeyboardInterrupt(), 130, "interrupted"),
+    "aborted": (typer.Abort(), 130, "interrupted"),
+    "exit": (typer.Exit(3), 3, None),
+    "failure": (DataError("the data are gone"), 1, "the data are gone"),
+    "failure in lines": (OSError(errno.ENOENT, " No\n such  file"), 1, "No such file"),
+    "file": (OSError(errno.ENOENT, "No such file", "a/file"), 1, "a/file: No such file"),
+    "no file": (OSError(errno.ENOENT, "No such file"), 1, "No such file"),
+    "no number": (OSError("strange"), 1, "strange"),
+    "memory": (MemoryError("2 GiB"), 1, "not enough memory: 2 GiB; use narrower layers or fewer images"),
+    "other": (LookupError("key"), 1, "unexpected LookupError: key (--debug shows where)"),
+}
+
+
+@pytest.mark.parametrize("case", ENDINGS)
+def test_ending_is_one_line_and_a_code(program: Run, case: str) -> None:
+    error, code, line = ENDINGS[case]
+    assert program(raising(error)) == (code, "", "" if line is None else f"fmnist-xp: {line}\n")
+
+
+def test_failures_come_through_with_debug_and_other_endings_do_not(program: Run) -> None:
+    for case in ("failure", "file", "memory", "other"):
+        error = ENDINGS[case][0]
+        with pytest.raises(type(error)) as caught:
+            program(raising(error), "--debug")
+        assert caught.value is error
+    for case in ("usage", "interrupted in order", "interrupted", "aborted"):
+        error, code, _line = ENDINGS[case]
+        assert program(raising(error), "--debug")[0] == code
+
+
+def test_code_that_a_command_returns_is_its_exit_code(program: Run) -> None:
+    assert program(lambda: 5)[0] == 5
+    assert program(lambda: 130) == (130, "", "fmnist-xp: interrupted\n")
+
+
+def test_what_failed_on_stdout_is_a_failure(program: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    failure = OSError(errno.ENOSPC, "No space left on device")
+
+    class Streams:
+        def __enter__(self) -> list[OSError]:
+            return [failure]
+
+        def __exit__(self, *_error: object) -> None:
+            """Let everything pass."""
+
+    monkeypatch.setattr("fmnist_xp.cli.process.lasting_streams", Streams)
+    assert program(lambda: None) == (1, "", "fmnist-xp: stdout: No space left on device\n")
+    with pytest.raises(OSError, match="No space") as caught:
+        program(lambda: None, "--debug")
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, "stdout")
+
+
+# What is said beside
+
+
+def test_message_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    say("  two\nlines\t\x1b[31m ")
+    assert capsys.readouterr() == ("", "fmnist-xp: two lines \\x1b[31m\n")
+
+
+@pytest.mark.parametrize("debug", [False, True])
+@pytest.mark.parametrize("options", [[], ["error"]], ids=["plain", "python -W"])
+def test_words_of_the_package_are_shown_and_those_of_libraries_for_debug(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, debug: bool, options: list[str]
+) -> None:
+    ours, root = logging.getLogger("fmnist_xp"), logging.getLogger()
+    monkeypatch.setattr(ours, "handlers", [])
+    monkeypatch.setattr(root, "handlers", [])  # pytest's
+    monkeypatch.setattr(sys, "warnoptions", options)
+    monkeypatch.setattr(warnings, "showwarning", lambda message, *_more: print(message, file=sys.stderr))
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        with messages(debug):
+            ours.warning("loss is %s\nat epoch %d", "nan", 3)
+            logging.getLogger("matplotlib").warning("no such font")
+            warnings.warn("this is old", stacklevel=1)
+        assert root.handlers == []
+        warnings.warn("afterwards", stacklevel=1)
+    assert [type(handler) for handler in ours.handlers] == [logging.StreamHandler]
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        "fmnist-xp: loss is nan at epoch 3",
+        *(["no such font"] if debug else []),
+        *(["this is old"] if debug or options else []),
+        "afterwards",
+    ]
+
+
+# Arguments
+
+
+def test_name_is_taken_or_refused() -> None:
+    assert filled(" a name ") == " a name "
+    assert path("a/b") == path(Path("a/b")) == Path("a/b")
+    for text in ("", "a\0b"):
+        with pytest.raises(typer.BadParameter) as caught:
+            filled(text)
+        assert caught.value.message == f"names nothing: {text!r}"
+
+
+def test_wrong_argument_is_wrong_usage() -> None:
+    with pytest.raises(UsageError, match=r"^no such thing$") as caught, usage():
+        raise ValueError("no such thing")
+    assert isinstance(caught.value.__cause__, ValueError)
+    with pytest.raises(LookupError), usage():
+        raise LookupError
+    with pytest.raises(UsageError, match="tpu"):
+        chosen_backend("tpu")
+
+
+def test_backend_has_the_threads_asked_for() -> None:
+    assert chosen_backend("cpu", 3).threads == 3
+    with pytest.raises(UsageError, match="CUDA graphs need a CUDA device"):
+        chosen_backend("cpu", None, True)

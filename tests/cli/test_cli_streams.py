@@ -1,0 +1,253 @@
+"""What is printed, piece by piece in this process; tests/cli/test_cli_console.py looks at whole processes."""
+
+import errno
+import io
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.table import Table
+
+from fmnist_xp import cli
+from fmnist_xp.cli.console import _Console, _Descriptor, _fill_closed, _lasting, lasting_streams
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="descriptors and signals are POSIX's")
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    """Yield the descriptors of a pipe: to read from, and to write to."""
+    ends = os.pipe()
+    yield ends
+    for end in ends:
+        with suppress(OSError):  # which a test has closed
+            os.close(end)
+
+
+# The console
+
+
+@pytest.mark.parametrize("colours", [False, True])
+def test_text_is_printed_as_it_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, colours: bool
+) -> None:
+    """No markup, no emoji, no highlighted numbers and paths, no lines broken at the terminal's edge."""
+    if colours:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+    text = "[bold]3.5[/bold] :smile: /a/path 'quoted' True " + "long " * 30 + "end"
+    console = _Console()
+    console.print(text)
+    assert capsys.readouterr().out == text + "\n"
+    table = Table("[red]head[/red]", ":smile:", box=None)
+    table.add_row("[bold]cell[/bold]", "\x1b[31m")
+    console.print(table)
+    shown = capsys.readouterr().out
+    for words in ("[red]head[/red]", ":smile:", "[bold]cell[/bold]", r"\x1b[31m"):
+        assert words in shown
+
+
+# A descriptor that takes everything
+
+
+def test_descriptor_writes_and_stays_open(pipe: tuple[int, int]) -> None:
+    reading, writing = pipe
+    failures: list[OSError] = []
+    with _Descriptor(writing, failures) as file:
+        assert file.write(b"three") == 5
+    assert os.read(reading, 100) == b"three"
+    assert os.write(writing, b"again") == 5  # closing the file has left the descriptor open
+    assert failures == []
+
+
+def test_reader_that_has_gone_is_no_failure(pipe: tuple[int, int]) -> None:
+    reading, writing = pipe
+    failures: list[OSError] = []
+    os.close(reading)
+    assert _Descriptor(writing, failures).write(b"three") == 5
+    assert failures == []
+
+
+def test_terminal_that_has_gone_is_no_failure() -> None:
+    pytest.importorskip("pty")
+    try:
+        ours, theirs = os.openpty()
+    except OSError as error:
+        pytest.skip(f"no terminal can be made here ({error})")
+    os.close(ours)
+    failures: list[OSError] = []
+    assert _Descriptor(theirs, failures).write(b"three") == 5
+    assert failures == []
+    os.close(theirs)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_full_disk_is_kept_and_what_was_to_be_written_is_done_with() -> None:
+    failures: list[OSError] = []
+    with Path("/dev/full").open("wb", buffering=0) as full:
+        assert _Descriptor(full.fileno(), failures).write(b"three") == 5
+    assert [error.errno for error in failures] == [errno.ENOSPC]
+
+
+def test_pipe_that_is_full_is_waited_for(pipe: tuple[int, int]) -> None:
+    """Whoever made it wanted writers not to wait; the bytes come all the same."""
+    reading, writing = pipe
+    os.set_blocking(writing, False)
+    sent = 0
+    while True:
+        try:
+            sent += os.write(writing, b"x" * 4096)
+        except BlockingIOError:
+            break
+    received = []
+
+    def read() -> None:
+        time.sleep(0.05)
+        while sum(map(len, received)) < sent + 5:
+            received.append(os.read(reading, 2**16))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    failures: list[OSError] = []
+    assert _Descriptor(writing, failures).write(b"three") == 5
+    reader.join()
+    assert b"".join(received) == b"x" * sent + b"three"
+    assert failures == []
+
+
+# Streams
+
+
+def test_stream_of_a_file_is_replaced_by_one_of_its_code_page(pipe: tuple[int, int]) -> None:
+    reading, writing = pipe
+    with io.TextIOWrapper(io.FileIO(os.dup(writing), "w"), encoding="cp437") as stream:
+        lasting = _lasting(stream, writing, [])
+        assert lasting is not stream
+        print("\u0416 → é", file=lasting, flush=True)
+        assert os.read(reading, 100) == rb"\u0416 \u2192 " + "é".encode("cp437") + b"\n"
+        print("\u0416", file=stream, flush=True)  # which others may hold
+        assert os.read(reading, 100) == rb"\u0416" + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "at_once"), [({}, False), ({"line_buffering": True}, True), ({"write_through": True}, True)]
+)
+def test_lines_come_at_once_where_they_did(pipe: tuple[int, int], options: dict[str, bool], at_once: bool) -> None:
+    reading, writing = pipe
+    stream = io.TextIOWrapper(io.FileIO(os.dup(writing), "w"), encoding="utf-8", **options)
+    os.set_blocking(reading, False)
+    lasting = _lasting(stream, writing, [])
+    print("line", file=lasting)
+    if at_once:
+        assert os.read(reading, 100) == b"line\n"
+    else:
+        with pytest.raises(BlockingIOError):
+            os.read(reading, 100)
+        lasting.flush()
+        assert os.read(reading, 100) == b"line\n"
+    stream.close()
+
+
+def test_stream_that_is_no_file_stays(pipe: tuple[int, int]) -> None:
+    text = io.StringIO()
+    assert _lasting(text, pipe[1], []) is text  # as of IDLE and of Jupyter
+    console = io.TextIOWrapper(io.BytesIO(), encoding="ascii")  # as of a console of Windows
+    assert _lasting(console, pipe[1], []) is console
+    console.write("\u0416")
+    console.flush()
+    assert console.buffer.getvalue() == rb"\u0416"
+
+
+def test_stream_that_is_missing_is_made(pipe: tuple[int, int]) -> None:
+    reading, writing = pipe
+    lasting = _lasting(None, writing, [])
+    print("ж", file=lasting, flush=True)
+    assert os.read(reading, 100) == "ж\n".encode()
+
+
+def test_closed_descriptors_are_filled() -> None:
+    kept = [os.dup(descriptor) for descriptor in range(3)]
+    lowest = os.dup(0)
+    os.close(lowest)
+    try:
+        os.close(0)
+        os.close(2)
+        _fill_closed()
+        assert [os.fstat(descriptor).st_rdev for descriptor in (0, 2)] == [Path(os.devnull).stat().st_rdev] * 2
+        assert os.write(2, b"lost") == 4
+        assert os.read(0, 10) == b""
+        assert os.dup(0) == lowest  # nothing else is left open
+        os.close(lowest)
+    finally:
+        for descriptor, copy in enumerate(kept):
+            os.dup2(copy, descriptor)
+            os.close(copy)
+
+
+def test_streams_are_put_back_and_written_out(capfd: pytest.CaptureFixture[str]) -> None:
+    streams = sys.stdout, sys.stderr
+    with lasting_streams() as failures:
+        assert sys.stdout is not streams[0]
+        print("out")
+        print("err", file=sys.stderr)
+    assert (sys.stdout, sys.stderr) == streams
+    assert capfd.readouterr() == ("out\n", "err\n")
+    assert failures == []
+
+
+# An interrupt
+
+
+class Left(BaseException):
+    """The process would have ended."""
+
+
+@pytest.fixture
+def leaving(monkeypatch: pytest.MonkeyPatch) -> None:
+    def leave(code: int) -> None:
+        raise Left(code)
+
+    monkeypatch.setattr(os, "_exit", leave)
+
+
+@pytest.mark.usefixtures("leaving")
+def test_interrupt_while_something_is_imported_leaves_at_once(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Finder:
+        """Is asked for every module that is imported."""
+
+        @staticmethod
+        def find_spec(name: str, *_more: Any) -> None:
+            if name == "no_module_of_this_name":
+                cli._interrupt(2, sys._getframe())
+
+    monkeypatch.setattr(sys, "meta_path", [Finder, *sys.meta_path])
+    with pytest.raises(Left) as left:
+        import no_module_of_this_name  # type: ignore[import-not-found]  # noqa: F401
+    assert left.value.args == (130,)
+    assert capfd.readouterr().err == "fmnist-xp: interrupted\n"
+
+
+@pytest.mark.usefixtures("leaving")
+def test_interrupt_elsewhere_is_an_exception(capfd: pytest.CaptureFixture[str]) -> None:
+    for frame in (sys._getframe(), None):
+        with pytest.raises(KeyboardInterrupt):
+            cli._interrupt(2, frame)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.usefixtures("leaving")
+def test_process_ends_also_where_nothing_can_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_descriptor: int, _data: bytes) -> int:
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    monkeypatch.setattr(os, "write", fail)
+    with pytest.raises(Left) as left:
+        cli._leave()
+    assert left.value.args == (130,)
