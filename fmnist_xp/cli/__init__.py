@@ -34,6 +34,6 @@ def _interrupt(_signal: int, frame: FrameType | None) -> None:
 
 def _leave() -> None:
     try:
-        os.write(2, b"fmnist-xp: interrupted\n")
+        os.write(sys.stderr.fileno(), b"fmnist-xp: interrupted\n")
     finally:
         os._exit(130)

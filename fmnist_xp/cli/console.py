@@ -56,7 +56,8 @@ def messages(debug: bool) -> Iterator[None]:
     """
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter())
-    logging.getLogger("fmnist_xp").handlers = [handler]
+    ours = logging.getLogger("fmnist_xp")
+    before, ours.handlers = ours.handlers, [handler]
     silent = logging.NullHandler()
     with warnings.catch_warnings():
         if not debug:
@@ -67,25 +68,34 @@ def messages(debug: bool) -> Iterator[None]:
             yield
         finally:
             logging.getLogger().removeHandler(silent)
+            ours.handlers = before
 
 
 @contextmanager
-def lasting_streams() -> Iterator[list[OSError]]:
+def lasting_streams(debug: bool) -> Iterator[list[OSError]]:
     """Let nothing that becomes of stdout and stderr stop the command; yield what failed on stdout.
 
-    A reader that has gone (`| head`, a closed terminal) is no failure: what it would have read is lost.
+    A reader that has gone (`| head`, a closed terminal) is no failure: what it would have read is lost. What is
+    written past Python to the descriptor of stderr, as by libpng and libjpeg, is shown for `debug` alone.
     """
     _fill_closed()
     failures: list[OSError] = []
+    kept = os.dup(2)
     with (
         redirect_stdout(_lasting(sys.stdout, 1, failures)) as stdout,
-        redirect_stderr(_lasting(sys.stderr, 2, [])) as stderr,
+        redirect_stderr(_lasting(sys.stderr, kept, [])) as stderr,
     ):
+        if not debug:
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nothing, 2)
+            os.close(nothing)
         try:
             yield failures
         finally:
             stdout.flush()
             stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def _fill_closed() -> None:

@@ -20,7 +20,7 @@ def run(app: typer.Typer, program: str) -> int:
     # Wherever it stands: people add it to the end of the command that failed.
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
-    with lasting_streams() as failures, messages(debug):
+    with lasting_streams(debug) as failures, messages(debug):
         try:
             code = app(args=arguments, prog_name=program, standalone_mode=False) or 0
             if code == INTERRUPTED:  # what typer makes of a KeyboardInterrupt

@@ -1,6 +1,5 @@
 """The command in this process, and questions to its answer."""
 
-import logging
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -45,8 +44,6 @@ def command(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, workplace: Path, sigint: None
 ) -> Command:
     """Return a function that runs `fmnist-xp` with arguments, in `workplace`."""
-    logger = logging.getLogger("fmnist_xp")
-    monkeypatch.setattr(logger, "handlers", logger.handlers)
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     monkeypatch.setattr(sys, "warnoptions", ["error"])  # as pytest has it: the command leaves them so
 

@@ -104,20 +104,21 @@ def test_what_libraries_say_is_shown_for_debug_alone(workplace: Path, tmp_path: 
     hook = tmp_path / "hook"
     hook.mkdir()
     (hook / "sitecustomize.py").write_text(
-        "import logging, sys, warnings\n"
+        "import logging, os, sys, warnings\n"
         "class Finder:\n"
         "    def find_spec(name, *_more):\n"
         "        if name != 'fmnist_xp.evaluation': return\n"
         "        warnings.warn('this is old'); warnings.warn('this goes', FutureWarning)\n"
         "        logging.getLogger('matplotlib').warning('no such font')\n"
         "        logging.getLogger('cupy').error('two of us')\n"
+        "        os.write(2, b'libpng error: bad adaptive filter value\\n')\n"
         "sys.meta_path.insert(0, Finder)\n"
     )
     plain, debug = (
         run(workplace, "plot", "nowhere", *more, PYTHONPATH=f"{hook}:{ROOT}").stderr for more in ((), ("--debug",))
     )
     assert plain == b"fmnist-xp: there is no run folder nowhere: make one with fmnist-xp train\n"
-    for said in (b"this is old", b"this goes", b"no such font", b"two of us"):
+    for said in (b"this is old", b"this goes", b"no such font", b"two of us", b"libpng error"):
         assert said in debug
 
 

@@ -191,13 +191,27 @@ def test_closed_descriptors_are_filled() -> None:
 
 def test_streams_are_put_back_and_written_out(capfd: pytest.CaptureFixture[str]) -> None:
     streams = sys.stdout, sys.stderr
-    with lasting_streams() as failures:
+    with lasting_streams(debug=False) as failures:
         assert sys.stdout is not streams[0]
         print("out")
         print("err", file=sys.stderr)
     assert (sys.stdout, sys.stderr) == streams
     assert capfd.readouterr() == ("out\n", "err\n")
     assert failures == []
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_what_is_written_past_python_is_shown_for_debug_alone(capfd: pytest.CaptureFixture[str], debug: bool) -> None:
+    lowest = os.dup(0)
+    os.close(lowest)
+    with suppress(LookupError), lasting_streams(debug):
+        os.write(2, b"libpng error\n")
+        print("ours", file=sys.stderr)
+        raise LookupError
+    os.write(2, b"afterwards\n")
+    assert capfd.readouterr().err == "libpng error\n" * debug + "ours\nafterwards\n"
+    assert os.dup(0) == lowest
+    os.close(lowest)
 
 
 # An interrupt
@@ -244,10 +258,7 @@ def test_interrupt_elsewhere_is_an_exception(capfd: pytest.CaptureFixture[str]) 
 
 @pytest.mark.usefixtures("leaving")
 def test_process_ends_also_where_nothing_can_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_descriptor: int, _data: bytes) -> int:
-        raise OSError(errno.EBADF, "Bad file descriptor")
-
-    monkeypatch.setattr(os, "write", fail)
+    monkeypatch.setattr(sys, "stderr", None)
     with pytest.raises(Left) as left:
         cli._leave()
     assert left.value.args == (130,)
