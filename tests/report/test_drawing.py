@@ -33,7 +33,7 @@ from fmnist_xp.train.history import History
 history = History()
 history.append(0, 0.1, 2.3, 1.0, 0.0)
 {before}
-plots.plot_metrics(history, Path("picture.png"), title="衣服")  # which the font lacks
+plots.plot_metrics(history, Path("picture.png"), title="衣服", experiment="sgd")  # which the font lacks
 assert "matplotlib.pyplot" not in sys.modules
 {after}
 """
@@ -75,5 +75,5 @@ def test_settings_that_matplotlib_does_not_know_are_no_matter(tmp_path: Path) ->
 def test_settings_stay_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(matplotlib.rcParams, "lines.linewidth", 7.0)
     before = dict(dict.items(matplotlib.rcParams))  # as they lie there: to ask for the backend would choose one
-    plots.plot_run(short_history(), tmp_path, title="a run")
+    plots.plot_run(short_history(), tmp_path, title="a run", experiment="sgd")
     assert dict(dict.items(matplotlib.rcParams)) == before

@@ -18,6 +18,7 @@ from fmnist_xp.train.history import History
 
 RUN_FILES = ["accuracy.png", "loss.png", "learning-rate.png"]
 LATER_FILES = ["accuracy-from-300.png", "loss-from-300.png", "learning-rate-from-300.png"]
+ANY: dict[str, Any] = {"title": "t", "experiment": "run"}
 
 
 def made(epochs: int = 1100, every: int = 10, shift: float = 0.0) -> History:
@@ -58,7 +59,7 @@ def size(path: Path) -> tuple[int, int]:
 
 
 def test_run_files_are_pngs_of_10_by_5_inches(tmp_path: Path) -> None:
-    paths = plots.plot_run(made(), tmp_path / "new" / "run", title="sgd")
+    paths = plots.plot_run(made(), tmp_path / "new" / "run", title="sgd", experiment="sgd")
     assert paths == [tmp_path / "new" / "run" / name for name in RUN_FILES + LATER_FILES]
     assert {size(path) for path in paths} == {(10 * plots.DPI, 5 * plots.DPI)}
     assert sorted(paths[0].parent.iterdir()) == sorted(paths)
@@ -91,17 +92,17 @@ def test_run_beside_the_notebook() -> None:
 
 
 def test_short_run_has_no_later_pictures_and_cuts_the_notebook_to_its_length() -> None:
-    figures = plots.run_figures(made(epochs=41), title="t", notebook=notebook_history("adam"))
+    figures = plots.run_figures(made(epochs=41), **ANY, notebook=notebook_history("adam"))
     assert list(figures) == RUN_FILES
     assert drawn(only_axes(figures["accuracy.png"]))["notebook"][0] == [0, 10, 20, 30, 40]
 
 
 def test_run_logged_at_300_only_has_later_pictures() -> None:
-    assert list(plots.run_figures(made(epochs=301), title="t")) == RUN_FILES + LATER_FILES
+    assert list(plots.run_figures(made(epochs=301), **ANY)) == RUN_FILES + LATER_FILES
 
 
 def test_nothing_logged_gives_no_picture(tmp_path: Path) -> None:
-    assert plots.plot_run(History(), tmp_path, title="t", notebook=made()) == []
+    assert plots.plot_run(History(), tmp_path, **ANY, notebook=made()) == []
     assert plots.plot_comparison({}, tmp_path, title="t") == []
     assert plots.plot_seeds({}, tmp_path, experiment="sgd", title="t") == []
     assert list(tmp_path.iterdir()) == []
@@ -109,7 +110,7 @@ def test_nothing_logged_gives_no_picture(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("every", "most"), [(1, 25), (10, 25), (400, 3)])
 def test_markers_are_spaced(every: int, most: int) -> None:
-    figure = plots.run_figures(made(every=every), title="t")["accuracy.png"]
+    figure = plots.run_figures(made(every=every), **ANY)["accuracy.png"]
     line = only_axes(figure).lines[0]
     step = line.get_markevery()
     assert isinstance(step, int)
@@ -142,7 +143,7 @@ def test_two_runs_keep_their_own_pictures(tmp_path: Path) -> None:
 
 
 def test_long_title_is_wrapped_inside_the_picture() -> None:
-    figure = plots.run_figures(made(), title="a synthetic run " * 12)["accuracy.png"]
+    figure = plots.run_figures(made(), title="a synthetic run " * 12, experiment="run")["accuracy.png"]
     figure.draw_without_rendering()
     (title,) = figure.texts
     box = title.get_window_extent()
@@ -152,7 +153,7 @@ def test_long_title_is_wrapped_inside_the_picture() -> None:
 
 
 def test_failing_write_leaves_the_old_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (path, *_) = plots.plot_run(made(), tmp_path, title="old")
+    (path, *_) = plots.plot_run(made(), tmp_path, title="old", experiment="run")
     old = path.read_bytes()
 
     def fill_the_disk(self: Figure, target: Path, **_: Any) -> None:
@@ -161,7 +162,7 @@ def test_failing_write_leaves_the_old_picture(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(Figure, "savefig", fill_the_disk)
     with pytest.raises(OSError, match="no space left"):
-        plots.plot_run(made(), tmp_path, title="new")
+        plots.plot_run(made(), tmp_path, title="new", experiment="run")
     assert path.read_bytes() == old
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted(RUN_FILES + LATER_FILES)
 
@@ -178,7 +179,7 @@ def spiked(*values: float) -> History:
 
 @pytest.mark.parametrize("spike", [3.2, 40.0, math.inf])
 def test_spike_of_the_loss_is_cut_and_the_axis_says_so(spike: float) -> None:
-    axes = only_axes(plots.run_figures(spiked(2.3, spike, 4.0), title="t")["loss.png"])
+    axes = only_axes(plots.run_figures(spiked(2.3, spike, 4.0), **ANY)["loss.png"])
     assert axes.get_ylim() == (0, 3)
     assert axes.get_ylabel() == "Training loss (cut off above 3)"
     assert drawn(axes)["run"][1][1] == spike
@@ -186,25 +187,25 @@ def test_spike_of_the_loss_is_cut_and_the_axis_says_so(spike: float) -> None:
 
 def test_loss_without_spike_and_a_diverged_one_are_shown_whole() -> None:
     for history, highest in ((spiked(2.95), 2.95), (spiked(*[50.0] * 8), 50.0)):
-        axes = only_axes(plots.run_figures(history, title="t")["loss.png"])
+        axes = only_axes(plots.run_figures(history, **ANY)["loss.png"])
         assert axes.get_ylabel() == "Training loss"
         assert axes.get_ylim()[1] > highest
 
 
 def test_run_that_ended_in_nan_is_still_drawn(tmp_path: Path) -> None:
     history = spiked(2.3, *[math.nan] * 9)
-    assert len(plots.plot_run(history, tmp_path, title="t")) == 3
-    assert size(plots.plot_metrics(history, tmp_path / "metrics.png", title="t"))[0] == 10 * plots.DPI
+    assert len(plots.plot_run(history, tmp_path, **ANY)) == 3
+    assert size(plots.plot_metrics(history, tmp_path / "metrics.png", **ANY))[0] == 10 * plots.DPI
 
 
 @pytest.mark.parametrize("huge", [1e301, 1e308, -1.7e308])
 def test_figures_as_large_as_numbers_get_are_gaps(tmp_path: Path, huge: float) -> None:
     """matplotlib fails on such an axis: arange: cannot compute length."""
     history = History([0, 10, 20], [0.5] * 3, [2.3, huge, 1e300], [huge, huge, 0.1], [huge, 0.0, 0.0])
-    axes = only_axes(plots.run_figures(history, title="t")["learning-rate.png"])
+    axes = only_axes(plots.run_figures(history, **ANY)["learning-rate.png"])
     assert drawn(axes)["run"][1] == [math.copysign(math.inf, huge)] * 2 + [0.1]
-    assert len(plots.plot_run(history, tmp_path, title="t")) == 3
-    assert size(plots.plot_metrics(history, tmp_path / "metrics.png", title="t"))[0] == 10 * plots.DPI
+    assert len(plots.plot_run(history, tmp_path, **ANY)) == 3
+    assert size(plots.plot_metrics(history, tmp_path / "metrics.png", **ANY))[0] == 10 * plots.DPI
     assert len(plots.plot_seeds({0: history, 1: history}, tmp_path, experiment="sgd", title="t")) == 2
 
 
@@ -273,12 +274,12 @@ def test_metrics_shows_loss_and_its_data_part(tmp_path: Path) -> None:
     assert [axes.get_xlabel() for axes in figure.axes] == ["", "", "Epoch"]
 
     path = tmp_path / "metrics.png"
-    assert plots.plot_metrics(history, path, title="adam") == path
+    assert plots.plot_metrics(history, path, title="adam", experiment="run") == path
     assert size(path) == (10 * plots.DPI, 10 * plots.DPI)
 
 
 def test_metrics_of_nothing_logged_are_empty_axes() -> None:
-    figure = plots.metrics_figure(History(), title="t")
+    figure = plots.metrics_figure(History(), **ANY)
     assert [np.size(axes.lines[0].get_xdata()) for axes in figure.axes] == [0, 0, 0]
 
 
@@ -361,7 +362,7 @@ def test_names_are_drawn_as_they_are() -> None:
         ("import fmnist_xp.report.plots, fmnist_xp.report.tables", "matplotlib"),
         (
             "from pathlib import Path; from fmnist_xp.report import plots, notebook;"
-            "plots.plot_run(notebook.notebook_history('sgd'), Path('.'), title='t')",
+            "plots.plot_run(notebook.notebook_history('sgd'), Path('.'), title='t', experiment='sgd')",
             "matplotlib.pyplot",
         ),
     ],
