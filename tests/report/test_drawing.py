@@ -137,4 +137,5 @@ def test_what_is_beyond_1e300_is_infinite() -> None:
     np.testing.assert_array_equal(
         drawable(values), np.array([[0.0, 1e300, math.inf], [-1e300, -math.inf, math.nan]]), strict=True
     )
-    np.testing.assert_array_equal(drawable([1, 2]), np.array([1.0, 2.0]), strict=True)
+    for small in ([1, 2], np.array([1, 2], dtype=np.float32)):
+        np.testing.assert_array_equal(drawable(small), np.array([1.0, 2.0]), strict=True)

@@ -213,6 +213,7 @@ def test_long_title_is_wrapped_inside_the_picture() -> None:
     box = title.get_window_extent()
     assert box.x0 >= 0
     assert box.x1 <= figure.bbox.width
+    assert box.y0 > only_axes(figure).get_window_extent().y1
     assert title.get_text().count("\n") == 2
 
 
