@@ -255,6 +255,7 @@ def test_spike_of_the_loss_is_cut_and_the_axis_says_so(spike: float) -> None:
     axes = only_axes(plots.run_figures(spiked(2.3, spike, 4.0), **ANY)["loss.png"])
     assert axes.get_ylim() == (0, 3)
     assert axes.get_ylabel() == "Training loss (cut off above 3)"
+    assert axes.get_yticks().tolist() == [0, 0.5, 1, 1.5, 2, 2.5, 3]
     assert drawn(axes)["run"][1][1] == spike
 
 
@@ -389,7 +390,6 @@ def test_confusion_has_counts_as_text_and_shares_as_colours(tmp_path: Path) -> N
     assert shares[0] == pytest.approx(matrix[0] / 45)
     assert shares[3].tolist() == [0] * 10
     assert shares[5].tolist() == [0, 0, 0, 0, 0, 1, 0, 0, 0, 0]
-    assert (axes.images[0].get_cmap().name, axes.images[0].get_clim()) == ("Blues", (0, 1))
     assert (to_hex(cells[4, 4].get_color()), to_hex(cells[5, 4].get_color())) == ("#ffffff", "#000000")
     assert to_hex(cells[6, 6].get_color()) == "#000000"  # on half of the blue
     assert [label.get_text() for label in axes.get_yticklabels()] == list(CLASS_NAMES)
@@ -423,9 +423,7 @@ def test_samples_stand_in_the_row_of_their_class(tmp_path: Path) -> None:
         cells[0, :28, column, :28] = column + 1
     cells[2, :28, 0, :28] = 0
     cells[2, :28, 1, :28] = 21
-    grid = axes.images[0]
-    np.testing.assert_array_equal(np.asarray(grid.get_array()), cells.reshape(290, 435), strict=True)
-    assert (grid.get_cmap().name, grid.get_clim(), grid.get_interpolation()) == ("gray", (0, 255), "nearest")
+    np.testing.assert_array_equal(np.asarray(axes.images[0].get_array()), cells.reshape(290, 435), strict=True)
     assert [label.get_text() for label in axes.get_yticklabels()] == list(CLASS_NAMES)
     assert axes.get_yticks().tolist() == [14, 43, 72, 101, 130, 159, 188, 217, 246, 275]  # half-way down the rows
     assert axes.get_xticks().tolist() == []
@@ -461,10 +459,18 @@ def test_grey_values_are_printed_in_their_cells(tmp_path: Path) -> None:
     assert size(path) == (10 * plots.DPI, 10.5 * plots.DPI)
 
 
-def test_grey_values_are_the_same_grey_in_every_image() -> None:
-    """Black is 0 and white 255, also in an image that has neither."""
-    (shown,) = only_axes(plots.grey_values_figure(np.full((28, 28), 77, dtype=np.uint8), title="t")).images
-    assert (shown.get_cmap().name, shown.get_clim(), shown.get_interpolation()) == ("gray", (0, 255), "nearest")
+def test_a_value_has_the_same_colour_in_every_picture() -> None:
+    """Black is 0 and white 255, also of images that have neither; and a matrix may lack shares of 0 and 1."""
+    image = np.full((28, 28), 77, dtype=np.uint8)
+    for figure in (
+        plots.grey_values_figure(image, title="t"),
+        plots.samples_figure(image[None], np.array([3], dtype=np.uint8), class_names=CLASS_NAMES, title="t"),
+    ):
+        (shown,) = only_axes(figure).images
+        assert (shown.get_cmap().name, shown.get_clim(), shown.get_interpolation()) == ("gray", (0, 255), "nearest")
+    figure = plots.confusion_figure(np.full((10, 10), 3, dtype=np.int64), class_names=CLASS_NAMES, title="t")
+    (shown,) = figure.axes[0].images
+    assert (shown.get_cmap().name, shown.get_clim()) == ("Blues", (0, 1))
 
 
 def test_names_are_drawn_as_they_are() -> None:
