@@ -87,7 +87,8 @@ def test_first_figure_where_no_such_backend_is_known(monkeypatch: pytest.MonkeyP
 
 
 def test_later_figures_leave_alone_what_was_chosen_since(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(matplotlib.rcParams, "backend", "pdf")
+    monkeypatch.setattr(matplotlib, "rcParams", matplotlib.rcParams.copy())
+    matplotlib.rcParams["backend"] = "pdf"
     monkeypatch.setenv("MPLBACKEND", "svg")
     assert type(new_figure((4.0, 3.0), 50)) is matplotlib.figure.Figure
     assert (chosen_backend(), os.environ["MPLBACKEND"]) == ("pdf", "svg")
