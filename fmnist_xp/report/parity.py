@@ -171,7 +171,7 @@ def _hardware(record: Mapping[str, Any]) -> str:
 
 def _numbers(values: Sequence[float | None]) -> Any:
     """Return a list from JSON as an array; what it had no word for is infinite."""
-    return np.array([np.inf if value is None else value for value in values], dtype=np.float64)
+    return np.array([np.inf if value is None else value for value in values])
 
 
 def _figure(value: float | None) -> str:

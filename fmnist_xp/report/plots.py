@@ -77,7 +77,7 @@ class Curve:
 
 
 def plot_run(
-    history: History, folder: Path, *, title: str, experiment: str = "run", notebook: History | None = None
+    history: History, folder: Path, *, title: str, experiment: str, notebook: History | None = None
 ) -> list[Path]:
     """Write the pictures of one run into `folder`; return their paths.
 
@@ -90,7 +90,7 @@ def plot_run(
 
 
 def run_figures(
-    history: History, *, title: str, experiment: str = "run", notebook: History | None = None
+    history: History, *, title: str, experiment: str, notebook: History | None = None
 ) -> dict[str, Figure]:
     """Return the pictures of `plot_run` by file name."""
     curve = Curve(experiment, history, _styles([experiment])[0])
@@ -148,12 +148,12 @@ def seeds_figures(
     return _curve_figures([curve], (ACCURACY, LOSS), 300, title=title, notebook=notebook, prefix=prefix)
 
 
-def plot_metrics(history: History, path: Path, *, title: str, experiment: str = "run") -> Path:
+def plot_metrics(history: History, path: Path, *, title: str, experiment: str) -> Path:
     """Write the one-picture summary of a run: accuracy, loss with its data part, and learning rate."""
     return save_figure(metrics_figure(history, title=title, experiment=experiment), path)
 
 
-def metrics_figure(history: History, *, title: str, experiment: str = "run") -> Figure:
+def metrics_figure(history: History, *, title: str, experiment: str) -> Figure:
     """Return the picture of `plot_metrics`, three axes one below the other."""
     style = _styles([experiment])[0]
     figure = _new_figure(f"Accuracy, loss and learning rate\n{title}", (10.0, 10.0))
@@ -166,8 +166,7 @@ def metrics_figure(history: History, *, title: str, experiment: str = "run") -> 
             data_style = {**style, "linestyle": "--", "marker": "x", "alpha": 0.6}
             _draw(axes, Curve("data loss", replace(history, loss=data_loss), data_style), quantity)
         _finish(axes, quantity)
-    for axes in panels[:-1]:
-        axes.set_xlabel("")
+        axes.label_outer()
     return figure
 
 
@@ -258,7 +257,7 @@ def _curve_figures(
     for start in (0, later):
         shown = [part for curve in curves if (part := curve.since(start)).history]
         if not shown:
-            continue
+            break
         if notebook:
             last = max(curve.history.epoch[-1] for curve in shown)
             shown.append(Curve("notebook", _until(notebook, last), NOTEBOOK_STYLE).since(start))
@@ -276,7 +275,7 @@ def _curve_figures(
 def _draw(axes: Axes, curve: Curve, quantity: Quantity) -> None:
     """Draw one quantity of a curve, and its band if it has one."""
     epochs = curve.history.epoch
-    style = {"linewidth": 1.5, "markersize": 5, "markevery": -(-len(epochs) // MARKERS) or 1, **curve.style}
+    style = {"linewidth": 1.5, "markersize": 5, "markevery": max(1, -(-len(epochs) // MARKERS)), **curve.style}
     axes.plot(epochs, drawable(getattr(curve.history, quantity.column)), label=_plain(curve.label), **style)
     if curve.band:
         low, high = (drawable(getattr(history, quantity.column)) for history in curve.band)
@@ -288,12 +287,11 @@ def _finish(axes: Axes, quantity: Quantity) -> None:
     axes.set_xlabel("Epoch")
     axes.set_ylabel(quantity.label)
     # A run that spends most of its epochs up there has diverged, and is shown as it is.
-    values = np.asarray(axes.lines[0].get_ydata(), dtype=float)
-    if quantity is LOSS and axes.dataLim.y1 > LOSS_TOP > np.median(values):
+    if quantity is LOSS and axes.dataLim.y1 > LOSS_TOP > np.median(np.asarray(axes.lines[0].get_ydata())):
         axes.set_ylim(0, LOSS_TOP)
         axes.set_ylabel(f"{quantity.label} (cut off above {LOSS_TOP:g})")
     axes.locator_params(axis="x", integer=True)
-    axes.ticklabel_format(axis="y", useOffset=False)
+    axes.ticklabel_format(useOffset=False)
     axes.grid(alpha=0.3)
     axes.legend()
 
@@ -335,7 +333,7 @@ def _new_figure(title: str, size: tuple[float, float]) -> Figure:
 
 def _plain(text: str) -> str:
     """Return `text` so that matplotlib writes it as it is: no formula between dollars, no half of a character."""
-    return text.encode("utf-8", "backslashreplace").decode().replace("$", r"\$")
+    return text.encode(errors="backslashreplace").decode().replace("$", r"\$")
 
 
 def _save_all(figures: Mapping[str, Figure], folder: Path) -> list[Path]:

@@ -1,14 +1,17 @@
 """Pictures whatever matplotlib is set to by Jupyter, a user's settings or a folder that cannot be written."""
 
+import math
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import matplotlib
+import matplotlib.figure
+import numpy as np
 import pytest
 
 from fmnist_xp.report import plots
+from fmnist_xp.report.drawing import drawable, new_figure, save_figure
 from fmnist_xp.train.history import History
 
 ROOT = Path(plots.__file__).parents[2]
@@ -33,7 +36,7 @@ from fmnist_xp.train.history import History
 history = History()
 history.append(0, 0.1, 2.3, 1.0, 0.0)
 {before}
-plots.plot_metrics(history, Path("picture.png"), title="衣服")  # which the font lacks
+plots.plot_metrics(history, Path("picture.png"), title="衣服", experiment="sgd")  # which the font lacks
 assert "matplotlib.pyplot" not in sys.modules
 {after}
 """
@@ -48,6 +51,47 @@ assert "matplotlib.pyplot" not in sys.modules
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG\r\n")
     return done.stdout.strip()
+
+
+@pytest.fixture
+def matplotlib_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the test be the first to import matplotlib; afterwards the others' is back."""
+    for name in list(sys.modules):
+        if name.partition(".")[0] in ("matplotlib", "mpl_toolkits"):
+            monkeypatch.delitem(sys.modules, name)
+
+
+def chosen_backend(settings: str = "rcParams") -> object:
+    """Return what pyplot would use, without asking for it: that would choose one."""
+    return dict.__getitem__(getattr(sys.modules["matplotlib"], settings), "backend")
+
+
+@pytest.mark.usefixtures("matplotlib_anew")
+@pytest.mark.parametrize("backend", ["svg", "module://nowhere"])
+def test_first_figure_hands_on_the_users_backend(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+    monkeypatch.setenv("MPLBACKEND", backend)
+    assert type(new_figure((4.0, 3.0), 50)) is sys.modules["matplotlib.figure"].Figure
+    assert (chosen_backend(), os.environ["MPLBACKEND"]) == (backend, backend)
+
+
+@pytest.mark.usefixtures("matplotlib_anew")
+@pytest.mark.parametrize("backend", ["no backend at all", "", None])
+def test_first_figure_where_no_such_backend_is_known(monkeypatch: pytest.MonkeyPatch, backend: str | None) -> None:
+    if backend is None:
+        monkeypatch.delenv("MPLBACKEND", raising=False)
+    else:
+        monkeypatch.setenv("MPLBACKEND", backend)
+    assert new_figure((4.0, 3.0), 50).get_size_inches().tolist() == [4.0, 3.0]
+    assert os.environ.get("MPLBACKEND") == backend
+    assert chosen_backend() == chosen_backend("rcParamsOrig")  # as a file of settings has it
+
+
+def test_later_figures_leave_alone_what_was_chosen_since(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matplotlib, "rcParams", matplotlib.rcParams.copy())
+    matplotlib.rcParams["backend"] = "pdf"
+    monkeypatch.setenv("MPLBACKEND", "svg")
+    assert type(new_figure((4.0, 3.0), 50)) is matplotlib.figure.Figure
+    assert (chosen_backend(), os.environ["MPLBACKEND"]) == ("pdf", "svg")
 
 
 @pytest.mark.parametrize("backend", [JUPYTER, "module://nowhere", "inline", "TkAgg", "no backend at all", "", "pdf"])
@@ -75,5 +119,24 @@ def test_settings_that_matplotlib_does_not_know_are_no_matter(tmp_path: Path) ->
 def test_settings_stay_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(matplotlib.rcParams, "lines.linewidth", 7.0)
     before = dict(dict.items(matplotlib.rcParams))  # as they lie there: to ask for the backend would choose one
-    plots.plot_run(short_history(), tmp_path, title="a run")
+    plots.plot_run(short_history(), tmp_path, title="a run", experiment="sgd")
     assert dict(dict.items(matplotlib.rcParams)) == before
+
+
+def test_figure_has_the_size_asked_for_and_is_a_png_whatever_its_name_says(tmp_path: Path) -> None:
+    figure = new_figure((4.0, 3.0), 50)
+    for name in ("picture.png", "picture.pdf", "picture"):
+        assert save_figure(figure, tmp_path / name) == tmp_path / name
+        start = (tmp_path / name).read_bytes()[:24]
+        assert start[:8] == b"\x89PNG\r\n\x1a\n"
+        assert [int.from_bytes(start[16:20]), int.from_bytes(start[20:24])] == [200, 150]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["picture", "picture.pdf", "picture.png"]
+
+
+def test_what_is_beyond_1e300_is_infinite() -> None:
+    values = [[0, 1e300, math.nextafter(1e300, math.inf)], [-1e300, -1e308, math.nan]]
+    np.testing.assert_array_equal(
+        drawable(values), np.array([[0.0, 1e300, math.inf], [-1e300, -math.inf, math.nan]]), strict=True
+    )
+    for small in ([1, 2], np.array([1, 2], dtype=np.float32)):
+        np.testing.assert_array_equal(drawable(small), np.array([1.0, 2.0]), strict=True)

@@ -29,19 +29,23 @@ def comparison(**changes: Any) -> dict[str, Any]:
 
 def curve(**changes: Any) -> dict[str, Any]:
     return {
-        "experiment": "sgd", "epoch": [0, 1, 2],
+        "experiment": "sgd", "epoch": [0, 10, 20],
         "reference": {"loss": [2.25, 1.5, 1.0], "accuracy": [0.1, 0.2, 0.3]},
         "device": {"loss": [2.25, 1.5001, None], "accuracy": [0.1, 0.2, 0.3]},
         "difference": [0.0, 1e-4, None], "twins": [0.0, 1e-5, 1e-4], "tolerance": [1e-6, 2e-4, 1e-3],
-        "used": [0.0, 0.5, None], "exceeds": 2, "parts": 2, "twins_part": None, "loose_from": 1, "passed": False,
+        "used": [0.0, 0.5, None], "exceeds": 20, "parts": 20, "twins_part": None, "loose_from": 10, "passed": False,
     } | changes  # fmt: skip
 
 
 def record(**changes: Any) -> dict[str, Any]:
+    close = curve(
+        experiment="adam", device={"loss": [2.25, 1.5001, 1.01], "accuracy": [0.1, 0.2, 0.3]},
+        difference=[0, 1e-4, 1e-2], used=[0, 0.5, 0.25], twins_part=10, parts=None, exceeds=None, passed=True,
+    )  # fmt: skip
     pair = {
         "device": "cuda:0 tf32", "reference": "cpu float32", "precision": "tf32",
         "operations": [comparison()], "steps": [comparison(operation="adam", case="1,000 images")],
-        "curves": [curve(), curve(experiment="adam", twins_part=1, parts=None, exceeds=None, passed=True)],
+        "curves": [curve(), close],
     }  # fmt: skip
     return {
         "device": {"hardware": "a GPU"}, "reference": {"hardware": "a CPU"}, "epochs": 3,
@@ -50,15 +54,11 @@ def record(**changes: Any) -> dict[str, Any]:
 
 
 def test_markdown_exact() -> None:
-    rows = [
-        "2.250000000 | 2.250000000 | 0 | 1.0e-06 | 0",
-        "1.500000000 | 1.500100000 | 1.0e-04 | 2.0e-04 | 50%",
-        "1.000000000 | inf | ∞ | 1.0e-03 | ∞",
-    ]
-    losses = "".join(f"| {epoch} | {row} |\n" for epoch, row in enumerate(rows))
     side_by_side = (
         "| epoch | cpu float32 | cuda:0 tf32 | difference | tolerance | used |\n"
-        f"| --- | --- | --- | --- | --- | --- |\n{losses}"
+        "| --- | --- | --- | --- | --- | --- |\n"
+        "| 0 | 2.250000000 | 2.250000000 | 0 | 1.0e-06 | 0 |\n"
+        "| 10 | 1.500000000 | 1.500100000 | 1.0e-04 | 2.0e-04 | 50% |\n"
     )
     header = (
         "| operation | tensor | worst case | absolute | relative | ulps | tolerance | used | loose | verdict |\n"
@@ -75,10 +75,12 @@ def test_markdown_exact() -> None:
         "| experiment | epochs | largest difference | used of its tolerance | curves part at | twins part at "
         "| tolerance above 1% from | verdict |\n"
         "| --- | --- | --- | --- | --- | --- | --- | --- |\n"
-        "| sgd | 3 | ∞ | ∞ | 2 | — | 1 | DIFFERS |\n"
-        "| adam | 3 | ∞ | ∞ | — | 1 | 1 | agrees |\n\n"
-        f"### Training loss of sgd: cuda:0 tf32 and cpu float32\n\n{side_by_side}\n"
+        "| sgd | 3 | ∞ | ∞ | 20 | — | 10 | DIFFERS |\n"
+        "| adam | 3 | 1.0e-02 | 50% | — | 10 | 10 | agrees |\n\n"
+        f"### Training loss of sgd: cuda:0 tf32 and cpu float32\n\n{side_by_side}"
+        "| 20 | 1.000000000 | inf | ∞ | 1.0e-03 | ∞ |\n\n"
         f"### Training loss of adam: cuda:0 tf32 and cpu float32\n\n{side_by_side}"
+        "| 20 | 1.000000000 | 1.010000000 | 1.0e-02 | 1.0e-03 | 25% |\n"
     )
 
 
@@ -164,17 +166,17 @@ def test_picture_shows_losses_above_and_differences_below(monkeypatch: pytest.Mo
     assert [axes.get_yscale() for axes in figure.axes] == ["linear", "linear", "log", "log"]
     reference, device = above.lines
     assert [line.get_label() for line in above.lines] == ["cpu float32", "cuda:0 tf32"]
-    np.testing.assert_array_equal(reference.get_xydata(), [[0, 2.25], [1, 1.5], [2, 1.0]])
-    np.testing.assert_array_equal(device.get_xydata(), [[0, 2.25], [1, 1.5001], [2, np.inf]])
+    np.testing.assert_array_equal(reference.get_xydata(), [[0, 2.25], [10, 1.5], [20, 1.0]])
+    np.testing.assert_array_equal(device.get_xydata(), [[0, 2.25], [10, 1.5001], [20, np.inf]])
     for line, style in ((reference, REFERENCE_STYLE), (device, DEVICE_STYLE)):
         assert line.get_color() == style["color"]
     difference, tolerance, parts = below.lines
-    np.testing.assert_array_equal(difference.get_xydata(), [[0, np.nan], [1, 1e-4], [2, np.inf]])
-    np.testing.assert_array_equal(tolerance.get_xydata(), [[0, 1e-6], [1, 2e-4], [2, 1e-3]])
-    assert [line.get_label() for line in below.lines] == ["difference", "tolerance", "the curves part: epoch 2"]
-    assert [line.get_label() for line in below_other.lines] == ["difference", "tolerance", "the twins part: epoch 1"]
+    np.testing.assert_array_equal(difference.get_xydata(), [[0, np.nan], [10, 1e-4], [20, np.inf]])
+    np.testing.assert_array_equal(tolerance.get_xydata(), [[0, 1e-6], [10, 2e-4], [20, 1e-3]])
+    assert [line.get_label() for line in below.lines] == ["difference", "tolerance", "the curves part: epoch 20"]
+    assert [line.get_label() for line in below_other.lines] == ["difference", "tolerance", "the twins part: epoch 10"]
     assert (difference.get_color(), tolerance.get_color()) == (DEVICE_STYLE["color"], TOLERANCE_STYLE["color"])
-    for line, style, epoch in ((parts, "-", 2), (below_other.lines[2], ":", 1)):
+    for line, style, epoch in ((parts, "-", 20), (below_other.lines[2], ":", 10)):
         assert (line.get_linestyle(), line.get_color(), line.get_linewidth()) == (style, "black", 1)
         assert list(line.get_xdata()) == [epoch, epoch]
     for axes in figure.axes:

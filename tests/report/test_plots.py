@@ -1,3 +1,4 @@
+import io
 import math
 import subprocess
 import sys
@@ -5,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import matplotlib
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgba
 from matplotlib.figure import Figure
 
 from fmnist_xp.data.dataset import CLASS_NAMES
@@ -18,6 +20,7 @@ from fmnist_xp.train.history import History
 
 RUN_FILES = ["accuracy.png", "loss.png", "learning-rate.png"]
 LATER_FILES = ["accuracy-from-300.png", "loss-from-300.png", "learning-rate-from-300.png"]
+ANY: dict[str, Any] = {"title": "t", "experiment": "run"}
 
 
 def made(epochs: int = 1100, every: int = 10, shift: float = 0.0) -> History:
@@ -54,11 +57,58 @@ def size(path: Path) -> tuple[int, int]:
     return image.shape[1], image.shape[0]
 
 
+def png(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()
+
+
+def check_that_nothing_is_cut_off(figure: Figure) -> None:
+    """Whatever belongs to the axes (names of ticks, labels, the cells' text) is inside the picture."""
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        box = axes.get_tightbbox()
+        assert box is not None
+        assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
+        assert 0 <= box.y0 < box.y1 <= figure.bbox.y1
+
+
+def test_what_is_written_is_what_was_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plots, "DPI", 50)
+    run: dict[str, Any] = {"title": "a run", "experiment": "adam", "notebook": notebook_history("adam")}
+    one: dict[str, Any] = {"title": "a run", "experiment": "sgd"}
+    two = {"sgd": made(epochs=41), "adam": made(epochs=41, shift=0.1)}
+    seeds = {1: made(epochs=41), 2: made(epochs=41, shift=0.1)}
+    matrix, image = np.eye(10, dtype=np.int64), np.eye(28, dtype=np.uint8)
+    named: dict[str, Any] = {"title": "of adam", "class_names": CLASS_NAMES}
+    figures = {
+        **plots.run_figures(two["adam"], **run),
+        **plots.comparison_figures(two, title="both"),
+        **plots.seeds_figures(seeds, **run),
+        "metrics.png": plots.metrics_figure(two["sgd"], **one),
+        "confusion.png": plots.confusion_figure(matrix, **named),
+        "samples.png": plots.samples_figure(image[None], np.array([3], dtype=np.uint8), **named),
+        "grey.png": plots.grey_values_figure(image, title="image 0"),
+    }
+    assert [
+        *plots.plot_run(two["adam"], tmp_path, **run),
+        *plots.plot_comparison(two, tmp_path, title="both"),
+        *plots.plot_seeds(seeds, tmp_path, **run),
+        plots.plot_metrics(two["sgd"], tmp_path / "metrics.png", **one),
+        plots.plot_confusion(matrix, tmp_path / "confusion.png", **named),
+        plots.plot_samples(image[None], np.array([3], dtype=np.uint8), tmp_path / "samples.png", **named),
+        plots.plot_grey_values(image, tmp_path / "grey.png", title="image 0"),
+    ] == [tmp_path / name for name in figures]
+    for name, figure in figures.items():
+        assert (tmp_path / name).read_bytes() == png(figure), name
+        check_that_nothing_is_cut_off(figure)
+
+
 # --- one run
 
 
 def test_run_files_are_pngs_of_10_by_5_inches(tmp_path: Path) -> None:
-    paths = plots.plot_run(made(), tmp_path / "new" / "run", title="sgd")
+    paths = plots.plot_run(made(), tmp_path / "new" / "run", title="sgd", experiment="sgd")
     assert paths == [tmp_path / "new" / "run" / name for name in RUN_FILES + LATER_FILES]
     assert {size(path) for path in paths} == {(10 * plots.DPI, 5 * plots.DPI)}
     assert sorted(paths[0].parent.iterdir()) == sorted(paths)
@@ -91,30 +141,45 @@ def test_run_beside_the_notebook() -> None:
 
 
 def test_short_run_has_no_later_pictures_and_cuts_the_notebook_to_its_length() -> None:
-    figures = plots.run_figures(made(epochs=41), title="t", notebook=notebook_history("adam"))
+    figures = plots.run_figures(made(epochs=41), **ANY, notebook=notebook_history("adam"))
     assert list(figures) == RUN_FILES
     assert drawn(only_axes(figures["accuracy.png"]))["notebook"][0] == [0, 10, 20, 30, 40]
 
 
 def test_run_logged_at_300_only_has_later_pictures() -> None:
-    assert list(plots.run_figures(made(epochs=301), title="t")) == RUN_FILES + LATER_FILES
+    assert list(plots.run_figures(made(epochs=301), **ANY)) == RUN_FILES + LATER_FILES
 
 
 def test_nothing_logged_gives_no_picture(tmp_path: Path) -> None:
-    assert plots.plot_run(History(), tmp_path, title="t", notebook=made()) == []
+    assert plots.plot_run(History(), tmp_path, **ANY, notebook=made()) == []
     assert plots.plot_comparison({}, tmp_path, title="t") == []
     assert plots.plot_seeds({}, tmp_path, experiment="sgd", title="t") == []
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("every", "most"), [(1, 25), (10, 25), (400, 3)])
-def test_markers_are_spaced(every: int, most: int) -> None:
-    figure = plots.run_figures(made(every=every), title="t")["accuracy.png"]
-    line = only_axes(figure).lines[0]
-    step = line.get_markevery()
-    assert isinstance(step, int)
-    assert most / 2 < len(np.asarray(line.get_xdata())[::step]) <= most
+@pytest.mark.parametrize(("every", "step"), [(1, 44), (10, 5), (43, 2), (44, 1), (400, 1)])
+def test_markers_are_spaced(every: int, step: int) -> None:
+    """At most 25 of them: of 1,100 epochs every 44th has one, or of each second of 26."""
+    line = only_axes(plots.run_figures(made(every=every), **ANY)["accuracy.png"]).lines[0]
+    assert line.get_markevery() == step
     assert line.get_marker() != "None"
+
+
+def test_lines_and_ticks_are_drawn_so_whatever_a_user_has_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"lines.linewidth": 7.0, "lines.markersize": 20.0, "axes.formatter.useoffset": True, "grid.alpha": 1.0}
+    for name, value in settings.items():
+        monkeypatch.setitem(matplotlib.rcParams, name, value)
+    history = History([100_001, 100_002], [0.870001, 0.870002], [2.0, 1.0], [1.0, 1.0], [0.0, 0.0])
+    figure = plots.run_figures(history, **ANY)["accuracy.png"]
+    axes = only_axes(figure)
+    assert (axes.lines[0].get_linewidth(), axes.lines[0].get_markersize()) == (1.5, 5)
+    for axis in (axes.xaxis, axes.yaxis):
+        assert axis.get_gridlines()[0].get_alpha() == 0.3
+    figure.draw_without_rendering()
+    # No +1e5 at the end of the axis that one would have to add; and there is no half of an epoch.
+    assert [label.get_text() for label in axes.get_xticklabels()][1:-1] == ["100001", "100002"]
+    assert [axis.get_offset_text().get_text() for axis in (axes.xaxis, axes.yaxis)] == ["", ""]
+    assert "0.8700014" in [label.get_text() for label in axes.get_yticklabels()]
 
 
 def test_experiments_keep_their_colours() -> None:
@@ -142,17 +207,26 @@ def test_two_runs_keep_their_own_pictures(tmp_path: Path) -> None:
 
 
 def test_long_title_is_wrapped_inside_the_picture() -> None:
-    figure = plots.run_figures(made(), title="a synthetic run " * 12)["accuracy.png"]
+    figure = plots.run_figures(made(), title="a synthetic run " * 12, experiment="run")["accuracy.png"]
     figure.draw_without_rendering()
     (title,) = figure.texts
     box = title.get_window_extent()
     assert box.x0 >= 0
     assert box.x1 <= figure.bbox.width
+    assert box.y0 > only_axes(figure).get_window_extent().y1
     assert title.get_text().count("\n") == 2
 
 
+def test_title_is_broken_where_115_characters_do_not_hold_it() -> None:
+    for characters, lines in ((115, 2), (116, 3)):
+        figure = plots.grey_values_figure(
+            np.zeros((28, 28), np.uint8), title=f"{'x' * 100} {'y' * (characters - 101)}"
+        )
+        assert len(figure.get_suptitle().splitlines()) == lines
+
+
 def test_failing_write_leaves_the_old_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (path, *_) = plots.plot_run(made(), tmp_path, title="old")
+    (path, *_) = plots.plot_run(made(), tmp_path, title="old", experiment="run")
     old = path.read_bytes()
 
     def fill_the_disk(self: Figure, target: Path, **_: Any) -> None:
@@ -161,7 +235,7 @@ def test_failing_write_leaves_the_old_picture(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(Figure, "savefig", fill_the_disk)
     with pytest.raises(OSError, match="no space left"):
-        plots.plot_run(made(), tmp_path, title="new")
+        plots.plot_run(made(), tmp_path, title="new", experiment="run")
     assert path.read_bytes() == old
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted(RUN_FILES + LATER_FILES)
 
@@ -178,33 +252,35 @@ def spiked(*values: float) -> History:
 
 @pytest.mark.parametrize("spike", [3.2, 40.0, math.inf])
 def test_spike_of_the_loss_is_cut_and_the_axis_says_so(spike: float) -> None:
-    axes = only_axes(plots.run_figures(spiked(2.3, spike, 4.0), title="t")["loss.png"])
+    axes = only_axes(plots.run_figures(spiked(2.3, spike, 4.0), **ANY)["loss.png"])
     assert axes.get_ylim() == (0, 3)
     assert axes.get_ylabel() == "Training loss (cut off above 3)"
+    assert axes.get_yticks().tolist() == [0, 0.5, 1, 1.5, 2, 2.5, 3]
     assert drawn(axes)["run"][1][1] == spike
 
 
 def test_loss_without_spike_and_a_diverged_one_are_shown_whole() -> None:
-    for history, highest in ((spiked(2.95), 2.95), (spiked(*[50.0] * 8), 50.0)):
-        axes = only_axes(plots.run_figures(history, title="t")["loss.png"])
+    at_the_limit = (spiked(3.0), 2.99), (spiked(50.0, *[3.0] * 9), 49.9)
+    for history, highest in (*at_the_limit, (spiked(2.95), 2.95), (spiked(*[50.0] * 8), 50.0)):
+        axes = only_axes(plots.run_figures(history, **ANY)["loss.png"])
         assert axes.get_ylabel() == "Training loss"
         assert axes.get_ylim()[1] > highest
 
 
 def test_run_that_ended_in_nan_is_still_drawn(tmp_path: Path) -> None:
     history = spiked(2.3, *[math.nan] * 9)
-    assert len(plots.plot_run(history, tmp_path, title="t")) == 3
-    assert size(plots.plot_metrics(history, tmp_path / "metrics.png", title="t"))[0] == 10 * plots.DPI
+    assert len(plots.plot_run(history, tmp_path, **ANY)) == 3
+    assert size(plots.plot_metrics(history, tmp_path / "metrics.png", **ANY))[0] == 10 * plots.DPI
 
 
 @pytest.mark.parametrize("huge", [1e301, 1e308, -1.7e308])
 def test_figures_as_large_as_numbers_get_are_gaps(tmp_path: Path, huge: float) -> None:
     """matplotlib fails on such an axis: arange: cannot compute length."""
     history = History([0, 10, 20], [0.5] * 3, [2.3, huge, 1e300], [huge, huge, 0.1], [huge, 0.0, 0.0])
-    axes = only_axes(plots.run_figures(history, title="t")["learning-rate.png"])
+    axes = only_axes(plots.run_figures(history, **ANY)["learning-rate.png"])
     assert drawn(axes)["run"][1] == [math.copysign(math.inf, huge)] * 2 + [0.1]
-    assert len(plots.plot_run(history, tmp_path, title="t")) == 3
-    assert size(plots.plot_metrics(history, tmp_path / "metrics.png", title="t"))[0] == 10 * plots.DPI
+    assert len(plots.plot_run(history, tmp_path, **ANY)) == 3
+    assert size(plots.plot_metrics(history, tmp_path / "metrics.png", **ANY))[0] == 10 * plots.DPI
     assert len(plots.plot_seeds({0: history, 1: history}, tmp_path, experiment="sgd", title="t")) == 2
 
 
@@ -221,6 +297,8 @@ def test_comparison(tmp_path: Path) -> None:
     assert drawn(only_axes(whole)) == {name: (run.epoch, run.accuracy) for name, run in runs.items()}
     assert later.get_suptitle() == "Training accuracy from epoch 700 on\nthree"
     assert {name: x[0] for name, (x, _) in drawn(only_axes(later)).items()} == {"sgd": 700, "adam": 700}
+    for axes in (only_axes(whole), only_axes(later)):
+        assert legend(axes) == [str(line.get_label()) for line in axes.lines]
 
 
 def test_seeds_show_median_and_range(tmp_path: Path) -> None:
@@ -237,9 +315,15 @@ def test_seeds_show_median_and_range(tmp_path: Path) -> None:
     assert legend(axes) == ["momentum: median of 3 seeds", "lowest to highest", "notebook"]
     assert drawn(axes)["momentum: median of 3 seeds"] == (runs[1].epoch[30:], runs[1].loss[30:])
     assert drawn(axes)["notebook"] == (notebook.epoch[30:], notebook.loss[30:])
-    band = axes.collections[0].get_paths()[0].get_extents()
+    assert figures["momentum-seeds-loss-from-300.png"].get_suptitle() == "Training loss from epoch 300 on\nt"
+    (area,) = axes.collections
+    band = area.get_paths()[0].get_extents()
     assert (band.x0, band.x1) == (300, 1090)
     assert (band.y0, band.y1) == pytest.approx((runs[0].loss[-1], runs[7].loss[30]))
+    colour = axes.lines[0].get_color()
+    assert isinstance(colour, str)
+    assert np.asarray(area.get_facecolor())[0].tolist() == list(to_rgba(colour, 0.2))  # the median stays visible
+    assert np.asarray(area.get_linewidth()).tolist() == [0]
 
     paths = plots.plot_seeds(runs, tmp_path, experiment="momentum", title="t")
     paths += plots.plot_seeds(runs, tmp_path, experiment="sgd", title="t")
@@ -253,9 +337,10 @@ def test_seeds_draw_the_epochs_all_of_them_logged() -> None:
     assert drawn(axes)["sgd: median of 3 seeds"][0] == [0, 20, 40]
 
 
-def test_a_single_seed() -> None:
-    figures = plots.seeds_figures({5: made(epochs=50)}, experiment="sgd", title="t")
-    assert legend(only_axes(figures["sgd-seeds-loss.png"]))[0] == "sgd: median of 1 seed"
+@pytest.mark.parametrize(("seeds", "words"), [(1, "1 seed"), (2, "2 seeds")])
+def test_few_seeds(seeds: int, words: str) -> None:
+    figures = plots.seeds_figures(dict.fromkeys(range(seeds), made(epochs=50)), experiment="sgd", title="t")
+    assert legend(only_axes(figures["sgd-seeds-loss.png"]))[0] == f"sgd: median of {words}"
 
 
 # --- summary, matrix and images
@@ -271,14 +356,20 @@ def test_metrics_shows_loss_and_its_data_part(tmp_path: Path) -> None:
     assert drawn(loss)["data loss"][1] == pytest.approx([value - 0.05 for value in history.loss])
     assert drawn(rate) == {"learning rate": (history.epoch, history.learning_rate)}
     assert [axes.get_xlabel() for axes in figure.axes] == ["", "", "Epoch"]
+    assert [axes.get_ylabel() for axes in figure.axes] == ["Training accuracy", "Training loss", "Learning rate"]
+    assert all(axes.get_shared_x_axes().joined(axes, rate) for axes in (accuracy, loss))
+    whole, data = loss.lines
+    assert (whole.get_linestyle(), whole.get_marker(), whole.get_alpha()) == ("-", "^", None)
+    assert (data.get_linestyle(), data.get_marker(), data.get_alpha()) == ("--", "x", 0.6)
+    assert {line.get_color() for axes in figure.axes for line in axes.lines} == {whole.get_color()}
 
     path = tmp_path / "metrics.png"
-    assert plots.plot_metrics(history, path, title="adam") == path
+    assert plots.plot_metrics(history, path, title="adam", experiment="run") == path
     assert size(path) == (10 * plots.DPI, 10 * plots.DPI)
 
 
 def test_metrics_of_nothing_logged_are_empty_axes() -> None:
-    figure = plots.metrics_figure(History(), title="t")
+    figure = plots.metrics_figure(History(), **ANY)
     assert [np.size(axes.lines[0].get_xdata()) for axes in figure.axes] == [0, 0, 0]
 
 
@@ -286,18 +377,31 @@ def test_confusion_has_counts_as_text_and_shares_as_colours(tmp_path: Path) -> N
     matrix = np.arange(100, dtype=np.int64).reshape(10, 10)
     matrix[3] = 0
     matrix[4] = 10 * np.eye(10, dtype=np.int64)[4]
+    matrix[5] = np.eye(10, dtype=np.int64)[5]
+    matrix[6] = 7 * (np.eye(10, dtype=np.int64)[6] + np.eye(10, dtype=np.int64)[0])
     figure = plots.confusion_figure(matrix, class_names=CLASS_NAMES, title="sgd")
-    axes = figure.axes[0]
+    axes, bar = figure.axes
     cells = {text.get_position(): text for text in axes.texts}
     assert {where: text.get_text() for where, text in cells.items()} == {
         (column, row): str(matrix[row, column]) for row in range(10) for column in range(10)
     }
+    assert {(text.get_ha(), text.get_va()) for text in axes.texts} == {("center", "center")}
     shares = np.asarray(axes.images[0].get_array())
     assert shares[0] == pytest.approx(matrix[0] / 45)
     assert shares[3].tolist() == [0] * 10
+    assert shares[5].tolist() == [0, 0, 0, 0, 0, 1, 0, 0, 0, 0]
     assert (to_hex(cells[4, 4].get_color()), to_hex(cells[5, 4].get_color())) == ("#ffffff", "#000000")
+    assert to_hex(cells[6, 6].get_color()) == "#000000"  # on half of the blue
     assert [label.get_text() for label in axes.get_yticklabels()] == list(CLASS_NAMES)
-    assert [label.get_text() for label in axes.get_xticklabels()] == list(CLASS_NAMES)
+    names = axes.get_xticklabels()
+    assert [label.get_text() for label in names] == list(CLASS_NAMES)
+    # Each name rises to its column and ends there.
+    assert {(label.get_rotation(), label.get_ha(), label.get_rotation_mode()) for label in names} == {
+        (45, "right", "anchor")
+    }
+    assert bar.get_ylabel() == "Share of the true class"
+    figure.draw_without_rendering()
+    assert bar.get_window_extent().height < axes.get_window_extent().height
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("Predicted class", "True class")
     assert figure.get_suptitle() == "Confusion matrix\nsgd"
 
@@ -312,13 +416,20 @@ def test_samples_stand_in_the_row_of_their_class(tmp_path: Path) -> None:
     images = np.stack([np.full((28, 28), value, dtype=np.uint8) for value in range(22)])
     figure = plots.samples_figure(images, labels, class_names=CLASS_NAMES, title="train")
     axes = only_axes(figure)
-    # Cells are 29 pixels apart: one pixel of each says which image is there, 255 that none is.
-    cells = np.asarray(axes.images[0].get_array())[14::29, 14::29]
-    assert cells.shape == (10, 15)
-    assert cells[0].tolist() == list(range(1, 16))
-    assert cells[2].tolist() == [0, 21] + [255] * 13
-    assert cells[[1, *range(3, 10)]].min() == 255
+    assert figure.get_suptitle() == "Samples of each class\ntrain"
+    # Cells of 29 × 29 pixels, the last line and column of which are white, as are those without an image.
+    cells = np.full((10, 29, 15, 29), 255, dtype=np.uint8)
+    for column in range(15):
+        cells[0, :28, column, :28] = column + 1
+    cells[2, :28, 0, :28] = 0
+    cells[2, :28, 1, :28] = 21
+    np.testing.assert_array_equal(np.asarray(axes.images[0].get_array()), cells.reshape(290, 435), strict=True)
     assert [label.get_text() for label in axes.get_yticklabels()] == list(CLASS_NAMES)
+    assert axes.get_yticks().tolist() == [14, 43, 72, 101, 130, 159, 188, 217, 246, 275]  # half-way down the rows
+    assert axes.get_xticks().tolist() == []
+    # No frame and no ticks around the images.
+    assert [spine.get_visible() for spine in axes.spines.values()] == [False] * 4
+    assert {tick.get_markersize() for tick in axes.get_yticklines()} == {0}
 
     path = tmp_path / "samples.png"
     assert plots.plot_samples(images, labels, path, class_names=CLASS_NAMES, title="train") == path
@@ -327,7 +438,11 @@ def test_samples_stand_in_the_row_of_their_class(tmp_path: Path) -> None:
 
 def test_grey_values_are_printed_in_their_cells(tmp_path: Path) -> None:
     image = (np.arange(784) % 256).astype(np.uint8).reshape(28, 28)
-    axes = only_axes(plots.grey_values_figure(image, title="train image 0"))
+    figure = plots.grey_values_figure(image, title="train image 0")
+    axes = only_axes(figure)
+    assert figure.get_suptitle() == "Grey values\ntrain image 0"
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("Column", "Row")
+    assert {(text.get_ha(), text.get_va()) for text in axes.texts} == {("center", "center")}
     assert {text.get_position(): text.get_text() for text in axes.texts} == {
         (column, row): str(image[row, column]) for row in range(28) for column in range(28)
     }
@@ -341,7 +456,21 @@ def test_grey_values_are_printed_in_their_cells(tmp_path: Path) -> None:
 
     path = tmp_path / "grey.png"
     assert plots.plot_grey_values(image, path, title="train image 0") == path
-    assert size(path)[0] == 10 * plots.DPI
+    assert size(path) == (10 * plots.DPI, 10.5 * plots.DPI)
+
+
+def test_a_value_has_the_same_colour_in_every_picture() -> None:
+    """Black is 0 and white 255, also of images that have neither; and a matrix may lack shares of 0 and 1."""
+    image = np.full((28, 28), 77, dtype=np.uint8)
+    for figure in (
+        plots.grey_values_figure(image, title="t"),
+        plots.samples_figure(image[None], np.array([3], dtype=np.uint8), class_names=CLASS_NAMES, title="t"),
+    ):
+        (shown,) = only_axes(figure).images
+        assert (shown.get_cmap().name, shown.get_clim(), shown.get_interpolation()) == ("gray", (0, 255), "nearest")
+    figure = plots.confusion_figure(np.full((10, 10), 3, dtype=np.int64), class_names=CLASS_NAMES, title="t")
+    (shown,) = figure.axes[0].images
+    assert (shown.get_cmap().name, shown.get_clim()) == ("Blues", (0, 1))
 
 
 def test_names_are_drawn_as_they_are() -> None:
@@ -361,7 +490,7 @@ def test_names_are_drawn_as_they_are() -> None:
         ("import fmnist_xp.report.plots, fmnist_xp.report.tables", "matplotlib"),
         (
             "from pathlib import Path; from fmnist_xp.report import plots, notebook;"
-            "plots.plot_run(notebook.notebook_history('sgd'), Path('.'), title='t')",
+            "plots.plot_run(notebook.notebook_history('sgd'), Path('.'), title='t', experiment='sgd')",
             "matplotlib.pyplot",
         ),
     ],
