@@ -62,7 +62,8 @@ FOLDERS = {
                 *("model", "runs", "run_files", "evaluation", "reproduce", "experiments", "files", "arguments"),
                 *("plain_json", "errors"),
             )
-        ],
+        ]
+        + ["tests/backend/test_cuda.py"],  # half precision
     ),
     "machine": Folder(
         rooms("machine", "devices", "measure", "speed", "blas"),

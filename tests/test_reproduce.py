@@ -20,7 +20,7 @@ CPU = CpuBackend(1)
 EXPERIMENTS = ("sgd", "momentum", "adam")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def tiny() -> tuple[Any, Any]:
     return make_synthetic(30, 20)
 
@@ -30,7 +30,7 @@ def run(folder: Path, data: tuple[Any, Any], backend: CpuBackend = CPU, **more: 
     return reproduce(*data, backend, folder, **arguments)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, tiny: tuple[Any, Any]) -> Path:
     """A finished reproduction of two epochs; not to be written to."""
     folder = tmp_path_factory.mktemp("finished") / "reproduce"

@@ -92,7 +92,7 @@ def refused(folder: Path) -> None:
         assert len(str(error)) < len(str(folder)) + 300  # noqa: PT017
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory, finished_run: Path) -> Path:
     """A copy of `finished_run`; each test puts back what it changes."""
     return Path(shutil.copytree(finished_run, tmp_path_factory.mktemp("disturbed") / "run"))

@@ -27,7 +27,7 @@ CPU = CpuBackend(1)
 QUICK = Settings(replace(EXPERIMENTS["adam"], hidden=(8,), epochs=3), seed=2, log_every=2)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def tiny() -> tuple[Any, Any]:
     return make_synthetic(30, 20)
 

@@ -6,7 +6,7 @@ from fmnist_xp.data import Dataset, fashion_mnist, load_fashion_mnist, make_synt
 from fmnist_xp.data.synthetic import _BLOCK
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def splits() -> tuple[Dataset, Dataset]:
     return make_synthetic(6000, 1500, seed=3)
 
