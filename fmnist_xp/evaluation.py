@@ -8,6 +8,7 @@ import numpy as np
 
 from fmnist_xp.backend import Backend
 from fmnist_xp.data import CLASS_NAMES, Dataset, load_fashion_mnist, prepare_photograph, preprocess
+from fmnist_xp.data.preprocess import scale
 from fmnist_xp.errors import RunError
 from fmnist_xp.model import Metrics
 from fmnist_xp.report.notebook import notebook_history
@@ -63,9 +64,7 @@ def predict_images(
 ) -> Iterator[tuple[Path, list[tuple[str, float]]]]:
     """Yield for each photograph the class names with their probabilities, most likely first."""
     network = load_run(folder).load_network(backend)
-    prepared = np.stack([prepare_photograph(image) for image in images])
-    X, _labels = preprocess(Dataset(prepared, np.zeros(len(prepared), dtype=np.uint8), "photographs", "files"))
-    probabilities_of_all = network.predict_proba(X)
+    probabilities_of_all = network.predict_proba(scale(np.stack([prepare_photograph(image) for image in images])))
     if not np.isfinite(probabilities_of_all).all():
         raise RunError(f"the model in {folder} holds numbers that are not finite: its training diverged; train again")
     for image, probabilities in zip(images, probabilities_of_all.tolist(), strict=True):

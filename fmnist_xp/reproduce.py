@@ -29,7 +29,7 @@ def reproduce(
     seeds: int,
     epochs: int | None,
     source: str,
-    verbose: bool = True,
+    verbose: bool,
 ) -> Path:
     """Train every experiment with the seeds 0 … `seeds` − 1 and write pictures and a report; return its path.
 

@@ -206,7 +206,7 @@ def test_runs_of_one_name_are_told_apart_by_their_paths(run_folder: Path, noted:
 def test_one_run_named_twice_is_an_error(run_folder: Path, noted: list[Any], tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(run_folder)
     for again in (run_folder, tmp_path / "link"):
-        with pytest.raises(RunError, match="the same run folder is named twice: name each once"):
+        with pytest.raises(RunError, match=r"^the same run folder is named twice: name each once$"):
             plot_runs([run_folder, again], Path("out"))
     assert noted == []
 

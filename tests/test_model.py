@@ -549,7 +549,50 @@ ARCHITECTURES: dict[str, Any] = {
     "unknown loss": {"loss": "MeanSquaredError"},
     "loss that does not fit": {"loss": "CategoricalCrossentropy"},
     "dtype": {"dtype": "int8"},
+    "dtype of other weights": {"dtype": "float64"},
 }
+
+
+def test_weights_of_another_dtype_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    state = Sequential([Dense(6, 4)], dtype="float64").state_dict()
+    architecture = {"layers": [dense()], "loss": "SoftmaxCategoricalCrossentropy", "dtype": "float32"}
+    save_file(
+        {**state, "dense1.biases": state["dense1.biases"].astype("float32")},
+        path,
+        metadata={FORMAT: json.dumps(architecture)},
+    )
+    with pytest.raises(RunError, match=r"do not fit each other: dense1\.weights is float64, not float32$"):
+        load(path)
+
+
+def test_network_trained_in_a_precision_of_gpus_is_one_of_float32_on_the_cpu(tmp_path: Path) -> None:
+    for dtype, expected in (
+        ("tf32", "float32"),
+        ("float16", "float32"),
+        ("float32", "float32"),
+        ("float64", "float64"),
+    ):
+        network = Sequential([Dense(6, 4)], dtype=expected)
+        network.save(tmp_path / "model.safetensors")
+        state = load_file(tmp_path / "model.safetensors")
+        architecture = {"layers": [dense()], "loss": "SoftmaxCategoricalCrossentropy", "dtype": dtype}
+        save_file(state, tmp_path / "model.safetensors", metadata={FORMAT: json.dumps(architecture)})
+        loaded = load(tmp_path / "model.safetensors")
+        assert (loaded.dtype, str(loaded.parameters.dtype)) == (expected, expected)
+
+
+class Leaky(ReLU):
+    """A layer of one's own."""
+
+
+def test_classes_of_ones_own_are_handed_on(tmp_path: Path) -> None:
+    Sequential([Dense(6, 4), Leaky(), Dense(4, 3)]).save(tmp_path / "model.safetensors")
+    for loaded in (
+        load(tmp_path / "model.safetensors", custom_objects=Leaky),
+        Sequential.load(tmp_path / "model.safetensors", custom_objects=[Leaky]),
+    ):
+        assert type(loaded.layers[1]) is Leaky
 
 
 @pytest.mark.parametrize("change", ARCHITECTURES.values(), ids=ARCHITECTURES)

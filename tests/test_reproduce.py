@@ -98,6 +98,15 @@ def test_finished_runs_are_taken_as_they_are(folder: Path, tiny: tuple[Any, Any]
 def test_more_seeds_train_only_the_new_ones(folder: Path, tiny: tuple[Any, Any], trained: list[str]) -> None:
     run(folder, tiny, seeds=2)
     assert trained == [f"{name}-s1" for name in EXPERIMENTS]
+    assert [read_json(folder / "runs" / name / "config.json")["seed"] for name in trained] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_training_is_as_loud_as_asked_for(
+    tmp_path: Path, tiny: tuple[Any, Any], trained: list[str], capsys: pytest.CaptureFixture[str], verbose: bool
+) -> None:
+    run(tmp_path, tiny, verbose=verbose)
+    assert capsys.readouterr().out.count("epoch: 0, ") == (3 if verbose else 0)
 
 
 def test_a_missing_run_is_trained_alone(folder: Path, tiny: tuple[Any, Any], trained: list[str]) -> None:

@@ -232,7 +232,26 @@ def test_picture_that_fails_does_not_cost_the_training(
     run = train(tmp_path / "run", tiny)
     assert {path.name for path in run.folder.iterdir()} == RUN_FILES - {"metrics.png"}
     assert load_run(tmp_path / "run").result == json.loads(json.dumps(run.result))
-    assert f"metrics.png was not drawn (no fonts); fmnist-xp plot {run.folder} draws it" in caplog.text
+    assert caplog.messages == [f"metrics.png was not drawn (no fonts); fmnist-xp plot {run.folder} draws it"]
+
+
+def test_files_are_made_beside_their_places_where_nobody_takes_them_for_the_run(
+    tmp_path: Path, tiny: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(runs, "plot_metrics", lambda history, path, **more: drawn.append((history, path, more)))
+    run = train(tmp_path / "run", tiny)
+    ((history, path, more),) = drawn
+    assert history is run.history
+    assert more == {"title": run.title, "experiment": "adam"}
+    assert path.name == "metrics.png"
+    assert path.parent.name.startswith(".unfinished-")
+    assert path.parents[1] == tmp_path / "run"  # on the same disk
+
+
+def test_network_is_loaded_onto_the_backend_that_is_given(run_folder: Path) -> None:
+    backend = CpuBackend(3)
+    assert load_run(run_folder).load_network(backend).backend is backend
 
 
 def test_force_replaces(tmp_path: Path, tiny: tuple[Any, Any]) -> None:

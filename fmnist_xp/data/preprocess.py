@@ -1,5 +1,7 @@
 """From images to the rows a network takes."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,9 +26,14 @@ def preprocess(dataset: Dataset, shuffle_seed: int | None = None) -> tuple[NDArr
         )
     if shuffle_seed is not None:
         shuffle_seed = whole_number("shuffle_seed", shuffle_seed, 0)
-    n = len(dataset)
-    order = None if shuffle_seed is None else np.random.default_rng(shuffle_seed).permutation(n)
-    pixels = dataset.images.reshape(n, -1)
+    order = None if shuffle_seed is None else np.random.default_rng(shuffle_seed).permutation(len(dataset))
+    return scale(dataset.images, order), dataset.labels.copy() if order is None else dataset.labels[order]
+
+
+def scale(images: NDArray[np.uint8], order: NDArray[np.integer[Any]] | None = None) -> NDArray[np.float32]:
+    """Return the rows of `preprocess` for images (n, 28, 28) alone."""
+    n = len(images)
+    pixels = images.reshape(n, -1)
     rows = np.empty(pixels.shape, np.float32)
     half = np.float32(127.5)
     for start in range(0, n, _CHUNK):
@@ -35,4 +42,4 @@ def preprocess(dataset: Dataset, shuffle_seed: int | None = None) -> tuple[NDArr
         chunk[:] = pixels[part] if order is None else pixels[order[part]]
         chunk -= half
         chunk /= half
-    return rows, dataset.labels.copy() if order is None else dataset.labels[order]
+    return rows
