@@ -400,6 +400,40 @@ class Noting:
         self.epochs.append(history.epoch[-1])
 
 
+class Told(list[int]):
+    """A list of the epochs that it was told of: a callback, and no list of callbacks."""
+
+    def on_epoch(self, history: History) -> None:
+        self.append(history.epoch[-1])
+
+
+class Called(list[int]):
+    """The same, as a function."""
+
+    def __call__(self, history: History) -> None:
+        self.append(history.epoch[-1])
+
+
+@pytest.mark.parametrize("kind", [Told, Called])
+def test_callback_that_could_be_a_list_of_some_is_one(kind: Any) -> None:
+    callback = kind()
+    fit(make_model(), epochs=3, callbacks=callback)
+    assert callback == [0, 1, 2]
+
+
+def test_progress_is_of_all_epochs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    make_model().fit(X, Y, epochs=2, log_every=1)
+    assert "2/2" in capsys.readouterr().out
+
+
+def test_values_beyond_the_dtype_are_told_once_and_in_words() -> None:
+    with pytest.raises(ValueError, match=r"^X has values that are not finite in float32"):
+        make_model(dtype="float32").predict(np.full((2, 6), 1e300))
+    with pytest.raises(ValueError, match=r"^X must hold real numbers, got dtype complex128$"):
+        make_model().predict(np.full((2, 6), 1j))
+
+
 def test_callback_may_stand_alone() -> None:
     epochs: list[int] = []
     fit(make_model(), epochs=3, callbacks=lambda history: epochs.append(history.epoch[-1]))

@@ -2,6 +2,7 @@ import hashlib
 import json
 import math
 import os
+import platform
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -69,8 +70,8 @@ def test_time_of_the_training_is_taken_when_the_device_is_done(
     tmp_path: Path, tiny: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A device that was asked for everything at once, and is an hour at it from there.
-    backend, now = CpuBackend(1), [0.0]
-    monkeypatch.setattr(backend, "synchronize", lambda: now.append(3600.0))
+    backend, now = CpuBackend(1), [100.0]
+    monkeypatch.setattr(backend, "synchronize", lambda: now.append(3700.0))
     monkeypatch.setattr(runs, "time", SimpleNamespace(perf_counter=lambda: now[-1]))
     run = train_run(QUICK, *tiny, backend, tmp_path / "run", source="tiny", verbose=False)
     assert run.result["total_seconds"] == 3600
@@ -112,6 +113,53 @@ def test_seed_decides_weights_and_order(
     monkeypatch.setattr(runs, "preprocess", preprocess)
     train(tmp_path / "run", tiny)
     assert orders == [2, None]  # the training images are shuffled, the test images are not
+
+
+def test_weights_are_drawn_with_the_seed(tmp_path: Path, tiny: tuple[Any, Any]) -> None:
+    still = Settings(replace(QUICK.experiment, epochs=1, learning_rate=1e-30), seed=7)  # too little to change any
+    generator = np.random.default_rng(7)
+    for layer in train(tmp_path / "run", tiny, still).load_network(CPU).dense:
+        expected = (0.01 * generator.standard_normal(layer.weights.shape)).astype("float32")
+        np.testing.assert_allclose(layer.weights, expected, rtol=1e-6)
+
+
+def test_failure_is_told_as_it_is_where_the_folder_was_emptied_meanwhile(
+    tmp_path: Path, tiny: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_arguments: Any, **_more: Any) -> None:
+        (tmp_path / "run" / "config.json").unlink()
+        raise LookupError("in training")
+
+    monkeypatch.setattr(Sequential, "fit", fail)
+    with pytest.raises(LookupError, match="in training"):
+        train(tmp_path / "run", tiny)
+    assert not (tmp_path / "run").exists()
+
+
+def test_versions_are_those_of_all_packages_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(package: str) -> str:
+        if package in ("numpy", "opencv-python"):
+            raise runs.PackageNotFoundError(package)
+        return f"of {package}"
+
+    monkeypatch.setattr(runs, "version", version)
+    there = ("fmnist-xp", "opencv-python-headless", "cupy-cuda12x", "cupy-cuda13x")
+    assert runs.versions() == {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "blas": blas_name(),
+        **{package: f"of {package}" for package in there},
+    }
+
+
+def test_json_never_holds_what_is_no_number() -> None:
+    assert json.loads(runs._json({"loss": math.nan, "rate": -math.inf, "epochs": 3})) == {
+        "loss": None,
+        "rate": None,
+        "epochs": 3,
+    }
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        runs._json({"seconds": {"median": math.nan}})
 
 
 def test_model_file_of_one_network_has_one_content(tmp_path: Path, tiny: tuple[Any, Any]) -> None:
