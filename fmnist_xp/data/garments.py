@@ -254,23 +254,20 @@ def _bag(d: _Draw) -> Parts:
     return [bow, inside, body, flap]
 
 
-def _drawn_by(garment: Callable[[_Draw], Parts]) -> Callable[[np.random.Generator, int], Parts]:
-    return lambda rng, n: garment(_Draw(rng, n))
-
-
-GARMENTS = tuple(
-    _drawn_by(garment)
-    for garment in (
-        _t_shirt,
-        _trouser,
-        _pullover,
-        _dress,
-        _coat,
-        _sandal,
-        _shirt,
-        _sneaker,
-        _bag,
-        _ankle_boot,
-    )
+_GARMENTS: tuple[Callable[[_Draw], Parts], ...] = (
+    _t_shirt,
+    _trouser,
+    _pullover,
+    _dress,
+    _coat,
+    _sandal,
+    _shirt,
+    _sneaker,
+    _bag,
+    _ankle_boot,
 )
-"""For each label a function of a generator and n, giving the parts of n garments."""
+
+
+def draw_parts(label: int, rng: np.random.Generator, n: int) -> Parts:
+    """Return the parts of n garments of the class `label`."""
+    return _GARMENTS[label](_Draw(rng, n))

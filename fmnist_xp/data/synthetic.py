@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmnist_xp.data.dataset import Dataset
-from fmnist_xp.data.garments import GARMENTS, Floats, Parts
+from fmnist_xp.data.garments import Floats, Parts, draw_parts
 from fmnist_xp.data.opencv import on_threads, opencv
 
 VERSION = 1
@@ -49,7 +49,7 @@ def _draw_block(labels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[
     shapes = np.zeros((len(labels), 28, 28), np.uint8)
     for label in range(10):
         chosen = np.flatnonzero(labels == label)
-        parts = _place(GARMENTS[label](rng, len(chosen)), rng, len(chosen))
+        parts = _place(draw_parts(label, rng, len(chosen)), rng, len(chosen))
         _fill(shapes, chosen, parts)
     return _texture(shapes.astype(np.float32), rng)
 
