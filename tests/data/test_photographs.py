@@ -10,6 +10,8 @@ from data_helpers import png
 from numpy.typing import NDArray
 
 from fmnist_xp.data import load_fashion_mnist, prepare_photograph
+from fmnist_xp.data.opencv import decoder
+from fmnist_xp.data.photographs import _border, _read_grey
 from fmnist_xp.errors import DataError
 
 Image = NDArray[np.uint8]
@@ -102,7 +104,9 @@ def test_the_data_sets_own_form_comes_back_unchanged(tmp_path: Path) -> None:
 @pytest.mark.parametrize("side", [28, 200])
 def test_a_blank_image_is_an_error(tmp_path: Path, value: int, side: int) -> None:
     path = saved(tmp_path / "blank.png", np.full((side, side), value, np.uint8))
-    with pytest.raises(DataError, match="the image is blank") as raised:
+    with pytest.raises(
+        DataError, match=r"blank\.png: the image is blank; give one with a garment on a plain background$"
+    ) as raised:
         prepare_photograph(path)
     assert str(path) in str(raised.value)
 
@@ -193,3 +197,188 @@ def test_real_images_come_back(real_folder: Path, tmp_path: Path) -> None:
         for image in whole
     ]
     assert np.median(likeness) > 0.98
+
+
+# The steps, written out
+
+
+def blocks(values: NDArray[Any], side: int) -> NDArray[Any]:
+    """Return `values` with every pixel as a square of `side` pixels."""
+    return np.kron(values, np.ones((side, side), values.dtype))
+
+
+def on_background(garment: NDArray[Any], value: int, border: int = 9) -> NDArray[Any]:
+    return np.pad(garment, border, constant_values=value)
+
+
+def sharpened(image: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A third of the difference to a Gaussian of 3 x 3 and deviation 1 is added, where there is anything."""
+    weights = np.exp(-(np.array([-1.0, 0.0, 1.0]) ** 2) / 2)
+    weights /= weights.sum()
+    padded = np.pad(image, 1, mode="reflect")
+    rows = sum(weight * padded[:, i : i + 28] for i, weight in enumerate(weights))
+    blurred = sum(weight * rows[i : i + 28] for i, weight in enumerate(weights))
+    return np.where(image > 0, image + 0.3 * (image - blurred), 0)
+
+
+def squared(light: NDArray[np.float64]) -> NDArray[np.float64]:
+    """In the middle of 28 x 28, an odd pixel above or to the left."""
+    height, width = light.shape
+    image = np.zeros((28, 28))
+    top, left = (29 - height) // 2, (29 - width) // 2
+    image[top : top + height, left : left + width] = light
+    return image
+
+
+def patches(height: int, width: int, *values: int) -> NDArray[np.uint8]:
+    """Return pixels at random; of `values` in some of them, and never in the corners."""
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(60, 256, (height, width), dtype=np.uint8)
+    inside = generator.choice((height - 2) * (width - 2), 12 * len(values), replace=False)
+    for number, place in enumerate(inside):
+        pixels[1 + place // (width - 2), 1 + place % (width - 2)] = values[number % len(values)]
+    return pixels
+
+
+@pytest.mark.parametrize("background", [0, 20])
+@pytest.mark.parametrize(("height", "width"), [(28, 17), (12, 28)])
+def test_light_garment_on_dark_is_what_the_steps_give(
+    tmp_path: Path, background: int, height: int, width: int
+) -> None:
+    garment = patches(height, width, background, background + 1, 255)
+    path = saved(tmp_path / "photo.png", on_background(blocks(garment, 4), background))
+    light = (garment.astype(float) - background) * 255 / (255 - background)
+    expected = np.rint(np.clip(sharpened(squared(light)), 0, 255))
+    np.testing.assert_allclose(prepare_photograph(path), expected, atol=1)
+    assert np.mean(prepare_photograph(path) == expected) > 0.99
+
+
+def test_dark_garment_on_light_is_what_the_steps_give(tmp_path: Path) -> None:
+    garment = 240 - patches(28, 18, 1, 240) // 2
+    path = saved(tmp_path / "photo.png", on_background(blocks(garment, 3), 240))
+    light = (240 - garment.astype(float)) * 255 / 240
+    expected = np.rint(np.clip(sharpened(squared(light)), 0, 255))
+    np.testing.assert_allclose(prepare_photograph(path), expected, atol=1)
+
+
+@pytest.mark.parametrize(("lighter", "darker"), [(50, 50), (51, 50), (90, 30)])
+def test_garment_that_is_lighter_and_darker_is_light_where_it_is_lighter(
+    tmp_path: Path, lighter: int, darker: int
+) -> None:
+    garment = np.full((28, 28), 100 + lighter, np.uint8)
+    garment[14:] = 100 - darker
+    path = saved(tmp_path / "photo.png", on_background(blocks(garment, 2), 100))
+    light = np.clip((garment.astype(float) - 100) * 255 / 155, 0, 255)
+    expected = np.rint(np.clip(sharpened(light), 0, 255))
+    np.testing.assert_allclose(prepare_photograph(path), expected, atol=1)
+
+
+def test_garment_of_the_right_size_is_only_moved(tmp_path: Path) -> None:
+    garment = patches(28, 11, 0)
+    path = saved(tmp_path / "photo.png", on_background(garment, 0, 3))
+    np.testing.assert_array_equal(prepare_photograph(path), squared(garment))
+
+
+def test_smaller_garment_is_drawn_between_its_pixels_and_not_sharpened(tmp_path: Path) -> None:
+    garment = patches(21, 12, 0)
+    path = saved(tmp_path / "photo.png", on_background(garment, 0))
+
+    def between(values: NDArray[Any], count: int) -> NDArray[Any]:
+        at = np.clip((np.arange(count) + 0.5) * len(values) / count - 0.5, 0, len(values) - 1)
+        low = np.minimum(at.astype(int), len(values) - 2)
+        share = (at - low)[:, None]
+        return values[low] * (1 - share) + values[low + 1] * share
+
+    expected = between(between(garment.astype(float), 28).T, 16).T
+    np.testing.assert_allclose(prepare_photograph(path), np.rint(squared(expected)), atol=1)
+
+
+@pytest.mark.parametrize("upright", [False, True])
+def test_garment_that_is_hardly_there_is_a_line_of_one_pixel(tmp_path: Path, upright: bool) -> None:
+    canvas = on_background(np.full((280, 4), 200, np.uint8), 0)
+    result = prepare_photograph(saved(tmp_path / "photo.png", canvas if upright else canvas.T))
+    result = result if upright else result.T
+    assert np.flatnonzero(result.any(0)).tolist() == [14]
+    assert np.flatnonzero(result.any(1)).tolist() == list(range(28))
+
+
+def edges(path: Path, canvas: NDArray[Any]) -> tuple[int, int]:
+    """Return how many rows and columns are taken for the garment, of a canvas without a garment beside it."""
+    result = prepare_photograph(saved(path, canvas))
+    return int(result.any(1).sum()), int(result.any(0).sum())
+
+
+@pytest.mark.parametrize(("noise", "least"), [(0, 10), (2, 20)])
+def test_only_what_differs_by_more_than_the_background_does_is_part_of_it(
+    tmp_path: Path, noise: int, least: int
+) -> None:
+    canvas = np.full((60, 60), 50, np.uint8)
+    canvas[0, :] += np.uint8(noise)
+    canvas[-1, :] -= np.uint8(noise)
+    canvas[::2, 0] += np.uint8(noise)
+    canvas[1::2, 0] -= np.uint8(noise)
+    canvas[::2, -1] += np.uint8(noise)
+    canvas[1::2, -1] -= np.uint8(noise)
+    canvas[10:24, 10:24] = 250
+    canvas[24:38, 10:24] = 50 + least  # too faint
+    assert edges(tmp_path / "faint.png", canvas) == (28, 28)
+    canvas[24:38, 10:24] = 50 + least + 1
+    assert edges(tmp_path / "shown.png", canvas) == (28, 14)
+
+
+@pytest.mark.parametrize(("side", "speck", "counts"), [(99, 1, True), (100, 2, False), (100, 3, True)])
+def test_specks_of_a_large_picture_are_no_part_of_it(tmp_path: Path, side: int, speck: int, counts: bool) -> None:
+    canvas = np.zeros((side, side), np.uint8)
+    canvas[10:38, 10:38] = 250
+    canvas[80 : 80 + speck, 20 : 20 + speck] = 250
+    _rows, columns = edges(tmp_path / "photo.png", canvas)
+    assert columns == (11 if counts else 28)  # with the speck it is higher than wide
+
+
+def test_border_is_all_four_edges() -> None:
+    grey = np.arange(12).reshape(3, 4)
+    assert _border(grey).tolist() == [0, 1, 2, 3, 8, 9, 10, 11, 0, 4, 8, 3, 7, 11]
+
+
+@pytest.mark.parametrize("border", [16, 17])
+def test_border_of_the_data_sets_form_is_black(tmp_path: Path, border: int) -> None:
+    image = np.full((28, 28), border, np.uint8)
+    image[8:20, 8:20] = 200
+    path = saved(tmp_path / "image.png", image)
+    assert np.array_equal(prepare_photograph(path), image) == (border == 16)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_what_is_transparent_lets_white_through_in_every_row(tmp_path: Path, dtype: type) -> None:
+    most = np.iinfo(dtype).max
+    shade, opaque = np.linspace(0, 1, 600)[:, None] * np.ones(30), np.linspace(1, 0, 30)[None, :] * np.ones((600, 1))
+    image = np.rint(np.dstack([shade, shade, shade, opaque]) * most).astype(dtype)
+    path = saved(tmp_path / "photo.png", image)
+    shade, opaque = image[..., 0] / most, image[..., 3] / most
+    expected = np.rint(255 * (shade * opaque + 1 - opaque))
+    np.testing.assert_allclose(_read_grey(path), expected, atol=1)
+    assert np.mean(_read_grey(path) == expected) > 0.99
+
+
+def test_most_pixels_are_taken_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(tmp_path / "photo.png", on_canvas(garment()))
+    monkeypatch.setattr("fmnist_xp.data.photographs.MOST_PIXELS", 260 * 300)
+    prepare_photograph(path)
+    monkeypatch.setattr("fmnist_xp.data.photographs.MOST_PIXELS", 260 * 300 - 1)
+    message = r"photo\.png: 260 x 300 pixels found, more than 77,999; make it smaller$"
+    with pytest.raises(DataError, match=message):
+        prepare_photograph(path)
+
+
+@pytest.mark.parametrize("failing", [cv2.IMREAD_UNCHANGED, cv2.IMREAD_GRAYSCALE])
+def test_picture_that_opencv_gives_up_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int) -> None:
+    path = saved(tmp_path / "photo.png", on_canvas(garment()))
+    real = decoder
+
+    def lacking(flags: int) -> Any:
+        return (lambda _file: None) if flags == failing else real(flags)
+
+    monkeypatch.setattr("fmnist_xp.data.photographs.decoder", lacking)
+    message = r"photo\.png: not an image that OpenCV can decode; save it again as PNG or JPEG$"
+    with pytest.raises(DataError, match=message):
+        prepare_photograph(path)
