@@ -88,20 +88,24 @@ def _header(stream: IO[bytes], where: str) -> int | None:
 def _chunks(stream: IO[bytes], where: str, skipped: int) -> Iterator[tuple[int, list[bytes]]]:
     """Yield (number of the first, lines), without the first `skipped` and without empty ones at the end."""
     lines: list[bytes] = []
-    first = number = 1
+    empty: list[bytes] = []  # that may be the end
+    number = 0
     while line := stream.readline(_LINE):
-        if len(line) == _LINE and line[-1:] != b"\n":
-            raise DataError(f"{where}: line {number} is longer than {_LINE:,} bytes; is it the right file?")
-        if number > skipped:
-            lines.append(line.removeprefix(codecs.BOM_UTF8) if number == 1 else line)
-        if number - first >= _CHUNK:
-            yield max(first, skipped + 1), lines
-            first, lines = number + 1, []
         number += 1
-    while lines and not lines[-1].strip():
-        lines.pop()
+        if len(line) == _LINE and not line.endswith(b"\n"):
+            raise DataError(f"{where}: line {number} is longer than {_LINE:,} bytes; is it the right file?")
+        if number <= skipped:
+            continue
+        if not line.strip() and len(empty) < _CHUNK:
+            empty.append(line)
+            continue
+        lines += [*empty, line.removeprefix(codecs.BOM_UTF8) if number == 1 else line]
+        empty = []
+        if len(lines) >= _CHUNK:
+            yield number - len(lines) + 1, lines
+            lines = []
     if lines:
-        yield max(first, skipped + 1), lines
+        yield number - len(empty) - len(lines) + 1, lines
 
 
 def _parse(lines: list[bytes], number: int, where: str) -> NDArray[np.uint8]:

@@ -1,4 +1,5 @@
 import gzip
+import io
 import itertools
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from table_helpers import csv_file, csv_rows, folder_of, same
 
 from fmnist_xp.data import csv_files, load_fashion_mnist
+from fmnist_xp.data.stored import in_folder
 from fmnist_xp.errors import DataError
 
 SPLITS = made(20), made(10, 1)
@@ -132,3 +134,90 @@ def test_every_value_in_every_place_is_read(
     train, _ = load_fashion_mnist(folder(tmp_path_factory.mktemp("csv"), lines))
     assert train.labels.tolist() == labels
     assert np.array_equal(train.images.reshape(-1, 784), images)
+
+
+def test_most_images_are_read_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv_files, "_CHUNK", 4)
+    monkeypatch.setattr(csv_files, "MOST_IMAGES", 18)  # line 18 begins the last piece
+    assert same(load_fashion_mnist(folder(tmp_path, AS_KAGGLE_HAS_IT)), SPLITS)
+    monkeypatch.setattr(csv_files, "MOST_IMAGES", 17)
+    with pytest.raises(DataError, match=r"train\.csv: more than 17 lines found; is it the right file\?$"):
+        csv_files.read(csv_files.find(in_folder(tmp_path))[0].files, "made")
+
+
+@pytest.mark.parametrize("skipped", [0, 1])
+@pytest.mark.parametrize("count", [1, 3, 4, 5, 8, 9])
+def test_pieces_are_of_so_many_lines_and_count_from_the_first(
+    monkeypatch: pytest.MonkeyPatch, skipped: int, count: int
+) -> None:
+    monkeypatch.setattr(csv_files, "_CHUNK", 3)
+    lines = [f"{number}\n".encode() for number in range(1, count + 1)]
+    pieces = list(csv_files._chunks(io.BytesIO(b"".join(lines) + b"\n \n"), "here", skipped))
+    assert [line for _, piece in pieces for line in piece] == lines[skipped:]
+    for number, piece in pieces:
+        assert piece[0] == lines[number - 1]
+    assert [len(piece) for _, piece in pieces[:-1]] == [3] * (len(pieces) - 1)
+
+
+def test_empty_lines_are_passed_over_at_the_end_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv_files, "_CHUNK", 3)
+
+    def pieces(text: bytes) -> list[tuple[int, list[bytes]]]:
+        return list(csv_files._chunks(io.BytesIO(text), "here", 0))
+
+    assert pieces(b"1\n2\n3\n\n") == [(1, [b"1\n", b"2\n", b"3\n"])]
+    assert pieces(b"1\n\n\n4\n5\n") == [(1, [b"1\n", b"\n", b"\n", b"4\n"]), (5, [b"5\n"])]
+    assert pieces(b"\n" * 3) == []
+    assert pieces(b"\n" * 4) == [(1, [b"\n"] * 4)]  # and not without end
+
+
+def test_mark_is_taken_from_the_first_line_alone() -> None:
+    mark = b"\xef\xbb\xbf"
+    ((_, lines),) = csv_files._chunks(io.BytesIO(mark + b"1\n" + mark + b"2\n"), "here", 0)
+    assert lines == [b"1\n", mark + b"2\n"]
+
+
+def test_line_of_the_most_bytes_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv_files, "_LINE", 4)
+    ((_, lines),) = csv_files._chunks(io.BytesIO(b"123\n456\n"), "here", 0)
+    assert lines == [b"123\n", b"456\n"]
+    with pytest.raises(DataError, match=r"^here: line 2 is longer than 4 bytes; is it the right file\?$"):
+        list(csv_files._chunks(io.BytesIO(b"123\n4567\n"), "here", 0))
+
+
+TOLD = {
+    "header": (
+        ",".join(["a" * 70, "b", "label"]),
+        f"a header of 3 columns found, 1 of them label ({'a' * 60}, …); "
+        "785 are needed, separated by commas: label and 784 pixels",
+    ),
+    "same pixel twice": (
+        HEADER.replace("pixel6,", "pixel5,"),
+        "the pixels of its header are not in ascending order; row by row is needed",
+    ),
+    "values": (
+        "\n".join([HEADER, FIRST + ",1"]),
+        "786 values found in line 2; 785 are needed, separated by commas: the label, then 784 grey values",
+    ),
+    "word": (with_value("w" * 50), f"'{'w' * 40}' found in line 2; numbers are needed"),
+    "no text": (with_value("\udcff"), "'�' found in line 2; numbers are needed"),
+    "256": (with_value("256", 3), "256 found in line 2, column 4; whole numbers from 0 to 255 are needed"),
+    "header alone": (HEADER, "no images found below its header; is it the right file?"),
+    "number sign": (with_value("1#", 784), "'1#' found in line 2; numbers are needed"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), TOLD.values(), ids=TOLD)
+def test_message_is_whole(tmp_path: Path, content: str, message: str) -> None:
+    with pytest.raises(DataError) as raised:
+        load_fashion_mnist(folder(tmp_path, content.encode("utf-8", "surrogateescape")))
+    assert str(raised.value) == f"{tmp_path / 'fashion-mnist_train.csv'}: {message}"
+
+
+def test_all_lines_of_a_piece_become_an_array_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [line.encode() for line in (FIRST, *REST)]
+    counts, load = [], csv_files._load
+    monkeypatch.setattr(csv_files, "_load", lambda lines: counts.append(len(lines)) or load(lines))
+    values = csv_files._parse(lines, 1, "here")
+    assert (values.dtype, values.shape, counts) == (np.uint8, (20, 785), [20])
+    assert values[:, 0].tolist() == SPLITS[0].labels.tolist()
