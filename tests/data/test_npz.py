@@ -7,7 +7,8 @@ import pytest
 from data_helpers import made
 from table_helpers import npy_file, npz_arrays, same, zip_to
 
-from fmnist_xp.data import load_fashion_mnist
+from fmnist_xp.data import load_fashion_mnist, npz
+from fmnist_xp.data.stored import in_archive
 from fmnist_xp.errors import DataError
 
 SPLITS = made(20), made(10, 1)
@@ -103,3 +104,111 @@ def test_a_header_that_is_wrong_is_refused_before_memory_is_taken(
         load_fashion_mnist(path)
     assert str(raised.value).startswith(f"{path}: member x_train.npy: ")
     assert "\n" not in str(raised.value)
+
+
+def judge(path: Path) -> None:
+    """Look at headers and sizes alone."""
+    with in_archive(path) as files:
+        npz.check(npz.find(files)[0].files)
+
+
+def test_both_splits_have_bytes_and_their_source(tmp_path: Path) -> None:
+    path = tmp_path / "mnist.npz"
+    np.savez(path, **ARRAYS | {"x_train": IMAGES.astype(np.int64), "y_test": ARRAYS["y_test"].astype(np.int16)})
+    with in_archive(path) as files:
+        splits = npz.read(npz.find(files)[0].files, "made")
+    for split in splits:
+        assert (split.images.dtype, split.labels.dtype, split.source) == (np.uint8, np.uint8, "made")
+
+
+MESSAGES: dict[str, tuple[dict[str, Any], str]] = {
+    "0 and beyond a byte": (
+        {"x_train": np.where(IMAGES > 200, 300, 0)},
+        "x_train.npy: 300 found; values from 0 to 255 are needed",
+    ),
+    "256": ({"x_train": IMAGES.astype(int) % 200 + 57}, "x_train.npy: 256 found; values from 0 to 255 are needed"),
+    "below 0": ({"x_test": np.full((10, 784), -7)}, "x_test.npy: -7 found; values from 0 to 255 are needed"),
+    "a long type": (
+        {"x_train": np.zeros((20, 28, 28), [("a" * 50, "u1")])},
+        f"x_train.npy: values of type {str(np.dtype([('a' * 50, 'u1')]))[:40]} found; "
+        "whole numbers from 0 to 255 are needed",
+    ),
+    "labels between two": (
+        {"y_train": LABELS + 0.5},
+        "y_train.npy: values of type float64 found; whole numbers from 0 to 255 are needed",
+    ),
+    "scaled": (
+        {"x_train": IMAGES / 255},
+        "x_train.npy: values of type float64 found; whole numbers from 0 to 255 are needed; "
+        "pixels must not be scaled",
+    ),
+    "complex": (
+        {"x_train": IMAGES * 1j},
+        "x_train.npy: values of type complex128 found; whole numbers from 0 to 255 are needed",
+    ),
+    "rows of another length": (
+        {"x_train": np.zeros((20, 783), np.uint8)},
+        "x_train.npy: an array of shape (20, 783) found; (n, 28, 28) or (n, 784) is needed",
+    ),
+    "nothing in it": (
+        {"x_train": IMAGES[:0], "y_train": LABELS[:0]},
+        "x_train.npy: its header promises 0 rows; is it the right file?",
+    ),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), MESSAGES.values(), ids=MESSAGES)
+def test_message_is_whole(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    path = tmp_path / "mnist.npz"
+    np.savez(path, **ARRAYS | changes)
+    with pytest.raises(DataError) as raised:
+        load_fashion_mnist(path)
+    assert str(raised.value) == f"{path}: member {message}"
+
+
+def test_as_many_images_as_there_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "mnist.npz"
+    np.savez(path, **ARRAYS | {"x_test": ARRAYS["x_test"][:1], "y_test": ARRAYS["y_test"][:1]})
+    monkeypatch.setattr(npz, "MOST_IMAGES", 20)
+    assert [len(split) for split in load_fashion_mnist(path)] == [20, 1]
+    monkeypatch.setattr(npz, "MOST_IMAGES", 19)
+    with pytest.raises(DataError, match=r"x_train\.npy: its header promises 20 rows; is it the right file\?$"):
+        judge(path)
+
+
+def test_both_versions_of_the_header_are_read_and_no_other(tmp_path: Path) -> None:
+    files = {f"{name}.npy": npy_file(array) for name, array in ARRAYS.items()}
+    header = b"{'descr': '|u1', 'fortran_order': False, 'shape': (20, 28, 28)}\n"
+    second = b"\x93NUMPY\2\0" + len(header).to_bytes(4, "little") + header + IMAGES.tobytes()
+    assert same(load_fashion_mnist(zip_to(tmp_path / "a.npz", files | {"x_train.npy": second})), SPLITS)
+    for version in ((1, 1), (2, 1), (3, 0)):
+        other = b"\x93NUMPY" + bytes(version) + len(header).to_bytes(4, "little") + header + IMAGES.tobytes()
+        with pytest.raises(DataError) as raised:
+            load_fashion_mnist(zip_to(tmp_path / "b.npz", files | {"x_train.npy": other}))
+        assert str(raised.value) == (
+            f"{tmp_path / 'b.npz'}: member x_train.npy: version {version} of NumPy's format found; "
+            "save the array by numpy.savez again"
+        )
+
+
+@pytest.mark.parametrize("kind", ["<u1", "<u8"])
+@pytest.mark.parametrize("missing", [1, 100])
+def test_member_that_is_too_short_is_told_by_its_header(tmp_path: Path, kind: str, missing: int) -> None:
+    files = {f"{name}.npy": npy_file(array) for name, array in ARRAYS.items()}
+    whole = npy_file(IMAGES.astype(kind))
+    promised = IMAGES.size * np.dtype(kind).itemsize
+    path = zip_to(tmp_path / "mnist.npz", files | {"x_train.npy": whole[:-missing]})
+    with pytest.raises(DataError) as raised:
+        judge(path)
+    assert str(raised.value) == (
+        f"{path}: member x_train.npy: at most {promised - missing} bytes of values found, "
+        f"its header promises {promised}; copy or fetch it again"
+    )
+
+
+def test_header_beyond_pythons_parser_is_told_so(tmp_path: Path) -> None:
+    files = {f"{name}.npy": npy_file(array) for name, array in ARRAYS.items()}
+    path = zip_to(tmp_path / "mnist.npz", files | {"x_train.npy": HEADERS["that is deep"]})
+    with pytest.raises(DataError) as raised:
+        load_fashion_mnist(path)
+    assert "(its header cannot be parsed)" in str(raised.value)
