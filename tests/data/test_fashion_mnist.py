@@ -49,12 +49,16 @@ def test_figures_of_a_small_set() -> None:
     assert first.pixel_mean == pytest.approx(0.5)
     assert first.pixel_std == pytest.approx(0.5)
     assert first.sha256 == train.sha256
-    assert not first.published
+    assert (first.name, first.source) == ("custom", "made")
+    assert first.published is second.published is False
+    assert second.class_counts == (1,) * 10
+    assert describe(train, Dataset(images, np.zeros(4, np.uint8), "custom", "made"))[1].class_counts == (4, *[0] * 9)
     assert not is_published(train, made(10))
 
 
 def test_pixel_figures_do_not_depend_on_the_pieces_they_are_counted_in() -> None:
     dataset = made(2345)
+    dataset.images[:1000] //= 3  # pieces that are not alike
     info, _ = describe(dataset, made(10))
     assert info.pixel_mean == pytest.approx((dataset.images / 255).mean())
     assert info.pixel_std == pytest.approx((dataset.images / 255).std())

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from data_helpers import by_label, made, opened
-from table_helpers import folder_of, idx_files, same
+from table_helpers import folder_of, idx_files, same, zip_to
 
 from fmnist_xp.data import Dataset, export, formats, idx, load_fashion_mnist, stored
 from fmnist_xp.errors import DataError
@@ -201,3 +201,141 @@ def test_files_that_change_while_they_are_read_are_not_kept(tmp_path: Path, monk
     folder_of(folder, idx_files(*SPLITS))
     monkeypatch.setattr(idx, "read", read)
     assert same(load_fashion_mnist(folder), SPLITS)
+
+
+def archives(folder: Path, count: int) -> Path:
+    for number in range(count):
+        zip_to(folder / f"{number}.zip", {"a.txt": b"a"})
+    return folder
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 6])
+def test_first_of_several_are_named_and_the_others_counted(tmp_path: Path, count: int) -> None:
+    named = {2: "0.zip; 1.zip", 3: "0.zip; 1.zip; 2.zip", 4: "0.zip; 1.zip; 2.zip and 1 more"}
+    with pytest.raises(DataError) as raised:
+        load_fashion_mnist(archives(tmp_path, count))
+    words = named.get(count, "0.zip; 1.zip; 2.zip and 3 more")
+    assert str(raised.value) == f"{tmp_path}: several data sets found ({words}); give one of them"
+
+
+def test_first_files_are_named_where_there_is_no_set(tmp_path: Path) -> None:
+    for names, words in (
+        ([], "no file"),
+        (["a" * 150], "a" * 100),
+        (list("abc"), "a, b, c"),
+        (list("abcd"), "a, b, c and 1 more"),
+        (list("abcdef"), "a, b, c and 3 more"),
+    ):
+        folder = tmp_path / str(len(names))
+        folder.mkdir()
+        for name in names:
+            (folder / name).touch()
+        with pytest.raises(DataError) as raised:
+            load_fashion_mnist(folder)
+        expected = f"{folder}: no data set found among its files ({words}); {formats.UNDERSTOOD}"
+        assert str(raised.value) == expected
+    with pytest.raises(DataError) as raised:
+        load_fashion_mnist(zip_to(tmp_path / "a.zip", {"a.txt": b""}))
+    assert (
+        str(raised.value) == f"{tmp_path / 'a.zip'}: no data set found among its files (a.txt); {formats.UNDERSTOOD}"
+    )
+
+
+def test_way_out_of_several_sets_is_the_one_that_there_is(tmp_path: Path) -> None:
+    files = idx_files(*SPLITS)
+    two = {**files, **{f"emnist-{name}": content for name, content in files.items()}}
+    for path, way_out in (
+        (folder_of(tmp_path / "folder", two), "give one of the files"),
+        (zip_to(tmp_path / "two.zip", two), "unpack it and give one of the files"),
+    ):
+        with pytest.raises(DataError, match=rf"\); {way_out}$"):
+            load_fashion_mnist(path)
+
+
+def test_set_that_has_two_names_and_is_damaged_twice_is_told_by_the_first(tmp_path: Path) -> None:
+    """None of the two holds: what is wrong with the first is said, and not that there is nothing."""
+    files = dict.fromkeys(idx_files(*SPLITS), b"")
+    two = {**files, **{f"emnist-{name}": content for name, content in files.items()}}
+    with pytest.raises(DataError, match=r"emnist-train-images-idx3-ubyte: "):
+        load_fashion_mnist(folder_of(tmp_path / "folder", two))
+
+
+def test_one_file_stands_for_the_set_in_its_own_folder(tmp_path: Path) -> None:
+    files = idx_files(*SPLITS)
+    folder_of(tmp_path, {**files, **{f"below/{name}": b"" for name in files}})
+    splits = load_fashion_mnist(tmp_path / "train-images-idx3-ubyte")
+    assert same(splits, SPLITS)
+    assert [split.source for split in splits] == [f"IDX files in {tmp_path}"] * 2
+    with pytest.raises(DataError, match=rf"^{tmp_path / 'below' / 'train-images-idx3-ubyte'}: "):
+        load_fashion_mnist(tmp_path / "below" / "train-images-idx3-ubyte")
+
+
+def test_splits_say_where_they_come_from_whether_kept_or_not(tmp_path: Path, image_folder: Path) -> None:
+    files = idx_files(*SPLITS)
+    images = {
+        str(path.relative_to(image_folder)): path.read_bytes() for path in image_folder.rglob("*") if path.is_file()
+    }
+    for path, form in (
+        (folder_of(tmp_path / "folder", files), "IDX files in "),
+        (zip_to(tmp_path / "files.zip", files), "IDX files in "),
+        (image_folder, "images in "),
+        (zip_to(tmp_path / "images.zip", images), "zip of images "),
+    ):
+        for _ in range(2):
+            assert [split.source for split in load_fashion_mnist(path)] == [f"{form}{path}"] * 2
+
+
+def test_same_bytes_as_an_archive_and_as_a_file_are_kept_apart(tmp_path: Path, cache: Path) -> None:
+    files = idx_files(*SPLITS)
+    load_fashion_mnist(zip_to(tmp_path / "files.zip", files))
+    load_fashion_mnist(folder_of(tmp_path / "folder", files))
+    assert len(list(cache.glob("decoded-*"))) == 2
+    load_fashion_mnist(Path(shutil.copy(tmp_path / "files.zip", tmp_path / "again.zip")))
+    load_fashion_mnist(folder_of(tmp_path / "other", files))
+    assert len(list(cache.glob("decoded-*"))) == 2
+
+
+def test_file_that_cannot_be_read_is_named_with_the_systems_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = zip_to(tmp_path / "files.zip", idx_files(*SPLITS))
+    for error, words in (
+        (OSError(errno.EIO, "Input/output error"), "Input/output error"),
+        (OSError("strange"), "strange"),
+    ):
+
+        def fail(_path: Path, error: OSError = error) -> None:
+            raise error
+
+        monkeypatch.setattr(formats, "open_file", fail)
+        with pytest.raises(DataError) as raised:
+            formats.read(path)
+        assert str(raised.value) == f"{path}: cannot be read ({words})"
+
+
+def test_export_makes_the_folders_above_and_hides_what_is_unfinished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places, write = [], idx.write
+
+    def noted(dataset: Dataset, split: str, folder: Path) -> None:
+        places.append(folder)
+        write(dataset, split, folder)
+
+    monkeypatch.setattr(idx, "write", noted)
+    export(*SPLITS, tmp_path / "a" / "b" / "out", "idx")
+    assert same(load_fashion_mnist(tmp_path / "a" / "b" / "out"), SPLITS)
+    assert {place.name for place in places} == {"out"}
+    (hidden,) = {place.parent for place in places}
+    assert hidden.parent == tmp_path / "a" / "b"
+    assert hidden.name.startswith(".out-")
+
+
+def test_what_is_published_is_called_fashion_mnist_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(formats, "is_published", lambda *splits: asked.append(splits) or len(asked) == 1)
+    renamed = formats._named(*SPLITS)
+    assert [split.name for split in renamed] == ["fashion-mnist"] * 2
+    assert same(renamed, SPLITS)
+    assert formats._named(*SPLITS) == SPLITS
+    assert asked == [SPLITS, SPLITS]
