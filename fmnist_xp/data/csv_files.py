@@ -153,8 +153,9 @@ def _wrong_count(where: str, line: int, count: int) -> DataError:
 
 
 def _is_number(text: str) -> bool:
+    """Say whether NumPy reads `text` as a number; Python's own reader also takes 1_000, and digits of all scripts."""
     try:
         float(text)
     except ValueError:
         return False
-    return True
+    return text.isascii() and "_" not in text

@@ -46,6 +46,9 @@ ACCEPTED = {
     "a mark before the numbers": b"\xef\xbb\xbf" + "\n".join([FIRST, *REST]).encode(),
     "a point in the numbers": "\n".join([HEADER, *(line.replace(",", ".0,") + ".0" for line in [FIRST, *REST])]),
     "quotes": "\n".join(['"' + line.replace(",", '","') + '"' for line in [HEADER, FIRST, *REST]]),
+    "quotes that are not closed": "\n".join(
+        [HEADER, *(line[::-1].replace(",", '",', 1)[::-1] for line in [FIRST, *REST])]
+    ),
     "spaces": "\n".join([HEADER, *(line.replace(",", ", ") for line in [FIRST, *REST])]),
 }
 
@@ -201,6 +204,13 @@ TOLD = {
     ),
     "word": (with_value("w" * 50), f"'{'w' * 40}' found in line 2; numbers are needed"),
     "no text": (with_value("\udcff"), "'�' found in line 2; numbers are needed"),
+    "a line between digits": (with_value("1_0", 5), "'1_0' found in line 2; numbers are needed"),
+    "digits of another script": (with_value("\u0661", 5), "'\u0661' found in line 2; numbers are needed"),
+    "short header": (
+        "a,b,label,c",
+        "a header of 4 columns found, 1 of them label (a, b, label, …); "
+        "785 are needed, separated by commas: label and 784 pixels",
+    ),
     "256": (with_value("256", 3), "256 found in line 2, column 4; whole numbers from 0 to 255 are needed"),
     "header alone": (HEADER, "no images found below its header; is it the right file?"),
     "number sign": (with_value("1#", 784), "'1#' found in line 2; numbers are needed"),

@@ -259,6 +259,23 @@ def test_dark_garment_on_light_is_what_the_steps_give(tmp_path: Path) -> None:
     light = (240 - garment.astype(float)) * 255 / 240
     expected = np.rint(np.clip(sharpened(squared(light)), 0, 255))
     np.testing.assert_allclose(prepare_photograph(path), expected, atol=1)
+    assert np.mean(prepare_photograph(path) == expected) > 0.99
+
+
+def test_large_garment_is_the_mean_of_its_pixels(tmp_path: Path) -> None:
+    garment = patches(112, 68, 0)
+    path = saved(tmp_path / "photo.png", on_background(garment, 0))
+    means = garment.astype(float).reshape(28, 4, 17, 4).mean(axis=(1, 3))
+    expected = np.rint(np.clip(sharpened(squared(means)), 0, 255))
+    np.testing.assert_allclose(prepare_photograph(path), expected, atol=1)
+
+
+def test_faintest_pixel_within_a_garment_is_kept(tmp_path: Path) -> None:
+    garment = np.zeros((28, 28), np.uint8)
+    garment[0, 0] = garment[-1, -1] = 255
+    garment[14, 14] = 1
+    path = saved(tmp_path / "photo.png", on_background(blocks(garment, 4), 0))
+    assert np.argwhere(prepare_photograph(path)).tolist() == [[0, 0], [14, 14], [27, 27]]
 
 
 @pytest.mark.parametrize(("lighter", "darker"), [(50, 50), (51, 50), (90, 30)])
