@@ -1,11 +1,15 @@
 """`fmnist-xp cache`, and `--no-synthetic` on every command that loads data."""
 
+import re
 import socket
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from fmnist_xp.data.cache import NO_FOLDER, CacheFile
 
 Command = Callable[..., Any]
 
@@ -34,6 +38,38 @@ def test_info_and_clear(command: Command, tmp_path: Path, workplace: Path, idx_f
     answer = command("cache", "info")
     answer.assert_went_well()
     assert len(answer.lines) == 1
+
+
+def test_table_of_files_the_one_used_last_on_top(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "cache"
+    moments = [datetime(2026, 1, 2, 3, 4).timestamp(), datetime(2025, 11, 30, 23, 59).timestamp()]
+    files = [
+        CacheFile(folder / "old.gz", 5_000_000_000_000, moments[1], "file as fetched", "http://a"),
+        CacheFile(folder / "a" / "new", 1_234_567, moments[0], "decoded data set", "[b] " + "c" * 80),
+    ]
+    monkeypatch.setattr("fmnist_xp.data.cache.cache_files", lambda: files)
+    monkeypatch.setenv("FMNIST_XP_CACHE_SIZE", "12345678")
+    answer = command("cache", "info")
+    answer.assert_went_well()
+    assert answer.lines[0] == f"{folder}: 5,000,001.2 MB of at most 12,345,678.0 MB"
+    rows = [[cell.strip() for cell in re.split("[│┃]", line)[1:-1]] for line in answer.lines if line[0] in "│┃"]
+    assert rows == [
+        ["file", "MB", "last used", "what", "source"],
+        ["a/new", "1.2", "2026-01-02 03:04", "decoded data set", "[b] " + "c" * 80],
+        ["old.gz", "5000000.0", "2025-11-30 23:59", "file as fetched", "http://a"],
+    ]
+    monkeypatch.setattr("fmnist_xp.data.cache.clear_cache", lambda: files)
+    assert command("cache", "clear").out == "removed 2 files, 5,000,001.2 MB\n"
+
+
+def test_no_cache_at_all_is_told(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fmnist_xp.data.cache.cache_folder", lambda: None)
+    monkeypatch.setattr("fmnist_xp.data.cache.cache_files", list)
+    answer = command("cache", "info")
+    answer.assert_went_well()
+    assert answer.out == f"no cache: {NO_FOLDER}\n"
 
 
 @pytest.mark.parametrize("verb", ["info", "clear"])

@@ -39,11 +39,22 @@ def test_info(command: Command, workplace: Path, idx_folder: Path) -> None:
         assert f"pixel mean {scaled.mean():.4f}, deviation {scaled.std():.4f}" in answer.out
     rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in answer.lines if "│" in line]
     assert rows == [[f"{label} {name}", "40", "20"] for label, name in enumerate(CLASSES)]
+    header = next(line for line in answer.lines if line.startswith("┃"))
+    assert [cell.strip() for cell in header.split("┃")[1:-1]] == ["class", "train", "test"]
     saved = [Path(line.removeprefix("saved ")) for line in answer.lines if line.startswith("saved ")]
     assert {path.parent for path in saved} == {Path("pictures")}
     assert len(saved) == 2
     for path in saved:
         assert read_picture(path).size > 10_000
+
+
+def test_published_images_are_called_so(
+    command: Command, workplace: Path, idx_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fmnist_xp.data.info.SORTED_SHA256", dict.fromkeys(("train", "test"), "sum"))
+    monkeypatch.setattr("fmnist_xp.data.info.sorted_sha256", lambda _dataset: "sum")
+    answer = command("data", "info", "--data", idx_folder)
+    assert [line.rpartition(": ")[2] for line in answer.lines if "SHA-256" in line] == ["the published images"] * 2
 
 
 def test_info_of_synthetic_images_says_so(command: Command, workplace: Path, small_synthetic: Any) -> None:

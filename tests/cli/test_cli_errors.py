@@ -102,6 +102,12 @@ def test_help_is_no_error(command: Command, arguments: tuple[str, ...]) -> None:
     assert "Usage: fmnist-xp" in answer.out
 
 
+def test_momentum_is_for_sgd(command: Command) -> None:
+    assert command("train", "--momentum", 0.5).err == (
+        "fmnist-xp: --momentum is for SGD, and this experiment uses Adam: leave it out; see fmnist-xp --help\n"
+    )
+
+
 def test_help_names_every_command(command: Command) -> None:
     out = command("--help").out
     for name in ("train", "evaluate", "predict", "plot", "reproduce", "devices", "data"):
