@@ -7,10 +7,15 @@ from typing import Any
 
 import pytest
 
+from fmnist_xp import data as package_data
+from fmnist_xp import evaluation, runs, speed
+from fmnist_xp import reproduce as reproduction
 from fmnist_xp.backend import CpuBackend
-from fmnist_xp.cli import data, measure, runs, train
+from fmnist_xp.cli import data, measure, options, train
+from fmnist_xp.cli import runs as run_commands
 from fmnist_xp.cli.console import out
 from fmnist_xp.experiments import EXPERIMENTS
+from fmnist_xp.parity import suite
 from fmnist_xp.parity.suite import choose_sides
 from fmnist_xp.runs import Settings
 
@@ -24,17 +29,18 @@ class Asked(Exception):
     """Ends a command that has asked for what it is there for."""
 
 
-ENDS = (
-    "fmnist_xp.speed.measure_speed",
-    "fmnist_xp.parity.suite.run_parity",
-    "fmnist_xp.evaluation.evaluate_run",
-    "fmnist_xp.evaluation.predict_images",
-    "fmnist_xp.evaluation.plot_runs",
-    "fmnist_xp.evaluation.plot_dataset",
-    "fmnist_xp.runs.train_run",
-    "fmnist_xp.reproduce.reproduce",
-    "fmnist_xp.data.fetch",
-    "fmnist_xp.data.export",
+# By module, since one that is imported while another is disturbed would keep what it took from there.
+ENDS: tuple[tuple[Any, str], ...] = (
+    (speed, "measure_speed"),
+    (suite, "run_parity"),
+    (evaluation, "evaluate_run"),
+    (evaluation, "predict_images"),
+    (evaluation, "plot_runs"),
+    (evaluation, "plot_dataset"),
+    (runs, "train_run"),
+    (reproduction, "reproduce"),
+    (package_data, "fetch"),
+    (package_data, "export"),
 )
 
 
@@ -43,19 +49,19 @@ def asked(monkeypatch: pytest.MonkeyPatch, small_data: Any) -> list[Call]:
     """Return a list of what is asked for; the data set is a small one, and the backend `BACKEND`."""
     calls: list[Call] = []
 
-    def noting(place: str, answer: Any = None) -> None:
+    def noting(module: Any, name: str, answer: Any = None) -> None:
         def note(*arguments: Any, **more: Any) -> Any:
-            calls.append((place.rpartition(".")[2], arguments, more))
+            calls.append((name, arguments, more))
             if answer is None:
                 raise Asked
             return answer
 
-        monkeypatch.setattr(place, note)
+        monkeypatch.setattr(module, name, note)
 
-    noting("fmnist_xp.cli.options.get_backend", BACKEND)
-    noting("fmnist_xp.data.load_fashion_mnist", small_data)
-    for place in ENDS:
-        noting(place)
+    noting(options, "get_backend", BACKEND)
+    noting(package_data, "load_fashion_mnist", small_data)
+    for module, name in ENDS:
+        noting(module, name)
     return calls
 
 
@@ -89,17 +95,17 @@ DEFAULTS: dict[str, tuple[Callable[[], object], tuple[str, ...], list[Any]]] = {
     ),
     "parity": (measure.parity, ("parity",), [backend(), load(), compare(None, "parity-cpu", 20)]),
     "evaluate": (
-        lambda: runs.evaluate(RUN),
+        lambda: run_commands.evaluate(RUN),
         ("evaluate", "a-run"),
         [backend(), ("evaluate_run", (RUN, None, BACKEND), {"allow_synthetic": True})],
     ),
     "predict": (
-        lambda: runs.predict(RUN, [IMAGE]),
+        lambda: run_commands.predict(RUN, [IMAGE]),
         ("predict", "a-run", "image.png"),
         [backend(), ("predict_images", (RUN, [IMAGE], BACKEND), {})],
     ),
     "plot": (
-        lambda: runs.plot([RUN]),
+        lambda: run_commands.plot([RUN]),
         ("plot", "a-run"),
         [("plot_runs", ([RUN], Path("plots")), {"notebook": False})],
     ),
@@ -240,7 +246,7 @@ def test_classes_of_a_photograph(
     monkeypatch.setattr("fmnist_xp.evaluation.predict_images", lambda *_arguments: [(IMAGE, ranking)])
     shown = "image.png: Bag 50.0%, Coat 25.0%, Shirt 12.3%\n"
     assert command("predict", "a-run", "image.png").out == shown
-    runs.predict(RUN, [IMAGE])
+    run_commands.predict(RUN, [IMAGE])
     assert capsys.readouterr().out == shown
     assert command("predict", "a-run", "image.png", "--top", 1).out == "image.png: Bag 50.0%\n"
 
