@@ -9,7 +9,7 @@ from data_helpers import made
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fmnist_xp.data import Dataset, export, idx, load_fashion_mnist, stored
+from fmnist_xp.data import Dataset, export, idx, load_fashion_mnist, make_synthetic, stored
 from fmnist_xp.errors import DataError
 
 TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
@@ -130,7 +130,7 @@ def test_a_file_that_changes_once_it_is_judged_is_named(folder: Path) -> None:
 
     (found,) = idx.find(stored.in_folder(folder))
     found.files[1] = stored.Stored("labels", "a: ", folder, changing)
-    with pytest.raises(DataError, match="^a: labels: magic number 00000000 found; labels begin with 00000801$"):
+    with pytest.raises(DataError, match=r"^a: labels: magic number 00000000 found; labels begin with 00000801$"):
         idx.read(found.files, "here")
 
 
@@ -173,6 +173,13 @@ def test_written_files_are_the_format_and_the_same_bytes_each_time(tmp_path: Pat
     assert content == struct.pack(">IIII", 2051, 12, 28, 28) + train.images.tobytes()
     content = gzip.decompress((tmp_path / "a" / "t10k-labels-idx1-ubyte.gz").read_bytes())
     assert content == struct.pack(">II", 2049, 3) + test.labels.tobytes()
+
+
+def test_files_are_compressed_as_gzip_does_by_default(tmp_path: Path) -> None:
+    train, _ = make_synthetic(40, 10)
+    idx.write(train, "train", tmp_path)
+    content = struct.pack(">IIII", 2051, 40, 28, 28) + train.images.tobytes()
+    assert (tmp_path / f"{TRAIN_IMAGES}.gz").read_bytes()[10:] == gzip.compress(content, 6)[10:]
 
 
 @given(labels=st.binary(min_size=1, max_size=5).map(lambda b: bytes(x % 10 for x in b)), seed=st.integers(0, 99))
