@@ -50,12 +50,14 @@ def flip_a_pixel(content: bytes) -> bytes:
     return content[:-1000] + bytes([content[-1000] ^ 1]) + content[-999:]
 
 
-def test_what_is_kept_for_a_place_lasts_as_long_as_its_state(cache: Path) -> None:
+def test_what_is_kept_for_a_place_lasts_as_long_as_its_state(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "fmnist_xp")
     build = Build()
     for state in ("first", "first", "second", "second"):
         assert_made(cached("a", "here", build, partial(str, state)))
     assert build.calls == 2
-    assert len(list(cache.iterdir())) == 1
+    (path,) = cache.iterdir()
+    assert caplog.messages == [f"{path}: not used (made from something that has changed since); building it again"]
 
 
 def test_a_state_is_not_asked_for_before_something_is_kept() -> None:
@@ -72,6 +74,17 @@ def test_a_state_is_not_asked_for_before_something_is_kept() -> None:
     for _ in range(2):
         cached("a", "here", build, state)
     assert calls == ["build", "state", "state"]
+
+
+def test_a_pixel_that_has_changed_is_told(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "fmnist_xp")
+    cached("a", "here", Build())
+    (path,) = cache.iterdir()
+    path.write_bytes(flip_a_pixel(path.read_bytes()))
+    assert_made(cached("a", "here", Build()))
+    assert caplog.messages == [
+        f"{path}: not used (it does not have the checksum it was written with); building it again"
+    ]
 
 
 DAMAGE = {
@@ -381,6 +394,26 @@ def test_what_is_ours_is_removed_and_nothing_else(filled: dict[str, Path], cache
     assert sum(file.size for file in removed) == size
     assert {str(path.relative_to(cache)) for path in cache.rglob("*") if path.is_file()} == set(FOREIGN)
     assert clear_cache() == []
+
+
+def test_what_another_process_removes_meanwhile_is_no_failure(
+    filled: dict[str, Path], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = cache_files()
+    monkeypatch.setattr("fmnist_xp.data.cache.cache_files", lambda: files)
+    filled["b"].unlink()
+    assert clear_cache() == files
+    assert not names(cache)
+
+
+def test_what_cannot_be_removed_is_named(filled: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(DataError) as raised:
+        clear_cache()
+    assert str(raised.value) == f"{filled['a']}: cannot be removed (Permission denied)"
 
 
 def test_a_link_is_removed_and_not_what_it_points_to(filled: dict[str, Path], tmp_path: Path) -> None:

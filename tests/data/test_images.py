@@ -191,6 +191,10 @@ WRONG = {
         "28 x 28 pixels of 4 x 8 bits found that are not grey",
     ),
     "depth": (encoded(np.zeros((28, 28), np.uint16)), "28 x 28 pixels of 1 x 16 bits found"),
+    "depth, and colour": (
+        encoded(np.zeros((28, 28, 3), np.uint16)),
+        "28 x 28 pixels of 3 x 16 bits found that are not grey; 28 x 28 pixels of 8-bit grey needed$",
+    ),
     "256 KiB": (NOISE + bytes(1 << 18), "bytes found; an image file may have 262,144 here"),
 }
 
@@ -545,6 +549,18 @@ def test_the_fingerprint_is_the_same_before_and_after_reading(image_folder: Path
     assert folder.fingerprint() == expected
     os.utime(image_folder / "train" / "6" / "0001.png", ns=(0, 2))
     assert images.Folder(image_folder).fingerprint() != expected
+
+
+def test_images_may_be_older_than_the_systems_clock(image_folder: Path) -> None:
+    path = image_folder / "train" / "6" / "0001.png"
+    try:
+        os.utime(path, ns=(0, -1_000_000_000))
+    except OSError:
+        pytest.skip("this system has no such times")
+    folder = images.Folder(image_folder)
+    expected = images.Folder(image_folder).fingerprint()
+    folder.read("here")
+    assert folder.fingerprint() == expected
 
 
 @pytest.mark.parametrize("batch", [0, 3000, 1 << 24])
