@@ -357,7 +357,7 @@ def test_compression_of_no_name_is_refused_by_its_number(tmp_path: Path) -> None
     place = content.rindex(TRAIN_IMAGES.encode(), 0, content.rindex(b"PK\x05\x06")) - 46
     content[place + 10 : place + 12] = struct.pack("<H", 93)
     path.write_bytes(content)
-    with pytest.raises(DataError, match="compressed by 93; only stored and deflated files are read: unpack the zip$"):
+    with pytest.raises(DataError, match=r": compressed by 93; only stored and deflated files are read: unpack"):
         load_fashion_mnist(path)
 
 
