@@ -218,6 +218,7 @@ OTHERS = {
     "JPEG, with restarts": encoded(".jpg", PORTRAIT, cv2.IMWRITE_JPEG_RST_INTERVAL, 1),
     "JPEG, filled up": JPEG[:2] + b"\xff" + JPEG[2:20] + b"\xff" + JPEG[20:],
     "JPEG, with a long comment": JPEG[:2] + b"\xff\xfe" + struct.pack(">H", 40_000) + bytes(39_998) + JPEG[2:],
+    "JPEG, with its end in a comment too": JPEG[:2] + b"\xff\xfe\0\4\xff\xd9" + JPEG[2:],
     "WebP": encoded(".webp", np.dstack([PORTRAIT] * 3), cv2.IMWRITE_WEBP_QUALITY, 80),
     "WebP, lossless": encoded(".webp", np.dstack([PORTRAIT] * 3), cv2.IMWRITE_WEBP_QUALITY, 101),
     "BMP": encoded(".bmp", PORTRAIT),

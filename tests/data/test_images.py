@@ -468,6 +468,20 @@ def test_a_member_that_unpacks_to_far_more_than_an_image_is_refused_unread(
     assert traced_peak(load) < 10_000_000
 
 
+def test_files_of_the_largest_size_are_read(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = zipped(image_folder, tmp_path / "images.zip")
+    largest = max(path.stat().st_size for path in image_folder.rglob("*.png"))
+    monkeypatch.setattr(images, "_LARGEST", largest)
+    assert_is_the_made_data(*images.Folder(image_folder).read("here"))
+    assert_is_the_made_data(*images.read_zip(archive, "here"))
+    monkeypatch.setattr(images, "_LARGEST", largest - 1)
+    for read in (images.Folder(image_folder).read, functools.partial(images.read_zip, archive)):
+        with pytest.raises(DataError, match=f"{largest} bytes found; an image file may have {largest - 1} here$"):
+            read("here")
+
+
 @functools.cache
 def small_zip(method: int) -> bytes:
     content = io.BytesIO()

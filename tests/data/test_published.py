@@ -76,6 +76,21 @@ def test_content_is_the_published_one_to_its_last_byte(tmp_path: Path, monkeypat
             published.verify(tmp_path / "other", NAME)
 
 
+def test_md5_is_asked_for_where_it_may_not_be_used_for_security(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    md5 = hashlib.md5
+
+    def fips(*data: bytes, usedforsecurity: bool = True) -> "hashlib._Hash":
+        if usedforsecurity:
+            raise ValueError("disabled for FIPS")
+        return md5(*data)
+
+    (tmp_path / "a").write_bytes(gzip.compress(content))
+    monkeypatch.setattr(hashlib, "md5", fips)
+    published.verify(tmp_path / "a", NAME)
+
+
 def test_much_in_a_small_file_is_not_held_in_memory(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "bomb").write_bytes(gzip.compress(bytes(30_000_000)))
     tracemalloc.start()
