@@ -367,7 +367,7 @@ def _member_lister(members: Iterable[str]) -> Listed:
             if known:
                 break
             member, is_folder = folder, True
-    return lambda folder: folders.get(folder.rstrip("/"), {})
+    return lambda folder: folders[folder.rstrip("/")]
 
 
 def _read_member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:

@@ -7,7 +7,8 @@ import socket
 import sys
 import tracemalloc
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -102,7 +103,7 @@ def test_nothing_is_said_aloud_of_what_systems_alone_leave_behind(
     assert not caplog.records
 
 
-@pytest.mark.parametrize("top", ["", "fashion_mnist_images/"])
+@pytest.mark.parametrize("top", ["", "fashion_mnist_images/", "FOR X/"])
 def test_a_zip_is_read_bare_or_below_one_folder(image_folder: Path, tmp_path: Path, top: str) -> None:
     path = zipped(image_folder, tmp_path / "images.zip", top)
     with zipfile.ZipFile(path, "a") as archive:
@@ -376,6 +377,15 @@ def test_a_member_that_leads_out_of_the_zip_is_refused(image_folder: Path, tmp_p
     assert name in str(raised.value)
 
 
+def test_a_member_without_a_name_is_refused(image_folder: Path, tmp_path: Path) -> None:
+    path = zipped(image_folder, tmp_path / "images.zip")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("./.", GOOD)
+    with pytest.raises(DataError) as raised:
+        load_fashion_mnist(path)
+    assert str(raised.value) == f"{path}: a member without a name found; copy the zip again"
+
+
 def test_a_file_that_is_no_zip_is_named(tmp_path: Path) -> None:
     path = tmp_path / "images.zip"
     path.write_bytes(b"PK but no more")
@@ -582,6 +592,23 @@ def test_many_files_are_read_in_batches(image_folder: Path, monkeypatch: pytest.
     monkeypatch.setattr(images, "_BATCH", batch)
     monkeypatch.setattr(images, "_PIECE", 3)
     assert_is_the_made_data(*images.Folder(image_folder).read("here"))
+
+
+def test_the_bar_ends_where_the_last_image_does(image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each image is counted when it is read and when it is decoded."""
+    counts: list[int] = []
+    steps: list[int] = []
+
+    @contextmanager
+    def bar(count: int) -> Iterator[Callable[[int], None]]:
+        counts.append(count)
+        yield steps.append
+
+    monkeypatch.setattr(images, "_bar", bar)
+    monkeypatch.setattr(images, "_PIECE", 4)
+    images.Folder(image_folder).read("here")
+    assert counts == [60]
+    assert sorted(steps) == [2, 2] + [4] * 14
 
 
 def test_a_bar_is_shown_on_a_terminal_alone(
