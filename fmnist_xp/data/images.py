@@ -204,9 +204,8 @@ class _Layout:
                     pieces, held = [], 0
         counts = np.array(self._counts)
         splits = np.split(images, [counts[0].sum()])
-        digits = np.arange(10, dtype=np.uint8)
         train, test = (
-            Dataset(part, np.repeat(digits, count), "custom", source)
+            Dataset(part, np.repeat(np.arange(10), count), "custom", source)
             for part, count in zip(splits, counts, strict=True)
         )
         return train, test

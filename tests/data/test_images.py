@@ -594,6 +594,27 @@ def test_many_files_are_read_in_batches(image_folder: Path, monkeypatch: pytest.
     assert_is_the_made_data(*images.Folder(image_folder).read("here"))
 
 
+def test_a_batch_is_decoded_once_it_has_more_bytes_than_are_held(
+    image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in image_folder.rglob("*.png"):
+        path.write_bytes(GOOD)
+    batches: list[list[int]] = []
+    on_threads = images.on_threads
+
+    def noted(work: Callable[[tuple[int, list[bytes]]], None], pieces: list[tuple[int, list[bytes]]]) -> None:
+        batches.append([start for start, _ in pieces])
+        on_threads(work, pieces)
+
+    monkeypatch.setattr(images, "on_threads", noted)
+    monkeypatch.setattr(images, "_PIECE", 3)
+    monkeypatch.setattr(images, "_BATCH", 3 * len(GOOD))
+    train, test = images.Folder(image_folder).read("here")
+    assert (train.images == 7).all()
+    assert (test.images == 7).all()
+    assert batches == [[0, 3], [6, 9], [12, 15], [18, 21], [24, 27]]
+
+
 def test_the_bar_ends_where_the_last_image_does(image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each image is counted when it is read and when it is decoded."""
     counts: list[int] = []
