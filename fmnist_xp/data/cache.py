@@ -128,7 +128,7 @@ def _ours(folder: Path) -> Iterator[CacheFile]:
 def _source(path: Path) -> str:
     try:
         if not path.is_file():  # a link to a pipe would be waited for
-            raise OSError("no file")
+            raise OSError
         with safe_open(path, framework="np") as file:
             return str((file.metadata() or {})["source"])
     except (SafetensorError, OSError, LookupError, ValueError):
