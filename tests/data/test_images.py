@@ -50,6 +50,7 @@ LITTER = [
     "labels.CSV",
     "train/.DS_Store",
     "train/notes.txt",
+    "train/README",
     "train/3/Thumbs.db",
     "train/3/EhThumbs.db",
     "test/4/._0000.png",
@@ -322,9 +323,11 @@ def test_a_folder_that_is_no_label_is_named(image_folder: Path, label: str) -> N
 
 
 def test_a_file_among_the_label_folders_is_named(image_folder: Path) -> None:
-    (image_folder / "test" / "0.png").write_bytes(GOOD)
-    with pytest.raises(DataError, match=r"0\.png: not a label folder"):
-        load_fashion_mnist(image_folder)
+    for name in ("0.png", "08"):
+        (image_folder / "test" / name).write_bytes(GOOD)
+        with pytest.raises(DataError, match=f"{re.escape(name)}: not a label folder"):
+            load_fashion_mnist(image_folder)
+        (image_folder / "test" / name).unlink()
 
 
 @pytest.mark.parametrize("name", ["0000.gif", "0000", "0000.png.bak"])
