@@ -37,8 +37,8 @@ class Server(ThreadingHTTPServer):
     """Serves `files`; `status` answers everything, `cuts` breaks that many answers in the middle.
 
     `encodings` are what was asked for as `Accept-Encoding`. `headers` are sent in place of `Content-Length`. Where
-    `pause` is set, answers go on for ever, `piece` bytes at a time, with so many seconds between them; with none, as
-    fast as they can.
+    `pause` is set, answers go on for 128 MiB, `piece` bytes at a time, with so many seconds between them; with none,
+    as fast as they can.
     """
 
     daemon_threads = True
@@ -77,8 +77,10 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(header, value)
         self.end_headers()
         if self.server.pause is not None:
-            while not self.server.over.wait(self.server.pause):
-                self.wfile.write(b"\x1f" * (self.server.piece if self.server.pause else 1 << 16))
+            piece, sent = self.server.piece if self.server.pause else 1 << 16, 0
+            while not self.server.over.wait(self.server.pause) and sent < 1 << 27:
+                self.wfile.write(b"\x1f" * piece)
+                sent += piece
         if self.server.cuts.get(name, 0):
             self.server.cuts[name] -= 1
             content = content[: len(content) // 2]
