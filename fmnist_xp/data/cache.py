@@ -109,7 +109,7 @@ def _ours(folder: Path) -> Iterator[CacheFile]:
         except OSError as error:
             raise DataError(f"{place}: cannot be read ({error.strerror or error}); set FMNIST_XP_CACHE") from error
         for path in paths:
-            kind, source = "", ""
+            kind = source = ""
             # In this folder `replacing` writes files of these two kinds alone.
             made = TEMPORARY.fullmatch(path.name) and path.name[1:].rpartition("-")[0] + path.suffix
             name = made or path.name

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from data_helpers import made
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from fmnist_xp.data import Dataset, export, load_fashion_mnist
@@ -153,6 +153,7 @@ def test_without_pooch_there_is_no_cache_and_one_warning(
         "no cache (its folder is unknown without pooch and a home: pip install pooch, or set FMNIST_XP_CACHE); "
         "the data set is decoded at each start"
     )
+    assert cache_files() == clear_cache() == []
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="homes are POSIX's here")
@@ -466,6 +467,37 @@ def test_what_is_ours_is_removed_and_nothing_else(filled: dict[str, Path], cache
     assert sum(file.size for file in removed) == size
     assert {str(path.relative_to(cache)) for path in cache.rglob("*") if path.is_file()} == set(FOREIGN)
     assert clear_cache() == []
+
+
+def test_what_another_process_removes_while_it_is_listed_is_left_out(
+    filled: dict[str, Path], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = next(iter(cache.iterdir()))
+
+    def gone(path: Path, framework: str) -> object:
+        if path == first:
+            path.unlink()
+        return safe_open(path, framework)
+
+    monkeypatch.setattr("fmnist_xp.data.cache.safe_open", gone)
+    assert [file.path for file in cache_files()] == [path for path in filled.values() if path != first]
+
+
+def test_what_cannot_be_removed_to_make_room_is_left(
+    filled: dict[str, Path], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unlink = Path.unlink
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        if path in filled.values():
+            raise PermissionError(13, "Permission denied")
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    room = filled["a"].stat().st_size
+    monkeypatch.setattr("fmnist_xp.data.cache.cache_size", lambda: room)
+    assert_made(cached("d", "here", Build()))
+    assert names(cache) == {path.name for path in filled.values()}
 
 
 def test_what_another_process_removes_meanwhile_is_no_failure(

@@ -126,8 +126,12 @@ def test_several_sets_in_one_place_are_named(tmp_path: Path) -> None:
 
 def test_two_files_for_one_place_are_named(tmp_path: Path) -> None:
     folder_of(tmp_path, FILES | {"test-images-idx3-ubyte": FILES["t10k-images-idx3-ubyte"]})
-    with pytest.raises(DataError, match=r"\(t10k-images-idx3-ubyte and test-images-idx3-ubyte\); keep one"):
+    with pytest.raises(DataError) as raised:
         load_fashion_mnist(tmp_path)
+    assert str(raised.value) == (
+        f"{tmp_path / 't10k-images-idx3-ubyte'}: several files in one place "
+        "(t10k-images-idx3-ubyte and test-images-idx3-ubyte); keep one"
+    )
     folder_of(tmp_path, {"test-images.idx3-ubyte": b"", "test-images.idx3.ubyte": b""})
     with pytest.raises(DataError, match=r"several files in one place \((\S+ and ){2}\S+\); keep one$"):
         load_fashion_mnist(tmp_path)
@@ -461,6 +465,21 @@ def test_a_folder_below_that_may_not_be_read_is_passed_over(tmp_path: Path) -> N
         assert same(load_fashion_mnist(tmp_path), SPLITS)
     finally:
         (tmp_path / "lost+found").chmod(stat.S_IRWXU)
+
+
+def test_folders_are_listed_as_deep_as_data_sets_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder_of(tmp_path, dict.fromkeys(("a", "b/c", "b/raw/d", "b/raw/raw/e", "b/x/f", "g/h", "raw/i"), b""))
+    assert [file.name for file in stored.in_folder(tmp_path, below=False)] == ["a"]
+    assert [file.name for file in stored.in_folder(tmp_path)] == ["a", "b/c", "g/h", "raw/i", "b/raw/d"]
+    scandir = os.scandir
+
+    def locked(path: Path) -> object:
+        if path == tmp_path / "b":
+            raise PermissionError
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    assert [file.name for file in stored.in_folder(tmp_path)] == ["a", "g/h", "raw/i"]
 
 
 def test_links_in_a_circle_are_passed_over(tmp_path: Path) -> None:
