@@ -190,7 +190,9 @@ def test_what_is_fetched_and_right_is_read_and_not_verified_at_each_start(
 
 def test_synthetic_in_the_variable_is_drawn(drawn: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FMNIST_XP_DATA", "synthetic")
-    assert load_fashion_mnist()[0].name == "synthetic"
+    for source in ("drawn", "drawn by make_synthetic"):  # the second comes from the cache
+        train, _ = load_fashion_mnist()
+        assert (train.name, train.source) == ("synthetic", source)
 
 
 def test_a_folder_that_is_not_there_is_made_with_those_above_it(
@@ -327,7 +329,10 @@ def test_drawn_images_can_be_ruled_out(nobody: str, tmp_path: Path, monkeypatch:
         load_fashion_mnist("auto", url=nobody, allow_synthetic=False)
     assert nobody in str(raised.value)
     assert "check the connection" in str(raised.value)
-    with pytest.raises(DataError, match="synthetic: drawn images are ruled out"):
+    with pytest.raises(
+        DataError,
+        match=r"^synthetic: drawn images are ruled out \(--no-synthetic\); name the folder of real ones$",
+    ):
         load_fashion_mnist("synthetic", allow_synthetic=False)
     monkeypatch.setenv("FMNIST_XP_DATA", "synthetic")
     with pytest.raises(DataError, match="FMNIST_XP_DATA=synthetic"):
