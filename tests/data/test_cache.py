@@ -54,6 +54,17 @@ def flip_a_pixel(content: bytes) -> bytes:
     return content[:-1000] + bytes([content[-1000] ^ 1]) + content[-999:]
 
 
+def test_a_cache_that_can_only_be_read_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    build = Build()
+    cached("a", "here", build)
+    monkeypatch.setattr(os, "utime", refuse)
+    assert_made(cached("a", "here", build))
+    assert build.calls == 1
+
+
 def test_what_is_kept_for_a_place_lasts_as_long_as_its_state(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "fmnist_xp")
     build = Build()
