@@ -167,8 +167,8 @@ class _Layout:
         splits = self._splits(top)
         for split in ("train", "test"):
             if split not in splits:
-                names = ", ".join(sorted(splits.values())) or "neither"
-                raise DataError(f"{where}{top}{split}: missing; train and test are needed, {names} found")
+                other = next(iter(splits.values()), "neither")
+                raise DataError(f"{where}{top}{split}: missing; train and test are needed, {other} found")
             self._add(top + splits[split])
         if self._skipped:
             first = ", ".join(map(repr, self._skipped[:3])) + (", …" if len(self._skipped) > 3 else "")

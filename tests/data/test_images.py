@@ -80,6 +80,7 @@ def test_what_systems_leave_behind_is_passed_over_and_counted(
         (record,) = (record for record in caplog.records if "skipped" in record.getMessage())
         assert f"{source}: skipped what is no image of the data set, {made} in all: " in record.getMessage()
         assert record.getMessage().count("'") == 2 * 3
+        assert record.getMessage().endswith("', …")
         assert record.levelname == "WARNING"
 
 
@@ -341,6 +342,12 @@ def test_a_folder_among_the_images_is_named(image_folder: Path) -> None:
     (image_folder / "train" / "0" / "more.png").mkdir()
     with pytest.raises(DataError, match=r"0/more\.png: a folder; move it elsewhere"):
         load_fashion_mnist(image_folder)
+
+
+def test_where_both_splits_are_missing_that_is_said(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as raised:
+        images.Folder(tmp_path)
+    assert str(raised.value) == f"{tmp_path / 'train'}: missing; train and test are needed, neither found"
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
