@@ -344,6 +344,21 @@ def test_a_folder_among_the_images_is_named(image_folder: Path) -> None:
         load_fashion_mnist(image_folder)
 
 
+@pytest.mark.parametrize("count", [3, 4])
+def test_three_of_what_is_skipped_are_named(
+    image_folder: Path, caplog: pytest.LogCaptureFixture, count: int
+) -> None:
+    """A file that is called as a split is one of them."""
+    for name in ("Testing", "valid", "x", "y")[:count]:
+        (image_folder / name).write_bytes(b"anything")
+    assert_is_the_made_data(*load_fashion_mnist(image_folder))
+    (said,) = caplog.messages
+    start = f"{image_folder}: skipped what is no image of the data set, {count} in all: "
+    assert said.startswith(start)
+    names, end = said.removeprefix(start).removesuffix(", …").split(", "), said.endswith(", …")
+    assert (len(names), end) == (3, count == 4)
+
+
 def test_where_both_splits_are_missing_that_is_said(tmp_path: Path) -> None:
     with pytest.raises(DataError) as raised:
         images.Folder(tmp_path)
