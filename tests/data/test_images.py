@@ -345,9 +345,7 @@ def test_a_folder_among_the_images_is_named(image_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [3, 4])
-def test_three_of_what_is_skipped_are_named(
-    image_folder: Path, caplog: pytest.LogCaptureFixture, count: int
-) -> None:
+def test_three_of_what_is_skipped_are_named(image_folder: Path, caplog: pytest.LogCaptureFixture, count: int) -> None:
     """A file that is called as a split is one of them."""
     for name in ("Testing", "valid", "x", "y")[:count]:
         (image_folder / name).write_bytes(b"anything")
