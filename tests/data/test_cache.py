@@ -141,6 +141,14 @@ def test_the_platforms_folder_is_used_where_none_is_chosen(tmp_path: Path, monke
     assert folder.name == "fmnist-xp"
 
 
+@pytest.mark.usefixtures("downloads")
+def test_a_folder_below_no_home_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As older versions of what pooch asks have it."""
+    monkeypatch.delenv("FMNIST_XP_CACHE")
+    monkeypatch.setattr("pooch.os_cache", lambda name: f"~/.cache/{name}")
+    assert cache_folder() is None
+
+
 def test_a_chosen_folder_needs_no_pooch(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pooch", None)
     assert cache_folder() == cache
