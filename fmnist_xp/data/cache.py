@@ -109,7 +109,7 @@ def _ours(folder: Path) -> Iterator[CacheFile]:
         except OSError as error:
             raise DataError(f"{place}: cannot be read ({error.strerror or error}); set FMNIST_XP_CACHE") from error
         for path in paths:
-            kind, source = "", ""
+            kind = source = ""
             # In this folder `replacing` writes files of these two kinds alone.
             made = TEMPORARY.fullmatch(path.name) and path.name[1:].rpartition("-")[0] + path.suffix
             name = made or path.name
@@ -128,7 +128,7 @@ def _ours(folder: Path) -> Iterator[CacheFile]:
 def _source(path: Path) -> str:
     try:
         if not path.is_file():  # a link to a pipe would be waited for
-            raise OSError("no file")
+            raise OSError
         with safe_open(path, framework="np") as file:
             return str((file.metadata() or {})["source"])
     except (SafetensorError, OSError, LookupError, ValueError):

@@ -118,7 +118,9 @@ def _received(url: str, expected: published.Published, deadline: float, show: bo
     import requests
     import urllib3
 
-    for attempt in range(1, ATTEMPTS + 1):
+    attempts = 0
+    while True:
+        attempts += 1
         transfer = _Transfer(url, expected.limit)
         transfer.start()
         try:
@@ -142,9 +144,8 @@ def _received(url: str, expected: published.Published, deadline: float, show: bo
                 raise DataError(f"{url}: not an address to fetch from ({_reason(failure)})") from failure
         if not isinstance(failure, urllib3.exceptions.HTTPError | OSError):
             raise failure
-        if attempt == ATTEMPTS:
+        if attempts == ATTEMPTS:
             raise DataError(f"{url}: the connection broke {ATTEMPTS} times ({_reason(failure)})") from failure
-    raise AssertionError("unreachable")
 
 
 def _watch(transfer: "_Transfer", expected: published.Published, deadline: float, show: bool) -> None:
@@ -158,14 +159,16 @@ def _watch(transfer: "_Transfer", expected: published.Published, deadline: float
     begun = time.monotonic()
     with Progress(*columns, console=Console(stderr=True), disable=not show) as bar:
         task = bar.add_task(transfer.url.rpartition("/")[2], total=expected.size_gz)
-        while transfer.is_alive():
+        alive = True
+        while alive:
             transfer.join(0.1)
+            alive = transfer.is_alive()
             bar.update(task, completed=len(transfer.content))
             now = time.monotonic()
             seconds = now - begun
-            if transfer.is_alive() and now > deadline:
+            if alive and now > deadline:
                 raise DataError(f"{transfer.url}: not done {WHOLE:,.0f} s after the first request")
-            if transfer.is_alive() and len(transfer.content) < LOWEST_RATE * (seconds - PATIENCE):
+            if alive and len(transfer.content) < LOWEST_RATE * (seconds - PATIENCE):
                 raise DataError(
                     f"{transfer.url}: {len(transfer.content):,} bytes in {seconds:.0f} s, "
                     f"slower than {LOWEST_RATE:,} a second"
@@ -189,7 +192,7 @@ class _Transfer(threading.Thread):
         self.response: Any = None
         self.content = bytearray()
         self.failure: Exception | None = None
-        self._stopped = False
+        self._stopped = threading.Event()
 
     def run(self) -> None:
         """Receive at most a chunk more than `limit` bytes; leave what goes wrong in `failure`."""
@@ -203,8 +206,8 @@ class _Transfer(threading.Thread):
                 self.response.raise_for_status()
                 for chunk in self.response.raw.stream(1 << 14, decode_content=False):
                     self.content += chunk
-                    if self._stopped or len(self.content) > self.limit:
-                        break
+                    if self._stopped.is_set() or len(self.content) > self.limit:
+                        return
         except Exception as error:  # for the thread that waits
             self.failure = error
         finally:
@@ -212,7 +215,7 @@ class _Transfer(threading.Thread):
 
     def stop(self) -> None:
         """Let the thread end, if it has not: at once where urllib3 (from 2.3) can, else with the next chunk."""
-        self._stopped = True
+        self._stopped.set()
         shutdown = getattr(getattr(self.response, "raw", None), "shutdown", None)
         if self.is_alive() and shutdown:
             # The answer may have ended in between.

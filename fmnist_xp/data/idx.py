@@ -5,6 +5,7 @@ three or one dimensions), the dimensions as 32-bit integers, then the bytes. htt
 """
 
 import gzip
+import math
 import re
 import struct
 from pathlib import Path
@@ -79,7 +80,7 @@ def _shape(file: Stored, kind: str) -> tuple[int, ...]:
     """Return the shape in a file's header, where the file can hold as much."""
     with file.open() as (stream, most, packed):
         shape = _header(stream, file.where, kind)
-        left, promised = most - stream.tell(), int(np.prod(shape, dtype=object))
+        left, promised = most - stream.tell(), math.prod(shape)
         if promised > left or (promised < left and not packed):
             raise wrong_length(file.where, left if not packed else f"at most {left}", kind, promised)
     return shape

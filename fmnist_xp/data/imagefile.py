@@ -156,7 +156,7 @@ def _jpeg(file: bytes) -> Judged:
             height, width = struct.unpack_from(">HH", file, at + 5)
         (length,) = struct.unpack_from(">H", file, at + 2)
         at += 2 + length
-    if file.rfind(b"\xff\xd9", at) < 0:
+    if file.rfind(b"\xff\xd9") < at:
         raise _damaged()
     return Judged(width, height, file)
 

@@ -167,8 +167,8 @@ class _Layout:
         splits = self._splits(top)
         for split in ("train", "test"):
             if split not in splits:
-                names = ", ".join(sorted(splits.values())) or "neither"
-                raise DataError(f"{where}{top}{split}: missing; train and test are needed, {names} found")
+                other = next(iter(splits.values()), "neither")
+                raise DataError(f"{where}{top}{split}: missing; train and test are needed, {other} found")
             self._add(top + splits[split])
         if self._skipped:
             first = ", ".join(map(repr, self._skipped[:3])) + (", …" if len(self._skipped) > 3 else "")
@@ -204,9 +204,8 @@ class _Layout:
                     pieces, held = [], 0
         counts = np.array(self._counts)
         splits = np.split(images, [counts[0].sum()])
-        digits = np.arange(10, dtype=np.uint8)
         train, test = (
-            Dataset(part, np.repeat(digits, count), "custom", source)
+            Dataset(part, np.repeat(np.arange(10), count), "custom", source)
             for part, count in zip(splits, counts, strict=True)
         )
         return train, test
@@ -367,7 +366,7 @@ def _member_lister(members: Iterable[str]) -> Listed:
             if known:
                 break
             member, is_folder = folder, True
-    return lambda folder: folders.get(folder.rstrip("/"), {})
+    return lambda folder: folders[folder.rstrip("/")]
 
 
 def _read_member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:

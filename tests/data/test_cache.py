@@ -1,5 +1,7 @@
+import errno
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -10,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from data_helpers import made
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from fmnist_xp.data import Dataset, export, load_fashion_mnist
 from fmnist_xp.data.cache import cache_files, cache_folder, cache_size, cached, clear_cache
@@ -50,12 +54,25 @@ def flip_a_pixel(content: bytes) -> bytes:
     return content[:-1000] + bytes([content[-1000] ^ 1]) + content[-999:]
 
 
-def test_what_is_kept_for_a_place_lasts_as_long_as_its_state(cache: Path) -> None:
+def test_a_cache_that_can_only_be_read_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    build = Build()
+    cached("a", "here", build)
+    monkeypatch.setattr(os, "utime", refuse)
+    assert_made(cached("a", "here", build))
+    assert build.calls == 1
+
+
+def test_what_is_kept_for_a_place_lasts_as_long_as_its_state(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "fmnist_xp")
     build = Build()
     for state in ("first", "first", "second", "second"):
         assert_made(cached("a", "here", build, partial(str, state)))
     assert build.calls == 2
-    assert len(list(cache.iterdir())) == 1
+    (path,) = cache.iterdir()
+    assert caplog.messages == [f"{path}: not used (made from something that has changed since); building it again"]
 
 
 def test_a_state_is_not_asked_for_before_something_is_kept() -> None:
@@ -72,6 +89,17 @@ def test_a_state_is_not_asked_for_before_something_is_kept() -> None:
     for _ in range(2):
         cached("a", "here", build, state)
     assert calls == ["build", "state", "state"]
+
+
+def test_a_pixel_that_has_changed_is_told(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "fmnist_xp")
+    cached("a", "here", Build())
+    (path,) = cache.iterdir()
+    path.write_bytes(flip_a_pixel(path.read_bytes()))
+    assert_made(cached("a", "here", Build()))
+    assert caplog.messages == [
+        f"{path}: not used (it does not have the checksum it was written with); building it again"
+    ]
 
 
 DAMAGE = {
@@ -113,6 +141,14 @@ def test_the_platforms_folder_is_used_where_none_is_chosen(tmp_path: Path, monke
     assert folder.name == "fmnist-xp"
 
 
+@pytest.mark.usefixtures("downloads")
+def test_a_folder_below_no_home_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As older versions of what pooch asks have it."""
+    monkeypatch.delenv("FMNIST_XP_CACHE")
+    monkeypatch.setattr("pooch.os_cache", lambda name: f"~/.cache/{name}")
+    assert cache_folder() is None
+
+
 def test_a_chosen_folder_needs_no_pooch(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pooch", None)
     assert cache_folder() == cache
@@ -132,8 +168,11 @@ def test_without_pooch_there_is_no_cache_and_one_warning(
         assert_made(cached("a", "here", Build()))
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    for words in ("no cache", "pip install pooch", "FMNIST_XP_CACHE"):
-        assert words in record.getMessage()
+    assert record.getMessage() == (
+        "no cache (its folder is unknown without pooch and a home: pip install pooch, or set FMNIST_XP_CACHE); "
+        "the data set is decoded at each start"
+    )
+    assert cache_files() == clear_cache() == []
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="homes are POSIX's here")
@@ -224,7 +263,23 @@ def test_a_file_that_cannot_be_made_costs_one_warning(
     monkeypatch.setattr("fmnist_xp.files.os.open", fail)
     assert_made(cached("a", "here", Build()))
     (record,) = caplog.records
-    assert str(error.strerror) in record.getMessage()
+    said = record.getMessage()
+    assert said.startswith(f"{cache / 'decoded-'}")
+    assert re.search(rf"\.safetensors: cannot be written \(.*{error.strerror}.*\); the data set is decoded at", said)
+    assert said.endswith("at each start")
+
+
+def test_a_disk_that_is_full_costs_one_warning(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr("fmnist_xp.data.cache.save_file", fail)
+    assert_made(cached("a", "here", Build()))
+    (said,) = caplog.messages
+    assert said.endswith(": cannot be written (No space left on device); the data set is decoded at each start")
+    assert not names(cache)
 
 
 def test_a_home_of_nobody_is_an_error_that_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,11 +327,58 @@ def test_the_least_recently_used_goes_where_the_cache_is_full(
     assert {filled["a"].name, filled["c"].name} <= kept
 
 
-def test_a_cache_without_room_keeps_no_decoded_set(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_without_room_keeps_no_decoded_set(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setenv("FMNIST_XP_CACHE_SIZE", "0")
     monkeypatch.setattr("fmnist_xp.data.cache._save", lambda *_given: pytest.fail("written to be deleted"))
+    caplog.set_level(logging.INFO, "fmnist_xp")
     assert_made(cached("a", "here", Build()))
     assert not names(cache)
+    (said,) = caplog.messages
+    assert said.startswith(f"{cache / 'decoded-'}")
+    assert said.endswith(".safetensors: not written, FMNIST_XP_CACHE_SIZE is less than it takes")
+
+
+def test_as_many_bytes_as_there_is_room_for_are_kept(
+    filled: dict[str, Path], cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "fmnist_xp")
+    sizes = {key: path.stat().st_size for key, path in filled.items()}
+    for path in filled.values():
+        path.unlink()
+    monkeypatch.setattr("fmnist_xp.data.cache.cache_size", lambda: sizes["a"] + sizes["b"])
+    for key in "ab":
+        cached(key, f"source {key}", lambda key=key: (replace(made(20), source=f"source {key}"), made(10, 1)))
+    assert names(cache) == {filled["a"].name, filled["b"].name}
+    monkeypatch.setattr("fmnist_xp.data.cache.cache_size", lambda: 30 * 784)  # the images alone
+    cached("c", "here", Build())
+    assert not names(cache)
+    assert not caplog.records
+
+
+def test_litter_goes_first_where_the_cache_is_full(
+    filled: dict[str, Path], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = litter(cache, 2 * 3600)
+    left[0].write_bytes(bytes(1_000_000))
+    os.utime(left[0], (time.time() - 2 * 3600,) * 2)
+    room = 5 * filled["a"].stat().st_size
+    monkeypatch.setattr("fmnist_xp.data.cache.cache_size", lambda: room)
+    cached("d", "here", Build())
+    assert len(names(cache)) == 4
+    assert {path.name for path in filled.values()} < names(cache)
+
+
+def test_litter_is_an_hour_old(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = litter(cache, 0)
+    for path in left:
+        os.utime(path, (1e9, 1e9))
+    monkeypatch.setattr(time, "time", lambda: 1e9 + 3600)
+    assert clear_cache() == []
+    monkeypatch.setattr(time, "time", lambda: 1e9 + 3601)
+    assert {file.path for file in clear_cache()} == set(left)
+    assert not list(cache.iterdir())
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are of POSIX systems")
@@ -313,7 +415,8 @@ def test_the_size_is_in_megabytes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache_size() == 60_000_000
     for wrong in ("much", "-1", "1.5", "1e3", "\u0665"):
         monkeypatch.setenv("FMNIST_XP_CACHE_SIZE", wrong)
-        with pytest.raises(DataError, match="FMNIST_XP_CACHE_SIZE"):
+        said = rf"^FMNIST_XP_CACHE_SIZE={wrong}: not a whole number of megabytes, such as 1000$"
+        with pytest.raises(DataError, match=said):
             cached("a", "here", Build())
 
 
@@ -361,7 +464,9 @@ def test_what_is_ours_is_told(filled: dict[str, Path], cache: Path) -> None:
     assert files[filled["a"]].source == "source a"
     assert files[filled["a"]].size == filled["a"].stat().st_size
     assert files[filled["a"]].used == 1e9
-    assert "unknown" in files[filled["c"]].source
+    assert files[filled["c"]].source == "unknown (damaged, or of another version)"
+    assert [files[path].source for path in left] == ["", "Fashion-MNIST"]
+    assert files[cache / "fashion-mnist" / "t10k-labels-idx1-ubyte.gz"].source == "Fashion-MNIST"
     kinds = {path.name: files.pop(path).kind for path in (*filled.values(), *left)}
     assert set(kinds.values()) == {"decoded data set", "unfinished"}
     assert [(path.name, file.kind) for path, file in files.items()] == [
@@ -383,6 +488,57 @@ def test_what_is_ours_is_removed_and_nothing_else(filled: dict[str, Path], cache
     assert clear_cache() == []
 
 
+def test_what_another_process_removes_while_it_is_listed_is_left_out(
+    filled: dict[str, Path], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = next(iter(cache.iterdir()))
+
+    def gone(path: Path, framework: str) -> object:
+        if path == first:
+            path.unlink()
+        return safe_open(path, framework)
+
+    monkeypatch.setattr("fmnist_xp.data.cache.safe_open", gone)
+    assert [file.path for file in cache_files()] == [path for path in filled.values() if path != first]
+
+
+def test_what_cannot_be_removed_to_make_room_is_left(
+    filled: dict[str, Path], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unlink = Path.unlink
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        if path in filled.values():
+            raise PermissionError(13, "Permission denied")
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    room = filled["a"].stat().st_size
+    monkeypatch.setattr("fmnist_xp.data.cache.cache_size", lambda: room)
+    assert_made(cached("d", "here", Build()))
+    assert names(cache) == {path.name for path in filled.values()}
+
+
+def test_what_another_process_removes_meanwhile_is_no_failure(
+    filled: dict[str, Path], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = cache_files()
+    monkeypatch.setattr("fmnist_xp.data.cache.cache_files", lambda: files)
+    filled["b"].unlink()
+    assert clear_cache() == files
+    assert not names(cache)
+
+
+def test_what_cannot_be_removed_is_named(filled: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(DataError) as raised:
+        clear_cache()
+    assert str(raised.value) == f"{filled['a']}: cannot be removed (Permission denied)"
+
+
 def test_a_link_is_removed_and_not_what_it_points_to(filled: dict[str, Path], tmp_path: Path) -> None:
     mine = filled["a"].rename(tmp_path / "mine")
     filled["a"].symlink_to(mine)
@@ -401,5 +557,12 @@ def test_a_cache_that_is_a_file_cannot_be_read(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "file").write_text("mine")
     monkeypatch.setenv("FMNIST_XP_CACHE", str(tmp_path / "file"))
     for start in (cache_files, clear_cache):
-        with pytest.raises(DataError, match="file: cannot be read"):
+        with pytest.raises(DataError) as raised:
             start()
+        words = os.strerror(errno.ENOTDIR)
+        assert str(raised.value) == f"{tmp_path / 'file'}: cannot be read ({words}); set FMNIST_XP_CACHE"
+
+
+def test_a_decoded_set_that_does_not_say_of_what_it_is_of_another_version(cache: Path) -> None:
+    save_file({"train": np.zeros(1)}, cache / f"decoded-{'0' * 32}.safetensors")
+    assert [file.source for file in cache_files()] == ["unknown (damaged, or of another version)"]

@@ -1,14 +1,19 @@
 """Fetching, from servers on this machine."""
 
+import errno
 import gc
 import gzip
 import hashlib
 import logging
 import os
+import re
 import socket
+import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -19,6 +24,9 @@ from data_helpers import made
 from fmnist_xp.data import Dataset, download, export, fashion_mnist, fetch, idx, load_fashion_mnist, published
 from fmnist_xp.errors import DataError
 
+requests = pytest.importorskip("requests", reason="requests, which only downloads need, is not installed")
+urllib3 = pytest.importorskip("urllib3")
+
 IMAGES = "train-images-idx3-ubyte.gz"
 
 
@@ -28,8 +36,9 @@ pytestmark = pytest.mark.usefixtures("downloads")
 class Server(ThreadingHTTPServer):
     """Serves `files`; `status` answers everything, `cuts` breaks that many answers in the middle.
 
-    `headers` are sent in place of `Content-Length`. Where `pause` is set, answers go on for ever, a byte at a time,
-    with so many seconds between them; with none, as fast as they can.
+    `encodings` are what was asked for as `Accept-Encoding`. `headers` are sent in place of `Content-Length`. Where
+    `pause` is set, answers go on for 128 MiB, `piece` bytes at a time, with so many seconds between them; with none,
+    as fast as they can.
     """
 
     daemon_threads = True
@@ -40,8 +49,10 @@ class Server(ThreadingHTTPServer):
         self.status = 200
         self.cuts: dict[str, int] = {}
         self.answered: list[str] = []
+        self.encodings: list[str | None] = []
         self.headers: dict[str, str] | None = None
         self.pause: float | None = None
+        self.piece = 1
         self.over = threading.Event()
 
     @property
@@ -58,6 +69,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         name = self.path.rpartition("/")[2]
         self.server.answered.append(name)
+        self.server.encodings.append(self.headers["Accept-Encoding"])
         content = self.server.files.get(name, b"")
         self.send_response(self.server.status if content else 404)
         headers = self.server.headers
@@ -65,8 +77,10 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(header, value)
         self.end_headers()
         if self.server.pause is not None:
-            while not self.server.over.wait(self.server.pause):
-                self.wfile.write(b"\x1f" * (1 if self.server.pause else 1 << 16))
+            piece, sent = self.server.piece if self.server.pause else 1 << 16, 0
+            while not self.server.over.wait(self.server.pause) and sent < 1 << 27:
+                self.wfile.write(b"\x1f" * piece)
+                sent += piece
         if self.server.cuts.get(name, 0):
             self.server.cuts[name] -= 1
             content = content[: len(content) // 2]
@@ -125,6 +139,7 @@ def test_four_files_are_fetched_once(server: Server, files: dict[str, bytes], ca
     folder = fetch(server.url)
     assert folder.parent == cache
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
+    assert server.encodings == ["identity"] * 4
     asked = len(server.answered)
     assert fetch(server.url) == folder
     assert len(server.answered) == asked
@@ -147,6 +162,70 @@ def test_the_argument_comes_before_the_variable(
     assert_made(load_fashion_mnist(url=server.url))
 
 
+def test_auto_in_the_variable_is_auto(
+    server: Server,
+    files: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """With a cache that is not there yet, below folders that are not."""
+    caplog.set_level(logging.INFO, "fmnist_xp")
+    monkeypatch.setenv("FMNIST_XP_DATA", "auto")
+    monkeypatch.setenv("FMNIST_XP_CACHE", str(tmp_path / "some" / "where"))
+    assert_made(load_fashion_mnist(url=server.url))
+    assert sorted(path.name for path in (tmp_path / "some" / "where" / "fashion-mnist").iterdir()) == sorted(files)
+    assert not caplog.records
+
+
+def test_what_is_fetched_and_right_is_read_and_not_verified_at_each_start(
+    server: Server, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for split, dataset in (("train", made(20)), ("test", made(10, 1))):
+        monkeypatch.setitem(published.SORTED_SHA256, split, published.sorted_sha256(dataset))
+    assert load_fashion_mnist(url=server.url)[0].name == "fashion-mnist"
+    monkeypatch.setattr(published, "verify", None)
+    assert load_fashion_mnist(url=server.url)[0].name == "fashion-mnist"
+
+
+def test_synthetic_in_the_variable_is_drawn(drawn: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FMNIST_XP_DATA", "synthetic")
+    for source in ("drawn", "drawn by make_synthetic"):  # the second comes from the cache
+        train, _ = load_fashion_mnist()
+        assert (train.name, train.source) == ("synthetic", source)
+
+
+def test_a_folder_that_is_not_there_is_made_with_those_above_it(
+    server: Server, files: dict[str, bytes], tmp_path: Path
+) -> None:
+    folder = tmp_path / "some" / "where"
+    assert fetch(server.url, folder=folder) == folder
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
+
+
+def test_a_file_that_cannot_be_put_into_its_place_is_named(
+    server: Server, files: dict[str, bytes], tmp_path: Path
+) -> None:
+    (tmp_path / "here" / IMAGES / "in the way").mkdir(parents=True)
+    with pytest.raises(DataError) as raised:
+        fetch(server.url, folder=tmp_path / "here")
+    assert str(raised.value) == f"{tmp_path / 'here' / IMAGES}: cannot be written ({os.strerror(errno.EISDIR)})"
+
+
+def test_without_a_cache_there_is_nowhere_to_fetch_into(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FMNIST_XP_CACHE")
+    monkeypatch.setitem(sys.modules, "pooch", None)
+    assert download.fetched_folder() is None
+    with pytest.raises(DataError, match=r"^there is no cache to fetch into: its folder is unknown without pooch"):
+        fetch()
+
+
+def test_without_requests_it_is_to_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "requests", None)
+    with pytest.raises(download.OutOfReachError, match=r"^downloads need requests \(.+\): pip install requests$"):
+        fetch()
+
+
 def test_the_same_content_compressed_otherwise_is_accepted(server: Server, files: dict[str, bytes]) -> None:
     server.files[IMAGES] = gzip.compress(gzip.decompress(files[IMAGES]), 1)
     assert (fetch(server.url) / IMAGES).read_bytes() == server.files[IMAGES]
@@ -166,19 +245,31 @@ def test_other_content_is_refused_with_both_sums(server: Server, files: dict[str
 
 def test_what_is_no_gzip_is_refused(server: Server, files: dict[str, bytes]) -> None:
     server.files[IMAGES] = b"<html>please log in</html>"
-    with pytest.raises(DataError, match=f"{IMAGES}: what came is no whole gzip file"):
+    with pytest.raises(
+        DataError, match=rf"^{server.url}/{IMAGES}: what came is no whole gzip file \(.*\); name another address"
+    ):
         fetch(server.url)
 
 
-@pytest.mark.parametrize("status", [404, 500])
+def test_a_file_of_the_most_bytes_that_it_can_have_is_taken(server: Server, files: dict[str, bytes]) -> None:
+    padded = files[IMAGES].ljust(published.FILES[IMAGES].limit, b"\0")
+    server.files[IMAGES] = padded
+    assert (fetch(server.url) / IMAGES).read_bytes() == padded
+
+
+@pytest.mark.parametrize(
+    ("status", "words"), [(404, "404 Client Error: Not Found"), (500, "500 Server Error: Internal Server Error")]
+)
 def test_an_error_status_is_an_error_not_a_synthetic_set(
-    server: Server, files: dict[str, bytes], status: int
+    server: Server, files: dict[str, bytes], status: int, words: str
 ) -> None:
     server.status = status
-    with pytest.raises(DataError, match=str(status)) as raised:
+    with pytest.raises(DataError) as raised:
         load_fashion_mnist("auto", url=server.url)
     assert not isinstance(raised.value, download.OutOfReachError)
-    assert IMAGES in str(raised.value)
+    assert str(raised.value) == (
+        f"{server.url}/{IMAGES}: the server answers {words}; name another address (--url, FMNIST_XP_URL)"
+    )
 
 
 def test_a_broken_connection_is_begun_again_whole(server: Server, files: dict[str, bytes]) -> None:
@@ -192,6 +283,7 @@ def test_a_connection_that_keeps_breaking_is_an_error(server: Server, files: dic
     server.cuts = {"train-labels-idx1-ubyte.gz": 99}
     with pytest.raises(DataError, match=r"train-labels-idx1-ubyte\.gz: the connection broke 3 times"):
         load_fashion_mnist("auto", url=server.url)
+    assert server.answered == [IMAGES] + ["train-labels-idx1-ubyte.gz"] * 3
     assert [path.name for path in download.fetched_folder().iterdir()] == [IMAGES]
 
 
@@ -204,12 +296,20 @@ def test_a_damaged_file_in_the_cache_is_fetched_again(server: Server, files: dic
 
 @pytest.mark.parametrize("damage", [lambda content: content[:-20], lambda _: gzip.compress(b"other")])
 def test_damaged_files_in_the_cache_never_change_what_is_loaded(
-    server: Server, files: dict[str, bytes], nobody: str, damage: Callable[[bytes], bytes]
+    server: Server,
+    files: dict[str, bytes],
+    nobody: str,
+    damage: Callable[[bytes], bytes],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level(logging.INFO, "fmnist_xp")
     path = fetch(server.url) / IMAGES
     path.write_bytes(damage(files[IMAGES]))
     with pytest.raises(DataError, match="are damaged, and cannot be fetched again"):
         load_fashion_mnist("auto", url=nobody)
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"{path}: ")
+    assert record.getMessage().endswith("; fetching it again")
     assert_made(load_fashion_mnist("auto", url=server.url))
     assert path.read_bytes() == files[IMAGES]
 
@@ -229,7 +329,10 @@ def test_drawn_images_can_be_ruled_out(nobody: str, tmp_path: Path, monkeypatch:
         load_fashion_mnist("auto", url=nobody, allow_synthetic=False)
     assert nobody in str(raised.value)
     assert "check the connection" in str(raised.value)
-    with pytest.raises(DataError, match="synthetic: drawn images are ruled out"):
+    with pytest.raises(
+        DataError,
+        match=r"^synthetic: drawn images are ruled out \(--no-synthetic\); name the folder of real ones$",
+    ):
         load_fashion_mnist("synthetic", allow_synthetic=False)
     monkeypatch.setenv("FMNIST_XP_DATA", "synthetic")
     with pytest.raises(DataError, match="FMNIST_XP_DATA=synthetic"):
@@ -253,8 +356,10 @@ def test_silence_means_one_warning_and_the_synthetic_set(
         train, _ = load_fashion_mnist("auto", url=silent)
     assert train.name == "synthetic"
     (record,) = caplog.records
-    assert silent in record.getMessage()
-    assert "using synthetic images instead" in record.getMessage()
+    assert record.getMessage() == (
+        f"Fashion-MNIST cannot be fetched ({silent}/: no answer within 0.3 s; check the connection, or name another "
+        "address (--url, FMNIST_XP_URL)); using synthetic images instead"
+    )
     with pytest.raises(download.OutOfReachError, match="no answer within"):
         fetch(silent)
 
@@ -262,10 +367,18 @@ def test_silence_means_one_warning_and_the_synthetic_set(
 def test_a_name_that_takes_for_ever_to_look_up_is_silence_too(drawn: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "TIMEOUT", 0.3)
     over = threading.Event()
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: over.wait(30) and [])
+    keeps_the_process: list[bool] = []
+
+    def look_up(*_: object, **__: object) -> list[object]:
+        keeps_the_process.append(not threading.current_thread().daemon)
+        over.wait(30)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
     with pytest.raises(download.OutOfReachError, match=r"no answer within 0\.3 s"):
         fetch("http://fashion.invalid")
     over.set()
+    assert keeps_the_process == [False]
 
 
 def test_a_refused_connection_means_the_synthetic_set(drawn: None, caplog: pytest.LogCaptureFixture) -> None:
@@ -309,9 +422,25 @@ def test_a_cache_that_cannot_be_written(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("FMNIST_XP_CACHE", str(tmp_path / "file" / "cache"))
     assert_made(load_fashion_mnist("auto", url=server.url))
-    assert "cannot be written" in caplog.text
+    folder = tmp_path / "file" / "cache" / "fashion-mnist"
+    said = f"{folder}: cannot be written; the data set is fetched at each start"
+    assert caplog.messages[0] == said
     with pytest.raises(DataError, match="cannot be made"):
         fetch(server.url)
+    folder = tmp_path / "cache" / "fashion-mnist"
+    monkeypatch.setenv("FMNIST_XP_CACHE", str(folder.parent))
+    temporary = tempfile.TemporaryFile
+
+    def read_only(*arguments: object, dir: Path | None = None) -> object:
+        if dir == folder:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return temporary(dir=dir)
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", read_only)
+    caplog.clear()
+    assert_made(load_fashion_mnist("auto", url=server.url))
+    assert caplog.messages == [f"{folder}: cannot be written; the data set is fetched at each start"]
+    assert not list(folder.iterdir())
 
 
 def test_a_bar_is_drawn_on_a_terminal_only(
@@ -322,7 +451,9 @@ def test_a_bar_is_drawn_on_a_terminal_only(
     (folder / IMAGES).unlink()
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     fetch(server.url)
-    assert IMAGES in capsys.readouterr().err
+    size = f"{len(files[IMAGES]) / 1000:.1f}"
+    *_, line = re.sub(r"\x1b\[[^A-Za-z]*[A-Za-z]", "", capsys.readouterr().err).split("\r")
+    assert re.fullmatch(rf"{IMAGES} ━+ {size}/{size} kB 0:00:00\n", line)
 
 
 FORMS = {
@@ -373,12 +504,67 @@ def test_a_server_that_sends_without_end_is_left(server: Server, files: dict[str
     assert not list(download.fetched_folder().iterdir())
 
 
-def test_no_more_is_kept_of_an_answer_than_a_chunk_beyond_the_limit(server: Server, files: dict[str, bytes]) -> None:
+@pytest.mark.parametrize("limit", [1000, 1 << 14])
+def test_no_more_is_kept_of_an_answer_than_a_chunk_beyond_the_limit(
+    server: Server, files: dict[str, bytes], limit: int
+) -> None:
     server.headers, server.pause = {}, 0
-    transfer = download._Transfer(f"{server.url}/{IMAGES}", 1000)
+    transfer = download._Transfer(f"{server.url}/{IMAGES}", limit)
     transfer.start()
     transfer.join()
-    assert 1000 < len(transfer.content) <= 1000 + (1 << 14)
+    assert limit < len(transfer.content) <= limit + (1 << 14)
+
+
+@pytest.mark.skipif(not hasattr(urllib3.HTTPResponse, "shutdown"), reason="urllib3 is older than 2.3")
+def test_an_answer_that_trickles_ends_when_it_is_stopped(server: Server, files: dict[str, bytes]) -> None:
+    server.headers, server.pause = {}, 0.01
+    transfer = download._Transfer(f"{server.url}/{IMAGES}", 1000)
+    transfer.start()
+    transfer.answered.wait()
+    transfer.stop()
+    transfer.join(30)
+    assert not transfer.is_alive()
+
+
+def test_an_answer_ends_with_the_next_chunk_where_it_cannot_be_stopped_at_once(
+    server: Server, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(urllib3.HTTPResponse, "shutdown", raising=False)
+    server.headers, server.pause = {}, 0
+    transfer = download._Transfer(f"{server.url}/{IMAGES}", 100_000_000)
+    transfer.start()
+    transfer.answered.wait()
+    transfer.stop()
+    transfer.join()
+    assert len(transfer.content) < 100_000_000
+
+
+@pytest.mark.parametrize("error", [OSError, ValueError, RuntimeError])
+def test_an_answer_that_ends_while_it_is_stopped_is_no_failure(
+    server: Server, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    def gone(self: object) -> None:
+        raise error
+
+    monkeypatch.setattr(urllib3.HTTPResponse, "shutdown", gone, raising=False)
+    monkeypatch.setattr(download, "PATIENCE", 0.0)
+    server.headers, server.pause = {}, 0.01
+    with pytest.raises(DataError, match="slower than 20,000 a second"):
+        fetch(server.url)
+
+
+def test_a_rate_is_of_all_seconds_so_far(
+    server: Server, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here over a million bytes a second come, and 200,000 must; the time for all is what ends it."""
+    monkeypatch.setitem(published.FILES, IMAGES, replace(published.FILES[IMAGES], size=1 << 30))
+    monkeypatch.setattr(download, "PATIENCE", 0.0)
+    monkeypatch.setattr(download, "LOWEST_RATE", 200_000)
+    server.piece = 1 << 14
+    monkeypatch.setattr(download, "WHOLE", 0.4)
+    server.headers, server.pause = {}, 0.01
+    with pytest.raises(DataError, match="not done 0 s after the first request"):
+        fetch(server.url)
 
 
 def test_a_server_that_trickles_is_left(
@@ -544,10 +730,42 @@ def test_known_addresses_are_https_first() -> None:
     assert [address.partition(":")[0] for address in published.ADDRESSES] == ["https", "https", "http"]
 
 
+WORDS = {
+    "the system's, without a file": (
+        OSError(errno.ENOENT, os.strerror(errno.ENOENT), "/ca.pem"),
+        os.strerror(errno.ENOENT),
+    ),
+    "what stands behind the first colon": (Exception("a host: no route: 3: 4"), "no route: 3: 4"),
+    "the system's, in brackets": (Exception("failed ([Errno 7] No luck)"), "No luck"),
+}
+
+
+@pytest.mark.parametrize(("cause", "words"), WORDS.values(), ids=WORDS)
+def test_why_nothing_answers_is_said_in_few_words(
+    monkeypatch: pytest.MonkeyPatch, cause: Exception, words: str
+) -> None:
+    def fail(url: str, **_options: object) -> None:
+        raise requests.ConnectionError(cause)
+
+    monkeypatch.setattr(requests, "get", fail)
+    with pytest.raises(download.OutOfReachError) as raised:
+        fetch("http://one.invalid/X/")
+    assert str(raised.value) == (
+        f"http://one.invalid/X/: {words}; check the connection, or name another address (--url, FMNIST_XP_URL)"
+    )
+
+
+def test_no_answer_as_requests_has_it_is_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(url: str, **_options: object) -> None:
+        raise requests.ReadTimeout
+
+    monkeypatch.setattr(requests, "get", fail)
+    with pytest.raises(download.OutOfReachError, match=r"^http://one\.invalid/: no answer within 10 s; check"):
+        fetch("http://one.invalid")
+
+
 def test_where_nothing_answers_each_address_stands_with_the_systems_words(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the name of a file, and without what requests and urllib3 wrap around it."""
-    import requests
-    import urllib3
 
     def refuse(url: str, **_options: object) -> None:
         host = url.split("/")[2]

@@ -1,5 +1,7 @@
+import errno
 import gzip
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +17,21 @@ def test_a_source_that_is_nothing_says_what_is_allowed() -> None:
         load_fashion_mnist("download")
 
 
-@pytest.mark.parametrize("source", ["~nobody-of-this-name/data", "a\0b", "a" * 5000, ""])
+NO_PATHS = {
+    "~nobody-of-this-name/data": "~nobody-of-this-name/data: no such folder or file (",
+    "a\0b": "'a\\x00b': no such folder or file (",
+    "a" * 5000: "a" * 500 + f"…: no such folder or file ({os.strerror(errno.ENAMETOOLONG)}); ",
+    "": "the data source is empty; ",
+}
+
+
+@pytest.mark.parametrize("source", NO_PATHS)
 def test_a_source_that_cannot_be_a_path_is_refused(source: str) -> None:
-    with pytest.raises(DataError, match=r"give a path, 'auto' or 'synthetic'$") as raised:
+    with pytest.raises(DataError, match=r"; give a path, 'auto' or 'synthetic'$") as raised:
         load_fashion_mnist(source)
+    assert str(raised.value).startswith(NO_PATHS[source])
     assert "\0" not in str(raised.value)
+    assert "None" not in str(raised.value)
 
 
 def test_auto_takes_the_path_in_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

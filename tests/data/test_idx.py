@@ -1,5 +1,6 @@
 import gzip
 import struct
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from data_helpers import made
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fmnist_xp.data import Dataset, export, idx, load_fashion_mnist, stored
+from fmnist_xp.data import Dataset, export, idx, load_fashion_mnist, make_synthetic, stored
 from fmnist_xp.errors import DataError
 
 TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
@@ -73,6 +74,66 @@ def test_a_wrong_file_is_named(folder: Path, name: str, content: bytes, message:
     assert "\n" not in str(raised.value)
 
 
+WHOLE = {
+    "plain, cut short": (
+        TRAIN_IMAGES,
+        images_file()[:-1],
+        "2351 bytes of images found, its header promises 2352; copy or fetch it again",
+    ),
+    "gzip, which cannot hold as much": (
+        TRAIN_LABELS,
+        gzip.compress(labels_file()[:4] + struct.pack(">I", 100_000), mtime=0),
+        f"at most {1032 * 28 - 8} bytes of labels found, its header promises 100000; copy or fetch it again",
+    ),
+    "gzip, cut short": (
+        TRAIN_IMAGES,
+        gzip.compress(images_file()[:-1]),
+        "2351 bytes of images found, its header promises 2352; copy or fetch it again",
+    ),
+    "counts": (
+        TRAIN_LABELS,
+        labels_file(b"\1\2"),
+        f"2 labels found for the 3 images of {TRAIN_IMAGES}; take both files from the same data set",
+    ),
+    "size": (
+        TRAIN_IMAGES,
+        struct.pack(">IIII", 0x0803, 3, 30, 28),
+        "images of 28 x 30 pixels found; 28 x 28 are needed",
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "message"), WHOLE.values(), ids=WHOLE)
+def test_a_file_of_another_size_than_it_promises_is_told_both(
+    folder: Path, name: str, content: bytes, message: str
+) -> None:
+    (folder / name).write_bytes(content)
+    with pytest.raises(DataError) as raised:
+        load_fashion_mnist(folder)
+    assert str(raised.value) == f"{folder / name}: {message}"
+
+
+def test_as_many_images_as_there_may_be_are_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(idx, "MOST_IMAGES", 3)
+    assert len(load_fashion_mnist(folder)[0]) == 3
+    monkeypatch.setattr(idx, "MOST_IMAGES", 2)
+    with pytest.raises(DataError, match="its header promises 3 images; is it the right file"):
+        load_fashion_mnist(folder)
+
+
+def test_a_file_that_changes_once_it_is_judged_is_named(folder: Path) -> None:
+    contents = iter([labels_file(), labels_file(magic=0)])
+
+    def changing() -> stored.Opened:
+        content = next(contents)
+        return BytesIO(content), len(content)
+
+    (found,) = idx.find(stored.in_folder(folder))
+    found.files[1] = stored.Stored("labels", "a: ", folder, changing)
+    with pytest.raises(DataError, match=r"^a: labels: magic number 00000000 found; labels begin with 00000801$"):
+        idx.read(found.files, "here")
+
+
 GZIP = gzip.compress(images_file(), mtime=0)
 DAMAGED = {
     "cut short": GZIP[:-9],
@@ -106,10 +167,19 @@ def test_written_files_are_the_format_and_the_same_bytes_each_time(tmp_path: Pat
     assert names == sorted(f"{name}.gz" for name in idx.NAMES)
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-    content = gzip.decompress((tmp_path / "a" / f"{TRAIN_IMAGES}.gz").read_bytes())
+    packed = (tmp_path / "a" / f"{TRAIN_IMAGES}.gz").read_bytes()
+    assert packed[:9] == b"\x1f\x8b\x08" + bytes(6)  # no name and no time
+    content = gzip.decompress(packed)
     assert content == struct.pack(">IIII", 2051, 12, 28, 28) + train.images.tobytes()
     content = gzip.decompress((tmp_path / "a" / "t10k-labels-idx1-ubyte.gz").read_bytes())
     assert content == struct.pack(">II", 2049, 3) + test.labels.tobytes()
+
+
+def test_files_are_compressed_as_gzip_does_by_default(tmp_path: Path) -> None:
+    train, _ = make_synthetic(40, 10)
+    idx.write(train, "train", tmp_path)
+    content = struct.pack(">IIII", 2051, 40, 28, 28) + train.images.tobytes()
+    assert (tmp_path / f"{TRAIN_IMAGES}.gz").read_bytes()[10:] == gzip.compress(content, 6)[10:]
 
 
 @given(labels=st.binary(min_size=1, max_size=5).map(lambda b: bytes(x % 10 for x in b)), seed=st.integers(0, 99))

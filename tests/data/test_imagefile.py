@@ -62,12 +62,31 @@ def test_what_changes_no_pixel_is_left_out() -> None:
         assert judge(file).file == PLAIN
 
 
+def test_the_plainest_png_is_handed_on_and_not_copied() -> None:
+    assert judge(PLAIN).file is PLAIN
+
+
 def test_transparency_is_kept_where_it_shows() -> None:
     image = decoded(judge(PNGS["one colour transparent"]).file)
     assert image is not None
     assert np.array_equal(image[..., 3] == 0, IMAGE // 100 == 1)
-    for wrong in (bytes([1, 1, 0, 2, 0, 3]), bytes(2)):
+    beyond_8_bits = bytes([1, 1, 0, 2, 0, 3])
+    for wrong in (beyond_8_bits, bytes(2)):
         assert judge(RGB[:33] + chunk(b"tRNS", wrong) + RGB[33:]).file == RGB
+    deep = encoded(".png", COLOUR.astype(np.uint16) * 257)
+    deep = deep[:33] + chunk(b"tRNS", beyond_8_bits) + deep[33:]
+    assert judge(deep).file == deep
+
+
+def test_transparency_of_a_palette_has_at_most_a_value_an_entry() -> None:
+    palette = chunk(b"PLTE", bytes(6))
+    one, two, three = (chunk(b"tRNS", bytes(length)) for length in (1, 2, 3))
+    bits = filtered(IMAGE[:, :4], [0] * 28)
+    for right in (palette, palette + one, palette + two):
+        file = png(bits, depth=1, colour=3, before=right)
+        assert judge(file).file == file
+    for wrong in (palette + three, one + palette):
+        assert judge(png(bits, depth=1, colour=3, before=wrong)).file == png(bits, depth=1, colour=3, before=palette)
 
 
 def test_photograph_keeps_how_the_camera_was_held() -> None:
@@ -75,6 +94,8 @@ def test_photograph_keeps_how_the_camera_was_held() -> None:
     held = chunk(b"eXIf", b"MM\0*" + struct.pack(">IH", 8, 1) + entry + bytes(4))
     file = judge(png(LINES, before=TEXT + held)).file
     assert file == png(LINES, before=held)
+    little = png(LINES, before=chunk(b"eXIf", b"II*\0" + bytes(20)))
+    assert judge(little).file == little
     assert judge(png(LINES, before=chunk(b"eXIf", b"nothing"))).file == PLAIN
 
 
@@ -160,12 +181,44 @@ def test_wrong_png_is_refused_before_it_is_decoded(file: bytes) -> None:
         judge(file)
 
 
+def test_one_pixel_is_an_image() -> None:
+    file = png(bytes(2), width=1, height=1)
+    assert judge(file) == (1, 1, file)
+
+
+DAMAGED = "not a whole image: damaged or cut short; copy it again"
+PALETTE_OR_ORDER = "a PNG made wrongly: its palette or the order of its chunks is not in the standard"
+RIFF = b"RIFF\4\0\0\0WAVE"
+SAID = {
+    "cut short": (PLAIN[:-1], DAMAGED),
+    "two headers": (PLAIN[:33] + PLAIN[8:], PALETTE_OR_ORDER),
+    "a header that is not in the standard": (
+        png(LINES, depth=3),
+        "a PNG made wrongly: its header is not in the standard",
+    ),
+    "a sound": (RIFF, f"not an image in PNG, JPEG, WebP or BMP (it begins with {RIFF[:8]!r})"),
+    "a JPEG of no frame": (b"\xff\xd8\xff\xda\xff\xd9", "an image of 0 x 0 pixels"),
+    "a JPEG whose end is in a comment": (b"\xff\xd8\xff\xfe\0\4\xff\xd9\xff\xda", DAMAGED),
+}
+
+
+@pytest.mark.parametrize(("file", "words"), SAID.values(), ids=SAID)
+def test_what_is_refused_is_told_why(file: bytes, words: str) -> None:
+    with pytest.raises(ValueError, match=r"^.*$") as raised:
+        judge(file)
+    assert str(raised.value) == words
+
+
 PORTRAIT = np.kron(IMAGE[:20, :14], np.ones((3, 3), np.uint8))  # 60 x 42
+JPEG = encoded(".jpg", PORTRAIT)
 OTHERS = {
-    "JPEG": encoded(".jpg", PORTRAIT),
+    "JPEG": JPEG,
     "JPEG, colour": encoded(".jpg", np.dstack([PORTRAIT] * 3)),
     "JPEG, progressive": encoded(".jpg", PORTRAIT, cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
     "JPEG, with restarts": encoded(".jpg", PORTRAIT, cv2.IMWRITE_JPEG_RST_INTERVAL, 1),
+    "JPEG, filled up": JPEG[:2] + b"\xff" + JPEG[2:20] + b"\xff" + JPEG[20:],
+    "JPEG, with a long comment": JPEG[:2] + b"\xff\xfe" + struct.pack(">H", 40_000) + bytes(39_998) + JPEG[2:],
+    "JPEG, with its end in a comment too": JPEG[:2] + b"\xff\xfe\0\4\xff\xd9" + JPEG[2:],
     "WebP": encoded(".webp", np.dstack([PORTRAIT] * 3), cv2.IMWRITE_WEBP_QUALITY, 80),
     "WebP, lossless": encoded(".webp", np.dstack([PORTRAIT] * 3), cv2.IMWRITE_WEBP_QUALITY, 101),
     "BMP": encoded(".bmp", PORTRAIT),
@@ -190,7 +243,17 @@ def test_size_of_an_extended_webp_is_that_of_the_image() -> None:
             b"VP8X" + struct.pack("<I", 10) + b"\x10\0\0\0" + (41).to_bytes(3, "little") + bytes([59, 0, 0]) + picture
         )
     file = b"RIFF" + struct.pack("<I", len(picture) + 4) + b"WEBP" + picture
-    assert judge(file)[:2] == (42, 60)
+    assert judge(file) == (42, 60, file)
+
+
+def test_webp_that_lacks_a_byte_is_refused() -> None:
+    with pytest.raises(ValueError, match="damaged or cut short"):
+        judge(OTHERS["WebP"][:-1])
+
+
+def test_width_in_an_old_bmp_has_no_sign() -> None:
+    file = b"BM" + struct.pack("<IIIIHHHH", 26, 0, 26, 12, 40_000, 50_000, 1, 24)
+    assert judge(file) == (40_000, 50_000, file)
 
 
 @pytest.mark.parametrize("file", [*OTHERS.values(), PLAIN])
@@ -244,6 +307,25 @@ def test_file_is_read_with_its_state(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=rf"a\.png: {len(PLAIN):,} bytes found; an image file may have") as raised:
         read_file(str(path), len(PLAIN) - 1)
     assert str(path) in str(raised.value)
+
+
+def test_file_comes_in_pieces_and_grows_and_is_read_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(PLAIN)
+    read = os.read
+
+    def some(file: int, length: int) -> bytes:
+        with path.open("ab") as other:
+            other.write(b"more")
+        return read(file, min(length, 100))
+
+    assert len(PLAIN) % 100
+    monkeypatch.setattr(os, "read", some)
+    content, state = read_file(str(path), len(PLAIN))
+    assert content == PLAIN
+    assert state.st_size == len(PLAIN)
 
 
 def test_file_of_200_gb_is_not_read(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ import socket
 import sys
 import tracemalloc
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -49,6 +50,7 @@ LITTER = [
     "labels.CSV",
     "train/.DS_Store",
     "train/notes.txt",
+    "train/README",
     "train/3/Thumbs.db",
     "train/3/EhThumbs.db",
     "test/4/._0000.png",
@@ -78,6 +80,7 @@ def test_what_systems_leave_behind_is_passed_over_and_counted(
         (record,) = (record for record in caplog.records if "skipped" in record.getMessage())
         assert f"{source}: skipped what is no image of the data set, {made} in all: " in record.getMessage()
         assert record.getMessage().count("'") == 2 * 3
+        assert record.getMessage().endswith("', …")
         assert record.levelname == "WARNING"
 
 
@@ -102,7 +105,7 @@ def test_nothing_is_said_aloud_of_what_systems_alone_leave_behind(
     assert not caplog.records
 
 
-@pytest.mark.parametrize("top", ["", "fashion_mnist_images/"])
+@pytest.mark.parametrize("top", ["", "fashion_mnist_images/", "FOR X/"])
 def test_a_zip_is_read_bare_or_below_one_folder(image_folder: Path, tmp_path: Path, top: str) -> None:
     path = zipped(image_folder, tmp_path / "images.zip", top)
     with zipfile.ZipFile(path, "a") as archive:
@@ -191,6 +194,10 @@ WRONG = {
         "28 x 28 pixels of 4 x 8 bits found that are not grey",
     ),
     "depth": (encoded(np.zeros((28, 28), np.uint16)), "28 x 28 pixels of 1 x 16 bits found"),
+    "depth, and colour": (
+        encoded(np.zeros((28, 28, 3), np.uint16)),
+        "28 x 28 pixels of 3 x 16 bits found that are not grey; 28 x 28 pixels of 8-bit grey needed$",
+    ),
     "256 KiB": (NOISE + bytes(1 << 18), "bytes found; an image file may have 262,144 here"),
 }
 
@@ -317,9 +324,11 @@ def test_a_folder_that_is_no_label_is_named(image_folder: Path, label: str) -> N
 
 
 def test_a_file_among_the_label_folders_is_named(image_folder: Path) -> None:
-    (image_folder / "test" / "0.png").write_bytes(GOOD)
-    with pytest.raises(DataError, match=r"0\.png: not a label folder"):
-        load_fashion_mnist(image_folder)
+    for name in ("0.png", "08"):
+        (image_folder / "test" / name).write_bytes(GOOD)
+        with pytest.raises(DataError, match=f"{re.escape(name)}: not a label folder"):
+            load_fashion_mnist(image_folder)
+        (image_folder / "test" / name).unlink()
 
 
 @pytest.mark.parametrize("name", ["0000.gif", "0000", "0000.png.bak"])
@@ -333,6 +342,25 @@ def test_a_folder_among_the_images_is_named(image_folder: Path) -> None:
     (image_folder / "train" / "0" / "more.png").mkdir()
     with pytest.raises(DataError, match=r"0/more\.png: a folder; move it elsewhere"):
         load_fashion_mnist(image_folder)
+
+
+@pytest.mark.parametrize("count", [3, 4])
+def test_three_of_what_is_skipped_are_named(image_folder: Path, caplog: pytest.LogCaptureFixture, count: int) -> None:
+    """A file that is called as a split is one of them."""
+    for name in ("Testing", "valid", "x", "y")[:count]:
+        (image_folder / name).write_bytes(b"anything")
+    assert_is_the_made_data(*load_fashion_mnist(image_folder))
+    (said,) = caplog.messages
+    start = f"{image_folder}: skipped what is no image of the data set, {count} in all: "
+    assert said.startswith(start)
+    names, end = said.removeprefix(start).removesuffix(", …").split(", "), said.endswith(", …")
+    assert (len(names), end) == (3, count == 4)
+
+
+def test_where_both_splits_are_missing_that_is_said(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as raised:
+        images.Folder(tmp_path)
+    assert str(raised.value) == f"{tmp_path / 'train'}: missing; train and test are needed, neither found"
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -370,6 +398,15 @@ def test_a_member_that_leads_out_of_the_zip_is_refused(image_folder: Path, tmp_p
         load_fashion_mnist(path)
     assert str(path) in str(raised.value)
     assert name in str(raised.value)
+
+
+def test_a_member_without_a_name_is_refused(image_folder: Path, tmp_path: Path) -> None:
+    path = zipped(image_folder, tmp_path / "images.zip")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("./.", GOOD)
+    with pytest.raises(DataError) as raised:
+        load_fashion_mnist(path)
+    assert str(raised.value) == f"{path}: a member without a name found; copy the zip again"
 
 
 def test_a_file_that_is_no_zip_is_named(tmp_path: Path) -> None:
@@ -464,6 +501,20 @@ def test_a_member_that_unpacks_to_far_more_than_an_image_is_refused_unread(
     assert traced_peak(load) < 10_000_000
 
 
+def test_files_of_the_largest_size_are_read(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = zipped(image_folder, tmp_path / "images.zip")
+    largest = max(path.stat().st_size for path in image_folder.rglob("*.png"))
+    monkeypatch.setattr(images, "_LARGEST", largest)
+    assert_is_the_made_data(*images.Folder(image_folder).read("here"))
+    assert_is_the_made_data(*images.read_zip(archive, "here"))
+    monkeypatch.setattr(images, "_LARGEST", largest - 1)
+    for read in (images.Folder(image_folder).read, functools.partial(images.read_zip, archive)):
+        with pytest.raises(DataError, match=f"{largest} bytes found; an image file may have {largest - 1} here$"):
+            read("here")
+
+
 @functools.cache
 def small_zip(method: int) -> bytes:
     content = io.BytesIO()
@@ -547,11 +598,61 @@ def test_the_fingerprint_is_the_same_before_and_after_reading(image_folder: Path
     assert images.Folder(image_folder).fingerprint() != expected
 
 
+def test_images_may_be_older_than_the_systems_clock(image_folder: Path) -> None:
+    path = image_folder / "train" / "6" / "0001.png"
+    try:
+        os.utime(path, ns=(0, -1_000_000_000))
+    except OSError:
+        pytest.skip("this system has no such times")
+    folder = images.Folder(image_folder)
+    expected = images.Folder(image_folder).fingerprint()
+    folder.read("here")
+    assert folder.fingerprint() == expected
+
+
 @pytest.mark.parametrize("batch", [0, 3000, 1 << 24])
 def test_many_files_are_read_in_batches(image_folder: Path, monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
     monkeypatch.setattr(images, "_BATCH", batch)
     monkeypatch.setattr(images, "_PIECE", 3)
     assert_is_the_made_data(*images.Folder(image_folder).read("here"))
+
+
+def test_a_batch_is_decoded_once_it_has_more_bytes_than_are_held(
+    image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in image_folder.rglob("*.png"):
+        path.write_bytes(GOOD)
+    batches: list[list[int]] = []
+    on_threads = images.on_threads
+
+    def noted(work: Callable[[tuple[int, list[bytes]]], None], pieces: list[tuple[int, list[bytes]]]) -> None:
+        batches.append([start for start, _ in pieces])
+        on_threads(work, pieces)
+
+    monkeypatch.setattr(images, "on_threads", noted)
+    monkeypatch.setattr(images, "_PIECE", 3)
+    monkeypatch.setattr(images, "_BATCH", 3 * len(GOOD))
+    train, test = images.Folder(image_folder).read("here")
+    assert (train.images == 7).all()
+    assert (test.images == 7).all()
+    assert batches == [[0, 3], [6, 9], [12, 15], [18, 21], [24, 27]]
+
+
+def test_the_bar_ends_where_the_last_image_does(image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each image is counted when it is read and when it is decoded."""
+    counts: list[int] = []
+    steps: list[int] = []
+
+    @contextmanager
+    def bar(count: int) -> Iterator[Callable[[int], None]]:
+        counts.append(count)
+        yield steps.append
+
+    monkeypatch.setattr(images, "_bar", bar)
+    monkeypatch.setattr(images, "_PIECE", 4)
+    images.Folder(image_folder).read("here")
+    assert counts == [60]
+    assert sorted(steps) == [2, 2] + [4] * 14
 
 
 def test_a_bar_is_shown_on_a_terminal_alone(

@@ -1,10 +1,13 @@
 import sys
+import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import pytest
 
-from fmnist_xp.data.opencv import opencv
+from fmnist_xp.data.opencv import on_threads, opencv
 from fmnist_xp.errors import DataError
 
 MEND = r"pip install --force-reinstall --no-deps opencv-python-headless$"
@@ -55,3 +58,44 @@ def test_folder_that_a_removed_package_left_is_no_opencv(monkeypatch: pytest.Mon
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     with pytest.raises(DataError, match=MEND):
         opencv()
+
+
+@pytest.mark.parametrize("major", [4, 5])
+def test_opencv_is_silenced_where_its_version_has_that(monkeypatch: pytest.MonkeyPatch, major: int) -> None:
+    levels: list[int] = []
+    logging = SimpleNamespace(setLogLevel=levels.append)
+    module = SimpleNamespace(imdecode=None, **({"utils": SimpleNamespace(logging=logging)} if major == 5 else {}))
+    if major == 4:
+        module.setLogLevel = levels.append
+    monkeypatch.setitem(sys.modules, "cv2", module)
+    assert opencv() is module
+    assert levels == [0]
+
+
+@pytest.mark.parametrize(("cores", "expected"), [(2, 2), (100, 8)])
+def test_a_few_items_are_worked_on_at_a_time(monkeypatch: pytest.MonkeyPatch, cores: int, expected: int) -> None:
+    monkeypatch.setattr("fmnist_xp.data.opencv.usable_cores", lambda: cores)
+    together = threading.Barrier(expected, timeout=10)
+    threads = set()
+
+    def work(_: int) -> None:
+        together.wait()
+        threads.add(threading.get_ident())
+
+    on_threads(work, range(8 * expected))
+    assert len(threads) == expected
+
+
+def test_what_waits_when_an_item_fails_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fmnist_xp.data.opencv.usable_cores", lambda: 1)
+    begun = []
+
+    def work(item: int) -> None:
+        begun.append(item)
+        if item == 0:
+            raise ValueError("the first")
+        time.sleep(0.02)
+
+    with pytest.raises(ValueError, match="the first"):
+        on_threads(work, range(50))
+    assert len(begun) < 50

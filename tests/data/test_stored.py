@@ -1,5 +1,6 @@
 import gzip
 import os
+import re
 import stat
 import struct
 import sys
@@ -7,13 +8,14 @@ import tarfile
 import tracemalloc
 import zipfile
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 from data_helpers import made
 from table_helpers import csv_file, csv_rows, folder_of, idx_file, idx_files, npz_arrays, same, tar_to, zip_to
 
-from fmnist_xp.data import load_fashion_mnist
+from fmnist_xp.data import load_fashion_mnist, stored
 from fmnist_xp.errors import DataError
 
 SPLITS = made(20), made(10, 1)
@@ -124,8 +126,72 @@ def test_several_sets_in_one_place_are_named(tmp_path: Path) -> None:
 
 def test_two_files_for_one_place_are_named(tmp_path: Path) -> None:
     folder_of(tmp_path, FILES | {"test-images-idx3-ubyte": FILES["t10k-images-idx3-ubyte"]})
-    with pytest.raises(DataError, match=r"\(t10k-images-idx3-ubyte and test-images-idx3-ubyte\); keep one"):
+    with pytest.raises(DataError) as raised:
         load_fashion_mnist(tmp_path)
+    assert str(raised.value) == (
+        f"{tmp_path / 't10k-images-idx3-ubyte'}: several files in one place "
+        "(t10k-images-idx3-ubyte and test-images-idx3-ubyte); keep one"
+    )
+    folder_of(tmp_path, {"test-images.idx3-ubyte": b"", "test-images.idx3.ubyte": b""})
+    with pytest.raises(DataError, match=r"several files in one place \((\S+ and ){2}\S+\); keep one$"):
+        load_fashion_mnist(tmp_path)
+
+
+def test_long_names_are_cut_and_odd_ones_written_as_python_does() -> None:
+    assert stored.shown("a" * 500) == "a" * 500
+    assert stored.shown("a" * 501) == "a" * 500 + "…"
+    assert stored.shown("a\n") == "'a\\n'"
+
+
+def test_files_in_archives_know_where_on_disk_they_lie(tmp_path: Path) -> None:
+    for path in (zip_to(tmp_path / "a.zip", FILES), tar_to(tmp_path / "a.tar", FILES)):
+        with stored.in_archive(path) as files:
+            assert [file.name for file in files] == list(FILES)
+            assert {file.path for file in files} == {path}
+
+
+def test_a_file_of_the_largest_size_is_read_and_none_beyond(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tar without the zeros that usually end it, too, which is read to its last byte."""
+    large = idx_file(made(20).images)
+    path = tar_to(tmp_path / "a.tar", {**FILES, TRAIN_IMAGES: large})
+    folder_of(tmp_path / "folder", FILES)
+    with tarfile.open(path) as archive:
+        member = archive.getmembers()[-1]
+    size = member.offset_data + -(-member.size // 512) * 512
+    path.write_bytes(path.read_bytes()[:size])
+    for source, largest in ((path, size), (tmp_path / "folder", len(large))):
+        monkeypatch.setattr(stored, "LARGEST", largest)
+        assert same(load_fashion_mnist(source), SPLITS)
+        monkeypatch.setattr(stored, "LARGEST", largest - 1)
+        with pytest.raises(DataError, match=r": 0 GB found; no data set of 28 x 28 pixels is as large$"):
+            load_fashion_mnist(source)
+
+
+def test_arrays_are_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stored, "_PIECE", 1000)
+    assert same(load_fashion_mnist(folder_of(tmp_path / "plain", FILES)), SPLITS)
+    packed = {f"{name}.gz": gzip.compress(content) for name, content in FILES.items()}
+    assert same(load_fashion_mnist(folder_of(tmp_path / "packed", packed)), SPLITS)
+
+
+@pytest.mark.parametrize("kind", ["bz2", "xz"])
+def test_a_tar_packed_without_a_bound_is_not_unpacked(tmp_path: Path, kind: Literal["bz2", "xz"]) -> None:
+    with tarfile.open(tmp_path / "a.tar", f"w:{kind}") as archive:
+        archive.add(folder_of(tmp_path / "folder", FILES), "")
+    with pytest.raises(DataError, match=r"a\.tar: neither a zip nor a tar; understood are"):
+        load_fashion_mnist(tmp_path / "a.tar")
+
+
+def test_a_tar_that_leads_to_its_last_byte_ends_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = tarfile.TarInfo("first")
+    info.size = 512
+    (tmp_path / "a.tar").write_bytes(info.tobuf())
+    monkeypatch.setattr(stored, "LARGEST", 1023)
+    with pytest.raises(DataError, match=r"cut short or damaged \(unexpected end of data\)"):
+        load_fashion_mnist(tmp_path / "a.tar")
+    monkeypatch.setattr(stored, "LARGEST", 1022)
+    with pytest.raises(DataError, match=r"\(its headers lead to byte 1023, beyond 1022\); copy or fetch it again$"):
+        load_fashion_mnist(tmp_path / "a.tar")
 
 
 def test_a_member_that_is_there_twice_is_refused(tmp_path: Path) -> None:
@@ -197,10 +263,10 @@ def test_a_huge_sparse_file_is_refused_by_its_size(tmp_path: Path, name: str) ->
     folder_of(tmp_path, FILES if "idx" in name else CSV if "csv" in name else {})
     with (tmp_path / name).open("ab") as file:
         try:
-            file.truncate(200_000_000_000)
+            file.truncate(200_500_000_100)
         except OSError as error:
             pytest.skip(f"this file system has no sparse files as large: {error}")
-    with pytest.raises(DataError, match=rf"{name}: 200 GB found; no data set"):
+    with pytest.raises(DataError, match=rf"{name}: 201 GB found; no data set"):
         load_fashion_mnist(tmp_path / name)
 
 
@@ -289,6 +355,16 @@ def test_a_member_that_holds_more_than_it_declares_is_stopped_there(tmp_path: Pa
         load_fashion_mnist(huge)
 
 
+def test_compression_of_no_name_is_refused_by_its_number(tmp_path: Path) -> None:
+    path = zip_to(tmp_path / "a.zip", FILES)
+    content = bytearray(path.read_bytes())
+    place = content.rindex(TRAIN_IMAGES.encode(), 0, content.rindex(b"PK\x05\x06")) - 46
+    content[place + 10 : place + 12] = struct.pack("<H", 93)
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r": compressed by 93; only stored and deflated files are read: unpack"):
+        load_fashion_mnist(path)
+
+
 METHODS = {"bzip2": zipfile.ZIP_BZIP2, "lzma": zipfile.ZIP_LZMA}
 
 
@@ -375,7 +451,9 @@ def test_a_tar_whose_headers_lead_far_beyond_is_stopped(tmp_path: Path) -> None:
 
 def test_a_tar_of_very_many_files_is_to_be_unpacked(tmp_path: Path) -> None:
     path = tar_to(tmp_path / "a.tar", {f"train/0/{number}.png": b"" for number in range(1001)})
-    with pytest.raises(DataError, match="more than 1000 members; unpack it and give the folder"):
+    with pytest.raises(
+        DataError, match=rf"^{re.escape(str(path))}: a tar of more than 1000 members; unpack it and give the folder$"
+    ):
         load_fashion_mnist(path)
 
 
@@ -389,12 +467,31 @@ def test_a_folder_below_that_may_not_be_read_is_passed_over(tmp_path: Path) -> N
         (tmp_path / "lost+found").chmod(stat.S_IRWXU)
 
 
+def test_folders_are_listed_as_deep_as_data_sets_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder_of(tmp_path, dict.fromkeys(("a", "b/c", "b/raw/d", "b/raw/raw/e", "b/x/f", "g/h", "raw/i"), b""))
+    assert [file.name for file in stored.in_folder(tmp_path, below=False)] == ["a"]
+    assert [file.name for file in stored.in_folder(tmp_path)] == ["a", "b/c", "g/h", "raw/i", "b/raw/d"]
+    scandir = os.scandir
+
+    def locked(path: Path) -> object:
+        if path == tmp_path / "b":
+            raise PermissionError
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    assert [file.name for file in stored.in_folder(tmp_path)] == ["a", "g/h", "raw/i"]
+
+
 def test_links_in_a_circle_are_passed_over(tmp_path: Path) -> None:
     folder_of(tmp_path, FILES)
     (tmp_path / "circle").symlink_to("circle")
     assert same(load_fashion_mnist(tmp_path), SPLITS)
     with pytest.raises(DataError, match="circle: no such folder or file"):
         load_fashion_mnist(tmp_path / "circle")
+    (tmp_path / TRAIN_IMAGES).unlink()
+    (tmp_path / TRAIN_IMAGES).symlink_to(TRAIN_IMAGES)
+    with pytest.raises(DataError, match=f"{TRAIN_IMAGES}: cannot be read"):
+        load_fashion_mnist(tmp_path)
 
 
 def test_too_little_memory_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
