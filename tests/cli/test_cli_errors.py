@@ -46,6 +46,7 @@ USAGE = {
     "momentum with the default": (("train", "--momentum", 0.5), "momentum"),
     "l2 negative": (("train", "--l2", -1), "l2"),
     "l2 nan": (("train", "--l2", "nan"), "l2"),
+    "l2 infinite": (("train", "--l2", "inf"), "l2"),
     "device": (("train", "--device", "tpu"), "tpu"),
     "device index": (("train", "--device", "cuda:one"), "cuda:one"),
     "device of evaluate": (("evaluate", "run", "--device", "gpu"), "gpu"),

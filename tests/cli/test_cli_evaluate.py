@@ -37,6 +37,8 @@ def test_figures_are_those_of_an_independent_computation(
         f1 = 2 * precision * recall / (precision + recall) if hits else 0.0
         expected[name] = [float(f"{figure:.3f}") for figure in (precision, recall, f1)] + [float(support)]
     assert table(answer.out) == expected
+    header = next(line for line in answer.lines if line.startswith("┃"))
+    assert [cell.strip() for cell in header.split("┃")[1:-1]] == ["class", "precision", "recall", "F1", "support"]
 
 
 def test_confusion_matrix_lies_in_the_run_folder(command: Command, run_folder: Path) -> None:

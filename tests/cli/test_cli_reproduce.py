@@ -18,6 +18,7 @@ def test_report_pictures_and_runs_of_two_seeds(
     folder = workplace / "made"
     report = (folder / "reproduce.md").read_text(encoding="utf-8")
     assert report.strip() in answer.out
+    assert answer.lines[-1] == "written to made/reproduce.md"
     assert {path.name for path in (folder / "runs").iterdir()} == {
         f"{name}-s{seed}" for name in ("sgd", "momentum", "adam") for seed in (0, 1)
     }
