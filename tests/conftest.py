@@ -19,9 +19,12 @@ for name in ("FORCE_COLOR", "PY_COLORS", "PYTHON_COLORS", "GITHUB_ACTIONS", "TTY
 os.environ.pop("MPLBACKEND", None)  # as Jupyter exports it, for what its environment alone has
 os.environ |= {"COLUMNS": "80", "LINES": "25", "no_proxy": "*"}
 
-# A shell that starts the tests in the background has them, and the processes that they start, ignore Ctrl-C.
+# A shell that starts the tests in the background has them, and the processes that they start, ignore Ctrl-C; nohup,
+# that the terminal goes.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 if "MUTANT_UNDER_TEST" in os.environ:  # scripts/mutation: a mutant lives in mutmut's process alone
 
