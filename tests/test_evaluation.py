@@ -92,6 +92,14 @@ def test_synthetic_run_is_tested_on_synthetic_images(run_folder: Path, small_syn
     assert (report.dataset, report.rows) == ("synthetic", 200)
 
 
+@pytest.mark.parametrize("source", [None, "synthetic"])
+def test_images_drawn_here_can_be_ruled_out(run_folder: Path, small_synthetic: Any, source: str | None) -> None:
+    dataset = {**read_json(run_folder / "result.json")["dataset"], "name": "synthetic"}
+    change(run_folder / "result.json", dataset={**dataset, "sha256": dataset_sha256(*small_synthetic)})
+    with pytest.raises(DataError, match="drawn images are ruled out"):
+        evaluate_run(run_folder, source, CPU, allow_synthetic=False)
+
+
 def test_title_of_the_confusion_matrix(
     run_folder: Path, small_synthetic: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

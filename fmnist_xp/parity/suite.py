@@ -93,7 +93,7 @@ def compare_threads(experiment: Experiment, backend: Backend, rows: Rows) -> Com
         network.fit(*rows, epochs=THREAD_EPOCHS, optimizer=experiment.make_optimizer(), verbose=False)
         results.append(network.parameters)
     name = experiment.name, "parameters", f"{several} threads and 1, {THREAD_EPOCHS} epochs"
-    return compare(name, results[0], results[1], 0.0, "float32")
+    return compare(name, results[0], results[1], 0.0)
 
 
 def run_parity(

@@ -400,11 +400,41 @@ def test_other_rows_are_rounded_to_halves_near_one(cuda: CudaBackend, rows: np.n
     model = Sequential([Dense(8, 4)], backend=cuda, dtype="float16")
     with cuda.computing():
         halves, scale = model._halves(cuda.asarray(rows))
+    assert halves.dtype == np.float16
     seen = cuda.to_host(halves).astype("float64") * scale
     largest = np.abs(rows).max()
     # To 11 bits of themselves, but no finer than halves of the largest are: subnormal ones have a step of 2⁻²⁴.
     np.testing.assert_allclose(seen, rows, rtol=2**-11, atol=min(1.0, 2 * float(largest)) * 2**-25)
     assert scale == (1 if largest >= 1 else 2 ** np.floor(np.log2(largest)))
+
+
+@pytest.mark.parametrize(
+    ("pixel", "steps", "known"),
+    # 4 units of 2⁻²³ beside a pixel are 7.97 steps of the numbers from 128 to 256, of 2⁻¹⁶, and 4 of those above.
+    [(200, 7, True), (200, 8, False), (256, 4, True), (256, 5, False)],
+)
+def test_pixels_are_known_within_four_roundings(cuda: CudaBackend, pixel: int, steps: int, known: bool) -> None:
+    wanted = np.float32(pixel) + steps * np.spacing(np.float32(pixel))
+    near = np.float32(wanted / 255) * (1 + np.arange(-4, 5, dtype="float32") * np.finfo("float32").eps)
+    beside = next(value for value in near.astype("float32") if value * np.float32(255) == wanted)
+    rows = SCALINGS["0 to 1"].copy()
+    rows[3, 4] = beside
+    model = Sequential([Dense(8, 4)], backend=cuda, dtype="float16")
+    with cuda.computing():
+        _, scale = model._halves(cuda.asarray(rows))
+    assert (scale == 1 / 255) is known
+
+
+def test_values_up_to_the_largest_half_are_taken(cuda: CudaBackend) -> None:
+    model = Sequential([Dense(8, 4)], backend=cuda, dtype="float16")
+    rows = np.full((2, 8), 0.3, dtype="float32")
+    rows[1, 2] = -65504.0
+    with cuda.computing():
+        halves, scale = model._halves(cuda.asarray(rows))
+        assert (halves[1, 2], scale) == (-65504.0, 1.0)
+        rows[1, 2] = 65504.5
+        with pytest.raises(ValueError, match=r"^X has values up to 65504\.5, and float16 ends at 65504: scale X, or use"):
+            model._halves(cuda.asarray(rows))
 
 
 def test_tiny_inputs_train_in_half_precision_as_in_single(cuda: CudaBackend) -> None:

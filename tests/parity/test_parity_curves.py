@@ -85,6 +85,7 @@ def test_anything_goes_where_twins_have_diverged(loss: float) -> None:
 
 def test_record_is_of_plain_values() -> None:
     record = curves([2.0, 1.0], [2.0, 1.5], [0, 1e-3]).record()
+    assert record["reference"] == {"loss": [2.0, 1.0], "accuracy": [0.5, 0.5]}
     assert record["device"] == {"loss": [2.0, 1.5], "accuracy": [0.5, 0.5]}
     assert record["difference"] == [0.0, 0.5]
     assert record["exceeds"] == record["parts"] == 1

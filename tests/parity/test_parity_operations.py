@@ -1,8 +1,10 @@
 """Every operation of the engine on every device: as the CPU computes it, and as it is written out in float64."""
 
 import inspect
+import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +12,10 @@ import pytest
 
 from fmnist_xp import nn, optim
 from fmnist_xp.backend import PRECISIONS, Backend, CpuBackend, CudaBackend
+from fmnist_xp.optim import SGD, Adam
 from fmnist_xp.parity import operations as module
 from fmnist_xp.parity.comparison import compare
-from fmnist_xp.parity.operations import DensePass, Operation, operations
+from fmnist_xp.parity.operations import DensePass, Operation, OptimizerPass, operations
 from fmnist_xp.parity.suite import choose_sides, compare_operation
 from fmnist_xp.parity.tolerances import ROUNDOFF
 
@@ -69,9 +72,65 @@ def test_tolerance_in_float64_is_below_1e_12_of_what_is_summed(operation: Operat
 
 
 def test_the_same_inputs_in_every_call() -> None:
-    for first, second in zip(OPERATIONS, operations(), strict=True):
+    for first, second in zip(operations(), operations(), strict=True):
         for name, values in vars(first).items():
             np.testing.assert_array_equal(values, vars(second)[name])
+
+
+def test_inputs_are_those_of_the_kept_records() -> None:
+    """Where they change on purpose, write `described()` to operations.json, and make the records of docs/parity anew."""
+    kept = json.loads((Path(__file__).parent / "operations.json").read_text("utf-8"))
+    now = described()
+    assert list(now) == list(kept)
+    for field, value in now.items():
+        assert value[:-1] == kept[field][:-1], field
+        # Another library's last place may make another half of a random number.
+        assert value[-1] == pytest.approx(kept[field][-1], abs=0.01), field
+
+
+def described() -> dict[str, list[Any]]:
+    """Return of every array of every operation the shape, the dtype, and a number that tells of each element."""
+    fields = {}
+    for operation in operations():
+        for name, value in vars(operation).items():
+            for number, array in enumerate(value if isinstance(value, tuple) else [value]):
+                if not isinstance(array, np.ndarray):
+                    continue
+                places = np.cos(np.arange(array.size)).reshape(array.shape)
+                elements = np.arctan(np.where(np.isnan(array), 3.0, array)) + 0.1 * np.signbit(array)
+                figure = round(float(np.sum(elements * places)), 4)
+                fields[f"{operation}: {name} {number}"] = [*array.shape, array.dtype.name, figure]
+    return fields
+
+
+def test_rows_that_are_not_contiguous_are_in_the_dtype_of_the_device(device: Backend) -> None:
+    values = np.arange(6.0).reshape(2, 3)
+    with device.computing():
+        rows = module._strided(device, values, "float16")
+    assert (rows.dtype, rows.strides) == (np.float16, (12, 4))
+    np.testing.assert_array_equal(device.to_host(rows), values)
+
+
+def test_settings_of_the_operations() -> None:
+    kinds = {operation.case: operation for operation in operations() if isinstance(operation, DensePass)}
+    assert [case for case, operation in kinds.items() if operation.strided] == ["non-contiguous"]
+    assert {case: operation.penalties for case, operation in kinds.items() if any(operation.penalties)} == {
+        "L1 and L2 0.001, 0, 0, 0": (1e-3, 0, 0, 0),
+        "L1 and L2 0, 0.0005, 0, 0": (0, 5e-4, 0, 0),
+        "L1 and L2 0, 0, 0.001, 0": (0, 0, 1e-3, 0),
+        "L1 and L2 0, 0, 0, 0.0005": (0, 0, 0, 5e-4),
+        "L1 and L2 0.1, 0.2, 0.3, 0.4": (0.1, 0.2, 0.3, 0.4),
+    }
+    optimizers = [operation for operation in operations() if isinstance(operation, OptimizerPass)]
+    assert [(str(operation), operation.optimizer(**operation.arguments).config()) for operation in optimizers] == [
+        (f"{name}, {size} parameters", optimizer.config())
+        for name, optimizer in {
+            "SGD": SGD(1.0, decay=0.01),
+            "SGD with momentum": SGD(1.0, decay=0.01, momentum=0.5),
+            "Adam": Adam(0.02, decay=1e-5),
+        }.items()
+        for size in ("2", "10,007")
+    ]
 
 
 def test_inputs_fit_into_half_precision() -> None:

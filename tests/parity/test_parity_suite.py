@@ -1,6 +1,8 @@
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,9 +13,12 @@ from fmnist_xp.backend import CpuBackend, CudaBackend
 from fmnist_xp.data import Dataset
 from fmnist_xp.errors import DeviceError
 from fmnist_xp.experiments import EXPERIMENTS
+from fmnist_xp.model import Sequential
 from fmnist_xp.parity import suite
+from fmnist_xp.parity.comparison import Comparison
 from fmnist_xp.parity.suite import choose_sides, compare_threads, failures, run_parity
 from fmnist_xp.report.parity import parity_markdown, parity_tables
+from fmnist_xp.runs import versions
 from fmnist_xp.train.history import History
 
 ROOT = Path(__file__).parents[2]
@@ -73,11 +78,74 @@ def test_precision_that_the_device_lacks_is_refused(precision: str) -> None:
 def test_threads_are_held_to_the_same_bits(small_rows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     line = compare_threads(EXPERIMENTS["adam"], CpuBackend(3), small_rows)
     assert line.passed
-    assert line.case == "3 threads and 1, 3 epochs"
+    assert (line.operation, line.tensor, line.case) == ("adam", "parameters", "3 threads and 1, 3 epochs")
     assert line.tolerance == 0
     # A backend whose blocks hang on the number of threads adds up in another order.
     monkeypatch.setattr(CpuBackend, "block_rows", lambda self, rows, _bytes: rows // self.threads)
     assert not compare_threads(EXPERIMENTS["adam"], CpuBackend(3), small_rows).passed
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_each_experiment_is_trained_on_threads_and_on_one(
+    name: str, small_rows: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = []
+    fit = Sequential.fit
+
+    def note(network: Any, X: Any, y: Any, **settings: Any) -> Any:
+        trained.append((network.backend.threads, settings["optimizer"].config(), settings["epochs"]))
+        return fit(network, X, y, **settings)
+
+    monkeypatch.setattr(Sequential, "fit", note)
+    compare_threads(EXPERIMENTS[name], CpuBackend(1), small_rows)
+    optimizer = EXPERIMENTS[name].make_optimizer().config()
+    assert trained == [(2, optimizer, 3), (1, optimizer, 3)]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_record_as_it_is_written(images: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is compared is given here, so that all that is written is known."""
+    seen: list[Any] = []
+    pair: dict[str, Any] = {"operations": [], "steps": [], "curves": [{"passed": True, "used": [0.5, math.nan]}]}
+
+    def compare_pair(device: Any, reference: Any, rows: Any, trainings: Any, _note: Any) -> Any:
+        seen.extend([(str(device), str(reference)), *rows, trainings.epochs])
+        return pair
+
+    line = Comparison("sgd", "parameters", "3 threads", 0.0, 0.0, 0.0, 0.0, 0.0)
+    monkeypatch.setattr(suite, "_compare_pair", compare_pair)
+    monkeypatch.setattr(suite, "compare_threads", lambda *_given: line)
+    monkeypatch.setattr(suite, "plot_parity", lambda record, folder: seen.append((record, folder)))
+    monkeypatch.setattr(suite, "parity_markdown", lambda record: f"{record['epochs']} epochs\n")
+    monkeypatch.setattr(suite, "time", SimpleNamespace(perf_counter=iter([100.0, 102.5]).__next__))
+    cpu, folder, notes = CpuBackend(3), tmp_path / "made" / "here", []
+    named = replace(images, name="Größen")
+    record = run_parity(choose_sides(cpu), named, folder, epochs=7, note=notes.append)
+    machine = {"name": "cpu", "hardware": cpu.device_name, "threads": 3}
+    assert record == {
+        "device": machine,
+        "reference": machine,
+        "dataset": {"name": "Größen", "rows": 400},
+        "epochs": 7,
+        "versions": versions(),
+        "threads": [line.record()] * 3,
+        "pairs": [{**pair, "curves": [{"passed": True, "used": [0.5, None]}]}],
+        "passed": True,
+        "seconds": 2.5,
+    }
+    assert notes == ["one thread and several"]
+    sides, X, y, epochs, drawn = seen
+    order = np.random.default_rng(0).permutation(400)
+    assert sides == ("cpu float32", "cpu float64")
+    np.testing.assert_allclose(X, (images.images.reshape(400, 784)[order] - 127.5) / 127.5, rtol=1e-6)
+    np.testing.assert_array_equal(y, images.labels[order])
+    assert (epochs, drawn) == (7, (record, folder))
+    text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+    assert (folder / "parity.json").read_text(encoding="utf-8") == text
+    assert (folder / "parity.md").read_text(encoding="utf-8") == "7 epochs\n"
+    # A folder that is there already is written to again.
+    monkeypatch.setattr(suite, "time", SimpleNamespace(perf_counter=lambda: 0.0))
+    assert run_parity(choose_sides(cpu), named, folder, epochs=7)["seconds"] == 0
 
 
 @pytest.mark.usefixtures("few_operations")
@@ -104,8 +172,13 @@ def test_record_of_the_cpu(images: Dataset, tmp_path: Path) -> None:
     }
     assert [curve["experiment"] for curve in pair["curves"]] == ["sgd", "momentum", "adam"]
     assert all(curve["epoch"] == [0, 1, 2] for curve in pair["curves"])
+    assert all(type(share) is float for curve in pair["curves"] for share in curve["used"])
     # Each curve is trained once: in both precisions, and two twins.
-    assert sum("epochs on" in note for note in notes) == len(set(notes)) - 2 == 3 * 4
+    assert notes == ["one thread and several", "operations and steps: cpu float32 and cpu float64"] + [
+        f"{name}: 3 epochs on cpu {side}"
+        for name in ("sgd", "momentum", "adam")
+        for side in ("float32, twin 1", "float32, twin 2", "float32", "float64")
+    ]
 
     assert {path.name for path in (tmp_path / "made").iterdir()} == {
         "parity.json", "parity.md", "curves-float32.png"
@@ -224,8 +297,6 @@ def test_nan_on_one_side_is_a_failure_and_no_number_in_json(
 
 @pytest.mark.usefixtures("few_operations", "no_pictures")
 def test_interrupt_writes_nothing(images: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fmnist_xp.model import Sequential
-
     fit = Sequential.fit
 
     def interrupted(*arguments: Any, **more: Any) -> Any:
