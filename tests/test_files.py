@@ -1,5 +1,6 @@
 import errno
 import os
+import stat
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fmnist_xp.files import TEMPORARY, check_file, read_text, replacing, write_text
+from fmnist_xp.files import TEMPORARY, check_file, other_kind, read_text, replacing, write_text
 
 
 @pytest.fixture
@@ -145,3 +146,11 @@ def test_text_that_is_no_utf8_is_a_value_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"caf\xe9")
     with pytest.raises(ValueError, match="can't decode byte 0xe9"):
         read_text(tmp_path / "file", 100)
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [(stat.S_IFREG, None), (stat.S_IFDIR, "a folder"), (stat.S_IFIFO, "a named pipe"), (0o160000, "something else")],
+)
+def test_kinds_of_paths_are_named(mode: int, kind: str | None) -> None:
+    assert other_kind(mode | 0o644) == kind
