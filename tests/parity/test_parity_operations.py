@@ -78,7 +78,7 @@ def test_the_same_inputs_in_every_call() -> None:
 
 
 def test_inputs_are_those_of_the_kept_records() -> None:
-    """Where they change on purpose, write `described()` to operations.json, and make the records of docs/parity anew."""
+    """Where they change on purpose: write `described()` to operations.json, and the records of docs/parity anew."""
     kept = json.loads((Path(__file__).parent / "operations.json").read_text("utf-8"))
     now = described()
     assert list(now) == list(kept)

@@ -159,6 +159,7 @@ def test_record_of_the_cpu(images: Dataset, tmp_path: Path) -> None:
     assert record["versions"]["numpy"] == np.__version__
     assert [line["operation"] for line in record["threads"]] == ["sgd", "momentum", "adam"]
     (pair,) = record["pairs"]
+    assert (pair["device"], pair["reference"], pair["precision"]) == ("cpu float32", "cpu float64", "float32")
     assert {line["operation"] for line in pair["operations"]} == {
         "Dense", "Dense with penalties", "ReLU", "Softmax", "Cross-entropy", "Softmax and cross-entropy", "SGD",
         "SGD with momentum", "Adam",
