@@ -280,7 +280,7 @@ def import_cupy() -> ModuleType:
             raise _unusable(f"CuPy is not installed: {CUDA_INSTALL}") from error
         raise _unusable(f"CuPy does not load ({_reason(error)}): {CUDA_INSTALL}") from error
     if not hasattr(cupy, "ndarray"):  # a folder without __init__.py is a module too
-        place = getattr(cupy, "__file__", None) or next(iter(cupy.__path__))
+        place = cupy.__file__ or next(iter(cupy.__path__))
         raise _unusable(f"{place} is no CuPy: remove it, then {CUDA_INSTALL}")
     return cupy  # type: ignore[no-any-return, unused-ignore]
 

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from parity.standin import StandInCupy, make_nvmath
 
-from fmnist_xp.backend import Backend, CpuBackend, CudaBackend, CudaGraphBackend, default_backend, get_backend
+from fmnist_xp.backend import (
+    Backend,
+    CpuBackend,
+    CudaBackend,
+    CudaGraphBackend,
+    default_backend,
+    follows_product,
+    get_backend,
+)
 from fmnist_xp.blas import blas_name
 from fmnist_xp.errors import DeviceError
 from fmnist_xp.nn import ReLU
@@ -53,9 +61,14 @@ def with_fake_modules(monkeypatch: pytest.MonkeyPatch, nvmath: bool) -> None:
 @pytest.mark.parametrize("nvmath", [True, False])
 @pytest.mark.parametrize("graphs", [None, True, False])
 def test_graphs_are_there_by_default_and_can_be_refused(
-    monkeypatch: pytest.MonkeyPatch, device: str, nvmath: bool, graphs: bool | None
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    device: str,
+    nvmath: bool,
+    graphs: bool | None,
 ) -> None:
     with_fake_modules(monkeypatch, nvmath)
+    caplog.set_level("DEBUG", "fmnist_xp")
     if graphs and not nvmath:
         with pytest.raises(DeviceError, match="nvmath-python is not installed"):
             get_backend(device, graphs=graphs)
@@ -66,6 +79,8 @@ def test_graphs_are_there_by_default_and_can_be_refused(
     assert backend.captures is expected
     assert backend.manner == ("with" if expected else "without") + " CUDA graphs"
     assert backend.name == ("cuda:1" if device == "cuda:1" else "cuda:0")
+    reason = "without CUDA graphs: CUDA graphs were asked for, but nvmath-python is not installed"
+    assert caplog.messages == ([reason] if graphs is None and not nvmath else [])
 
 
 def test_graphs_need_a_gpu() -> None:
@@ -206,7 +221,7 @@ def test_formula_is_compiled_once_under_its_name(cuda: CudaBackend) -> None:
 
 @pytest.mark.parametrize("shape", [(2, 3, 4), (1, 3, 4), (2, 1, 4), (2, 3, 1), (1, 1, 1)])
 @pytest.mark.parametrize("turned", [(False, False), (True, False), (False, True), (True, True)])
-@pytest.mark.parametrize(("dtype", "scale"), [("float32", 1.0), ("float64", 1.0), ("float64", 0.3)])
+@pytest.mark.parametrize(("dtype", "scale"), [("float32", 1.0), ("float64", 1.0), ("float64", 0.3), ("float32", 2.0)])
 def test_dot_is_the_product(
     backend: Backend, shape: tuple[int, int, int], turned: tuple[bool, bool], dtype: str, scale: float
 ) -> None:
@@ -221,6 +236,36 @@ def test_dot_is_the_product(
         out = backend.xp.empty((m, n), dtype=dtype)
         backend.dot(*operands, out, scale=scale)
     np.testing.assert_allclose(backend.to_host(out), scale * (a @ b), rtol=1e-5 if dtype == "float32" else 1e-13)
+
+
+def test_sums_over_rows_are_a_product_with_ones(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    ones, values = backend.asarray(np.ones((4, 1))), backend.asarray(np.arange(12.0).reshape(4, 3))
+    out = backend.asarray(np.full((1, 3), np.nan))
+    with backend.current():
+        Backend.sum_rows(backend, ones, values, out)
+    assert backend.to_host(out).tolist() == [[18, 22, 26]]
+    asked = []
+    monkeypatch.setattr(type(backend), "dot", lambda _self, a, *more: asked.append((a.shape, *more)))
+    for tf32 in (), (True,):
+        Backend.sum_rows(backend, ones, values, out, *tf32)
+    assert [(shape, scale, tf32) for shape, _, _, scale, tf32 in asked] == [((1, 4), 1.0, False), ((1, 4), 1.0, True)]
+    assert all(b is values and to is out for _, b, to, _, _ in asked)
+
+
+def test_values_of_the_host_are_sent_and_may_change_then(backend: Backend) -> None:
+    values = np.arange(3.0)
+    with backend.computing():
+        out = backend.asarray(np.zeros(3))
+        backend.send(values, out)
+        values += 1
+    assert backend.to_host(out).tolist() == [0, 1, 2]
+
+
+def test_formula_is_marked_with_what_follows_its_product() -> None:
+    def formula(_xp: Any, _values: Any) -> None: ...
+
+    assert follows_product("RELU_BIAS")(formula) is formula
+    assert formula.epilogue == "RELU_BIAS"  # type: ignore[attr-defined]
 
 
 def test_unknown_precision_is_refused() -> None:

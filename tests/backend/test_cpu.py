@@ -94,7 +94,8 @@ def test_layer_on_the_cpu_says_how_an_array_of_cupy_gets_there() -> None:
     ],
 )
 def test_cpu_block_fills_the_cache_in_multiples_of_64_rows(rows: int, row_bytes: int, expected: int) -> None:
-    assert CpuBackend(1).block_rows(rows, row_bytes) == expected
+    found = CpuBackend(1).block_rows(rows, row_bytes)
+    assert (found, type(found)) == (expected, int)
 
 
 def blas_threads() -> set[int]:
@@ -212,6 +213,19 @@ def test_map_runs_workers_at_once() -> None:
 
     CpuBackend(3).map(work, 3)
     assert sorted(passed) == [0, 1, 2]
+
+
+def test_map_takes_as_many_threads_as_the_backend_has_and_keeps_them() -> None:
+    backend, together = CpuBackend(2), threading.Barrier(2, timeout=60)
+    names: set[str] = set()
+
+    def work(_number: int) -> None:
+        together.wait()
+        names.add(threading.current_thread().name)
+
+    for _ in range(2):
+        backend.map(work, 12)
+    assert names == {"fmnist-xp_0", "fmnist-xp_1"}
 
 
 @pytest.mark.parametrize("threads", [1, 2])
