@@ -121,7 +121,7 @@ def train_curve(
         start = network.state_dict()
         for name, array in start.items():
             size = 1 if name.endswith("biases") else np.abs(array)
-            array += (generator.uniform(-disturbance, disturbance, array.shape) * size).astype(array.dtype)
+            array += generator.uniform(-disturbance, disturbance, array.shape) * size
         network.load_state_dict(start)
     history = network.fit(X, y, epochs=epochs, optimizer=experiment.make_optimizer(), log_every=1, verbose=False)
     if history.interrupted:

@@ -166,6 +166,15 @@ def test_correct_is_free_where_two_classes_may_be_highest() -> None:
     assert correct.tolerance.tolist() == [0, 1]
 
 
+def test_correct_where_two_classes_are_as_high() -> None:
+    # Exact, the first of them is taken by everyone; a quarter beside each other, both ends are the same number.
+    values, errors = np.array([[0.5, 0.5], [0.75, 0.25], [0.75, 0.25]]), np.zeros((3, 3, 2))
+    errors[:, 1], errors[:, 2] = 0.25, 0.24
+    correct = bounds.correct(Bounded(values, errors, SINGLE), np.array([0, 1, 1]))
+    assert correct.value.tolist() == [1, 0, 0]
+    assert correct.tolerance.tolist() == [0, 1, 0]
+
+
 def test_probability_is_off_by_no_more_than_1() -> None:
     logits = Bounded(np.array([[0.0, 1.0]]), np.full((3, 1, 2), 50.0), SINGLE)
     assert np.all(bounds.softmax(logits).tolerance <= 1)

@@ -63,6 +63,9 @@ def test_drift_is_the_largest_of_any_twin_so_far() -> None:
 
 def test_drift_is_without_bound_where_one_of_both_has_diverged() -> None:
     original, twin = history([1.0, 1.0, math.nan, 1.0]), history([1.0, math.inf, math.nan, 1.0])
+    endless = history([math.inf])
+    with np.errstate(invalid="raise"):  # ∞ − ∞ is asked for, and nothing to tell of
+        assert drift_of_twins(endless, [endless]).tolist() == [0]
     assert drift_of_twins(original, [original]).tolist() == [0, 0, 0, 0]
     assert drift_of_twins(original, [original, twin]).tolist() == [0, math.inf, math.inf, math.inf]
 
@@ -74,6 +77,8 @@ def test_reference_that_diverges_must_be_followed(loss: float) -> None:
         assert not wrong.passed
         assert wrong.exceeds == 1
         assert wrong.difference[1] == math.inf
+    # The tolerance is that of a loss of 0: nothing to hide in.
+    assert curves([1.0, loss], [1.0, loss], [0, 0]).tolerance == pytest.approx([2 * ROUNDING, ROUNDING])
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, 5.0])
@@ -100,14 +105,19 @@ def test_twin_is_disturbed_in_every_parameter(small_rows: Rows, monkeypatch: pyt
     )
     for disturbance in (0.0, 1e-6):
         train_curve(EXPERIMENTS["adam"], CPU, "float64", *small_rows, 1, disturbance=disturbance, twin=3)
+    train_curve(EXPERIMENTS["adam"], CPU, "float64", *small_rows, 1, disturbance=1e-6)
+    train_curve(EXPERIMENTS["adam"], CPU, "float64", *small_rows, 1, disturbance=1e-6, twin=0)
     for name, original in states[0].items():
+        np.testing.assert_array_equal(states[2][name], states[3][name])
         off = np.abs(states[1][name] - original)
         share = off / np.abs(original) if name.endswith("weights") else off
         assert 0.7e-6 < np.max(share) <= 1.0000001e-6
         assert np.min(off) > 0
 
 
-def test_twins_start_within_one_rounding_and_drift_apart(small_rows: Rows) -> None:
+def test_twins_start_within_one_rounding_and_drift_apart(
+    small_rows: Rows, capsys: pytest.CaptureFixture[str]
+) -> None:
     def train(**twin: Any) -> list[float]:
         return train_curve(EXPERIMENTS["adam"], CPU, "float64", *small_rows, EPOCHS, **twin).loss
 
@@ -119,6 +129,7 @@ def test_twins_start_within_one_rounding_and_drift_apart(small_rows: Rows) -> No
     for twin in (one, other):
         assert 0 < abs(twin[0] - original[0]) < disturbance
         assert abs(twin[-1] - original[-1]) > 10 * abs(twin[0] - original[0])
+    assert capsys.readouterr() == ("", "")
 
 
 @EACH

@@ -15,7 +15,7 @@ from fmnist_xp.backend import PRECISIONS, Backend, CpuBackend, CudaBackend
 from fmnist_xp.optim import SGD, Adam
 from fmnist_xp.parity import operations as module
 from fmnist_xp.parity.comparison import compare
-from fmnist_xp.parity.operations import DensePass, Operation, OptimizerPass, operations
+from fmnist_xp.parity.operations import DensePass, Operation, OptimizerPass, ReluPass, operations
 from fmnist_xp.parity.suite import choose_sides, compare_operation
 from fmnist_xp.parity.tolerances import ROUNDOFF
 
@@ -101,6 +101,21 @@ def described() -> dict[str, list[Any]]:
                 figure = round(float(np.sum(elements * places)), 4)
                 fields[f"{operation}: {name} {number}"] = [*array.shape, array.dtype.name, figure]
     return fields
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_tensor_is_in_the_dtype_of_the_precision(precision: str, device: Backend) -> None:
+    needs_precision(device, precision)
+    wide = "float64" if precision == "float64" else "float32"
+    for operation in operations():
+        with device.computing():
+            tensors = operation.compute(device, precision)
+        for name, array in tensors.items():
+            stored = isinstance(operation, DensePass | ReluPass) and name in ("output", "dinputs")
+            expected = "float16" if stored and precision == "float16" else wide
+            if operation.case == "integers":  # they are given as they are
+                expected = "float64"
+            assert array.dtype == expected, (str(operation), name)
 
 
 def test_rows_that_are_not_contiguous_are_in_the_dtype_of_the_device(device: Backend) -> None:

@@ -6,7 +6,8 @@ import pytest
 
 from fmnist_xp.backend import PRECISIONS, Backend, Call, CpuBackend, CudaBackend, Product
 from fmnist_xp.experiments import EXPERIMENTS
-from fmnist_xp.nn import Network
+from fmnist_xp.nn import Dense, Network
+from fmnist_xp.parity import bounds
 from fmnist_xp.parity.step import UPDATED, bound_step, compute_step, start_network
 from fmnist_xp.parity.suite import Side, choose_sides, compare_step
 from fmnist_xp.parity.tolerances import ROUNDOFF
@@ -56,6 +57,32 @@ def test_tensors_are_those_of_a_whole_step(small_rows: Rows) -> None:
     }  # fmt: skip
     assert tensors["dense1.output"].shape == (300, 64)
     assert tensors["dense1.dinputs"].shape == (300, 784)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_layers_are_given_the_operands_of_the_precision(
+    precision: str, standin: CudaBackend, small_rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward, given = Dense.forward, []
+    monkeypatch.setattr(
+        Dense, "forward", lambda layer, inputs: given.append(inputs.dtype.name) or forward(layer, inputs)
+    )
+    compute_step(EXPERIMENTS["adam"], standin, precision, *small_rows)
+    assert given[:3] == [PRECISIONS[precision].operands] * 3
+
+
+def test_only_the_last_layer_is_bounded_as_one_that_no_activation_stores(
+    small_rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dense, wide = bounds.dense, []
+
+    def note(*given: Any, wide_output: bool = False) -> Any:
+        wide.append(wide_output)
+        return dense(*given, wide_output=wide_output)
+
+    monkeypatch.setattr(bounds, "dense", note)
+    bound_step(EXPERIMENTS["adam"], "float16", *small_rows)
+    assert wide == [False, False, True]
 
 
 def test_tolerances_are_narrow_enough_to_mean_something(small_rows: Rows) -> None:
