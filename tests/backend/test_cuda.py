@@ -543,6 +543,8 @@ def test_blocks_are_for_the_memory_and_the_pool_of_the_device() -> None:
     # 0.7 · (8 + 2) GiB are 7168 MiB.
     assert [backend.block_rows(7168, 2**20) for backend in (first, second)] == [1, 7168]
     assert [backend.peak_memory() for backend in (first, second)] == [0, 3 * GIB]
+    # 70% of 2 bytes are one: a row of a byte.
+    assert CudaBackend(cupy=StandInCupy(memory=(2, GIB), pool=(0, 0))).block_rows(10, 1) == 1
 
 
 def test_waiting_is_for_the_device(cuda: CudaBackend) -> None:
