@@ -72,6 +72,7 @@ def test_arrays_that_do_not_fit(cupy: StandInCupy) -> None:
         ((dvalues.T, output.T, dvalues.T), total),
         ((dvalues, output, dvalues), total.astype("float64")),
         ((dvalues[0], output[0], dvalues[0]), total),
+        ((dvalues.astype("int32"), output.astype("int32"), dvalues.astype("int32")), total),
     ):
         assert with_row_sums(cupy, relu_gradient, arrays, sums) is None
 

@@ -75,6 +75,18 @@ def test_errors_of_operands_go_on() -> None:
     assert a.exp().tolerance == pytest.approx(math.exp(8) * (8 + 2 * FUNCTION_ULPS) * unit, rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("value", "error", "expected"),
+    [
+        (0.5, 0.25, math.sqrt(0.5) - 0.5),  # the root is steeper below
+        (1.0, 4.0, math.sqrt(5) - 1),  # and there is none below 0
+    ],
+)
+def test_root_is_off_by_the_wider_side(value: float, error: float, expected: float) -> None:
+    root = Bounded(np.array([value]), np.full((3, 1), error), SINGLE).sqrt()
+    assert root.tolerance == pytest.approx(expected, rel=1e-6)
+
+
 def test_quotient_by_what_may_be_0_has_no_bound() -> None:
     unsure = Bounded(np.array([0.5]), np.full((3, 1), 0.5), SINGLE)
     assert (exact([1.0]) / unsure).tolerance == [math.inf]
@@ -184,6 +196,13 @@ def test_first_update_of_adam_is_bounded_also_where_the_gradient_may_be_0() -> N
     gradient = Bounded(np.array([1e-9]), np.full((3, 1), 1e-3), SINGLE)
     step = bounds.Update(Adam(0.02).config(), exact([1.0])).step(gradient)
     assert step.tolerance == pytest.approx(2 * 0.02, rel=1e-3)
+
+
+def test_later_updates_of_adam_have_no_such_bound() -> None:
+    gradient = Bounded(np.array([1e-9]), np.full((3, 1), 1e-3), SINGLE)
+    update = bounds.Update(Adam(0.02).config(), exact([1.0]))
+    first, second = (update.step(gradient).tolerance for _ in range(2))
+    assert second > 2 * first
 
 
 def test_bound_of_the_whole_is_no_less_than_of_its_parts() -> None:
