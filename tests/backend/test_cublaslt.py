@@ -225,6 +225,7 @@ def refused(cupy: StandInCupy) -> dict[str, tuple[dict[str, Any], str]]:
     def zeros(*shape: int) -> DeviceArray:
         return cupy.zeros(shape, dtype="float32")
 
+    contiguous = "what a product writes to and its biases must be C-contiguous"
     return {
         "no biases": ({"biases": None}, "epilogue bias has no biases"),
         "no epilogue": ({"epilogue": None}, "epilogue None takes no biases"),
@@ -233,8 +234,8 @@ def refused(cupy: StandInCupy) -> dict[str, tuple[dict[str, Any], str]]:
         "b too wide": ({"b": zeros(3, 5)}, r"\(5, 3\) · \(3, 5\) is not of shape \(5, 4\)"),
         "a with gaps": ({"a": zeros(5, 6)[:, ::2]}, "an operand is neither C-contiguous nor the transpose of that"),
         "b with gaps": ({"b": zeros(3, 8)[:, ::2]}, "an operand is neither C-contiguous nor the transpose of that"),
-        "out transposed": ({"out": zeros(4, 5).T}, "what a product writes to and its biases must be C-contiguous"),
-        "biases with gaps": ({"biases": zeros(1, 8)[:, ::2]}, "what a product writes to and its biases must be C-contiguous"),
+        "out transposed": ({"out": zeros(4, 5).T}, contiguous),
+        "biases with gaps": ({"biases": zeros(1, 8)[:, ::2]}, contiguous),
         "few biases": ({"biases": zeros(1, 3)}, "there must be 4 biases, not 3"),
     }
 
