@@ -7,15 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 from parity.standin import StandInCupy, make_nvmath
+from parity.standin.cuda import COMPUTE_32F, COMPUTE_TF32
 
 from fmnist_xp.backend import (
     Backend,
     CpuBackend,
     CudaBackend,
     CudaGraphBackend,
+    RowSum,
     default_backend,
     follows_product,
     get_backend,
+    precision_name,
 )
 from fmnist_xp.blas import blas_name
 from fmnist_xp.errors import DeviceError
@@ -268,9 +271,67 @@ def test_formula_is_marked_with_what_follows_its_product() -> None:
     assert formula.epilogue == "RELU_BIAS"  # type: ignore[attr-defined]
 
 
-def test_unknown_precision_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^dtype must be one of float32, float64, tf32, float16, got 'int8'$"):
-        CpuBackend(1).precision("int8")
+@pytest.mark.parametrize(("tf32", "compute"), [(False, COMPUTE_32F), (True, COMPUTE_TF32)])
+def test_sums_over_rows_that_are_repeated_are_the_same_product(cuda: CudaBackend, tf32: bool, compute: int) -> None:
+    ones, values = (cuda.asarray(np.ones(shape), dtype="float32") for shape in ((4, 1), (4, 3)))
+    out = cuda.asarray(np.full((1, 3), np.nan), dtype="float32")
+    with cuda.computing():
+        cuda.xp.products.clear()
+        cuda.repeatable([RowSum(ones, values, out, tf32)])()
+    assert cuda.to_host(out).tolist() == [[4, 4, 4]]
+    assert cuda.xp.products == [compute]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "name"),
+    [
+        *(("float32", "float32"), ("tf32", "tf32"), ("float16", "float16")),
+        *((np.float64, "float64"), (np.dtype("float32"), "float32"), (np.float16, "float16"), (float, "float64")),
+    ],
+)
+def test_precision_is_named_as_such_or_by_a_dtype(dtype: Any, name: str) -> None:
+    assert precision_name(dtype) == name
+
+
+@pytest.mark.parametrize("dtype", ["int8", "FLOAT32", "f4", None, int, np.int8, 32, object(), ["float32"]])
+def test_unknown_precision_is_refused(dtype: Any) -> None:
+    message = rf"^dtype must be one of float32, float64, tf32, float16, got {re.escape(repr(dtype))}$"
+    for refusing in (precision_name, CpuBackend(1).precision):
+        with pytest.raises(ValueError, match=message):
+            refusing(dtype)
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [
+        ([[1, 2], [3, 4]], "int64"),
+        ([[1.5, 2.0]], "float64"),
+        ([True, False], "bool"),
+        (np.array([1, 2], dtype="uint8"), "uint8"),
+        (np.array([1.5], dtype="float16"), "float16"),
+    ],
+)
+def test_numbers_are_real_ones(backend: Backend, values: Any, dtype: str) -> None:
+    array = backend.numbers(values, "X")
+    assert array.dtype == dtype
+    assert backend.to_host(array).tolist() == np.asarray(values).tolist()
+    assert backend.numbers(array, "X") is array
+    assert backend.numbers(values, "X", "float32").dtype == "float32"
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [
+        (["a"], "<U1"),
+        ([1j], "complex128"),
+        (np.array([1j]), "complex128"),
+        (np.array(["2026"], dtype="datetime64"), r"datetime64\[Y\]"),
+        ([None], "object"),
+    ],
+)
+def test_what_is_no_real_number_is_refused(backend: Backend, values: Any, dtype: str) -> None:
+    with pytest.raises(ValueError, match=rf"^X must hold real numbers, got dtype {dtype}$"):
+        backend.numbers(values, "X")
 
 
 def test_other_errors_pass_through_computing(backend: Backend) -> None:

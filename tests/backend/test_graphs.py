@@ -2,6 +2,7 @@
 
 import builtins
 import gc
+import logging
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -9,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 from parity.standin import NvmathCublas, NvmathCublasLt, StandInCupy, make_nvmath
+from parity.standin.cuda import COMPUTE_32F, COMPUTE_TF32
 
-from fmnist_xp.backend import Backend, CudaGraphBackend, Formula, Product, Step
+from fmnist_xp.backend import Backend, CudaGraphBackend, Formula, Product, RowSum, Step
 from fmnist_xp.backend.graphs import import_nvmath
 from fmnist_xp.errors import DeviceError
 from fmnist_xp.model import Sequential
 from fmnist_xp.nn import Dense, Layer, ReLU
-from fmnist_xp.nn.activations import biased_relu, relu
+from fmnist_xp.nn.activations import biased_relu, relu, relu_gradient
 from fmnist_xp.nn.layers import add_bias
 from fmnist_xp.optim import Adam
 
@@ -65,6 +67,37 @@ def test_steps_are_taken_at_each_launch_and_not_before(backend: CudaGraphBackend
     launch()
     assert values.tolist() == [[11, 19], [35, 27]]
     assert maxima.tolist() == [35, 27]
+
+
+def test_graph_holds_the_work_that_it_was_captured_from(backend: CudaGraphBackend) -> None:
+    class Work:
+        def __call__(self) -> None:
+            pass
+
+    work = Work()
+    held = weakref.ref(work)
+    launch = backend.captured(work)
+    del work
+    gc.collect()
+    assert held() is not None
+    launch()
+    del launch
+    gc.collect()
+    assert held() is None
+
+
+def test_capture_has_a_stream_that_waits_for_no_other(cupy: StandInCupy, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[dict[str, Any]] = []
+    real = cupy.cuda.Stream
+
+    def stream(**options: Any) -> Any:
+        made.append(options)
+        return real(**options)
+
+    monkeypatch.setattr(cupy.cuda, "Stream", stream)
+    backend = CudaGraphBackend(cupy=cupy, nvmath=make_nvmath(cupy))
+    assert made == [{"non_blocking": True}]
+    assert backend._workspace.nbytes == 32 * 2**20
 
 
 def test_launch_is_all_that_is_asked_of_the_device(backend: CudaGraphBackend, cupy: StandInCupy) -> None:
@@ -180,6 +213,104 @@ def test_what_cublaslt_cannot_do_stays_two_calls(cupy: StandInCupy) -> None:
     repeat = backend.repeatable([Product(a, a, out), Formula(biased_relu, (out, biases, out))])
     assert cupy.counted(repeat) == {"products": 1, "kernels": 1}
     assert out.tolist() == [[1.0] * 4] * 4
+
+
+@pytest.mark.parametrize(("tf32", "compute"), [(False, COMPUTE_32F), (True, COMPUTE_TF32)])
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_joined_product_has_its_scale_and_its_precision(
+    backend: CudaGraphBackend, cupy: StandInCupy, scale: float, tf32: bool, compute: int
+) -> None:
+    a, out, biases = (cupy.ones(shape, dtype="float32") for shape in ((4, 4), (4, 4), (1, 4)))
+    cupy.products.clear()
+    backend.repeatable([Product(a, a, out, scale, tf32), Formula(add_bias, (out, biases))])()
+    assert cupy.products == [compute]
+    assert out.tolist() == [[4 * scale + 1] * 4] * 4
+
+
+def test_why_two_calls_stay_two_is_logged(cupy: StandInCupy, caplog: pytest.LogCaptureFixture) -> None:
+    nvmath = make_nvmath(cupy)
+    nvmath.cublasLt = NvmathCublasLt(cupy, unsupported=["BIAS"])
+    backend = CudaGraphBackend(cupy=cupy, nvmath=nvmath)
+    a, out, biases = (cupy.ones(shape, dtype="float32") for shape in ((4, 4), (4, 4), (1, 4)))
+    with caplog.at_level(logging.DEBUG, logger="fmnist_xp"):
+        backend.calls([Product(a, a, out), Formula(add_bias, (out, biases))])
+    assert caplog.messages == ["cuBLASLt 130100 answers CUBLAS_STATUS_NOT_SUPPORTED (15)"]
+
+
+# What a formula takes along
+
+
+class Gradients:
+    """The arrays of a ReLU's gradient and of what is made of it: 5 rows of 8, and 3 inputs."""
+
+    def __init__(self, cupy: StandInCupy) -> None:
+        generator = np.random.default_rng(0)
+        self.given = generator.integers(-4, 5, (5, 8)).astype("float32")
+        self.output = generator.integers(0, 2, (5, 8)).astype("float32")
+        self.dvalues, self.relu = cupy.asarray(self.given), cupy.asarray(self.output)
+        self.inputs, self.dweights = cupy.ones((5, 3), dtype="float32"), cupy.empty((3, 8), dtype="float32")
+        self.ones, self.dbiases = cupy.ones((5, 1), dtype="float32"), cupy.empty((1, 8), dtype="float32")
+        self.other = cupy.ones((5, 8), dtype="float32")
+        self.square = cupy.ones((5, 5), dtype="float32")
+
+    def gradient(self, fused: bool = True) -> Formula:
+        return Formula(relu_gradient, (self.dvalues, self.relu, self.dvalues), fused)
+
+    def product(self) -> Product:
+        return Product(self.inputs.T, self.dvalues, self.dweights)
+
+    def sums(self) -> RowSum:
+        return RowSum(self.ones, self.dvalues, self.dbiases)
+
+
+@pytest.mark.parametrize("before", [0, 1, 2])
+@pytest.mark.parametrize("between", [0, 1, 2])
+@pytest.mark.parametrize("after", [0, 1])
+def test_sums_over_rows_ride_along_with_the_formula(
+    backend: CudaGraphBackend, cupy: StandInCupy, before: int, between: int, after: int
+) -> None:
+    arrays = Gradients(cupy)
+    doubling = Formula(double, (arrays.other,))
+    steps = [*[doubling] * before, arrays.gradient(), *[arrays.product()] * between, arrays.sums()]
+    repeat = backend.repeatable([*steps, *[doubling] * after])
+    counted = cupy.counted(repeat)
+    # The formula's kernel, that of the blocks' sums, and no product for these.
+    assert counted == {"kernels": 2 + before + after, **({"products": between} if between else {})}
+    expected = np.where(arrays.output > 0, arrays.given, 0)
+    np.testing.assert_array_equal(arrays.dvalues.get(), expected)
+    np.testing.assert_array_equal(arrays.dbiases.get(), expected.sum(axis=0)[None])
+    if between:
+        np.testing.assert_array_equal(arrays.dweights.get(), np.ones((3, 5)) @ expected)
+    assert (arrays.other.get() == 2 ** (before + after)).all()
+
+
+def test_sums_stay_apart_where_something_comes_between(backend: CudaGraphBackend, cupy: StandInCupy) -> None:
+    arrays = Gradients(cupy)
+    summed = arrays.gradient(), arrays.sums()
+    assert len(backend.calls(summed)) == 2  # the formula's kernel and that of the blocks' sums
+    apart = {
+        "no sums": [arrays.gradient()],
+        "sums before": [arrays.sums(), arrays.gradient()],
+        "sums of others": [arrays.gradient(), RowSum(arrays.ones, arrays.other, arrays.dbiases)],
+        "a formula between": [arrays.gradient(), Formula(double, (arrays.dvalues,)), arrays.sums()],
+        "sums of others between": [
+            arrays.gradient(),
+            RowSum(arrays.ones, arrays.other, arrays.dbiases),
+            arrays.sums(),
+        ],
+        "overwritten between": [
+            arrays.gradient(),
+            Product(arrays.square, arrays.other, arrays.dvalues),
+            arrays.sums(),
+        ],
+        "not element-wise": [arrays.gradient(fused=False), arrays.sums()],
+        "another formula": [Formula(double, (arrays.dvalues,)), arrays.sums()],
+    }
+    for name, steps in apart.items():
+        alone = [call for step in steps for call in backend.calls([step])]
+        together = backend.calls(steps)
+        assert [function for function, _ in together] == [function for function, _ in alone], name
+        assert len(together) == len(steps), name
 
 
 # What cannot be captured

@@ -58,7 +58,76 @@ def test_result_and_sums_are_those_of_two_calls(cupy: StandInCupy, dtype: str) -
     np.testing.assert_allclose(total.get(), expected.sum(axis=0)[None], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("columns", [1, 7, 12, 2048])
+LINES = """
+struct alignas(16) Vector { __half values[8]; };
+extern "C" __global__ void relu_gradient_with_row_sums(const __half* in_dvalues, const __half* in_output, \
+__half* dinputs, float* partial, const int rows) {
+__shared__ float sums[256][8];
+const int lanes = 64 / 8, lane = threadIdx.x % lanes, group = 256 / lanes;
+float total[8] = {};
+const Vector read_dvalues = ((const Vector*)in_dvalues)[place]; \
+const Vector read_output = ((const Vector*)in_output)[place];
+for (int i = 0; i < 8; i++) {
+const float dvalues = (float)read_dvalues.values[i]; const float output = (float)read_output.values[i];
+const float value = dvalues * (output > 0);
+result.values[i] = (__half)value;
+total[i] += (float)result.values[i];
+((Vector*)dinputs)[place] = result;
+for (int other = threadIdx.x; other < 256; other += lanes) sum += sums[other][i];
+partial[blockIdx.x * 64 + lane * 8 + i] = sum;
+extern "C" __global__ void relu_gradient_with_row_sums_total(const float* partial, float* total) {
+if (column < 64)
+for (int block = threadIdx.y; block < 528; block += 32) sum += partial[block * 64 + column];
+if (threadIdx.y == 0 && column < 64) {
+"""
+
+
+def test_source_is_for_the_dtype_the_columns_and_the_formula(
+    cupy: StandInCupy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources: list[str] = []
+    real = cupy.RawKernel
+
+    def compiled(source: str, name: str) -> Any:
+        sources.append(source)
+        return real(source, name)
+
+    monkeypatch.setattr(cupy, "RawKernel", compiled)
+    dvalues, output, total, _ = given(cupy, "float16", 5, 64)
+    assert with_row_sums(cupy, relu_gradient, (dvalues, output, dvalues), total) is not None
+    source, same = sources
+    assert source == same
+    lines = iter(line.strip() for line in source.splitlines())
+    for wanted in LINES.strip().splitlines():
+        assert wanted in lines, wanted  # in this order
+
+
+@pytest.mark.parametrize(("dtype", "wide"), [("float16", "float32"), ("float32", "float32"), ("float64", "float64")])
+@pytest.mark.parametrize(("columns", "blocks"), [(16, 1), (32, 1), (64, 2), (512, 16)])
+def test_kernels_are_started_for_all_blocks_and_columns(
+    cupy: StandInCupy, dtype: str, wide: str, columns: int, blocks: int
+) -> None:
+    dvalues, output, total, _ = given(cupy, dtype, 7, columns)
+    calls = with_row_sums(cupy, relu_gradient, (dvalues, output, dvalues), total)
+    assert calls is not None
+    (_, (grid, block, arguments)), (_, (total_grid, total_block, totals)) = calls
+    assert (grid, block, total_grid, total_block) == ((528,), (256,), (blocks,), (32, 32))
+    assert type(total_grid[0]) is int
+    partial = arguments[3]
+    assert (partial.shape, partial.dtype) == ((528, columns), wide)
+    assert totals[0] is partial
+    assert totals[1] is total
+    assert (arguments[4], arguments[4].dtype) == (7, "int32")
+
+
+def test_last_of_many_columns_are_added_too(cupy: StandInCupy) -> None:
+    dvalues, output, total, _ = given(cupy, "float16", 2, 2048)
+    calls = with_row_sums(cupy, relu_gradient, (dvalues, output, dvalues), total)
+    assert calls is not None
+    assert calls[1][1][0] == (64,)
+
+
+@pytest.mark.parametrize("columns", [1, 2, 7, 12, 2048])
 def test_columns_that_threads_cannot_share_out(cupy: StandInCupy, columns: int) -> None:
     dvalues, output, total, _ = given(cupy, "float32", 5, columns)
     assert with_row_sums(cupy, relu_gradient, (dvalues, output, dvalues), total) is None
@@ -66,15 +135,22 @@ def test_columns_that_threads_cannot_share_out(cupy: StandInCupy, columns: int) 
 
 def test_arrays_that_do_not_fit(cupy: StandInCupy) -> None:
     dvalues, output, total, _ = given(cupy, "float32", 8, 16)
+    whole = tuple(array.astype("int32") for array in (dvalues, output, dvalues))
     for arrays, sums in (
         ((dvalues, output[:4], dvalues), total),
         ((dvalues, output.astype("float64"), dvalues), total),
         ((dvalues.T, output.T, dvalues.T), total),
         ((dvalues, output, dvalues), total.astype("float64")),
         ((dvalues[0], output[0], dvalues[0]), total),
-        ((dvalues.astype("int32"), output.astype("int32"), dvalues.astype("int32")), total),
+        (whole, total),
+        (whole, cupy.zeros(total.shape, dtype="int32")),
     ):
         assert with_row_sums(cupy, relu_gradient, arrays, sums) is None
+
+
+def test_other_formulas_are_left_alone(cupy: StandInCupy) -> None:
+    dvalues, output, total, _ = given(cupy, "float32", 8, 16)
+    assert with_row_sums(cupy, relu, (dvalues, output), total) is None
 
 
 @pytest.mark.cuda
