@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fmnist_xp.backend import PRECISIONS
+from fmnist_xp.nn.losses import CLIP
 from fmnist_xp.optim import Adam
 from fmnist_xp.parity import bounds
 from fmnist_xp.parity.bounds import Bounded
@@ -203,6 +204,157 @@ def test_later_updates_of_adam_have_no_such_bound() -> None:
     update = bounds.Update(Adam(0.02).config(), exact([1.0]))
     first, second = (update.step(gradient).tolerance for _ in range(2))
     assert second > 2 * first
+
+
+# With coarse roundings, where all terms show: every figure by hand.
+
+UNIT, OPERAND, ALIKE, ADDITION, STORED, TINY, TINY_HALF = 1 / 8, 1 / 8, 1 / 16, 1 / 5, 1 / 2, 1 / 32, 1 / 64
+COARSE = Roundoff(UNIT, 0.0, 0.0, ADDITION, False, STORED, TINY, TINY_HALF)
+COARSE_OPERANDS = COARSE._replace(operand=OPERAND, operand_bias=ALIKE)
+
+
+def bounded(value: Any, worst: Any, bias: Any, spread: Any, roundoff: Roundoff = COARSE) -> Bounded:
+    return Bounded(np.array(value, dtype=float), np.array([worst, bias, spread], dtype=float), roundoff)
+
+
+def test_exact_numbers_are_doubles() -> None:
+    assert exact([1, 2]).value.dtype == exact([1, 2]).errors.dtype == np.float64
+
+
+def test_rounding_of_a_result_counts_its_errors_too() -> None:
+    result = bounded(-8, 2, 1, 3).rounded(np.array(-8.0), np.array([2.0, 1.0, 3.0]))
+    assert result.errors.tolist() == [2 + (8 + 2) * UNIT + TINY, 1 + TINY, 3 + (8 + 3) * UNIT + TINY]
+
+
+def test_error_of_a_function_is_the_same_for_the_same_argument() -> None:
+    share = 2 * FUNCTION_ULPS * UNIT
+    result = bounded(-8, 2, 1, 3).from_function(np.array(-8.0), np.array([2.0, 1.0, 3.0]))
+    assert result.errors.tolist() == [2 + (8 + 2) * share + TINY, 1 + (8 + 1) * share + TINY, 3 + TINY]
+
+
+def test_what_is_stored_is_rounded_once_more() -> None:
+    result = bounded(-8, 2, 1, 3).stored()
+    assert result.value == -8
+    assert result.errors.tolist() == [
+        2 + (8 + 2) * STORED + TINY_HALF,
+        1 + TINY_HALF,
+        3 + (8 + 3) * STORED + TINY_HALF,
+    ]
+
+
+def test_sum_rounds_as_often_as_it_has_terms() -> None:
+    result = bounded([[3, -5, 1, 0]], [[1, 2, 0, 0]], [[1, 0, 0, 0]], [[0, 3, 0, 0]]).sum(axis=1)
+    worst = 4 * UNIT / (1 - 4 * UNIT)
+    assert result.value.tolist() == [-1]
+    assert result.errors[:, 0].tolist() == [
+        3 + (9 + 3) * worst + 4 * TINY,
+        1 + 4 * TINY,
+        3 + (9 + 3) * math.sqrt(4) * UNIT + 4 * TINY,
+    ]
+
+
+def test_quotient_is_off_by_what_its_parts_are() -> None:
+    result = bounded(8, 2, 1, 3) / bounded(-4, 2, 2, 0)  # 8 / −4, where the divisor may be −2
+    worst, bias, spread = (2 + 2 * 2) / 2, (1 + 2 * 2) / 2, 3 / 2
+    assert result.value == -2
+    assert result.errors.tolist() == [
+        worst + (2 + worst) * UNIT + TINY,
+        bias + TINY,
+        spread + (2 + spread) * UNIT + TINY,
+    ]
+    assert (exact(0.0) / bounded(4, 4, 4, 4)).errors.tolist()[0] == math.inf  # 0 / 0
+
+
+def test_operands_errors_before_a_product() -> None:
+    unfit = bounded([8, 1 + 2.0**-12, 1e6, -8], [2, 0, 0, 0], [1, 0, 0, 0], [3, 0, 0, 0], COARSE_OPERANDS)
+    assert unfit.operand_errors().T.tolist() == [
+        [2 + 10 * (OPERAND + ALIKE) + TINY_HALF, 1 + TINY_HALF, 3 + 11 * OPERAND + TINY_HALF],
+        *(
+            [size * (OPERAND + ALIKE) + TINY_HALF, TINY_HALF, size * OPERAND + TINY_HALF]
+            for size in (1 + 2.0**-12, 1e6)
+        ),
+        [0, 0, 0],  # a number that halves have
+    ]
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_product_of_numbers_that_are_off(cut: bool) -> None:
+    # 8, off by 3, 1 or 2, times −1, off by 1, ¼ or ½: in a spread √((2·1.5)² + (8·½)²) = 5.
+    roundoff = COARSE._replace(cut=cut)
+    a, b = bounded([[8]], [[3]], [[1]], [[2]], roundoff), bounded([[-1]], [[1]], [[0.25]], [[0.5]], roundoff)
+    worst = ADDITION / (1 - ADDITION)
+    expected = [
+        (3 * 2 + 8 * 1) + (8 + 3) * 2 * worst + TINY,
+        (1 * 1.25 + 8 * 0.25) + ((8 + 1) * 1.25 * worst if cut else 0) + TINY,
+        5 + (0 if cut else (8 + 2) * 1.5 * ADDITION) + TINY,
+    ]
+    for over_rows in (False, True):  # whose numbers are rounded alike only where operands are rounded
+        result = bounds.product(a, b, over_rows=over_rows)
+        assert result.value == -8
+        np.testing.assert_allclose(result.errors[:, 0, 0], expected, rtol=1e-15)
+
+
+@pytest.mark.parametrize("over_rows", [False, True])
+def test_product_of_operands_that_are_rounded(over_rows: bool) -> None:
+    a = bounded([[8]], [[3]], [[1]], [[2]], COARSE_OPERANDS)
+    b = bounded([[-1]], [[1]], [[0.25]], [[0.5]], COARSE_OPERANDS)
+    (a_worst, a_bias, a_spread), (b_worst, b_bias, b_spread) = (
+        side.operand_errors().ravel().tolist() for side in (a, b)
+    )
+    left, right = a_spread * (1 + b_spread), 8 * b_spread
+    expected = [
+        a_worst * (1 + b_worst) + 8 * b_worst + (8 + a_worst) * (1 + b_worst) * ADDITION / (1 - ADDITION) + TINY,
+        a_bias * (1 + b_bias) + 8 * b_bias + 2 * 8 * ALIKE + TINY,
+        (left + right if over_rows else math.hypot(left, right)) + (8 + a_spread) * (1 + b_spread) * ADDITION + TINY,
+    ]
+    result = bounds.product(a, b, over_rows=over_rows)
+    np.testing.assert_allclose(result.errors[:, 0, 0], expected, rtol=1e-14)
+
+
+def test_dense_adds_its_biases_and_stores_what_a_hidden_layer_gives() -> None:
+    inputs, weights, biases = exact([[2.0]], COARSE), exact([[3.0]], COARSE), exact([[1.0]], COARSE)
+    output, hidden = bounds.dense(inputs, weights, biases, True), bounds.dense(inputs, weights, biases)
+    assert output.value == hidden.value == 7
+    np.testing.assert_array_equal(output.errors, (bounds.product(inputs, weights) + biases).errors)
+    stored = bounds.product(inputs, weights).stored()
+    np.testing.assert_array_equal(hidden.errors, (stored + biases).stored().errors)
+
+
+def test_gradients_are_sums_over_rows() -> None:
+    generator = np.random.default_rng(0)
+    x, w, d = (exact(generator.random(shape), COARSE_OPERANDS) for shape in ((3, 2), (2, 4), (3, 4)))
+    dinputs, dweights, dbiases = bounds.dense_gradients(x, w, d)
+    ones = exact(np.ones((1, 3)), COARSE_OPERANDS)
+    for result, a, b in ((dweights, x.moved(np.transpose), d), (dbiases, ones, d)):
+        np.testing.assert_array_equal(result.value, a.value @ b.value)
+        np.testing.assert_array_equal(result.errors, bounds.product(a, b, over_rows=True).errors)
+        assert (result.errors[bounds.SPREAD] > bounds.product(a, b).errors[bounds.SPREAD]).all()
+    expected = bounds.product(d, w.moved(np.transpose)).stored()
+    np.testing.assert_array_equal(dinputs.errors, expected.errors)
+
+
+def test_relu_gradient_is_free_where_the_input_may_just_be_0() -> None:
+    inputs = bounded([-0.25, -0.25], [0.25, 0.125], [0.25, 0.125], [0, 0])
+    assert bounds.relu_gradient(exact([3.0, 3.0]), inputs).tolerance.tolist() == [3, 0]
+
+
+@pytest.mark.parametrize(
+    ("probability", "error", "loss", "off"),
+    [
+        # ½, off by ¼ and by its rounding, 1/16, is 3/16 at least: further from it in logarithms than 13/16.
+        (0.5, 0.25, math.log(2), math.log(0.5 / (3 / 16))),
+        # Where it may be 0, it is clipped, and the end of the range may be rounded to half of itself.
+        (0.5, 0.5, math.log(2), math.log(0.5 / (CLIP / 2))),
+        (0.0, 0.5, -math.log(CLIP), math.log1p(0.5 / CLIP + UNIT)),
+    ],
+)
+def test_loss_is_off_by_the_further_end(probability: float, error: float, loss: float, off: float) -> None:
+    predictions = bounded([[probability, 0.5]], *[[[error, 0.0]]] * 3)
+    result = bounds.sample_losses(predictions, np.array([0]))
+    assert result.value[0] == pytest.approx(loss, rel=1e-15)
+    share = 2 * FUNCTION_ULPS * UNIT * (loss + off)
+    expected = [off + share + TINY, off + share + TINY, off + TINY]
+    np.testing.assert_allclose(result.errors[:, 0], expected, rtol=1e-12)
 
 
 def test_bound_of_the_whole_is_no_less_than_of_its_parts() -> None:
