@@ -41,6 +41,7 @@ def test_unit_of_the_last_place_is_that_of_the_dtype_and_of_the_larger_number(dt
 def test_unit_of_the_last_place_is_never_finer_than_the_tensor() -> None:
     actual, reference = np.array([1 + 2.0**-10], dtype="float16"), np.array([1.0])
     assert compare(NAME, actual, reference, 1.0, "float32").ulps == 1
+    assert compare(NAME, actual.astype("float32"), reference, 1.0, "float16").ulps == 1
 
 
 @pytest.mark.parametrize("value", [NAN, INF, -INF, 0.0, 7.5])
@@ -82,7 +83,7 @@ def test_tolerance_that_is_no_number_passes_nothing_but_the_same() -> None:
 
 def test_another_shape_fails() -> None:
     line = compared([[1.0, 2.0]], [1.0, 2.0])
-    assert line.used == INF
+    assert line == Comparison(*NAME, INF, INF, INF, tolerance=0.0, used=INF)
     assert not line.passed
 
 

@@ -15,8 +15,10 @@ from fmnist_xp.errors import DeviceError
 from fmnist_xp.experiments import EXPERIMENTS
 from fmnist_xp.model import Sequential
 from fmnist_xp.parity import suite
+from fmnist_xp.parity.bounds import Bounded
 from fmnist_xp.parity.comparison import Comparison
 from fmnist_xp.parity.suite import choose_sides, compare_threads, failures, run_parity
+from fmnist_xp.parity.tolerances import ROUNDOFF
 from fmnist_xp.report.parity import parity_markdown, parity_tables
 from fmnist_xp.runs import versions
 from fmnist_xp.train.history import History
@@ -65,7 +67,9 @@ def test_gpu_is_compared_with_the_cpu_in_every_precision_that_it_has(standin: Cu
 
 
 def test_float64_of_the_cpu_has_nothing_to_be_compared_with() -> None:
-    with pytest.raises(ValueError, match="float32 is compared with float64: leave --precision out, or name a GPU"):
+    with pytest.raises(
+        ValueError, match=r"^on the CPU, float32 is compared with float64: leave --precision out, or name a GPU$"
+    ):
         choose_sides(CpuBackend(1), "float64")
 
 
@@ -146,6 +150,70 @@ def test_record_as_it_is_written(images: Dataset, tmp_path: Path, monkeypatch: p
     # A folder that is there already is written to again.
     monkeypatch.setattr(suite, "time", SimpleNamespace(perf_counter=lambda: 0.0))
     assert run_parity(choose_sides(cpu), named, folder, epochs=7)["seconds"] == 0
+
+
+def test_units_of_the_last_place_are_those_of_the_devices_precision() -> None:
+    bound = Bounded(np.array([1.0]), np.full((3, 1), 2.0**-20), ROUNDOFF["float32"])
+    wide = [{"loss": np.array([1 + 2.0**-23])}, {"loss": np.array([1.0])}]  # a figure kept as a double
+    for precision, ulps in (("float32", 1), ("float16", 1), ("tf32", 1), ("float64", 2.0**29)):
+        (line,) = suite._compare_all("step", "rows", wide, [{"loss": bound}] * 2, precision)
+        assert (line.operation, line.tensor, line.case, line.ulps) == ("step", "loss", "rows", ulps)
+        assert line.tolerance == 2 * 2.0**-20
+
+
+def test_pair_names_its_sides(monkeypatch: pytest.MonkeyPatch, standin: CudaBackend) -> None:
+    monkeypatch.setattr(suite, "operations", lambda: iter([]))
+    monkeypatch.setattr(suite, "EXPERIMENTS", {})
+    notes: list[str] = []
+    (pair,) = choose_sides(standin, "tf32")
+    rows: Any = np.zeros((3, 784)), np.zeros(3)
+    assert suite._compare_pair(*pair, rows, suite.Trainings(rows, 1, notes.append), notes.append) == {
+        "device": "cuda:1 tf32",
+        "reference": "cpu float32",
+        "precision": "tf32",
+        "operations": [],
+        "steps": [],
+        "curves": [],
+    }
+    assert notes == ["operations and steps: cuda:1 tf32 and cpu float32"]
+
+
+def test_each_curve_is_trained_once_and_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def train_curve(experiment: Any, *given: Any, **twin: Any) -> History:
+        asked.append((experiment.name, *given, twin))
+        return History()
+
+    monkeypatch.setattr(suite, "train_curve", train_curve)
+    notes: list[str] = []
+    cpu = CpuBackend(1)
+    ((side, other),) = choose_sides(cpu)
+    rows: Any = np.zeros((3, 784)), np.zeros(3)
+    trainings, sgd = suite.Trainings(rows, 7, notes.append), EXPERIMENTS["sgd"]
+    kept = [trainings.get(sgd, side), trainings.get(sgd, side, 0.5, 2), trainings.get(sgd, other)]
+    assert [trainings.get(sgd, side), trainings.get(sgd, side, 0.5, 2), trainings.get(sgd, other)] == kept
+    assert notes == [f"sgd: 7 epochs on cpu {what}" for what in ("float32", "float32, twin 2", "float64")]
+    assert asked == [
+        ("sgd", cpu, "float32", *rows, 7, {"disturbance": 0.0, "twin": 0}),
+        ("sgd", cpu, "float32", *rows, 7, {"disturbance": 0.5, "twin": 2}),
+        ("sgd", cpu, "float64", *rows, 7, {"disturbance": 0.0, "twin": 0}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "finite"),
+    [
+        (1.5, 1.5),
+        (math.nan, None),
+        (-math.inf, None),
+        (7, 7),
+        ("nan", "nan"),
+        ({"a": [1.0, math.inf, {"b": math.nan}], "c": True}, {"a": [1.0, None, {"b": None}], "c": True}),
+    ],
+)
+def test_json_has_no_word_for_what_is_not_finite(value: Any, finite: Any) -> None:
+    assert suite._finite(value) == finite
 
 
 @pytest.mark.usefixtures("few_operations")
