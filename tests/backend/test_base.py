@@ -87,7 +87,8 @@ def test_graphs_are_there_by_default_and_can_be_refused(
 
 
 def test_graphs_need_a_gpu() -> None:
-    with pytest.raises(ValueError, match="CUDA graphs need a CUDA device, got cpu"):
+    message = "^CUDA graphs need a CUDA device, got cpu: leave graphs out, or take cuda$"
+    with pytest.raises(ValueError, match=message):
         get_backend("cpu", graphs=True)
 
 
@@ -113,12 +114,17 @@ def test_cuda_by_name(monkeypatch: pytest.MonkeyPatch, device: str, index: int) 
     assert backend.name == f"cuda:{index}"
 
 
-def test_auto_is_cuda_where_it_answers_else_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_is_cuda_where_it_answers_else_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setitem(sys.modules, "cupy", StandInCupy())
-    assert get_backend("auto").name == "cuda:0"
+    assert get_backend("auto").name == get_backend().name == "cuda:0"
     monkeypatch.setitem(sys.modules, "cupy", StandInCupy(devices=0))
-    backend = get_backend("auto", threads=2)
-    assert (backend.name, backend.threads) == ("cpu", 2)
+    caplog.set_level("DEBUG", "fmnist_xp")
+    for threads in (1, 2):
+        backend = get_backend("auto", threads=threads, graphs=False)
+        assert (backend.name, backend.threads) == ("cpu", threads)
+        assert caplog.messages[-1].startswith("auto: a CUDA device was asked for, but the NVIDIA driver (CUDA 12.4) ")
 
 
 @pytest.mark.parametrize("device", ["", "gpu", "CPU", "cpu:0", "cuda:", "cuda:-1", "cuda:one", "cuda0", "auto:1"])
@@ -211,6 +217,15 @@ def test_fused_formula_takes_python_floats_in_the_arrays_dtype(backend: Backend,
         backend.fuse(shift)(values, 0.1, 2, output)
     expected = np.array([1, 2], dtype=dtype) + (np.dtype(dtype).type(0.1) + 2)
     np.testing.assert_array_equal(backend.to_host(output), expected)
+
+
+def test_formula_without_python_floats_is_called_as_it_is_compiled(backend: Backend) -> None:
+    def add(xp: Any, a: Any, b: Any) -> None: ...
+
+    def compiled(*_arguments: Any) -> None: ...
+
+    assert backend._with_scalars(add, compiled) is compiled
+    assert backend._with_scalars(shift, compiled) is not compiled
 
 
 def test_formula_is_compiled_once_under_its_name(cuda: CudaBackend) -> None:

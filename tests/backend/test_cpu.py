@@ -4,6 +4,7 @@ import re
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -71,6 +72,45 @@ def test_arrays_of_cupy_are_taken_to_the_host(made_data: Callable[..., Any]) -> 
         return network.predict_proba(X)
 
     np.testing.assert_array_equal(trained(cuda.asarray(X), cuda.asarray(y)), trained(X, y))
+
+
+def test_what_has_a_method_get_is_no_array_of_cupy_for_that() -> None:
+    class Series:  # as pandas has them
+        def get(self, _key: Any) -> None:
+            raise AssertionError
+
+        def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+            return np.array([1.0, 2.0], dtype=dtype)
+
+    class Elsewhere(Series):
+        __cuda_array_interface__ = ()
+        get = property()  # which `hasattr` does not find
+
+    for values in (Series(), Elsewhere()):
+        assert CpuBackend(1).asarray(values).tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_overflow_is_the_trainers_to_tell(threads: int) -> None:
+    backend, big, infinite = CpuBackend(threads), np.array([1e38], "float32"), np.array([np.inf])
+    results = []
+
+    def work(_worker: int) -> None:
+        results.append([*(big * np.float32(10)), *(infinite - infinite), *(1 / np.zeros(1))])
+
+    with warnings.catch_warnings(action="error"):
+        with backend.computing():
+            work(0)
+        with backend.computing():  # in threads of its own, which have none of this one's settings
+            backend.map(work, 2)
+    np.testing.assert_array_equal(results, [[np.inf, np.nan, np.inf]] * 3)
+
+
+@pytest.mark.parametrize(("threads", "workers", "own"), [(1, 3, True), (3, 1, True), (3, 3, False)])
+def test_one_thread_is_the_callers(threads: int, workers: int, own: bool) -> None:
+    seen = set()
+    CpuBackend(threads).map(lambda _worker: seen.add(threading.current_thread()), workers)
+    assert (seen == {threading.current_thread()}) is own
 
 
 def test_layer_on_the_cpu_says_how_an_array_of_cupy_gets_there() -> None:

@@ -247,6 +247,25 @@ def test_what_cublaslt_could_not_address_is_refused(cupy: StandInCupy, products:
         products.plan(**{**Trial(cupy, "bias").arrays, "epilogue": "bias", **changes})
 
 
+def test_nothing_is_released_as_python_ends(
+    cupy: StandInCupy, cublaslt: NvmathCublasLt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # CUDA may have ended before, and takes no calls then.
+    made = []
+    real = weakref.finalize
+
+    def finalize(*arguments: Any) -> Any:
+        made.append(real(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(weakref, "finalize", finalize)
+    ones = cupy.ones((2, 2))
+    products = Products(cupy, cublaslt, cupy.empty(4096, dtype="uint8"))
+    call = products.plan(ones, ones, cupy.zeros((2, 2)), compute="float64")
+    assert [one.atexit for one in made] == [False, False]
+    del call, products
+
+
 def test_fault_while_planning_releases_what_was_made(
     cupy: StandInCupy, cublaslt: NvmathCublasLt, products: Products
 ) -> None:

@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -142,12 +143,30 @@ def test_what_cupy_warns_of_while_it_loads_is_not_shown(elsewhere: Path) -> None
     assert shown == []
 
 
+def test_what_cupy_warns_of_while_it_is_opened_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    cupy = StandInCupy()
+    dot = cupy.dot
+
+    def warning(*operands: Any) -> Any:
+        warnings.warn("cuBLAS is old", stacklevel=1)
+        return dot(*operands)
+
+    monkeypatch.setattr(cupy, "dot", warning)
+    with warnings.catch_warnings(record=True, action="always") as shown:
+        CudaBackend(cupy=cupy)
+    assert shown == []
+
+
+ANSWERS_NOT = (
+    r"^a CUDA device was asked for, and CuPy 14\.2\.0 is installed, but no NVIDIA driver answers: "
+    "install the driver of your GPU, or use --device cpu$"
+)
 FAULTS: dict[str, tuple[int, dict[str, Any], str]] = {
-    "no driver": (0, {"driver": 0}, "but no NVIDIA driver answers: install the driver .* or use --device cpu"),
+    "no driver": (0, {"driver": 0}, ANSWERS_NOT),
     "driver that fails": (
         0,
         {"driver": CUDARuntimeError("boom")},
-        "but no NVIDIA driver answers: install the driver",
+        ANSWERS_NOT,
     ),
     "no device": (
         0,
@@ -157,7 +176,8 @@ FAULTS: dict[str, tuple[int, dict[str, Any], str]] = {
     "devices that fail": (
         0,
         {"devices": CUDARuntimeError("cudaErrorNoDevice: none")},
-        r"driver \(CUDA 12\.4\) offers none to CuPy 14\.2\.0 \(cudaErrorNoDevice: none\): check nvidia-smi",
+        r"driver \(CUDA 12\.4\) offers none to CuPy 14\.2\.0 \(cudaErrorNoDevice: none\): check nvidia-smi, "
+        "CUDA_VISIBLE_DEVICES and that CuPy's CUDA version is not newer than the driver's, or use --device cpu$",
     ),
     "index, one device": (1, {}, "device cuda:1 was asked for, but there is only 1 CUDA device: use cuda:0$"),
     "index, two devices": (2, {"devices": 2}, "but there are only 2 CUDA devices: use cuda:0 to cuda:1$"),
@@ -535,6 +555,45 @@ def test_arrays_are_sent_to_the_device_and_fetched_from_it(cuda: CudaBackend) ->
     array = cuda.asarray([[1.0, 2.0]])
     assert array.data.device_id == 1
     np.testing.assert_array_equal(cuda.to_host(array), [[1, 2]])
+
+
+def test_what_is_sent_goes_in_the_current_stream(cuda: CudaBackend) -> None:
+    sent = []
+    out = SimpleNamespace(set=lambda values, stream: sent.append((values, stream)))
+    values = np.ones(3)
+    with cuda.computing(), cuda.xp.cuda.Stream() as stream:
+        cuda.send(values, out)
+    assert sent == [(values, stream)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32"])
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3)])
+def test_what_is_fetched_is_the_array(cuda: CudaBackend, dtype: str, shape: tuple[int, ...]) -> None:
+    values = np.arange(np.prod(shape, dtype=int), dtype=dtype).reshape(shape)
+    array = cuda.asarray(values.reshape(-1)).reshape(shape)
+    with cuda.computing():
+        fetched = cuda.fetch(array)()
+    assert (fetched.dtype, fetched.shape) == (dtype, shape)
+    np.testing.assert_array_equal(fetched, values)
+
+
+@pytest.mark.parametrize(("classes", "kernels"), [(1, []), (2, ["largest"]), (32, ["largest"]), (33, [])])
+def test_maxima_of_few_classes_are_a_kernels(cuda: CudaBackend, classes: int, kernels: list[str]) -> None:
+    values = np.random.default_rng(0).standard_normal((5, classes))
+    with cuda.computing():
+        given, by_class, row = cuda.asarray(values), cuda.xp.empty((classes, 5)), cuda.xp.empty((5, 1))
+        cuda.xp.kernels.clear()
+        cuda.apply(cuda.row_maxima, given, by_class, row)
+    np.testing.assert_array_equal(cuda.to_host(row), values.max(axis=1, keepdims=True))
+    assert [name for name in cuda.xp.kernels if name == "largest"] == kernels
+
+
+def test_operands_with_gaps_are_copied_first(cuda: CudaBackend) -> None:
+    wide = np.arange(24.0).reshape(4, 6)
+    with cuda.computing():
+        a, out = cuda.asarray(wide)[:, ::2], cuda.xp.empty((4, 4))
+        cuda.dot(a, a.T, out)
+    np.testing.assert_array_equal(cuda.to_host(out), wide[:, ::2] @ wide[:, ::2].T)
 
 
 def test_blocks_are_for_the_memory_and_the_pool_of_the_device() -> None:

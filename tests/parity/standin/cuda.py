@@ -355,7 +355,7 @@ def make_cuda(
         get_current_stream=lambda: cupy.stream,
         using_allocator=lambda allocator: _using_allocator(cupy, allocator),
         get_elapsed_time=_elapsed_time,
-        alloc_pinned_memory=bytearray,
+        alloc_pinned_memory=lambda size: bytearray(-(-size // 512) * 512),  # its pool has no smaller pieces
         memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
         driver=SimpleNamespace(CUDADriverError=CUDADriverError),
         runtime=SimpleNamespace(
@@ -364,7 +364,7 @@ def make_cuda(
             runtimeGetVersion=lambda: 12080,
             deviceGetPCIBusId=lambda _index: "0000:00:00.0",
             getDeviceCount=lambda: _answer(devices),
-            getDeviceProperties=lambda _index: {"name": name, "major": major},
+            getDeviceProperties=lambda index: {"name": name, "major": major} if index >= 0 else {},
             CUDA_R_16F=2,
             CUDA_R_32F=0,
             CUDA_R_64F=1,
