@@ -12,6 +12,7 @@ import pytest
 
 from fmnist_xp import nn, optim
 from fmnist_xp.backend import PRECISIONS, Backend, CpuBackend, CudaBackend
+from fmnist_xp.nn import Dense
 from fmnist_xp.optim import SGD, Adam
 from fmnist_xp.parity import operations as module
 from fmnist_xp.parity.comparison import compare
@@ -123,6 +124,32 @@ def test_every_tensor_is_in_the_dtype_of_the_precision(precision: str, device: B
             if operation.case == "integers":  # they are given as they are
                 expected = "float64"
             assert array.dtype == expected, (str(operation), name)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_layer_is_given_rows_of_the_precision_and_with_gaps_in_one_case(
+    precision: str, standin: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = []
+
+    def noted(name: str) -> Any:
+        real = getattr(Dense, name)
+
+        def method(layer: Dense, array: Any) -> Any:
+            given.append((array.dtype.name, array.flags.c_contiguous))
+            return real(layer, array)
+
+        return method
+
+    for name in ("forward", "backward"):
+        monkeypatch.setattr(Dense, name, noted(name))
+    cases = [operation for operation in operations() if isinstance(operation, DensePass)]
+    for operation in cases:
+        with standin.computing():
+            operation.compute(standin, precision)
+        expected = (PRECISIONS[precision].operands, operation.case != "non-contiguous")
+        assert given == [expected, expected], str(operation)
+        given.clear()
 
 
 def test_rows_that_are_not_contiguous_are_in_the_dtype_of_the_device(device: Backend) -> None:
