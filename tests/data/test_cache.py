@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from fmnist_xp.data import Dataset, export, load_fashion_mnist
-from fmnist_xp.data.cache import cache_files, cache_folder, cache_size, cached, clear_cache
+from fmnist_xp.data.cache import FETCHED, cache_files, cache_folder, cache_size, cached, clear_cache
 from fmnist_xp.errors import DataError
 
 
@@ -561,6 +561,17 @@ def test_a_cache_that_is_a_file_cannot_be_read(tmp_path: Path, monkeypatch: pyte
             start()
         words = os.strerror(errno.ENOTDIR)
         assert str(raised.value) == f"{tmp_path / 'file'}: cannot be read ({words}); set FMNIST_XP_CACHE"
+
+
+def test_a_folder_in_the_cache_that_cannot_be_read_is_no_matter_for_a_start(
+    cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache.mkdir(exist_ok=True)
+    (cache / FETCHED).write_text("mine")
+    build = Build()
+    for _ in range(2):
+        assert_made(cached("a", "here", build))
+    assert (build.calls, caplog.messages) == (1, [])
 
 
 def test_a_decoded_set_that_does_not_say_of_what_it_is_of_another_version(cache: Path) -> None:

@@ -37,10 +37,13 @@ WRONG: dict[str, tuple[Any, Any, type[Exception], str]] = {
         IMAGES.reshape(10, 784),
         LABELS,
         ValueError,
-        r"images of shape \(10, 784\) and .*\(n, 28, 28\) and \(n,\)",
+        r"^images of shape \(10, 784\) and labels of shape \(10,\) given; "
+        r"\(n, 28, 28\) and \(n,\) are needed, n at least 1$",
     ),
     "fewer labels": (IMAGES, LABELS[:9], ValueError, r"labels of shape \(9,\) given"),
     "a column of labels": (IMAGES, LABELS[:, None], ValueError, r"labels of shape \(10, 1\) given"),
+    "one label in a column": (IMAGES[:1], LABELS[:1, None], ValueError, r"labels of shape \(1, 1\) given"),
+    "a label alone": (IMAGES[:1], LABELS[0], ValueError, r"labels of shape \(\) given"),
     "nothing": (IMAGES[:0], LABELS[:0], ValueError, "n at least 1"),
 }
 
