@@ -89,7 +89,7 @@ def parity(
     train_data, _test_data = load_fashion_mnist(data, allow_synthetic=not no_synthetic)
     record = run_parity(pairs, train_data, folder, epochs=epochs, note=out.print)
     for title, header, rows in parity_tables(record):
-        table = Table(*header, title=title, title_justify="left")
+        table = Table(*header, title=title)
         for row in rows:
             table.add_row(*row)
         # A line for each comparison, also where the terminal is narrower.

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import typer
 
+from fmnist_xp.cli import process
 from fmnist_xp.cli.console import messages, say
 from fmnist_xp.cli.options import UsageError, chosen_backend, filled, path, usage
 from fmnist_xp.cli.process import Interrupted, run
@@ -49,8 +50,36 @@ def test_program_that_goes_well(program: Run) -> None:
     assert program(lambda: print("done"), "--debug", "--name", "y") == (0, "done\n", "")
 
 
+def test_program_is_called_as_it_says(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/elsewhere", "--help"])
+    app = typer.Typer()
+    app.command()(lambda: None)
+    assert run(app, "program") == 0
+    assert "Usage: program [OPTIONS]" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_debug_is_for_streams_and_messages(program: Run, monkeypatch: pytest.MonkeyPatch, debug: bool) -> None:
+    told: list[tuple[str, bool]] = []
+
+    def noted(name: str) -> None:
+        real = getattr(process, name)
+
+        def enter(value: bool) -> Any:
+            told.append((name, value))
+            return real(value)
+
+        monkeypatch.setattr(process, name, enter)
+
+    noted("lasting_streams")
+    noted("messages")
+    assert program(lambda: None, *["--debug"] * debug)[0] == 0
+    assert told == [("lasting_streams", debug), ("messages", debug)]
+
+
 ENDINGS = {
     "usage": (UsageError("no such thing."), 2, "no such thing; see program --help"),
+    "usage, with a name": (UsageError("there is no device X."), 2, "there is no device X; see program --help"),
     "interrupted in order": (Interrupted("what was learned is kept"), 130, "what was learned is kept"),
     "interrupted": (KeyboardInterrupt(), 130, "interrupted"),
     "aborted": (typer.Abort(), 130, "interrupted"),

@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import signal
 import sys
 import threading
 import time
@@ -50,6 +51,10 @@ def test_text_is_printed_as_it_is(
     shown = capsys.readouterr().out
     for words in ("[red]head[/red]", ":smile:", "[bold]cell[/bold]", r"\x1b[31m"):
         assert words in shown
+
+
+def test_text_keeps_the_style_that_it_is_given() -> None:
+    assert _Console().render_str("[text]", style="bold").style == "bold"
 
 
 # A descriptor that takes everything
@@ -132,6 +137,14 @@ def test_stream_of_a_file_is_replaced_by_one_of_its_code_page(pipe: tuple[int, i
         assert os.read(reading, 100) == rb"\u0416 \u2192 " + "é".encode("cp437") + b"\n"
         print("\u0416", file=stream, flush=True)  # which others may hold
         assert os.read(reading, 100) == rb"\u0416" + b"\n"
+
+
+def test_failures_of_a_stream_are_kept() -> None:
+    failures: list[OSError] = []
+    reading = os.open(os.devnull, os.O_RDONLY)
+    print("lost", file=_lasting(None, reading, failures), flush=True)
+    os.close(reading)
+    assert [failure.errno for failure in failures] == [errno.EBADF]
 
 
 @pytest.mark.parametrize(
@@ -254,6 +267,31 @@ def test_interrupt_elsewhere_is_an_exception(capfd: pytest.CaptureFixture[str]) 
         with pytest.raises(KeyboardInterrupt):
             cli._interrupt(2, frame)
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.usefixtures("sigint")
+@pytest.mark.parametrize(
+    ("before", "during", "after"),
+    [
+        (signal.default_int_handler, cli._interrupt, signal.SIG_DFL),
+        (signal.SIG_IGN, signal.SIG_IGN, signal.SIG_IGN),  # as nohup has it
+    ],
+)
+def test_interrupts_are_the_commands_unless_they_are_ignored(
+    monkeypatch: pytest.MonkeyPatch, before: Any, during: Any, after: Any
+) -> None:
+    seen = []
+
+    def run(_app: Any, program: str) -> int:
+        seen.extend([program, signal.getsignal(signal.SIGINT)])
+        return 7
+
+    monkeypatch.setattr("fmnist_xp.cli.process.run", run)
+    signal.signal(signal.SIGINT, before)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert (end.value.code, seen) == (7, ["fmnist-xp", during])
+    assert signal.getsignal(signal.SIGINT) == after
 
 
 @pytest.mark.usefixtures("leaving")

@@ -22,6 +22,7 @@ from run_helpers import (
 )
 from safetensors.numpy import load_file
 
+from fmnist_xp.backend import get_backend
 from fmnist_xp.blas import blas_name
 from fmnist_xp.data import export, make_synthetic
 from fmnist_xp.model import Sequential
@@ -158,6 +159,13 @@ def test_result_goes_to_stdout(train: Command, workplace: Path) -> None:
     ):  # fmt: skip
         assert words in answer.lines[-1]
     assert "400 + 200 images" in answer.out
+    backend = get_backend("cpu", threads=2)
+    assert f"cpu: {backend.device_name}, {backend.manner}" in answer.lines
+
+
+def test_l2_may_be_left_out_by_0(train: Command, workplace: Path) -> None:
+    train("--epochs", 2, "--l2", 0, "--out", "run").assert_went_well()
+    assert read_history(workplace / "run" / "history.csv")["regularization_loss"] == [0]
 
 
 def test_quiet_prints_the_result_alone(train: Command) -> None:
