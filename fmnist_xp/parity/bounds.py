@@ -123,7 +123,7 @@ class Bounded:
         # What all devices have in the same bits, and in few enough of them, goes in as it is.
         with np.errstate(over="ignore"):
             fits = (self.errors[WORST] == 0) & (self.value.astype(np.float16) == self.value)
-        size = np.where(fits, 0.0, np.abs(self.value)) + self.errors
+        size = np.abs(self.value) + self.errors
         errors = self.errors + _shares(size, r.operand + r.operand_bias, 0, r.operand)
         return np.where(fits, 0.0, errors + r.stored_underflow)
 

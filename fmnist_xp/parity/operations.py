@@ -190,13 +190,12 @@ class OptimizerPass(Operation):
 
     def compute(self, backend: Backend, precision: str) -> dict[str, Array]:
         """Compute on the parameters of a Dense layer."""
-        dtype = backend.precision(precision).parameters
         layer = Dense(len(self.start) - 1, 1, dtype=precision, backend=backend)
-        layer.parameters[...] = backend.asarray(self.start, dtype)
+        layer.parameters[...] = backend.asarray(self.start)
         optimizer = self.optimizer(**self.arguments)
         tensors = {}
         for number, gradients in enumerate(self.gradients, start=1):
-            layer.gradients[...] = backend.asarray(gradients, dtype)
+            layer.gradients[...] = backend.asarray(gradients)
             optimizer.step(layer)
             tensors[f"after update {number}"] = layer.parameters.copy()
         return tensors
@@ -309,7 +308,7 @@ def _halves(generator: np.random.Generator, shape: int | tuple[int, ...]) -> Flo
 def _strided(backend: Backend, values: Floats, dtype: str) -> Array:
     """Return `values` on the device as every second column of a wider array."""
     wide = backend.xp.zeros((len(values), 2 * values.shape[1]), dtype=dtype)
-    wide[:, ::2] = backend.asarray(values, dtype)
+    wide[:, ::2] = backend.asarray(values)
     return wide[:, ::2]
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import io
+import itertools
 import os
 import signal
 import sys
@@ -200,6 +201,23 @@ def test_closed_descriptors_are_filled() -> None:
         for descriptor, copy in enumerate(kept):
             os.dup2(copy, descriptor)
             os.close(copy)
+
+
+@pytest.mark.parametrize("held", [set(), {0}, {0, 1}, {1}, {0, 1, 2}, {0, 2}, {3}, {0, 1, 2, 3}])
+def test_descriptors_of_streams_are_filled_and_no_others(monkeypatch: pytest.MonkeyPatch, held: set[int]) -> None:
+    now = set(held)
+
+    def lowest(*_given: Any) -> int:
+        found = next(number for number in itertools.count() if number not in now)
+        now.add(found)
+        return found
+
+    monkeypatch.setattr(os, "open", lowest)
+    monkeypatch.setattr(os, "dup", lowest)
+    monkeypatch.setattr(os, "close", now.remove)
+    _fill_closed()
+    monkeypatch.undo()
+    assert now == held | {0, 1, 2}
 
 
 def test_streams_are_put_back_and_written_out(capfd: pytest.CaptureFixture[str]) -> None:
