@@ -15,13 +15,13 @@ from fmnist_xp import nn
 from fmnist_xp.arguments import whole_number
 from fmnist_xp.backend import PRECISIONS, Array, Backend, get_backend
 from fmnist_xp.errors import RunError
-from fmnist_xp.nn import Dense
 from fmnist_xp.nn.module import Module
 from fmnist_xp.optim import Optimizer, make_optimizer
 from fmnist_xp.train.architecture import build, describe
 from fmnist_xp.train.checkpoint import load_model, save_model
 from fmnist_xp.train.fullbatch import FullBatch
 from fmnist_xp.train.history import History
+from fmnist_xp.train.plan import takes_input_scale
 from fmnist_xp.train.progress import ProgressDisplay
 from fmnist_xp.train.trainer import Callback, train
 
@@ -88,7 +88,7 @@ class Sequential(nn.Network):
         epochs, log_every = whole_number("epochs", epochs, 0), whole_number("log_every", log_every, 1)
         chosen, called = make_optimizer(optimizer), _callbacks(callbacks)
         display = ProgressDisplay(epochs) if verbose else None
-        with self._prepared(X) as inputs, display or nullcontext():
+        with self._prepared(X) as (inputs, scale), display or nullcontext():
             return train(
                 self,
                 inputs,
@@ -98,19 +98,20 @@ class Sequential(nn.Network):
                 log_every=log_every,
                 callbacks=[*([display] if display else []), *called],
                 block_rows=block_rows,
+                input_scale=scale,
             )
 
     def evaluate(self, X: Any, y: Any) -> Metrics:
         """Return accuracy and data loss on `X` and `y`."""
-        with self._prepared(X) as inputs:
-            batch = FullBatch(self, inputs, self._labels(y, len(inputs)))
-            loss, accuracy = self.backend.to_host(batch.compute_figures()).tolist()
+        with self._prepared(X) as (inputs, scale):
+            batch = FullBatch(self, inputs, self._labels(y, len(inputs)), input_scale=scale)
+            loss, accuracy, _penalty = self.backend.to_host(batch.compute_metrics()).tolist()
         return Metrics(accuracy=accuracy, loss=loss)
 
     def predict_proba(self, X: Any) -> NDArray[np.floating[Any]]:
         """Return the class probabilities of `X` as a NumPy array (n, classes)."""
-        with self._prepared(X) as inputs:
-            return self.backend.to_host(FullBatch(self, inputs).compute_probabilities())
+        with self._prepared(X) as (inputs, scale):
+            return self.backend.to_host(FullBatch(self, inputs, input_scale=scale).compute_probabilities())
 
     def predict(self, X: Any) -> NDArray[np.integer[Any]]:
         """Return the class of the highest probability for each row of `X`, as a NumPy array (n,).
@@ -165,20 +166,15 @@ class Sequential(nn.Network):
         return network
 
     @contextmanager
-    def _prepared(self, X: Any) -> Iterator[Array]:
-        """Compute, with `X` on the backend in the dtype of the products, and in the scale of the first layer."""
+    def _prepared(self, X: Any) -> Iterator[tuple[Array, float]]:
+        """Compute, with `X` on the backend in the dtype of the products, and a factor that is still to be applied."""
         with self.backend.computing():
-            inputs = self._inputs(X)
+            inputs, scale = self._inputs(X), 1.0
             if self.precision.operands == "float16":
                 inputs, scale = self._halves(inputs)
-                if type(self.dense[0]) is Dense:
-                    self.dense[0].input_scale = scale
-                else:  # a class that inherits from it may do other things with its inputs
-                    inputs = inputs * inputs.dtype.type(scale)
-            try:
-                yield inputs
-            finally:
-                self.dense[0].input_scale = 1.0
+                if not takes_input_scale(self):
+                    inputs, scale = inputs * inputs.dtype.type(scale), 1.0
+            yield inputs, scale
 
     def _inputs(self, X: Any) -> Array:
         """Return `X` on the backend, in the dtype of the parameters."""

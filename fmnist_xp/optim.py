@@ -10,13 +10,13 @@ network, or a single Dense layer by hand, as in the notebook:
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 from fmnist_xp.arguments import real_number
-from fmnist_xp.backend import Array, Backend
+from fmnist_xp.backend import Array, Backend, elementwise
+from fmnist_xp.registry import configuration, register, registered
 
 
 class Trainable(Protocol):
@@ -27,11 +27,13 @@ class Trainable(Protocol):
     gradients: Array
 
 
+@elementwise
 def sgd(xp: Any, parameters: Array, gradients: Array, learning_rate: float) -> None:
     """θ ← θ − lr·g."""
     xp.subtract(parameters, learning_rate * gradients, out=parameters)
 
 
+@elementwise
 def sgd_momentum(
     xp: Any, parameters: Array, gradients: Array, velocity: Array, learning_rate: float, momentum: float
 ) -> None:
@@ -40,6 +42,7 @@ def sgd_momentum(
     xp.add(parameters, velocity, out=parameters)
 
 
+@elementwise
 def adam(
     xp: Any,
     parameters: Array,
@@ -70,10 +73,6 @@ class Optimizer(ABC):
 
     moments: int
     """Number of vectors kept for each vector of parameters."""
-
-    # Whether an update is `_update` with `coefficients()`, and so can be captured and made again with others. A class
-    # says so for itself, not for those that inherit from it.
-    replayable = False
 
     def __init__(self, learning_rate: float, decay: float) -> None:
         self.learning_rate = real_number("learning_rate", learning_rate, 0, open_low=True)
@@ -125,11 +124,12 @@ class Optimizer(ABC):
     def _update(self, backend: Backend, vectors: tuple[Array, ...], coefficients: Sequence[Any]) -> None:
         """Make the update of one vector, in place; `vectors` are the parameters, their gradients and moments."""
 
-    @abstractmethod
     def config(self) -> dict[str, float]:
-        """Return the constructor's arguments."""
+        """Return the constructor's arguments: the attributes of the same names."""
+        return configuration(self)
 
 
+@register("sgd")
 class SGD(Optimizer):
     """Gradient descent, with momentum where `momentum` is above 0.
 
@@ -139,8 +139,6 @@ class SGD(Optimizer):
     Parameters: `learning_rate` > 0, `decay` ≥ 0 and 0 ≤ `momentum` < 1, else `ValueError`.
     """
 
-    replayable = True
-
     def __init__(self, learning_rate: float = 1.0, decay: float = 0.0, momentum: float = 0.0) -> None:
         super().__init__(learning_rate, decay)
         self.momentum = real_number("momentum", momentum, 0, 1)
@@ -148,15 +146,12 @@ class SGD(Optimizer):
 
     def _update(self, backend: Backend, vectors: tuple[Array, ...], coefficients: Sequence[Any]) -> None:
         if self.momentum:
-            backend.fuse(sgd_momentum)(*vectors, *coefficients, self.momentum)
+            backend.compute(sgd_momentum, *vectors, *coefficients, self.momentum)
         else:
-            backend.fuse(sgd)(*vectors, *coefficients)
-
-    def config(self) -> dict[str, float]:
-        """Return the constructor's arguments."""
-        return {"learning_rate": self.learning_rate, "decay": self.decay, "momentum": self.momentum}
+            backend.compute(sgd, *vectors, *coefficients)
 
 
+@register("adam")
 class Adam(Optimizer):
     """Adam (Kingma & Ba, *Adam: A Method for Stochastic Optimization*, ICLR 2015, algorithm 1).
 
@@ -167,7 +162,6 @@ class Adam(Optimizer):
     """
 
     moments = 2
-    replayable = True
 
     def __init__(
         self,
@@ -188,15 +182,7 @@ class Adam(Optimizer):
         return 1 - self.beta_1**updates, 1 - self.beta_2**updates, self.current_learning_rate
 
     def _update(self, backend: Backend, vectors: tuple[Array, ...], coefficients: Sequence[Any]) -> None:
-        backend.fuse(adam)(*vectors, 1 - self.beta_1, 1 - self.beta_2, *coefficients, self.epsilon)
-
-    def config(self) -> dict[str, float]:
-        """Return the constructor's arguments."""
-        names = ("learning_rate", "decay", "beta_1", "beta_2", "epsilon")
-        return {name: getattr(self, name) for name in names}
-
-
-OPTIMIZERS: Mapping[str, type[Optimizer]] = MappingProxyType({"sgd": SGD, "adam": Adam})
+        backend.compute(adam, *vectors, 1 - self.beta_1, 1 - self.beta_2, *coefficients, self.epsilon)
 
 
 def make_optimizer(optimizer: Optimizer | type[Optimizer] | str | None) -> Optimizer:
@@ -206,9 +192,10 @@ def make_optimizer(optimizer: Optimizer | type[Optimizer] | str | None) -> Optim
     """
     if isinstance(optimizer, Optimizer):
         return optimizer
+    names = registered(Optimizer)  # type: ignore[type-abstract]
     if isinstance(optimizer, str):
-        optimizer = OPTIMIZERS.get(optimizer.lower(), optimizer)
+        optimizer = names.get(optimizer.lower(), optimizer)
     kind = SGD if optimizer is None else optimizer
     if not (isinstance(kind, type) and issubclass(kind, Optimizer)):
-        raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, or an Optimizer, got {optimizer!r}")
+        raise ValueError(f"optimizer must be one of {', '.join(names)}, or an Optimizer, got {optimizer!r}")
     return kind()  # type: ignore[call-arg]

@@ -9,6 +9,7 @@ import logging
 
 from fmnist_xp.arguments import whole_number
 from fmnist_xp.backend.base import (
+    ELEMENTWISE,
     PRECISIONS,
     Array,
     Backend,
@@ -18,7 +19,8 @@ from fmnist_xp.backend.base import (
     Product,
     RowSum,
     Step,
-    follows_product,
+    elementwise,
+    epilogue,
     precision_name,
 )
 from fmnist_xp.backend.cpu import CpuBackend
@@ -30,6 +32,7 @@ logger = logging.getLogger("fmnist_xp")
 
 __all__ = [
     "CUDA_INSTALL",
+    "ELEMENTWISE",
     "PRECISIONS",
     "Array",
     "Backend",
@@ -45,7 +48,8 @@ __all__ = [
     "cuda_device_count",
     "cuda_version",
     "default_backend",
-    "follows_product",
+    "elementwise",
+    "epilogue",
     "get_backend",
     "import_cupy",
     "precision_name",

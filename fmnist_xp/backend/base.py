@@ -1,7 +1,6 @@
 """What every device offers: the interface that all code above takes `xp` and everything else from."""
 
 import functools
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
@@ -21,7 +20,7 @@ Call: TypeAlias = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
 class Product(NamedTuple):
-    """What `Backend.dot` was asked for."""
+    """See `Backend.dot`."""
 
     a: Array
     b: Array
@@ -31,34 +30,54 @@ class Product(NamedTuple):
 
 
 class RowSum(NamedTuple):
-    """What `Backend.sum_rows` was asked for."""
+    """See `Backend.sum_rows`."""
 
     ones: Array
     values: Array
     out: Array
     tf32: bool = False
 
+    @property
+    def product(self) -> Product:
+        """The same as a product, as a rule the fastest way."""
+        return Product(self.ones.T, self.values, self.out, 1.0, self.tf32)
+
 
 class Formula(NamedTuple):
-    """A function of `xp` that was asked for with these arguments: fused where it is element-wise, else as it is."""
+    """See `Backend.compute`."""
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
-    fused: bool = True
 
 
 Step: TypeAlias = Product | RowSum | Formula
-"""What a layer asks of a backend."""
+"""What a backend can be asked to compute, now (`Backend.run`) or again and again (`Backend.calls`)."""
 
 
-def follows_product(epilogue: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+ELEMENTWISE: dict[str, Callable[..., Any]] = {}
+"""The element-wise formulas by name."""
+
+
+def elementwise(formula: Callable[..., Any]) -> Callable[..., Any]:
+    """Mark a formula as element-wise: it becomes one kernel on a GPU. It writes its results with `out=`."""
+    formula.elementwise = True  # type: ignore[attr-defined]
+    ELEMENTWISE[formula.__name__] = formula
+    return formula
+
+
+def is_elementwise(formula: Callable[..., Any]) -> bool:
+    """Return whether `formula` is marked so."""
+    return getattr(formula, "elementwise", False)
+
+
+def epilogue(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Mark a formula (values, biases, …) that libraries compute along with the product that wrote `values`.
 
-    `epilogue` names it: "bias" for values + biases, "relu_bias" for max(values + biases, 0); in place.
+    `name` is "bias" for values + biases, "relu_bias" for max(values + biases, 0); in place.
     """
 
     def mark(formula: Callable[..., Any]) -> Callable[..., Any]:
-        formula.epilogue = epilogue  # type: ignore[attr-defined]
+        formula.epilogue = name  # type: ignore[attr-defined]
         return formula
 
     return mark
@@ -68,12 +87,19 @@ class Precision(NamedTuple):
     """How numbers are kept and multiplied.
 
     `parameters` is the dtype of parameters, gradients and moments, `operands` that of what enters a matrix product
-    (inputs, weights, hidden activations). `tf32` lets products round float32 operands to 10 bits of mantissa.
+    (inputs, weights, hidden activations). `tf32` lets products round float32 operands to 10 bits of mantissa. `wide`
+    keeps what a layer computes in the dtype of the parameters, as a network's last layer does.
     """
 
     parameters: str
     operands: str
     tf32: bool = False
+    wide: bool = False
+
+    @property
+    def outputs(self) -> str:
+        """The dtype of a Dense layer's output."""
+        return self.parameters if self.wide else self.operands
 
 
 PRECISIONS: Mapping[str, Precision] = MappingProxyType(
@@ -116,7 +142,7 @@ class Backend(ABC):
 
     def __init__(self) -> None:
         """Start with nothing compiled."""
-        self._fused: dict[Callable[..., Any], Callable[..., Any]] = {}
+        self._compiled: dict[Callable[..., Any], Callable[..., Any]] = {}
 
     def __repr__(self) -> str:
         """Return the name and the hardware."""
@@ -168,59 +194,65 @@ class Backend(ABC):
             )
         return PRECISIONS[name]
 
+    def compute(self, formula: Callable[..., Any], *arguments: Any) -> None:
+        """Call `formula(xp, *arguments)`, which writes into arrays among its arguments; see `elementwise`.
+
+        The first argument is an array. Python floats reach the formula as scalars of its dtype, so that both modules
+        round them alike.
+        """
+        self.run(Formula(formula, arguments))
+
     def dot(self, a: Array, b: Array, out: Array, scale: float = 1.0, tf32: bool = False) -> None:
         """Write scale · a · b to `out`: a (m, k), b (k, n), out (m, n) C-contiguous.
 
         `a` and `b` are of one dtype, C-contiguous or the transpose of that; `out` may be of a wider dtype on a GPU.
-        Sums are kept in at least float32.
+        Sums are kept in at least float32. `tf32` lets a GPU round float32 operands to 10 bits of mantissa.
         """
-        for function, arguments in self.dot_calls(Product(a, b, out, scale, tf32)):
-            function(*arguments)
-
-    @abstractmethod
-    def dot_calls(self, product: Product) -> list[Call]:
-        """Return what `dot` calls: made again, they multiply what the same arrays hold then."""
+        self.run(Product(a, b, out, scale, tf32))
 
     def sum_rows(self, ones: Array, values: Array, out: Array, tf32: bool = False) -> None:
         """Write the sums of `values` (rows, n) over the rows to `out` (1, n); `ones` (rows, 1) are of its dtype."""
-        self.dot(ones.T, values, out, 1.0, tf32)  # the fastest way, as a rule
+        self.dot(*RowSum(ones, values, out, tf32).product)
 
-    def apply(self, function: Callable[..., None], *arguments: Any) -> None:
-        """Call `function(xp, *arguments)`, which writes into arrays among its arguments and makes no other."""
-        function(self.xp, *arguments)
+    def run(self, *steps: Step) -> None:
+        """Compute `steps`, one after another."""
+        for function, arguments in self.calls(steps):
+            function(*arguments)
+
+    def calls(self, steps: Sequence[Step]) -> list[Call]:
+        """Return the calls that compute `steps`, again with each call, from what the same arrays hold then."""
+        calls: list[Call] = []
+        for step in steps:
+            if isinstance(step, Formula):
+                calls.append(self._formula_call(step))
+            else:
+                calls += self.dot_calls(step if isinstance(step, Product) else step.product)
+        return calls
+
+    @abstractmethod
+    def dot_calls(self, product: Product) -> list[Call]:
+        """Return the calls that compute one product."""
+
+    def _formula_call(self, step: Formula) -> Call:
+        function, arguments = step
+        compiled = self._compiled.get(function)
+        if compiled is None:
+            compiled = self._compiled[function] = self._compile(function)
+        scalar = arguments[0].dtype.type
+        return compiled, tuple(scalar(value) if type(value) is float else value for value in arguments)
+
+    def _compile(self, formula: Callable[..., Any]) -> Callable[..., Any]:
+        """Return `formula` with `xp` bound."""
+        return functools.partial(formula, self.xp)
 
     def row_maxima(self, xp: Any, values: Array, by_class: Array, row: Array) -> None:
-        """Write the maximum of each row of `values` (rows, n) to `row` (rows, 1), to be asked for with `apply`.
+        """Write the maximum of each row of `values` (rows, n) to `row` (rows, 1): a formula that devices differ in.
 
-        `by_class` (n, rows) is for scratch.
+        `by_class` (n, rows) is workspace.
         """
         # Class by class in memory, the maxima of many rows are found at once: on a CPU 5 times faster for 10 classes.
         by_class[...] = values.T
         xp.max(by_class, axis=0, out=row[:, 0])
-
-    def calls(self, steps: Sequence[Step]) -> list[Call]:
-        """Return the calls that take `steps`."""
-        calls: list[Call] = []
-        for step in steps:
-            if isinstance(step, Product):
-                calls += self.dot_calls(step)
-            elif isinstance(step, RowSum):
-                calls += self.dot_calls(Product(step.ones.T, step.values, step.out, 1.0, step.tf32))
-            elif step.fused:
-                calls.append((self.fuse(step.function), step.arguments))
-            else:
-                calls.append((step.function, (self.xp, *step.arguments)))
-        return calls
-
-    def repeatable(self, steps: Sequence[Step]) -> Callable[[], None]:
-        """Return a function that takes `steps` again, all of which were taken before."""
-        calls = self.calls(steps)
-
-        def repeat() -> None:
-            for function, arguments in calls:
-                function(*arguments)
-
-        return repeat
 
     def captured(self, work: Callable[[], None]) -> Callable[[], None]:
         """Return a function that asks the device again for what `work`, called before, asks of it.
@@ -252,37 +284,6 @@ class Backend(ABC):
     @abstractmethod
     def synchronize(self) -> None:
         """Wait until the device has done all it was asked to do."""
-
-    def fuse(self, formula: Callable[..., Any]) -> Callable[..., Any]:
-        """Return `formula(xp, *arrays_and_scalars)` with `xp` bound, as one kernel where the device has kernels.
-
-        A formula is element-wise, takes positional arguments, the first of them an array, and writes its results with
-        `out=`. Parameters annotated `float` reach it as scalars of the first array's dtype, so that both modules
-        round them alike.
-        """
-        fused = self._fused.get(formula)
-        if fused is None:
-            fused = self._fused[formula] = self._with_scalars(formula, self._compile(formula))
-        return fused
-
-    def _with_scalars(self, formula: Callable[..., Any], compiled: Callable[..., Any]) -> Callable[..., Any]:
-        """Return `compiled` with its float arguments in the dtype of its first array; itself where it has none."""
-        parameters = list(inspect.signature(formula).parameters.values())[1:]  # without xp
-        first = next((i for i, parameter in enumerate(parameters) if parameter.annotation is float), None)
-        if first is None:
-            return compiled
-
-        @functools.wraps(formula)
-        def fused(*arguments: Any) -> Any:
-            scalar = arguments[0].dtype.type
-            numbers = [scalar(a) if type(a) is float else a for a in arguments[first:]]
-            return compiled(*arguments[:first], *numbers)
-
-        return fused
-
-    @abstractmethod
-    def _compile(self, formula: Callable[..., Any]) -> Callable[..., Any]:
-        """Return `formula` with `xp` bound."""
 
     @abstractmethod
     def block_rows(self, rows: int, row_bytes: int) -> int:

@@ -1,6 +1,5 @@
 """NumPy on the CPU."""
 
-import functools
 import itertools
 import os
 import time
@@ -49,15 +48,12 @@ class CpuBackend(Backend):
         """Do nothing: NumPy computes at once."""
 
     def dot_calls(self, product: Product) -> list[Call]:
-        """Return one call of BLAS, and one for a scale; `tf32` is for GPUs and without effect."""
+        """Return one call of BLAS, and one for a scale; `tf32` is for GPUs and has no effect here."""
         a, b, out, scale, _tf32 = product
         calls: list[Call] = [(np.dot, (a, b, out))]
         if scale != 1:
             calls.append((np.multiply, (out, out.dtype.type(scale), out)))
         return calls
-
-    def _compile(self, formula: Callable[..., Any]) -> Callable[..., Any]:
-        return functools.partial(formula, np)
 
     def block_rows(self, rows: int, row_bytes: int) -> int:
         """Fill about the level-2 cache of one core, so that a block's activations stay close by."""

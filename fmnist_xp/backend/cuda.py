@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fmnist_xp.backend.base import Array, Backend, Call, Product
+from fmnist_xp.backend.base import Array, Backend, Call, Product, elementwise, is_elementwise
 from fmnist_xp.errors import DeviceError
 
 MOST_COLUMNS = 32
@@ -38,6 +38,7 @@ MEMORY_FULL = {"CUBLASError": 3, "cuBLASError": 3, "CUDARuntimeError": 2, "CUDAD
 NOT_STARTED = {"CUDARuntimeError": 3, "CUDADriverError": 3}
 
 
+@elementwise
 def largest(xp: Any, *arrays: Array) -> None:
     """Write the largest of the first arrays' elements to the last array."""
     first, *others, output = arrays
@@ -177,7 +178,7 @@ class CudaBackend(Backend):
         """See `Backend.row_maxima`; for a few classes one kernel, in which a thread has a row."""
         classes = values.shape[1]
         if 1 < classes <= MOST_COLUMNS:
-            self.fuse(largest)(*(values[:, column] for column in range(classes)), row[:, 0])
+            self.compute(largest, *(values[:, column] for column in range(classes)), row[:, 0])
         else:
             super().row_maxima(xp, values, by_class, row)
 
@@ -198,8 +199,8 @@ class CudaBackend(Backend):
         return int(types[matrix.dtype.char])
 
     def _compile(self, formula: Callable[..., Any]) -> Callable[..., Any]:
-        compiled: Callable[..., Any] = self.xp.fuse(kernel_name=formula.__name__)(functools.partial(formula, self.xp))
-        return compiled
+        bound = super()._compile(formula)
+        return self.xp.fuse(kernel_name=formula.__name__)(bound) if is_elementwise(formula) else bound
 
     def block_rows(self, rows: int, row_bytes: int) -> int:
         """Take all rows where the free memory allows, else as few equal blocks as fit."""

@@ -8,7 +8,7 @@ from contextlib import suppress
 from types import ModuleType
 from typing import Any, NoReturn
 
-from fmnist_xp.backend.base import Call, Formula, Product, RowSum, Step
+from fmnist_xp.backend.base import Call, Formula, Product, RowSum, Step, is_elementwise
 from fmnist_xp.backend.cublaslt import BIAS_ALIGNMENT, Products, Unsupported
 from fmnist_xp.backend.cuda import CudaBackend, first_line
 from fmnist_xp.backend.kernels import with_row_sums
@@ -68,7 +68,7 @@ class CudaGraphBackend(CudaBackend):
             if index in done:
                 continue
             joined, last = self._joined(*steps[index : index + 2]), index + 1
-            if not joined and isinstance(step, Formula):
+            if not joined and isinstance(step, Formula) and is_elementwise(step.function):
                 joined, last = self._summed(step, steps, index)
             done.update([last] if joined else [])
             calls += joined or super().calls([step])
@@ -79,9 +79,7 @@ class CudaGraphBackend(CudaBackend):
         output = formula.arguments[-1]
         for later, step in enumerate(steps[index + 1 :], start=index + 1):
             if isinstance(step, RowSum) and step.values is output:
-                arrays = formula.arguments
-                calls = with_row_sums(self.xp, formula.function, arrays, step.out) if formula.fused else None
-                return calls or [], later
+                return with_row_sums(self.xp, *formula, step.out) or [], later
             if not isinstance(step, Product) or step.out is output:  # which reads it, and no more
                 break
         return [], index

@@ -3,14 +3,16 @@
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, ClassVar
 
 from fmnist_xp.arguments import real_number, whole_number
-from fmnist_xp.backend import Array, Backend, follows_product
+from fmnist_xp.backend import Array, Backend, Precision, elementwise, epilogue
 from fmnist_xp.nn.module import Module
+from fmnist_xp.registry import register, warn_renamed
 
 
-@follows_product("bias")
+@epilogue("bias")
+@elementwise
 def add_bias(xp: Any, values: Array, biases: Array) -> None:
     """Add `biases` (1, n) to every row of `values` (rows, n), in place."""
     xp.add(values, biases, out=values)
@@ -21,11 +23,13 @@ def copy_values(xp: Any, values: Array, output: Array) -> None:
     output[...] = values
 
 
+@elementwise
 def add_penalty_gradient(xp: Any, gradients: Array, values: Array, l1: float, l2: float) -> None:
     """Add the gradient of l1·Σ|v| + l2·Σv² to `gradients`, in place; the slope of |v| at 0 is taken as +1."""
     xp.add(gradients, xp.where(values < 0, -l1, l1) + 2 * l2 * values, out=gradients)
 
 
+@elementwise
 def penalty(xp: Any, values: Array, l1: float, l2: float, output: Array) -> None:
     """Write l1·|v| + l2·v² of each of `values` to `output`."""
     # Not l2 · (v · v): a square that is too large would be no number where the strength is 0.
@@ -35,8 +39,9 @@ def penalty(xp: Any, values: Array, l1: float, l2: float, output: Array) -> None
 class Layer(Module):
     """One step of a network: `forward` sets `output`, `backward` sets `dinputs`.
 
-    A layer of one's own defines these two, and `config` where its constructor takes arguments. One with parameters
-    asks for them in its constructor, and has their gradients under the same names with a d before them:
+    A layer of your own defines these two, and keeps the arguments of its constructor under their names, from which
+    it is saved (or defines `config`). One with parameters makes them in its constructor, and has their gradients
+    under the same names with a d before them:
 
         class Scale(Layer):
             def __init__(self, n_inputs, *, backend=None):
@@ -54,16 +59,13 @@ class Layer(Module):
                 self.dinputs = dvalues * self.factors
                 return self.dinputs
 
-            def config(self):
-                return {"n_inputs": self.n_inputs}
-
     Parameters and gradients are views of the vectors `parameters` and `gradients` (`size`,), of which a network makes
     slices of its own; assigning to one of them copies the values in. An optimizer updates them, a network saves them.
 
-    A network hands over its rows in blocks, and adds up what the blocks give: what `backward` writes to a gradient
-    must be a sum over the rows it is given. Several threads may work on blocks, each with a copy of the layer that
-    shares the parameters. `training` tells whether the output is for a gradient (as dropout must know) or for
-    figures and predictions.
+    A network passes its rows in blocks and adds up the results: what `backward` writes to a gradient must be a sum
+    over the rows it is given. Several threads may work on blocks, each with a copy of the layer that shares the
+    parameters. `training` tells whether the output is for a gradient (as dropout must know) or for metrics and
+    predictions.
     """
 
     inputs: Array
@@ -89,7 +91,7 @@ class Layer(Module):
         self._shapes = {**self._shapes, **shapes}
         with self.backend.current():
             zeros = self.backend.xp.zeros(self.size, dtype=dtype)
-            self.attach(zeros, self.backend.xp.zeros_like(zeros))
+            self.bind_parameters(zeros, self.backend.xp.zeros_like(zeros))
         for name, values in held.items():
             self._copy_in(name, values)
 
@@ -102,16 +104,16 @@ class Layer(Module):
         """Return the parameters by name, as views."""
         return {name: getattr(self, name) for name in self._shapes}
 
-    def attach(self, parameters: Array, gradients: Array) -> None:
+    def bind_parameters(self, parameters: Array, gradients: Array) -> None:
         """Make `parameters` and `gradients`, both (size,), the memory of this layer, with the values they hold."""
-        self._attach("parameters", "", parameters)
-        self.attach_gradients(gradients)
+        self._bind("parameters", "", parameters)
+        self.bind_gradients(gradients)
 
-    def attach_gradients(self, gradients: Array) -> None:
+    def bind_gradients(self, gradients: Array) -> None:
         """Make `gradients` (size,) the memory of the gradients."""
-        self._attach("gradients", "d", gradients)
+        self._bind("gradients", "d", gradients)
 
-    def _attach(self, name: str, prefix: str, vector: Array) -> None:
+    def _bind(self, name: str, prefix: str, vector: Array) -> None:
         values, start = vars(self), 0  # not by assigning, which copies
         values[name] = vector
         for tensor, shape in self._shapes.items():
@@ -139,15 +141,16 @@ class Layer(Module):
             raise ValueError(f"{name} must have the shape {view.shape}, got {array.shape}")
         view[...] = array
 
-    def replica(self, backend: Backend | None = None) -> Self:
-        """Return a copy that shares the parameters, with gradients and buffers of its own."""
-        twin = super().replica(backend)
-        if self.size:
-            twin.attach_gradients(self.backend.xp.empty_like(self.gradients))
-        return twin
+    def init_parameters(self, generator: Any) -> None:
+        """Draw the parameters anew from a NumPy generator; a layer that does not say how keeps its own."""
+        if type(self).draw is not Layer.draw:
+            warn_renamed(f"{type(self).__name__}.draw", "init_parameters")
+            self.draw(generator)
 
     def draw(self, generator: Any) -> None:
-        """Draw the parameters anew from a NumPy generator; a layer that does not say how keeps its own."""
+        """Call `init_parameters`, whose name this was."""
+        warn_renamed("draw", "init_parameters")
+        self.init_parameters(generator)
 
     def forward(self, inputs: Array) -> Array:
         """Set and return `output`."""
@@ -159,10 +162,9 @@ class Layer(Module):
 
     def add_penalty_gradients(self) -> None:
         """Add the gradient of `regularization_loss` to `gradients`."""
-        add = self.backend.fuse(add_penalty_gradient)
         for values, gradients, l1, l2 in self._penalized():
             if l1 or l2:
-                add(gradients, values, l1, l2)
+                self.backend.compute(add_penalty_gradient, gradients, values, l1, l2)
 
     def regularization_loss(self) -> Array:
         """Return λ₁·Σ|v| + λ₂·Σv² over the parameters, as a scalar that stays on the device."""
@@ -176,19 +178,14 @@ class Layer(Module):
         Also where both strengths are 0: 0 · v is no number where v is none, and so the loss tells of it, whatever the
         layers behind make of it.
         """
-        write = self.backend.fuse(penalty)
         first = 0
         for values, _gradients, l1, l2 in self._penalized():
-            write(values, l1, l2, penalties[first : first + values.size])
+            self.backend.compute(penalty, values, l1, l2, penalties[first : first + values.size])
             first += values.size
 
     def _penalized(self) -> list[tuple[Array, Array, float, float]]:
         """Return (values, gradients, λ₁, λ₂) of the parts of the vectors, in order."""
         return [(self.parameters, self.gradients, 0.0, 0.0)]
-
-    def config(self) -> dict[str, Any]:
-        """Return the constructor's arguments that make a layer like this one."""
-        return {}
 
     def _floats(self, values: Any, name: str = "inputs") -> Array:
         """Return `values` as an array of this backend, of a floating-point dtype; `name` is for the error."""
@@ -203,6 +200,7 @@ class Layer(Module):
         return dvalues
 
 
+@register("dense")
 class Dense(Layer):
     """A fully connected layer: `output = inputs · weights + biases`.
 
@@ -223,11 +221,11 @@ class Dense(Layer):
         A precision of the backend: "float32" or "float64", on a GPU also "tf32" or "float16".
     backend
         Where to compute; by default the CPU.
-    draw
-        Whether to draw weights. False leaves them at zero, for values that are there already.
+    init
+        Whether to draw the weights. False leaves them at zero, for values that are there already.
     """
 
-    replayable = True
+    not_saved: ClassVar[tuple[str, ...]] = ("seed", "dtype", "backend", "init")
     weights: Array
     biases: Array
     dweights: Array
@@ -245,57 +243,36 @@ class Dense(Layer):
         seed: int | None = None,
         dtype: str = "float32",
         backend: Backend | None = None,
-        draw: bool = True,
+        init: bool = True,
     ) -> None:
         super().__init__(backend)
-        self.adds_bias = True  # else what follows adds `biases` to the output
         self.n_inputs = whole_number("n_inputs", n_inputs, 1)
         self.n_neurons = whole_number("n_neurons", n_neurons, 1)
         self.weight_regularizer_l1 = real_number("weight_regularizer_l1", weight_regularizer_l1, 0)
         self.weight_regularizer_l2 = real_number("weight_regularizer_l2", weight_regularizer_l2, 0)
         self.bias_regularizer_l1 = real_number("bias_regularizer_l1", bias_regularizer_l1, 0)
         self.bias_regularizer_l2 = real_number("bias_regularizer_l2", bias_regularizer_l2, 0)
-        self.set_precision(dtype)
+        self.precision: Precision = self.backend.precision(dtype)
         self.make_parameters(
             dtype=self.precision.parameters,
             weights=(self.n_inputs, self.n_neurons),
             biases=(1, self.n_neurons),
         )
-        if draw:
-            self.draw(self.backend.generator(seed))
+        if init:
+            self.init_parameters(self.backend.generator(seed))
 
-    def set_precision(self, dtype: Any, *, wide_output: bool = False) -> None:
-        """Compute in the precision `dtype`; `wide_output` keeps `output` in the parameters' dtype.
-
-        `input_scale`, a factor on the inputs that their product with the weights takes up, is set back to 1.
-        """
-        self.precision = self.backend.precision(dtype)
-        self.operand_dtype = self.backend.xp.dtype(self.precision.operands)
-        self.output_dtype = self.backend.xp.dtype(self.precision.parameters) if wide_output else self.operand_dtype
-        self.input_scale = 1.0
-
-    def draw(self, generator: Any) -> None:
+    def init_parameters(self, generator: Any) -> None:
         """Draw the weights as 0.01 × standard normal from a NumPy generator and set the biases to zero."""
         self.weights = 0.01 * generator.standard_normal((self.n_inputs, self.n_neurons))
         self.biases[...] = 0
 
     def forward(self, inputs: Array) -> Array:
         """Set and return `output` (rows, n_neurons), given `inputs` (rows, n_inputs)."""
-        inputs = self._floats(inputs)
-        if inputs.ndim != 2 or inputs.shape[1] != self.n_inputs:
-            raise ValueError(f"inputs must have the shape (rows, {self.n_inputs}), got {inputs.shape}")
-        if inputs.dtype != self.operand_dtype:
-            given, inputs = inputs, self._buffer("inputs", inputs.shape, self.operand_dtype)
-            self.backend.apply(copy_values, given, inputs)
-        self.inputs = inputs
-        self._operand = self.weights
-        if self.weights.dtype != self.operand_dtype:
-            self._operand = self._buffer("weights", self.weights.shape, self.operand_dtype)
-            self.backend.apply(copy_values, self.weights, self._operand)
-        self.output = self._buffer("output", (len(inputs), self.n_neurons), self.output_dtype)
-        self.backend.dot(inputs, self._operand, self.output, self.input_scale, self.precision.tf32)
-        if self.adds_bias:
-            self.backend.fuse(add_bias)(self.output, self.biases)
+        self.inputs = self._operand(self.checked_inputs(self._floats(inputs)))
+        precision = self.precision
+        self.output = self.backend.xp.empty((len(inputs), self.n_neurons), precision.outputs)
+        self.backend.dot(self.inputs, self._operand(self.weights), self.output, tf32=precision.tf32)
+        self.backend.compute(add_bias, self.output, self.biases)
         return self.output
 
     def backward(self, dvalues: Array) -> Array:
@@ -303,7 +280,7 @@ class Dense(Layer):
 
         `dvalues` (rows, n_neurons) is the gradient of the loss with respect to `output`.
         """
-        dvalues = self._gradient(dvalues).astype(self.operand_dtype, copy=False)
+        dvalues = self._operand(self._gradient(dvalues))
         self.backward_parameters(dvalues)
         self.add_penalty_gradients()
         return self.backward_inputs(dvalues)
@@ -314,14 +291,25 @@ class Dense(Layer):
         `dvalues` must be of the dtype of what enters a product.
         """
         tf32 = self.precision.tf32
-        self.backend.dot(self.inputs.T, dvalues, self.dweights, self.input_scale, tf32)
-        self.backend.sum_rows(self._ones(len(dvalues), dvalues.dtype), dvalues, self.dbiases, tf32)
+        ones = self.backend.xp.ones((len(dvalues), 1), dvalues.dtype)
+        self.backend.dot(self.inputs.T, dvalues, self.dweights, tf32=tf32)
+        self.backend.sum_rows(ones, dvalues, self.dbiases, tf32)
 
     def backward_inputs(self, dvalues: Array) -> Array:
         """Set and return `dinputs = dvalues · weightsᵀ`, for `dvalues` as in `backward_parameters`."""
-        self.dinputs = self._buffer("dinputs", (len(dvalues), self.n_inputs), dvalues.dtype)
-        self.backend.dot(dvalues, self._operand.T, self.dinputs, 1.0, self.precision.tf32)
+        self.dinputs = self.backend.xp.empty((len(dvalues), self.n_inputs), dvalues.dtype)
+        self.backend.dot(dvalues, self._operand(self.weights).T, self.dinputs, tf32=self.precision.tf32)
         return self.dinputs
+
+    def checked_inputs(self, inputs: Array) -> Array:
+        """Return `inputs`; raise `ValueError` where they are not (rows, n_inputs)."""
+        if inputs.ndim != 2 or inputs.shape[1] != self.n_inputs:
+            raise ValueError(f"inputs must have the shape (rows, {self.n_inputs}), got {inputs.shape}")
+        return inputs
+
+    def _operand(self, values: Array) -> Array:
+        """Return `values` in the dtype in which they enter a product."""
+        return values.astype(self.precision.operands, copy=False)
 
     def _penalized(self) -> list[tuple[Array, Array, float, float]]:
         """Return (values, gradients, λ₁, λ₂) of the weights and of the biases, or of both where these are alike."""
@@ -341,7 +329,3 @@ class Dense(Layer):
             "bias_regularizer_l1": self.bias_regularizer_l1,
             "bias_regularizer_l2": self.bias_regularizer_l2,
         }
-
-    def config(self) -> dict[str, Any]:
-        """Return the constructor's arguments that make a layer like this one."""
-        return {"n_inputs": self.n_inputs, "n_neurons": self.n_neurons, **self.regularizers()}

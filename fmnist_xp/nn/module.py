@@ -1,38 +1,35 @@
-"""What layers and losses have in common: a backend and buffers."""
+"""What layers and losses have in common: a backend, and the network that they are a part of."""
 
-import copy
 import functools
 import inspect
 import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any, Self
+from typing import Any, ClassVar
 
-from fmnist_xp.backend import Array, Backend, default_backend
+from fmnist_xp.backend import Backend, Precision, default_backend
+from fmnist_xp.registry import configuration
 
-_SET_BY = {"inputs": "forward", "output": "forward", "_operand": "forward", "dinputs": "backward"}
+_SET_BY = {"inputs": "forward", "output": "forward", "dinputs": "backward"}
 
 
 class Module:
     """A piece of a network that computes on `backend`, by default the CPU.
 
-    Every method of a subclass runs with the backend's device current; a constructor that makes arrays makes it so
-    itself (`with self.backend.current():`).
-
-    Alone, as in a lesson, a module makes new arrays in every call and leaves its arguments as they were. A
-    module of a replica (`replica`) belongs to the training engine and, where its class is `replayable`, reads no
-    array twice: it makes its buffers once, uses the head of them for fewer rows, and may overwrite what it is given.
+    A module makes new arrays in every call and leaves its arguments as they were. Every method of a subclass runs
+    with the backend's device current; a constructor that makes arrays makes it so itself
+    (`with self.backend.current():`).
     """
 
-    # Whether `forward` and `backward` compute through the backend's `dot`, `fuse` and `apply` alone, into buffers.
-    # Then their calls can be noted and made again. A class says so for itself, not for those that inherit from it:
-    # these may do other things with the arrays, and get new ones in every call.
-    replayable = False
     training = False
-    """Whether `forward` computes for a gradient, and not for figures or predictions."""
+    """Whether `forward` computes for a gradient, and not for metrics or predictions."""
+    precision: Precision | None = None
+    """That of the network; None where the module is used alone and goes by the dtype of its arguments."""
+    not_saved: ClassVar[tuple[str, ...]] = ("backend",)
+    """Arguments of the constructor that are not part of `config`."""
 
     def __init_subclass__(cls) -> None:
-        """Run the methods of the class on the backend's device, so that nobody who writes one has to think of it."""
+        """Run the methods of the class on the backend's device, so that whoever writes one need not think of it."""
         super().__init_subclass__()
         for name, method in list(vars(cls).items()):
             if inspect.isfunction(method) and not name.startswith("__"):
@@ -41,9 +38,6 @@ class Module:
     def __init__(self, backend: Backend | None = None) -> None:
         """Compute on `backend`."""
         self.backend = backend or default_backend()
-        self.reuse_buffers = False
-        self.overwrite_inputs = False
-        self._buffers: dict[str, Array] = {}
         self._network: weakref.ref[Any] | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -55,55 +49,18 @@ class Module:
             f"{kind} has no {name} yet: call {_SET_BY[name]} first" if name in _SET_BY else f"{kind} has no {name}"
         )
 
-    @classmethod
-    def is_replayable(cls) -> bool:
-        """Return whether this very class is `replayable`."""
-        return bool(vars(cls).get("replayable", False))
-
-    def bind(self, backend: Backend, network: Any = None) -> None:
-        """Compute on `backend` from now on, as a part of `network` if one is given."""
-        self.backend = backend
-        self._buffers = {}
-        self._network = weakref.ref(network) if network is not None else None
+    def join(self, network: Any) -> None:
+        """Become a part of `network`: compute on its backend and in its precision."""
+        self.backend, self.precision, self._network = network.backend, network.precision, weakref.ref(network)
 
     @property
     def network(self) -> Any:
         """The network that this is a part of, or None."""
         return self._network() if self._network is not None else None
 
-    def replica(self, backend: Backend | None = None) -> Self:
-        """Return a copy that shares the parameters, with buffers of its own that it makes once.
-
-        `backend`, if given, is one like the module's to compute through.
-        """
-        twin = copy.copy(self)
-        twin.backend = backend or self.backend
-        twin.reuse_buffers = self.is_replayable()
-        twin._buffers = {}
-        return twin
-
-    def _buffer(
-        self, name: str, shape: tuple[int, ...], dtype: Any, fill: Callable[..., Array] | None = None
-    ) -> Array:
-        """Return an array of `shape`: the head of the buffer `name` in a replica, else a new one.
-
-        `fill` is what makes it, by default `xp.empty`; in a replica it is called once.
-        """
-        fill = fill or self.backend.xp.empty
-        if not self.reuse_buffers:
-            return fill(shape, dtype=dtype)
-        buffer = self._buffers.get(name)
-        if buffer is not None and buffer.dtype == dtype:
-            if buffer.shape == shape:
-                return buffer
-            if buffer.shape[1:] == shape[1:] and len(buffer) > shape[0]:
-                return buffer[: shape[0]]
-        self._buffers[name] = buffer = fill(shape, dtype=dtype)
-        return buffer
-
-    def _ones(self, count: int, dtype: Any) -> Array:
-        """Return a column of ones, (count, 1); a product with it is the fastest sum over rows or columns."""
-        return self._buffer("ones", (count, 1), dtype, self.backend.xp.ones)
+    def config(self) -> dict[str, Any]:
+        """Return the constructor's arguments that make a module like this one: its attributes of the same names."""
+        return configuration(self, self.not_saved)
 
 
 def _on_device(method: Callable[..., Any]) -> Callable[..., Any]:

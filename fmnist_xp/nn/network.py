@@ -1,26 +1,21 @@
 """A network: layers in a row and a loss, with all parameters in one vector. Forward and backward, nothing else."""
 
-import copy
-import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from types import MappingProxyType
-from typing import Any, Self
+from typing import Any
 
 from fmnist_xp.backend import Array, Backend, get_backend, precision_name
-from fmnist_xp.nn.activations import ReLU, Softmax
+from fmnist_xp.nn.activations import Softmax
 from fmnist_xp.nn.layers import Dense, Layer
-from fmnist_xp.nn.losses import CategoricalCrossentropy, SoftmaxCategoricalCrossentropy
-from fmnist_xp.nn.module import Module
-
-LOSSES: Mapping[str, type[CategoricalCrossentropy]] = MappingProxyType(
-    {
-        "categorical_crossentropy": CategoricalCrossentropy,
-        "softmax_categorical_crossentropy": SoftmaxCategoricalCrossentropy,
-    }
+from fmnist_xp.nn.losses import (
+    CategoricalCrossentropy,
+    SoftmaxCategoricalCrossentropy,
+    divisor,
+    scale_values,
+    summed_gradient,
 )
-IN_PLACE = (ReLU, Softmax, CategoricalCrossentropy, SoftmaxCategoricalCrossentropy)
-"""The very classes that may be told to write their output over their input, which has the same width."""
+from fmnist_xp.nn.module import Module
+from fmnist_xp.registry import is_registered, registered
 
 
 class Network:
@@ -69,21 +64,19 @@ class Network:
         self.trainable = [layer for layer in self.layers if layer.size]
         values = [layer.backend.to_host(layer.parameters) for layer in self.trainable]
         for module in (*self.layers, self.loss):
-            module.bind(self.backend, self)
-        for dense in self.dense:
-            dense.set_precision(self.dtype, wide_output=dense is self.dense[-1])
-        self.loss.gradient_dtype = self.backend.xp.dtype(self.precision.operands)
+            module.join(self)
+        self.dense[-1].precision = self.precision._replace(wide=True)
         size = sum(layer.size for layer in self.trainable)
         with self.backend.current():
             self.parameters = self.backend.xp.empty(size, dtype=self.precision.parameters)
             self.gradients = self.backend.xp.zeros_like(self.parameters)
-            for layer, part in self._parts():
+            for layer, part in self.parts():
                 self.parameters[part] = self.backend.asarray(values.pop(0))
-                layer.attach(self.parameters[part], self.gradients[part])
+                layer.bind_parameters(self.parameters[part], self.gradients[part])
         if seed is not None:
             generator = self.backend.generator(seed)
             for layer in self.layers:
-                layer.draw(generator)
+                layer.init_parameters(generator)
 
     @property
     def n_inputs(self) -> int:
@@ -100,38 +93,18 @@ class Network:
         """Number of columns of the input and of each Dense layer's output."""
         return [self.n_inputs, *(layer.n_neurons for layer in self.dense)]
 
-    def _parts(self) -> Iterator[tuple[Layer, slice]]:
+    def parts(self) -> Iterator[tuple[Layer, slice]]:
         """Yield each layer that has parameters with its place in the vectors."""
         start = 0
         for layer in self.trainable:
             yield layer, slice(start, start + layer.size)
             start += layer.size
 
-    def replica(self, backend: Backend | None = None) -> Self:
-        """Return a network that shares the parameters, with gradients and buffers of its own that it makes once.
-
-        `backend`, if given, is one like the network's that its layers and its loss compute through.
-        """
-        twin = copy.copy(self)
-        twin.layers = [layer.replica(backend) for layer in self.layers]
-        twin.dense = [layer for layer in twin.layers if isinstance(layer, Dense)]
-        twin.trainable = [layer for layer in twin.layers if layer.size]
-        twin.loss = self.loss.replica(backend)
-        # A Dense layer never needs its own output again, so what follows it may write over that. By exact type: a
-        # class that inherits from one of these may need it, or add biases by itself.
-        for before, after in itertools.pairwise([*twin.layers, twin.loss]):
-            after.overwrite_inputs = type(before) is Dense and type(after) in IN_PLACE
-            if type(before) is Dense and type(after) is ReLU:
-                before.adds_bias, after.biases = False, before.biases
-        with self.backend.current():
-            twin.attach_gradients(self.backend.xp.empty_like(self.gradients))
-        return twin
-
-    def attach_gradients(self, gradients: Array) -> None:
+    def bind_gradients(self, gradients: Array) -> None:
         """Make `gradients`, a vector like the present one, the memory of this network's gradients."""
         self.gradients = gradients
-        for layer, part in self._parts():
-            layer.attach_gradients(gradients[part])
+        for layer, part in self.parts():
+            layer.bind_gradients(gradients[part])
 
     @property
     def training(self) -> bool:
@@ -143,26 +116,26 @@ class Network:
         for module in (*self.layers, self.loss):
             module.training = training
 
-    @property
-    def replayable(self) -> bool:
-        """Whether `forward` and `backward` are nothing but those of layers and a loss that are replayable."""
-        kind = type(self)
-        own = kind.forward is Network.forward and kind.backward is Network.backward
-        return own and all(module.is_replayable() for module in (*self.layers, self.loss))
-
     def forward(self, inputs: Array) -> Array:
         """Return the class probabilities (rows, classes) of `inputs` (rows, n_inputs)."""
         for layer in self.layers:
             inputs = layer.forward(inputs)
         return self.loss.activate(inputs)
 
-    def backward(self, probabilities: Array, labels: Array, samples: int | None = None) -> None:
+    def backward(
+        self, probabilities: Array, labels: Array, reduction: str = "mean", *, samples: int | None = None
+    ) -> None:
         """Set `gradients` to those of the data loss alone, after `forward` gave `probabilities`.
 
-        `samples` is the number that the loss is the mean over, by default the rows given; with 1 the gradients are
-        sums, and those of blocks of rows add up to the whole. The gradient of the images is not computed.
+        With the `reduction` "sum" in place of "mean" those of blocks of rows add up to the whole. `samples` is its
+        old form: the number to divide by. The gradient of the images is not computed.
         """
-        dvalues = self.loss.backward(probabilities, labels, samples)
+        if reduction == "mean" and samples is None:
+            dvalues = self.loss.backward(probabilities, labels)
+        else:
+            dvalues = summed_gradient(self.loss, probabilities, labels)
+            if (rows := divisor(len(labels), reduction, samples)) != 1:
+                self.backend.compute(scale_values, dvalues, 1 / rows)
         for layer in reversed(self.layers[1:]):
             if isinstance(layer, Dense):
                 dvalues = self._operands(dvalues)
@@ -173,7 +146,7 @@ class Network:
         self.dense[0].backward_parameters(self._operands(dvalues))
 
     def _operands(self, dvalues: Array) -> Array:
-        """Return `dvalues` as they enter a product, as layers of one's own need not leave them."""
+        """Return `dvalues` as they enter a product, which a user's own layer need not leave them as."""
         if dvalues.dtype == self.precision.operands and dvalues.flags.c_contiguous:
             return dvalues
         with self.backend.current():
@@ -186,7 +159,7 @@ class Network:
 
     def write_penalties(self, penalties: Array) -> None:
         """Write each parameter's part in the regularization loss to `penalties`, a vector like `parameters`."""
-        for layer, part in self._parts():
+        for layer, part in self.parts():
             layer.write_penalties(penalties[part])
 
     def regularization_loss(self) -> Array:
@@ -245,14 +218,12 @@ def _checked_layers(layers: Sequence[Layer]) -> list[Layer]:
 
 def _make_loss(loss: CategoricalCrossentropy | type[CategoricalCrossentropy] | str | None, backend: Backend) -> Any:
     """Return the loss that `loss` is, or names; raise `ValueError` for anything else, or one of another network."""
-    if loss is None:
-        return SoftmaxCategoricalCrossentropy(backend)
-    if isinstance(loss, str) and loss in LOSSES:
-        return LOSSES[loss](backend)
-    if isinstance(loss, type) and issubclass(loss, CategoricalCrossentropy):
-        return loss(backend)
+    names = registered(CategoricalCrossentropy)
+    kind = SoftmaxCategoricalCrossentropy if loss is None else names.get(loss, loss) if isinstance(loss, str) else loss
+    if isinstance(kind, type) and issubclass(kind, CategoricalCrossentropy):
+        return kind(backend)
     if not isinstance(loss, CategoricalCrossentropy):
-        raise ValueError(f"loss must be one of {', '.join(LOSSES)}, or a CategoricalCrossentropy, got {loss!r}")
+        raise ValueError(f"loss must be one of {', '.join(names)}, or a CategoricalCrossentropy, got {loss!r}")
     _check_free(loss, "the loss")
     return loss
 
@@ -285,7 +256,7 @@ def _check_architecture(layers: Sequence[Layer], loss: CategoricalCrossentropy) 
                     f"dense{number} has {width} neurons, but dense{number + 1} takes {layer.n_inputs} inputs"
                 )
             number, width = number + 1, layer.n_neurons
-        elif type(layer) not in IN_PLACE:
+        elif not is_registered(layer):
             width = None
     joined = isinstance(loss, SoftmaxCategoricalCrossentropy)
     if isinstance(layers[-1], Softmax) is joined:

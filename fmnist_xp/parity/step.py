@@ -44,12 +44,14 @@ def compute_step(
             values = keep(f"{name}.output", layer.forward(values))
         probabilities = keep("probabilities", network.loss.activate(values))
         keep("loss", network.loss.calculate(probabilities, labels))
-        dvalues = keep("loss.dinputs", network.loss.backward(probabilities, labels, samples=1))
+        dvalues = keep("loss.dinputs", network.loss.backward(probabilities, labels, "sum"))
         for name, layer in reversed(list(_named(network))):
             dvalues = keep(f"{name}.dinputs", layer.backward(dvalues))
-        figures = backend.to_host(FullBatch(network, inputs, labels).compute_gradients(figures=True))
-        for name, figure in zip(("engine.loss", "engine.accuracy", "engine.penalty"), figures, strict=True):
-            keep(name, figure)
+        batch = FullBatch(network, inputs, labels)
+        batch.compute_gradients(log=True)
+        totals = backend.to_host(batch.metrics.totals)
+        for name, total in zip(("engine.loss", "engine.accuracy", "engine.penalty"), totals, strict=True):
+            keep(name, total)
         for name, layer in _named(network):
             if isinstance(layer, Dense):
                 keep(f"{name}.dweights", layer.dweights)

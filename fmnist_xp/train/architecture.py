@@ -8,12 +8,9 @@ from fmnist_xp import nn
 from fmnist_xp.backend import PRECISIONS
 from fmnist_xp.nn.module import Module
 from fmnist_xp.plain_json import check_form, parse_json
+from fmnist_xp.registry import registered
 
-KNOWN: Mapping[str, type[Module]] = {
-    name: kind
-    for name, kind in vars(nn).items()
-    if isinstance(kind, type) and issubclass(kind, Module) and kind is not nn.Layer
-}
+KNOWN = {kind.__name__: kind for kind in registered(Module).values()}
 """The package's own layers and losses."""
 
 
@@ -61,7 +58,7 @@ def build(
             wanted = entry.get("n_inputs"), entry.get("n_neurons")
             if shapes.get(f"dense{n_dense}.weights") != wanted:
                 raise ValueError(f"layer {number} (Dense) is {wanted[0]!r:.20} × {wanted[1]!r:.20}, not its weights")
-            more = {"draw": False}
+            more = {"init": False}
         layers.append(_made(f"layer {number}", classes, nn.Layer, entry, more))
     return layers, _made("the loss", classes, nn.CategoricalCrossentropy, loss, {}), architecture["dtype"]
 

@@ -1,24 +1,23 @@
 """The one idea: a full-batch gradient is a sum over blocks of rows.
 
-Blocks are worked on by as many workers as the backend has threads, each in a replica of the network that stays in
-cache. What the blocks give is added up in the order of the blocks, whichever worker was done first: the same bits
-on any number of threads.
+Blocks are shared out among as many workers as the backend has threads, each with buffers that stay in its cache. Their
+gradients are added in the order of the blocks, whichever worker was done first: the same bits on any number of threads.
 """
 
 import threading
 from collections.abc import Callable
-from typing import Any
 
 from fmnist_xp.arguments import whole_number
 from fmnist_xp.backend import Array
 from fmnist_xp.nn.network import Network
-from fmnist_xp.train.figures import Figures
+from fmnist_xp.train.metrics import Metrics
 from fmnist_xp.train.ordered import OrderedSum
+from fmnist_xp.train.plan import is_planned
 from fmnist_xp.train.worker import Worker
 
 
 class FullBatch:
-    """The gradient, the figures and the predictions of `network` over all rows of `inputs`, block by block.
+    """The gradient, the metrics and the predictions of `network` over all rows of `inputs`, block by block.
 
     Parameters
     ----------
@@ -29,12 +28,19 @@ class FullBatch:
         integer dtype, or None for predictions alone.
     block_rows
         Rows in a block; by default what suits the backend and the network's widths.
+    input_scale
+        A factor on the inputs.
 
-    Hold `network.backend.computing()` around the calls.
+    `metrics` are those of the rows, where there are labels. Hold `network.backend.computing()` around the calls.
     """
 
     def __init__(
-        self, network: Network, inputs: Array, labels: Array | None = None, block_rows: int | None = None
+        self,
+        network: Network,
+        inputs: Array,
+        labels: Array | None = None,
+        block_rows: int | None = None,
+        input_scale: float = 1.0,
     ) -> None:
         self.network = network
         self.rows = len(inputs)
@@ -45,80 +51,70 @@ class FullBatch:
             block_rows = min(self.rows, whole_number("block_rows", block_rows, 1))
         self.block_rows = block_rows or backend.block_rows(self.rows, row_bytes)
         self.blocks = [slice(i, min(i + self.block_rows, self.rows)) for i in range(0, self.rows, self.block_rows)]
-        self._figures: Any = None if labels is None else Figures(network, labels)
+        self.metrics = None if labels is None else Metrics(network, labels)
         self.workers = min(backend.threads, len(self.blocks))
-        self._workers = [Worker(network, inputs, labels, self.block_rows) for _ in range(self.workers)]
+        given = network, inputs, labels, self.block_rows, input_scale
+        self._workers = [Worker(*given) for _ in range(self.workers)]
         if len(self.blocks) == 1:
             self._workers[0].gradients = network.gradients  # nothing to add up
         spare = [backend.xp.empty_like(network.gradients) for _ in range(self.workers if self.workers > 1 else 0)]
         self._sum = OrderedSum(backend, network.gradients, spare)
+        self.captures = backend.captures and is_planned(network)
+        """Whether an epoch is the same calls on the same buffers each time, which the backend can capture."""
 
-    def compute_gradients(self, figures: bool = False) -> Array:
+    def compute_gradients(self, log: bool = False) -> None:
         """Set the network's `gradients` to those of data loss plus regularization loss over all rows.
 
-        With `figures`, return [data loss, accuracy, regularization loss] as an array (3,) of float64 that stays on
-        the device, where the next figures are written too; else None, and neither logarithm nor argmax is computed.
+        With `log`, the totals of `metrics` too; else neither logarithm nor argmax is computed.
         """
-        network = self.network
+        network, metrics = self.network, self.metrics if log else None
 
-        def work(worker: Worker, number: int) -> None:
-            worker.compute_gradients(self.blocks[number], self._figures.note if figures else None)
+        def add(worker: Worker, number: int) -> None:
+            worker.compute_gradients(self.blocks[number], metrics)
             worker.gradients = self._sum.add(number, worker.gradients)
 
         self._sum.start()
-        self._run(work)
-        totals = self._figures.totals() if figures else None
+        self._for_each_block(add)
+        if metrics is not None:
+            metrics.reduce()
         # The mean is taken here and not in each block: sums of halves would vanish, divided by many rows.
         network.backend.xp.multiply(network.gradients, 1 / self.rows, out=network.gradients)
         network.add_penalty_gradients()
-        return totals
 
-    @property
-    def replays(self) -> bool:
-        """Whether an epoch is the same calls on the same buffers each time, so that it can be captured."""
-        return all(worker.replays for worker in self._workers)
-
-    def compute_figures(self) -> Array:
-        """Return [data loss, accuracy] over all rows as an array (2,) of float64, as `compute_gradients` does."""
-
-        def work(worker: Worker, number: int) -> None:
-            block = self.blocks[number]
-            self._figures.note(worker.loss, worker.forward(block), block)
-
-        self._run(work)
-        means: Array = self._figures.means()
-        return means
+    def compute_metrics(self) -> Array:
+        """Return the totals of `metrics` over all rows, (3,) of float64 on the device."""
+        self._for_each_block(lambda worker, number: worker.forward(self.blocks[number], self.metrics))
+        return self.metrics.reduce()
 
     def compute_probabilities(self) -> Array:
         """Return the class probabilities of all rows, (rows, classes)."""
         network = self.network
         probabilities = network.backend.xp.empty((self.rows, network.n_classes), dtype=network.parameters.dtype)
 
-        def work(worker: Worker, number: int) -> None:
+        def keep(worker: Worker, number: int) -> None:
             block = self.blocks[number]
             probabilities[block] = worker.forward(block)
 
-        self._run(work)
+        self._for_each_block(keep)
         return probabilities
 
-    def _run(self, work: Callable[[Worker, int], None]) -> None:
+    def _for_each_block(self, work: Callable[[Worker, int], object]) -> None:
         """Call `work(worker, number)` for every block, each worker on a thread of its own where there are threads."""
         numbers = iter(range(len(self.blocks)))
         lock = threading.Lock()
-        failed = False
+        failed = threading.Event()
 
-        def run(index: int) -> None:
-            nonlocal failed
+        def take_turns(index: int) -> None:
             try:
-                while not failed:
+                while not failed.is_set():
                     with lock:
                         number = next(numbers, None)
                     if number is None:
                         return
                     work(self._workers[index], number)
             except BaseException:
-                failed = True
+                failed.set()
                 self._sum.abandon()
                 raise
 
-        self.network.backend.map(run, self.workers)
+        self.network.backend.map(take_turns, self.workers)

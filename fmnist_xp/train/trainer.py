@@ -1,4 +1,4 @@
-"""The epoch loop: one update an epoch, figures fetched only where they are logged."""
+"""The epoch loop: one update an epoch, metrics fetched only where they are logged."""
 
 import logging
 import math
@@ -40,10 +40,11 @@ def train(
     log_every: int = 10,
     callbacks: Iterable[Callback | Callable[[History], None]] = (),
     block_rows: int | None = None,
+    input_scale: float = 1.0,
 ) -> History:
     """Train `network` full batch for `epochs` epochs on arrays of its backend, and return what was logged.
 
-    Every `log_every`th epoch, from epoch 0 on, is logged: its figures are those before its update. Nothing else
+    Every `log_every`th epoch, from epoch 0 on, is logged: its metrics are those before its update. Nothing else
     waits for the device. An interrupt (Ctrl-C) lets the epoch under way end and keeps what was learned, with
     `history.interrupted` set; a second one breaks off at once.
 
@@ -56,15 +57,17 @@ def train(
     report = _Report(history, callbacks)
     overlapping = all(getattr(callback, "overlaps", False) for callback in callbacks)
     with backend.computing(), _interrupt_noted() as interrupted:
-        made = Epochs(FullBatch(network, inputs, labels, block_rows), optimizer, min(log_every, max(1, epochs)))
+        batch = FullBatch(network, inputs, labels, block_rows, input_scale)
+        made = Epochs(batch, optimizer, min(log_every, max(1, epochs)))
         marks, counts = [backend.mark()], []
         for epoch, count in _stretches(epochs, log_every, made.captures, overlapping):
             learning_rate = optimizer.current_learning_rate
-            figures = made.run(count, figures=epoch % log_every == 0)
+            log = epoch % log_every == 0
+            made.run(count, log)
             marks.append(backend.mark())
             counts.append(count)
-            if figures is not None:
-                fetched = backend.fetch(figures)
+            if log:
+                fetched = backend.fetch(batch.metrics.totals)
                 report.finish()
                 report.begin(epoch, fetched, learning_rate)
                 if not (made.captures and overlapping):
@@ -95,7 +98,7 @@ def _stretches(epochs: int, log_every: int, captures: bool, overlapping: bool) -
 
 
 class _Report:
-    """Puts the figures of logged epochs into the history and calls the callbacks, once the figures have arrived."""
+    """Puts the metrics of logged epochs into the history and calls the callbacks, once the metrics have arrived."""
 
     def __init__(self, history: History, callbacks: Iterable[Callback | Callable[[History], None]]) -> None:
         self._history = history
@@ -103,7 +106,7 @@ class _Report:
         self._begun: tuple[int, Callable[[], Any], float] | None = None
 
     def begin(self, epoch: int, fetched: Callable[[], Any], learning_rate: float) -> None:
-        """Take note of an epoch whose figures `fetched` waits for."""
+        """Take note of an epoch whose metrics `fetched` waits for."""
         self._begun = epoch, fetched, learning_rate
 
     def finish(self) -> None:

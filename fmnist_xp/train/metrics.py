@@ -1,0 +1,52 @@
+"""Loss, accuracy and penalty over all rows, from what each block leaves; nothing is allocated to compute them.
+
+A block leaves two numbers a row: the probability of the true class, and the class predicted. Once an epoch they
+become the metrics, by sums that are products with a vector of ones: one kernel that is there already on a GPU.
+"""
+
+from typing import Any
+
+from fmnist_xp.backend import Array, elementwise
+from fmnist_xp.nn.network import Network
+from fmnist_xp.train.plan import Plan
+
+
+@elementwise
+def matches(xp: Any, predicted: Array, labels: Array, true: Array, output: Array) -> None:
+    """Write 1 where `predicted` equals `labels` and `true` is finite, and 0 elsewhere, to `output`."""
+    # Where a row's probabilities are no numbers, argmax says class 0, but nothing is predicted.
+    xp.multiply((predicted == labels) & xp.isfinite(true), 1.0, out=output)
+
+
+class Metrics:
+    """The metrics of `network` over rows with `labels`, class indices (rows,) on its backend.
+
+    `totals` are [data loss, accuracy, regularization loss], (3,) of float64, as the last `reduce` left them.
+    """
+
+    def __init__(self, network: Network, labels: Array) -> None:
+        self._network, self._labels = network, labels
+        xp, rows, size = network.backend.xp, len(labels), network.parameters.size
+        self._true = xp.empty(rows, dtype=network.parameters.dtype)
+        self._predicted = xp.empty(rows, dtype="int64")
+        self._terms = xp.empty((rows, 2), dtype="float64")  # loss, and whether the prediction is right
+        self._penalties = xp.empty((size, 1), dtype="float64")
+        self._ones = xp.ones((1, max(rows, size)), dtype="float64")
+        self.totals = xp.empty(3, dtype="float64")
+
+    def note(self, plan: Plan, probabilities: Array, block: slice) -> None:
+        """Keep what the metrics need of the probabilities of a block of rows, which `plan` gave."""
+        plan.true_probabilities(probabilities, self._labels[block], self._true[block])
+        probabilities.argmax(axis=1, out=self._predicted[block])
+
+    def reduce(self) -> Array:
+        """Compute `totals` from the rows noted and the network's parameters, and return them."""
+        network, backend, rows = self._network, self._network.backend, len(self._labels)
+        means, size = self.totals[:2], len(self._penalties)
+        network.loss.losses(self._true, out=self._terms[:, 0])
+        backend.compute(matches, self._predicted, self._labels, self._true, self._terms[:, 1])
+        backend.dot(self._ones[:, :rows], self._terms, means.reshape(1, 2))
+        backend.xp.divide(means, rows, out=means)
+        network.write_penalties(self._penalties[:, 0])
+        backend.dot(self._ones[:, :size], self._penalties, self.totals[2:].reshape(1, 1))
+        return self.totals
