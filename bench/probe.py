@@ -19,7 +19,7 @@ from fmnist_xp.backend import Array, Backend, Product, RowSum, Step
 from fmnist_xp.errors import DeviceError
 from fmnist_xp.experiments import EXPERIMENTS, N_INPUTS, Experiment
 from fmnist_xp.measure import copy_rate, gemm_sampler, time_epochs
-from fmnist_xp.train.worker import Recorder
+from fmnist_xp.train.plan import Plan
 
 ROWS = 60_000
 NETWORKS = ("adam", "sgd")
@@ -92,11 +92,9 @@ def _epoch(
         network = experiment.make_network(backend, seed=0, dtype=precision)
         optimizer = experiment.make_optimizer()
         X, y = _made(backend, rows, network.precision.operands)
-        recorder: Any = Recorder(backend)
-        twin = network.replica(recorder)
-        twin.attach_gradients(network.gradients)
-        twin.backward(twin.forward(X), y, samples=1)
-        steps = recorder.taken()
+        plan = Plan(network)
+        forward = plan.forward(X, training=True)
+        steps = [*forward.calls.steps, *plan.backward(forward, y, network.gradients).steps]
         calls = [(describe(step), repeated(backend, [step])) for step in steps]
         for index, step in enumerate(steps):
             several = steps[index : index + (2 if isinstance(step, Product) else 3)]
@@ -130,8 +128,14 @@ def joined(backend: Backend, steps: Sequence[Step]) -> bool:
 
 
 def repeated(backend: Backend, steps: Sequence[Step]) -> Calls:
-    """Return what takes `steps` again."""
-    return backend.repeatable(list(steps))
+    """Return what computes `steps` again."""
+    calls = backend.calls(steps)
+
+    def repeat() -> None:
+        for function, arguments in calls:
+            function(*arguments)
+
+    return repeat
 
 
 def _sums(backend: Backend, precision: str, rows: int, timed: _Timer) -> Iterator[tuple[str, dict[str, float]]]:

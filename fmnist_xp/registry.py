@@ -38,7 +38,9 @@ def configuration(thing: object, without: tuple[str, ...] = ()) -> dict[str, Any
     """
     names: dict[str, None] = {}
     for kind in type(thing).__mro__:
-        parameters = list(inspect.signature(vars(kind).get("__init__", lambda _self, **_all: None)).parameters.values())
+        parameters = list(
+            inspect.signature(vars(kind).get("__init__", lambda _self, **_all: None)).parameters.values()
+        )
         names |= {p.name: None for p in parameters[1:] if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
         if all(p.kind is not p.VAR_KEYWORD for p in parameters):  # else the next class takes the others
             break

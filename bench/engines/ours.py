@@ -15,7 +15,7 @@ class Ours(Engine):
     """`FullBatch` and the optimizer, with loss and accuracy in every epoch."""
 
     name = "fmnist_xp"
-    figures = True
+    logs = True
 
     def __init__(self, task: Task) -> None:
         """Make the network; the weights are copied."""
@@ -29,10 +29,11 @@ class Ours(Engine):
 
     def epoch(self) -> tuple[Any, Any]:
         """Return the loss with its penalty, and the accuracy, still on the device."""
-        figures = self._batch.compute_gradients(figures=self.figures)
+        self._batch.compute_gradients(log=self.logs)
         self._optimizer.step(self._network)
-        # Copies: the next epoch writes its figures to the same place.
-        return (figures[0] + figures[2], figures[1] + 0) if self.figures else (None, None)
+        totals = self._batch.metrics.totals
+        # Copies: the next epoch writes its metrics to the same place.
+        return (totals[0] + totals[2], totals[1] + 0) if self.logs else (None, None)
 
     def synchronize(self) -> None:
         """Wait for the backend."""
@@ -49,7 +50,7 @@ class OursWithoutFigures(Ours):
 
     name = "fmnist_xp, no figures"
     note = "neither loss nor accuracy is computed, as between two logged epochs"
-    figures = False
+    logs = False
 
 
 class OursCudaGraphs(Ours):
@@ -72,5 +73,6 @@ class OursCudaGraphs(Ours):
 
     def epoch(self) -> tuple[Any, Any]:
         """Return loss and accuracy of the first of ten epochs."""
-        figures: Any = self._epochs.run(self.epochs_a_call, figures=True)
-        return figures[0] + figures[2], figures[1] + 0  # copies: the next call writes there
+        self._epochs.run(self.epochs_a_call, log=True)
+        totals = self._batch.metrics.totals
+        return totals[0] + totals[2], totals[1] + 0  # copies: the next call writes there

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from fmnist_xp.errors import DeviceError
+from fmnist_xp.registry import warn_renamed
 
 # An array of either module. NumPy's and CuPy's types share no base class, so the checker cannot say more.
 Array: TypeAlias = Any
@@ -201,6 +202,11 @@ class Backend(ABC):
         round them alike.
         """
         self.run(Formula(formula, arguments))
+
+    def fuse(self, formula: Callable[..., Any]) -> Callable[..., None]:
+        """Return `compute` for one formula, as versions before had it."""
+        warn_renamed("backend.fuse(formula)(…)", "backend.compute(formula, …), and the formula marked @elementwise")
+        return functools.partial(self.compute, formula)
 
     def dot(self, a: Array, b: Array, out: Array, scale: float = 1.0, tf32: bool = False) -> None:
         """Write scale · a · b to `out`: a (m, k), b (k, n), out (m, n) C-contiguous.

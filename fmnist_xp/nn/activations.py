@@ -45,7 +45,7 @@ def biased(activation: Callable[..., None]) -> Callable[..., None]:
     return elementwise(formula)
 
 
-epilogue("relu_bias")(biased(relu))
+biased_relu = epilogue("relu_bias")(biased(relu))
 
 
 class Activation(Layer):
@@ -63,14 +63,14 @@ class Activation(Layer):
         """Set and return `output`, of the shape and dtype of `inputs`; whole numbers become float64."""
         inputs = self._floats(inputs)
         self.output = self.backend.xp.empty(inputs.shape, inputs.dtype)
-        self.backend.compute(type(self).formula, inputs, self.output)
+        self.backend.compute(self.formula, inputs, self.output)
         return self.output
 
     def backward(self, dvalues: Array) -> Array:
         """Set and return `dinputs`, of the shape and dtype of `dvalues`."""
         dvalues = self._gradient(dvalues)
         self.dinputs = self.backend.xp.empty_like(dvalues)
-        self.backend.compute(type(self).gradient, dvalues, self.output, self.dinputs)
+        self.backend.compute(self.gradient, dvalues, self.output, self.dinputs)
         return self.dinputs
 
 
@@ -115,7 +115,9 @@ def softmax_gradient(xp: Any, dvalues: Array, output: Array, row_dot: Array, din
     xp.multiply(output, dvalues - row_dot, out=dinputs)
 
 
-def softmax_steps(backend: Backend, inputs: Array, output: Array, row: Array, by_class: Array, ones: Array) -> list[Step]:
+def softmax_steps(
+    backend: Backend, inputs: Array, output: Array, row: Array, by_class: Array, ones: Array
+) -> list[Step]:
     """Return what writes exp(x − max) over its row sum for each row of `inputs` to `output`, both (rows, classes).
 
     `row` (rows, 1) and `by_class` (classes, rows) are workspace, `ones` (classes, 1) are 1; all are of one dtype.

@@ -7,7 +7,7 @@ neither, or out of range.
 import inspect
 from typing import Any
 
-from fmnist_xp.backend import Array, Backend, Formula, Step, elementwise
+from fmnist_xp.backend import Array, Formula, Step, elementwise
 from fmnist_xp.nn.activations import Softmax
 from fmnist_xp.nn.labels import class_indices, index_dtype
 from fmnist_xp.nn.layers import Layer
@@ -135,9 +135,7 @@ class CategoricalCrossentropy(Module):
         self.dinputs = self._empty_gradient(predictions)
         classes = class_row(self.backend.xp, predictions.shape[1], labels.dtype)
         weight = 1 / divisor(len(labels), reduction, samples)
-        self.backend.compute(
-            crossentropy_gradient, predictions, classes, labels[:, None], CLIP, weight, self.dinputs
-        )
+        self.backend.compute(crossentropy_gradient, predictions, classes, labels[:, None], CLIP, weight, self.dinputs)
         return self.dinputs
 
     def _empty_gradient(self, predictions: Array) -> Array:

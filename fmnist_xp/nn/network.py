@@ -219,7 +219,9 @@ def _checked_layers(layers: Sequence[Layer]) -> list[Layer]:
 def _make_loss(loss: CategoricalCrossentropy | type[CategoricalCrossentropy] | str | None, backend: Backend) -> Any:
     """Return the loss that `loss` is, or names; raise `ValueError` for anything else, or one of another network."""
     names = registered(CategoricalCrossentropy)
-    kind = SoftmaxCategoricalCrossentropy if loss is None else names.get(loss, loss) if isinstance(loss, str) else loss
+    kind = (
+        SoftmaxCategoricalCrossentropy if loss is None else names.get(loss, loss) if isinstance(loss, str) else loss
+    )
     if isinstance(kind, type) and issubclass(kind, CategoricalCrossentropy):
         return kind(backend)
     if not isinstance(loss, CategoricalCrossentropy):

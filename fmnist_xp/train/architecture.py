@@ -13,6 +13,8 @@ from fmnist_xp.registry import registered
 KNOWN = {kind.__name__: kind for kind in registered(Module).values()}
 """The package's own layers and losses."""
 
+CURE = "let its config() return the arguments of its constructor that make one like it"
+
 
 def describe(network: nn.Network) -> dict[str, Any]:
     """Return {"layers": [{"type": name of the class, **arguments}, …], "loss": …, "dtype": precision}, JSON values.
@@ -72,7 +74,12 @@ def _places(network: nn.Network) -> Iterator[tuple[str, Module]]:
 
 def _entry(place: str, module: Module) -> dict[str, Any]:
     """Return a layer or a loss as a JSON object."""
-    config: Any = getattr(module, "config", dict)()
+    try:
+        config: Any = module.config()
+    except AttributeError as error:
+        raise ValueError(
+            f"{place} cannot be made again, since its constructor takes what it does not keep ({error}): {CURE}"
+        ) from error
     try:
         arguments = parse_json(json.dumps(config))
         check_form(arguments, {})
@@ -88,14 +95,13 @@ def _entry(place: str, module: Module) -> dict[str, Any]:
 def _rehearse(network: nn.Network, architecture: Mapping[str, Any], custom: Iterable[type]) -> None:
     """Raise `ValueError` where classes of one's own, made from what they tell of themselves, are not as they were."""
     shapes = {name: values.shape for name, values in network.state_dict().items()}
-    cure = "let its config() return the arguments of its constructor that make one like it"
     try:
         layers, loss, _dtype = build(architecture, shapes, custom)
     except ValueError as error:
-        raise ValueError(f"{error}: it cannot be saved; {cure}") from error
+        raise ValueError(f"{error}: it cannot be saved; {CURE}") from error
     for (place, module), twin in zip(_places(network), [*layers, loss], strict=True):
         if _entry(place, twin) != _entry(place, module) or _shapes(twin) != _shapes(module):
-            raise ValueError(f"{place} cannot be saved: it would be loaded as another; {cure}")
+            raise ValueError(f"{place} cannot be saved: it would be loaded as another; {CURE}")
 
 
 def _shapes(module: Any) -> dict[str, tuple[int, ...]]:

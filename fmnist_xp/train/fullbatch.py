@@ -1,11 +1,13 @@
 """The one idea: a full-batch gradient is a sum over blocks of rows.
 
-Blocks are shared out among as many workers as the backend has threads, each with buffers that stay in its cache. Their
-gradients are added in the order of the blocks, whichever worker was done first: the same bits on any number of threads.
+Blocks are shared out among as many workers as the backend has threads, each with buffers that stay in its cache.
+Their gradients are added in the order of the blocks, whichever worker was done first: the same bits on any number of
+threads.
 """
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 from fmnist_xp.arguments import whole_number
 from fmnist_xp.backend import Array
@@ -51,7 +53,7 @@ class FullBatch:
             block_rows = min(self.rows, whole_number("block_rows", block_rows, 1))
         self.block_rows = block_rows or backend.block_rows(self.rows, row_bytes)
         self.blocks = [slice(i, min(i + self.block_rows, self.rows)) for i in range(0, self.rows, self.block_rows)]
-        self.metrics = None if labels is None else Metrics(network, labels)
+        self.metrics: Any = None if labels is None else Metrics(network, labels)
         self.workers = min(backend.threads, len(self.blocks))
         given = network, inputs, labels, self.block_rows, input_scale
         self._workers = [Worker(*given) for _ in range(self.workers)]
@@ -84,7 +86,8 @@ class FullBatch:
     def compute_metrics(self) -> Array:
         """Return the totals of `metrics` over all rows, (3,) of float64 on the device."""
         self._for_each_block(lambda worker, number: worker.forward(self.blocks[number], self.metrics))
-        return self.metrics.reduce()
+        totals: Array = self.metrics.reduce()
+        return totals
 
     def compute_probabilities(self) -> Array:
         """Return the class probabilities of all rows, (rows, classes)."""

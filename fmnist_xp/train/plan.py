@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 from fmnist_xp.backend import Array, Backend, Call, Formula, Product, RowSum, Step
 from fmnist_xp.nn import (
     Activation,
-    CategoricalCrossentropy,
     Dense,
     Network,
     Softmax,
@@ -83,18 +82,18 @@ class Calls:
         """Compute `steps` after what there is."""
         self.steps += steps
 
-    def through(self, function: Callable[[Array], Array], values: Array, name: str, workspace: Workspace) -> Array:
-        """Compute `function`, which may do what it likes, of a copy of `values`; return where its result is kept."""
+    def through(self, function: Callable[[Array], Array], values: Array, keep: Callable[[Array], Array]) -> Array:
+        """Call `function`, which may do what it likes, with a copy of `values`; return what `keep` makes of it."""
         self.finish()
-        given = function(values.copy())
-        given = self._backend.check(given, name)
-        result = workspace.empty(name, given.shape, given.dtype if given.dtype.kind == "f" else "float64")
-        result[...] = given
-        self.call(_keep_result, function, values, result)
-        return result
 
-    def call(self, function: Callable[..., Any], *arguments: Any) -> None:
-        """Enter a call that was made already."""
+        def call() -> Array:
+            return keep(function(values.copy()))
+
+        self.note(call)
+        return call()
+
+    def note(self, function: Callable[..., Any], *arguments: Any) -> None:
+        """Enter a call whose turn has come, and which the caller makes."""
         self._calls.append((function, arguments))
 
     def finish(self) -> None:
@@ -111,10 +110,6 @@ class Calls:
             function(*arguments)
 
 
-def _keep_result(function: Callable[[Array], Array], values: Array, result: Array) -> None:
-    result[...] = function(values.copy())
-
-
 class Forward(NamedTuple):
     """What computes `probabilities`; `kept` is, for each layer, what its gradient is made from."""
 
@@ -126,53 +121,46 @@ class Forward(NamedTuple):
 class Plan:
     """Lays out the calls of `network` for one worker, with a workspace of its own.
 
-    `input_scale` is a factor on the inputs, which the first layer's products take up. The rows of a block are summed,
-    not averaged: a half divided by many rows would vanish.
+    `input_scale` is a factor on the inputs, which the first layer's products take up.
     """
 
     def __init__(self, network: Network, input_scale: float = 1.0) -> None:
         self._network = _twin(network)
-        self._backend = network.backend
-        self._scale = input_scale
+        self._backend, self._loss, self._scale = network.backend, self._network.loss, input_scale
         self.workspace = Workspace(network.backend.xp)
-        self.loss: CategoricalCrossentropy = self._network.loss
 
     def forward(self, inputs: Array, training: bool) -> Forward:
         """Compute the class probabilities (rows, classes) of `inputs` (rows, n_inputs), and return what does."""
         calls, network = Calls(self._backend), self._network
         kept: list[Any] = [None] * len(network.layers)
         if not _computes_as_its_layers(network):
-            values = calls.through(partial(_called, network, network.forward, training), inputs, "network", self.workspace)
-            return Forward(calls, values, kept)
+            return Forward(calls, self._call(calls, network, "forward", inputs, training), kept)
         values, free = inputs, False  # whether nobody needs the values again, so that they may be written over
-        biases = None  # those of the Dense layer before, where they are still to be added
+        biases = None  # of the Dense layer before, for the activation behind it to add
         for number, layer in enumerate(network.layers):
-            following = network.layers[number + 1] if number + 1 < len(network.layers) else None
             if type(layer) is Dense:
-                values = self._dense(calls, number, layer, values, kept)
-                biases, free = layer.biases, True
-                if not (isinstance(following, Activation) and is_registered(following)):
+                values, free = self._dense(calls, number, values, kept), True
+                biases = layer.biases
+                if not _is_activation(network.layers[number + 1 : number + 2]):
                     calls.add(Formula(add_bias, (values, biases)))
                     biases = None
-            elif isinstance(layer, Activation) and is_registered(layer):
-                output = values if free else self._empty(f"{number} output", values.shape, values.dtype)
+            elif _is_activation([layer]):
+                output = values if free else self.workspace.empty(f"{number} output", values.shape, values.dtype)
                 if biases is None:
-                    calls.add(Formula(type(layer).formula, (values, output)))
+                    calls.add(Formula(layer.formula, (values, output)))
                 else:
-                    calls.add(Formula(biased(type(layer).formula), (values, biases, output)))
-                values, biases, free = output, None, False
-                kept[number] = values
+                    calls.add(Formula(biased(layer.formula), (values, biases, output)))
+                values, free, biases = output, False, None
+                kept[number] = output
             elif type(layer) is Softmax:
-                values = kept[number] = self._softmax(calls, f"{number} ", values, free)
+                values = kept[number] = self._softmax(calls, str(number), values, free)
                 free = False
             else:
-                forward = partial(_called, layer, layer.forward, training)
-                values, free = calls.through(forward, values, f"{number} output", self.workspace), False
-        if type(self.loss) is SoftmaxCategoricalCrossentropy:
-            values = self._softmax(calls, "loss ", values, free)
-        elif not is_registered(self.loss):
-            activate = partial(_called, self.loss, self.loss.activate, training)
-            values = calls.through(activate, values, "probabilities", self.workspace)
+                values, free = self._call(calls, layer, "forward", values, training, str(number)), False
+        if type(self._loss) is SoftmaxCategoricalCrossentropy:
+            values = self._softmax(calls, "loss", values, free)
+        elif not is_registered(self._loss):
+            values = self._call(calls, self._loss, "activate", values, training)
         calls.finish()
         return Forward(calls, values, kept)
 
@@ -183,64 +171,84 @@ class Plan:
         """
         calls, network = Calls(self._backend), self._network
         network.bind_gradients(gradients)
-        if not is_planned(network):  # layers of the user's own write to the gradients that they are bound to
-            calls.call(network.bind_gradients, gradients)
+        if not is_planned(network):  # a user's own layer writes to the vector that it is bound to
+            calls.note(network.bind_gradients, gradients)
         if not _computes_as_its_layers(network):
+            calls.note(network.backward, forward.probabilities, labels, "sum")
             network.backward(forward.probabilities, labels, "sum")
-            calls.call(network.backward, forward.probabilities, labels, "sum")
             return calls
         dvalues = self._loss_gradient(calls, forward.probabilities, labels)
         for number, layer in reversed(list(enumerate(network.layers))):
-            kept = forward.kept[number]
+            if isinstance(layer, Dense):
+                dvalues = self._operand(calls, f"{number} dvalues", dvalues, layer)
             if type(layer) is Dense:
-                dvalues = self._operand(calls, f"{number} dvalues", dvalues, layer)
-                dvalues = self._dense_gradients(calls, number, layer, kept, dvalues)
-            elif isinstance(layer, Activation) and is_registered(layer):
-                calls.add(Formula(type(layer).gradient, (dvalues, kept, dvalues)))
+                dvalues = self._dense_gradients(calls, number, forward.kept[number], dvalues)
+            elif _is_activation([layer]):
+                calls.add(Formula(layer.gradient, (dvalues, forward.kept[number], dvalues)))
             elif type(layer) is Softmax:
-                dvalues = self._softmax_gradient(calls, number, dvalues, kept)
+                dvalues = self._softmax_gradient(calls, str(number), dvalues, forward.kept[number])
             elif isinstance(layer, Dense):
-                dvalues = self._operand(calls, f"{number} dvalues", dvalues, layer)
                 backward = partial(_dense_backward, layer, with_inputs=number > 0)
-                dvalues = calls.through(backward, dvalues, f"{number} dinputs", self.workspace)
+                dvalues = calls.through(backward, dvalues, self._keep(layer, f"{number} dinputs"))
             else:
-                dvalues = calls.through(layer.backward, dvalues, f"{number} dinputs", self.workspace)
+                dvalues = calls.through(layer.backward, dvalues, self._keep(layer, f"{number} dinputs"))
         calls.finish()
         return calls
 
     def true_probabilities(self, probabilities: Array, labels: Array, out: Array) -> None:
         """Write the probability that each row gives to its true class to `out` (rows,); nothing is allocated."""
-        if not is_registered(self.loss):
-            self.loss.true_probabilities(probabilities, labels, out)
+        if not is_registered(self._loss):
+            self._loss.true_probabilities(probabilities, labels, out)
             return
         (rows, classes), xp = probabilities.shape, self._backend.xp
         starts = self.workspace.made(f"starts of {classes}", (rows,), "int64", lambda: row_starts(xp, rows, classes))
         places = self.workspace.empty("places", (rows,), "int64")
         self._backend.run(*true_probability_steps(probabilities, labels, out, starts, places))
 
-    def _empty(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
-        return self.workspace.empty(name, shape, dtype)
+    def _call(
+        self, calls: Calls, module: Any, method: str, values: Array, training: bool, name: str = "loss"
+    ) -> Array:
+        """Return where the result of a method of a user's own class will be."""
+
+        def call(given: Array) -> Array:
+            module.training = training
+            return getattr(module, method)(given)
+
+        return calls.through(call, values, self._keep(module, f"{name} output"))
+
+    def _keep(self, module: Any, name: str) -> Callable[[Array], Array]:
+        """Return a function that copies what `module` gave into the workspace and returns it there."""
+
+        def keep(given: Array) -> Array:
+            given = self._backend.check(given, f"{name.split()[-1]} of {type(module).__name__}")
+            dtype = given.dtype if given.dtype.kind == "f" else "float64"
+            kept = self.workspace.empty(name, given.shape, dtype)
+            kept[...] = given
+            return kept
+
+        return keep
 
     def _operand(self, calls: Calls, name: str, values: Array, layer: Dense) -> Array:
         """Return `values` in the dtype in which they enter the products of `layer`."""
         if values.dtype == layer.precision.operands:
             return values
-        operand = self._empty(name, values.shape, layer.precision.operands)
+        operand = self.workspace.empty(name, values.shape, layer.precision.operands)
         calls.add(Formula(copy_values, (values, operand)))
         return operand
 
-    def _dense(self, calls: Calls, number: int, layer: Dense, inputs: Array, kept: list[Any]) -> Array:
+    def _dense(self, calls: Calls, number: int, inputs: Array, kept: list[Any]) -> Array:
         """Return where inputs · weights will be."""
+        layer: Any = self._network.layers[number]
         inputs = self._operand(calls, f"{number} inputs", layer.checked_inputs(inputs), layer)
         weights = self._operand(calls, f"{number} weights", layer.weights, layer)
-        output = self._empty(f"{number} output", (len(inputs), layer.n_neurons), layer.precision.outputs)
-        scale = 1.0 if number else self._scale
-        calls.add(Product(inputs, weights, output, scale, layer.precision.tf32))
+        output = self.workspace.empty(f"{number} output", (len(inputs), layer.n_neurons), layer.precision.outputs)
+        calls.add(Product(inputs, weights, output, 1.0 if number else self._scale, layer.precision.tf32))
         kept[number] = inputs, weights
         return output
 
-    def _dense_gradients(self, calls: Calls, number: int, layer: Dense, kept: Any, dvalues: Array) -> Array:
-        """Write the gradients of weights and biases, and of the inputs but for the first layer's."""
+    def _dense_gradients(self, calls: Calls, number: int, kept: tuple[Array, Array], dvalues: Array) -> Array:
+        """Write the gradients of weights and biases; return where that of the inputs will be, but for the first."""
+        layer: Any = self._network.layers[number]
         (inputs, weights), tf32 = kept, layer.precision.tf32
         ones = self.workspace.ones(len(dvalues), dvalues.dtype)
         calls.add(
@@ -249,48 +257,51 @@ class Plan:
         )
         if not number:
             return dvalues
-        dinputs = self._empty(f"{number} dinputs", inputs.shape, dvalues.dtype)
+        dinputs = self.workspace.empty(f"{number} dinputs", inputs.shape, dvalues.dtype)
         calls.add(Product(dvalues, weights.T, dinputs, 1.0, tf32))
         return dinputs
 
     def _softmax(self, calls: Calls, name: str, values: Array, free: bool) -> Array:
-        (rows, classes), dtype = values.shape, values.dtype
-        output = values if free else self._empty(f"{name}output", values.shape, dtype)
-        row, by_class = self._empty(f"{name}row", (rows, 1), dtype), self._empty(f"{name}by class", (rows * classes,), dtype)
-        ones = self.workspace.ones(classes, dtype)
-        calls.add(*softmax_steps(self._backend, values, output, row, by_class.reshape(classes, rows), ones))
+        (rows, classes), dtype, empty = values.shape, values.dtype, self.workspace.empty
+        output = values if free else empty(f"{name} output", values.shape, dtype)
+        row, by_class = empty(f"{name} row", (rows, 1), dtype), empty(f"{name} by class", (rows * classes,), dtype)
+        workspace = row, by_class.reshape(classes, rows), self.workspace.ones(classes, dtype)
+        calls.add(*softmax_steps(self._backend, values, output, *workspace))
         return output
 
-    def _softmax_gradient(self, calls: Calls, number: int, dvalues: Array, output: Array) -> Array:
-        dtype = output.dtype
-        dinputs = self._empty(f"{number} dinputs", dvalues.shape, dvalues.dtype)
-        row, products = self._empty(f"{number} row", (len(dvalues), 1), dtype), self._empty(f"{number} products", dvalues.shape, dtype)
-        ones = self.workspace.ones(dvalues.shape[1], dtype)
+    def _softmax_gradient(self, calls: Calls, name: str, dvalues: Array, output: Array) -> Array:
+        (rows, classes), dtype, empty = output.shape, output.dtype, self.workspace.empty
+        dinputs = empty(f"{name} dinputs", dvalues.shape, dvalues.dtype)
+        row, products = empty(f"{name} row", (rows, 1), dtype), empty(f"{name} products", output.shape, dtype)
+        ones = self.workspace.ones(classes, dtype)
         calls.add(*softmax_gradient_steps(dvalues, output, dinputs, row, products, ones))
         return dinputs
 
     def _loss_gradient(self, calls: Calls, probabilities: Array, labels: Array) -> Array:
-        if not is_registered(self.loss):
-            backward = partial(summed_gradient, self.loss)
-            return calls.through(lambda given: backward(given, labels), probabilities, "loss dinputs", self.workspace)
-        xp, classes = self._backend.xp, probabilities.shape[1]
-        class_indices = self.workspace.made(
-            f"classes for {labels.dtype}", (1, classes), class_row(xp, classes, labels.dtype).dtype, lambda: class_row(xp, classes, labels.dtype)
-        )
+        if not is_registered(self._loss):
+            keep = self._keep(self._loss, "loss dinputs")
+            return calls.through(lambda given: summed_gradient(self._loss, given, labels), probabilities, keep)
+        row = class_row(self._backend.xp, probabilities.shape[1], labels.dtype)
+        classes = self.workspace.made(f"classes for {labels.dtype}", row.shape, row.dtype, lambda: row)
         dtype = self._network.precision.operands
-        joined = type(self.loss) is SoftmaxCategoricalCrossentropy
+        joined = type(self._loss) is SoftmaxCategoricalCrossentropy
         in_place = joined and dtype == probabilities.dtype
-        dinputs = probabilities if in_place else self._empty("loss dinputs", probabilities.shape, dtype)
+        dinputs = probabilities if in_place else self.workspace.empty("loss dinputs", probabilities.shape, dtype)
         if joined:
-            calls.add(Formula(softmax_crossentropy_gradient, (probabilities, class_indices, labels[:, None], dinputs)))
+            calls.add(Formula(softmax_crossentropy_gradient, (probabilities, classes, labels[:, None], dinputs)))
         else:
-            given = probabilities, class_indices, labels[:, None], CLIP, 1.0, dinputs
+            given = probabilities, classes, labels[:, None], CLIP, 1.0, dinputs
             calls.add(Formula(crossentropy_gradient, given))
         return dinputs
 
 
+def _is_activation(layers: list[Any]) -> bool:
+    """Return whether the one layer of `layers`, which may be none, is an activation of the package's own."""
+    return any(isinstance(layer, Activation) and is_registered(layer) for layer in layers)
+
+
 def _twin(network: Network) -> Network:
-    """Return a network that shares the parameters, with layers, a loss and gradients of its own."""
+    """Return a network that shares the parameters, with layers and a loss of its own, which are bound apart."""
     twin = copy.copy(network)
     twin.layers = [copy.copy(layer) for layer in network.layers]
     twin.dense = [layer for layer in twin.layers if isinstance(layer, Dense)]
@@ -298,11 +309,6 @@ def _twin(network: Network) -> Network:
     twin.loss = copy.copy(network.loss)
     twin.loss.checks_labels = False
     return twin
-
-
-def _called(module: Any, function: Callable[[Array], Array], training: bool, values: Array) -> Array:
-    module.training = training
-    return function(values)
 
 
 def _dense_backward(layer: Dense, dvalues: Array, with_inputs: bool) -> Array:

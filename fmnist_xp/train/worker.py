@@ -12,13 +12,13 @@ from fmnist_xp.train.plan import Calls, Forward, Plan
 
 
 class Worker:
-    """Computes on blocks of `inputs` and `labels` (or None), of `block_rows` rows at most.
+    """Computes on blocks of `inputs` and `labels` (or None, for probabilities alone), of `block_rows` rows at most.
 
     `gradients` is the vector that `compute_gradients` writes; another may be put in its place.
     """
 
     def __init__(
-        self, network: Network, inputs: Array, labels: Array | None, block_rows: int, input_scale: float = 1.0
+        self, network: Network, inputs: Array, labels: Array, block_rows: int, input_scale: float = 1.0
     ) -> None:
         backend = network.backend
         self._inputs, self._labels = inputs, labels
@@ -26,7 +26,7 @@ class Worker:
         self._forwards: dict[tuple[int, bool], Forward] = {}
         self._backwards: dict[tuple[int, int], Calls] = {}
         self.gradients = backend.xp.empty_like(network.gradients)
-        self._buffers: tuple[Array, Array | None] | None = None
+        self._buffers: tuple[Array, Array] | None = None
         if backend.stages_blocks:
             rows = backend.xp.empty((block_rows, network.n_inputs), network.precision.operands)
             self._buffers = rows, None if labels is None else backend.xp.empty(block_rows, labels.dtype)

@@ -10,13 +10,17 @@ from parity.standin import StandInCupy, make_nvmath
 from parity.standin.cuda import COMPUTE_32F, COMPUTE_TF32
 
 from fmnist_xp.backend import (
+    ELEMENTWISE,
     Backend,
     CpuBackend,
     CudaBackend,
     CudaGraphBackend,
+    Formula,
+    Product,
     RowSum,
     default_backend,
-    follows_product,
+    elementwise,
+    epilogue,
     get_backend,
     precision_name,
 )
@@ -203,6 +207,7 @@ def test_generator_is_numpys_on_every_device(cuda: CudaBackend) -> None:
 # Formulas and products
 
 
+@elementwise
 def shift(xp: Any, values: Any, by: float, count: int, output: Any) -> None:
     """Write values + by + count to `output`."""
     assert by.dtype == values.dtype  # type: ignore[attr-defined]
@@ -210,30 +215,56 @@ def shift(xp: Any, values: Any, by: float, count: int, output: Any) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_fused_formula_takes_python_floats_in_the_arrays_dtype(backend: Backend, dtype: str) -> None:
+def test_formula_takes_python_floats_in_the_arrays_dtype(backend: Backend, dtype: str) -> None:
     values = backend.asarray([1, 2], dtype=dtype)
     with backend.current():
         output = backend.xp.empty_like(values)
-        backend.fuse(shift)(values, 0.1, 2, output)
+        backend.compute(shift, values, 0.1, 2, output)
     expected = np.array([1, 2], dtype=dtype) + (np.dtype(dtype).type(0.1) + 2)
     np.testing.assert_array_equal(backend.to_host(output), expected)
 
 
-def test_formula_without_python_floats_is_called_as_it_is_compiled(backend: Backend) -> None:
-    def add(xp: Any, a: Any, b: Any) -> None: ...
+def plain(xp: Any, values: Any, by: float, output: Any) -> None:
+    """Write values + by to `output`; no kernel."""
+    assert by.dtype == values.dtype  # type: ignore[attr-defined]
+    output[...] = values + by
 
-    def compiled(*_arguments: Any) -> None: ...
 
-    assert backend._with_scalars(add, compiled) is compiled
-    assert backend._with_scalars(shift, compiled) is not compiled
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_formula_that_is_not_element_wise_is_called_as_it_is(cuda: CudaBackend, dtype: str) -> None:
+    for backend in (cuda, CpuBackend(1)):
+        values = backend.asarray([1, 2], dtype=dtype)
+        with backend.current():
+            output = backend.xp.empty_like(values)
+            backend.compute(plain, values, 0.1, output)
+        expected = np.array([1, 2], dtype=dtype) + np.dtype(dtype).type(0.1)
+        np.testing.assert_array_equal(backend.to_host(output), expected)
+    assert "plain" not in cuda.xp.fused
+
+
+def test_fuse_of_the_version_before_computes_with_a_warning(backend: Backend) -> None:
+    values = backend.asarray([1.0])
+    with pytest.warns(FutureWarning, match=r"^backend\.fuse\(formula\)\(…\) is now backend\.compute"):
+        fused = backend.fuse(shift)
+    with backend.current():
+        fused(values, 0.5, 1, values)
+    assert backend.to_host(values).tolist() == [2.5]
+
+
+def test_steps_are_run_in_their_order(backend: Backend) -> None:
+    a, ones, out = (backend.asarray(np.ones(shape)) for shape in ((2, 2), (2, 1), (1, 2)))
+    with backend.current():
+        backend.run(
+            Formula(shift, (a, 1.0, 0, a)), Product(a, a, b := backend.xp.empty_like(a)), RowSum(ones, b, out)
+        )
+    assert backend.to_host(out).tolist() == [[16, 16]]
 
 
 def test_formula_is_compiled_once_under_its_name(cuda: CudaBackend) -> None:
     values = cuda.asarray([1.0])
     for _ in range(2):
         with cuda.current():
-            cuda.fuse(shift)(values, 0.5, 1, values)
-    assert cuda.fuse(shift) is cuda.fuse(shift)
+            cuda.compute(shift, values, 0.5, 1, values)
     assert (cuda.xp.fused, cuda.xp.kernels) == (["shift"], ["shift", "shift"])
 
 
@@ -279,11 +310,13 @@ def test_values_of_the_host_are_sent_and_may_change_then(backend: Backend) -> No
     assert backend.to_host(out).tolist() == [0, 1, 2]
 
 
-def test_formula_is_marked_with_what_follows_its_product() -> None:
+def test_formula_is_marked_as_element_wise_and_with_the_epilogue_that_it_is() -> None:
     def formula(_xp: Any, _values: Any) -> None: ...
 
-    assert follows_product("RELU_BIAS")(formula) is formula
+    assert epilogue("RELU_BIAS")(formula) is formula
     assert formula.epilogue == "RELU_BIAS"  # type: ignore[attr-defined]
+    assert elementwise(formula) is ELEMENTWISE["formula"] is formula
+    assert formula.elementwise is True  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(("tf32", "compute"), [(False, COMPUTE_32F), (True, COMPUTE_TF32)])
@@ -292,7 +325,7 @@ def test_sums_over_rows_that_are_repeated_are_the_same_product(cuda: CudaBackend
     out = cuda.asarray(np.full((1, 3), np.nan), dtype="float32")
     with cuda.computing():
         cuda.xp.products.clear()
-        cuda.repeatable([RowSum(ones, values, out, tf32)])()
+        cuda.run(RowSum(ones, values, out, tf32))
     assert cuda.to_host(out).tolist() == [[4, 4, 4]]
     assert cuda.xp.products == [compute]
 

@@ -4,7 +4,7 @@ import builtins
 import gc
 import logging
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import pytest
 from parity.standin import NvmathCublas, NvmathCublasLt, StandInCupy, make_nvmath
 from parity.standin.cuda import COMPUTE_32F, COMPUTE_TF32
 
-from fmnist_xp.backend import Backend, CudaGraphBackend, Formula, Product, RowSum, Step
+from fmnist_xp.backend import Backend, CudaGraphBackend, Formula, Product, RowSum, Step, elementwise
 from fmnist_xp.backend.graphs import import_nvmath
 from fmnist_xp.errors import DeviceError
 from fmnist_xp.model import Sequential
@@ -32,8 +32,13 @@ def backend(cupy: StandInCupy) -> CudaGraphBackend:
     return CudaGraphBackend(cupy=cupy, nvmath=make_nvmath(cupy))
 
 
+@elementwise
 def double(xp: Any, values: Any) -> None:
     xp.multiply(values, 2, out=values)
+
+
+def unmarked(xp: Any, a: Any, b: Any, out: Any) -> None:
+    xp.multiply(a, b, out=out)
 
 
 def add_one(xp: Any, values: Any) -> None:
@@ -44,9 +49,20 @@ def column_maxima(xp: Any, values: Any, out: Any) -> None:
     xp.max(values, axis=0, out=out)
 
 
+def repeated(backend: CudaGraphBackend, steps: Sequence[Step]) -> Callable[[], None]:
+    """Return what makes the calls of `steps`."""
+    calls = backend.calls(steps)
+
+    def repeat() -> None:
+        for function, arguments in calls:
+            function(*arguments)
+
+    return repeat
+
+
 def captured(backend: CudaGraphBackend, *steps: Step) -> Callable[[], None]:
     """Return the launch of a graph of `steps`."""
-    return backend.captured(backend.repeatable(steps))
+    return backend.captured(repeated(backend, steps))
 
 
 # What is captured
@@ -54,12 +70,12 @@ def captured(backend: CudaGraphBackend, *steps: Step) -> Callable[[], None]:
 
 def test_steps_are_taken_at_each_launch_and_not_before(backend: CudaGraphBackend, cupy: StandInCupy) -> None:
     values, maxima = cupy.asarray(np.array([[1.0, 2.0], [4.0, 3.0]])), cupy.zeros(2)
-    backend.fuse(double)(values)  # compiles it
+    backend.compute(double, values)  # compiles it
     launch = captured(
         backend,
         Formula(double, (values,)),
-        Formula(add_one, (values,), fused=False),
-        Formula(column_maxima, (values, maxima), fused=False),
+        Formula(add_one, (values,)),
+        Formula(column_maxima, (values, maxima)),
     )
     assert values.tolist() == [[2, 4], [8, 6]]
     launch()
@@ -102,7 +118,7 @@ def test_capture_has_a_stream_that_waits_for_no_other(cupy: StandInCupy, monkeyp
 
 def test_launch_is_all_that_is_asked_of_the_device(backend: CudaGraphBackend, cupy: StandInCupy) -> None:
     values = cupy.ones((2, 2))
-    backend.fuse(double)(values)
+    backend.compute(double, values)
     steps = Formula(double, (values,)), Product(values, values, cupy.empty((2, 2)))
     launches: list[Callable[[], None]] = []
     assert cupy.counted(lambda: launches.append(captured(backend, *steps))) == {}
@@ -134,7 +150,7 @@ def test_products_that_are_not_captured_run_in_the_current_stream(
 def test_graph_holds_the_arrays_of_its_calls(backend: CudaGraphBackend, cupy: StandInCupy) -> None:
     a, out = cupy.ones((2, 2)), cupy.zeros((2, 2))
     held = [weakref.ref(array._memory) for array in (a, out)]
-    launch = captured(backend, Product(a, a, out), Formula(add_one, (out,), fused=False))
+    launch = captured(backend, Product(a, a, out), Formula(add_one, (out,)))
     del a, out
     gc.collect()
     launch()
@@ -170,7 +186,7 @@ def test_biases_and_relu_ride_along_with_the_product(
     out, added = cupy.empty((3, 8), dtype="float32"), held[:, misaligned : 8 + misaligned]
     steps = Product(left, right, out), following(out, added)
     assert [function for function, _ in backend.calls(steps)] != [f for s in steps for f, _ in backend.calls([s])]
-    repeat = backend.repeatable(steps)
+    repeat = repeated(backend, steps)
     counted = cupy.counted(repeat)
     assert counted == {"products": 1}  # no kernel of its own for what follows
     np.testing.assert_array_equal(out.get(), expected(a @ b + biases[:, misaligned : 8 + misaligned]))
@@ -200,7 +216,7 @@ def test_relu_of_halves_and_of_doubles_stays_two_calls(
     backend: CudaGraphBackend, cupy: StandInCupy, dtype: str
 ) -> None:
     a, out, biases = cupy.ones((4, 4), dtype=dtype), cupy.empty((4, 4), dtype=dtype), cupy.ones((1, 4))
-    repeat = backend.repeatable([Product(a, a, out), Formula(biased_relu, (out, biases, out))])
+    repeat = repeated(backend, [Product(a, a, out), Formula(biased_relu, (out, biases, out))])
     assert cupy.counted(repeat) == {"products": 1, "kernels": 1}
 
 
@@ -210,7 +226,7 @@ def test_what_cublaslt_cannot_do_stays_two_calls(cupy: StandInCupy) -> None:
     backend = CudaGraphBackend(cupy=cupy, nvmath=nvmath)
     a, out = cupy.ones((4, 4), dtype="float32"), cupy.empty((4, 4), dtype="float32")
     biases = cupy.full((1, 4), -3.0, dtype="float32")
-    repeat = backend.repeatable([Product(a, a, out), Formula(biased_relu, (out, biases, out))])
+    repeat = repeated(backend, [Product(a, a, out), Formula(biased_relu, (out, biases, out))])
     assert cupy.counted(repeat) == {"products": 1, "kernels": 1}
     assert out.tolist() == [[1.0] * 4] * 4
 
@@ -222,7 +238,7 @@ def test_joined_product_has_its_scale_and_its_precision(
 ) -> None:
     a, out, biases = (cupy.ones(shape, dtype="float32") for shape in ((4, 4), (4, 4), (1, 4)))
     cupy.products.clear()
-    backend.repeatable([Product(a, a, out, scale, tf32), Formula(add_bias, (out, biases))])()
+    repeated(backend, [Product(a, a, out, scale, tf32), Formula(add_bias, (out, biases))])()
     assert cupy.products == [compute]
     assert out.tolist() == [[4 * scale + 1] * 4] * 4
 
@@ -253,8 +269,8 @@ class Gradients:
         self.other = cupy.ones((5, 8), dtype="float32")
         self.square = cupy.ones((5, 5), dtype="float32")
 
-    def gradient(self, fused: bool = True) -> Formula:
-        return Formula(relu_gradient, (self.dvalues, self.relu, self.dvalues), fused)
+    def gradient(self, formula: Callable[..., None] = relu_gradient) -> Formula:
+        return Formula(formula, (self.dvalues, self.relu, self.dvalues))
 
     def product(self) -> Product:
         return Product(self.inputs.T, self.dvalues, self.dweights)
@@ -272,7 +288,7 @@ def test_sums_over_rows_ride_along_with_the_formula(
     arrays = Gradients(cupy)
     doubling = Formula(double, (arrays.other,))
     steps = [*[doubling] * before, arrays.gradient(), *[arrays.product()] * between, arrays.sums()]
-    repeat = backend.repeatable([*steps, *[doubling] * after])
+    repeat = repeated(backend, [*steps, *[doubling] * after])
     counted = cupy.counted(repeat)
     # The formula's kernel, that of the blocks' sums, and no product for these.
     assert counted == {"kernels": 2 + before + after, **({"products": between} if between else {})}
@@ -303,7 +319,7 @@ def test_sums_stay_apart_where_something_comes_between(backend: CudaGraphBackend
             Product(arrays.square, arrays.other, arrays.dvalues),
             arrays.sums(),
         ],
-        "not element-wise": [arrays.gradient(fused=False), arrays.sums()],
+        "not marked as element-wise": [arrays.gradient(unmarked), arrays.sums()],
         "another formula": [Formula(double, (arrays.dvalues,)), arrays.sums()],
     }
     for name, steps in apart.items():
@@ -355,10 +371,10 @@ def test_what_cannot_be_captured_is_told_in_one_line(
         rf"\({reason}\): compute without CUDA graphs$"
     )
     with pytest.raises(DeviceError, match=message):
-        captured(backend, Formula(function, (values,), fused=False))
+        captured(backend, Formula(function, (values,)))
     assert values.tolist() == [[1, 1], [1, 1]]
     # Streams and memory are as before.
-    captured(backend, Formula(add_one, (values,), fused=False))()
+    captured(backend, Formula(add_one, (values,)))()
     assert (values + 1).tolist() == [[3, 3], [3, 3]]
 
 
@@ -381,7 +397,7 @@ def test_interrupt_while_capturing_sets_the_stream_free(backend: CudaGraphBacken
     with pytest.raises(KeyboardInterrupt):
         backend.captured(interrupt)
     values = cupy.zeros((1, 1))
-    captured(backend, Formula(add_one, (values,), fused=False))()
+    captured(backend, Formula(add_one, (values,)))()
     assert values.tolist() == [[1]]
 
 

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fmnist_xp.backend import PRECISIONS
 from fmnist_xp.nn import CategoricalCrossentropy, Dense, Softmax, SoftmaxCategoricalCrossentropy
+from fmnist_xp.nn.losses import class_row
 
 BOTH = pytest.mark.parametrize("kind", [CategoricalCrossentropy, SoftmaxCategoricalCrossentropy])
 SEEDS = st.integers(0, 2**32 - 1)
@@ -130,8 +132,9 @@ def test_loss_and_gradient_add_up_over_any_partition_of_rows(
     whole = float(loss.calculate(predictions, labels))
     total = sum(float(loss.sample_losses(predictions[part], labels[part]).sum()) for part in parts)
     assert total / 30 == pytest.approx(whole, rel=1e-13)
-    gradients = [loss.backward(predictions[part], labels[part], samples=30) for part in parts]
-    np.testing.assert_array_equal(np.concatenate(gradients), loss.backward(predictions, labels))
+    gradients = [loss.backward(predictions[part], labels[part], reduction="sum") for part in parts]
+    np.testing.assert_array_equal(np.concatenate(gradients), loss.backward(predictions, labels, "sum"))
+    np.testing.assert_allclose(np.concatenate(gradients) / 30, loss.backward(predictions, labels), rtol=1e-13)
 
 
 @BOTH
@@ -154,28 +157,6 @@ def test_true_probabilities_and_their_losses_by_hand() -> None:
     expected = [0.6931471805599453, 0.916290731874155, 0.35667494393873245]  # ln 2, ln 2.5, ln 10/7
     np.testing.assert_allclose(loss.losses(np.array([0.5, 0.4, 0.7])), expected, rtol=1e-15)
     np.testing.assert_allclose(loss.sample_losses(predictions, labels), expected, rtol=1e-15)
-
-
-def test_class_indices_are_compared_in_the_labels_dtype_and_made_once() -> None:
-    loss = CategoricalCrossentropy()
-    predictions, labels = make_batch(classes=3)
-    classes = loss._classes(predictions, labels.astype("uint8"))
-    assert (classes.tolist(), classes.dtype) == ([[0, 1, 2]], np.uint8)
-    assert loss._classes(predictions, labels.astype("uint8")) is classes
-
-
-@BOTH
-def test_gradient_has_the_dtype_of_the_predictions_unless_told(kind: type[CategoricalCrossentropy]) -> None:
-    predictions, labels = make_batch()
-    for loss in (kind(), kind().replica()):
-        expected = loss.backward(predictions.copy(), labels).copy()
-        assert expected.dtype == np.float64
-        loss.gradient_dtype = np.dtype("float32")
-        given = predictions.copy()
-        dinputs = loss.backward(given, labels)
-        assert dinputs.dtype == np.float32
-        np.testing.assert_array_equal(given, predictions)
-        np.testing.assert_allclose(dinputs, expected, rtol=1e-6, atol=1e-8)
 
 
 def test_regularization_loss_is_the_sum_over_layers() -> None:
@@ -243,7 +224,23 @@ def test_classes_beyond_a_byte(kind: type[CategoricalCrossentropy]) -> None:
     assert (wrong[:, 1] > 100 * wrong[:, 0]).all()
 
 
-def test_replica_reads_no_labels_on_the_host() -> None:
-    loss = CategoricalCrossentropy().replica()
-    loss.true_probabilities(np.array([[0.5, 0.5], [0.4, 0.6]]), np.array([0, -1]))
-    assert not loss.checks_labels
+def test_class_indices_are_in_the_labels_dtype_or_in_one_that_holds_them() -> None:
+    row = class_row(np, 3, np.dtype("uint8"))
+    assert (row.tolist(), row.dtype) == ([[0, 1, 2]], np.uint8)
+    assert class_row(np, 257, np.dtype("uint8")).dtype == np.uint16
+
+
+@BOTH
+def test_gradient_has_the_dtype_of_the_predictions_or_that_of_the_networks_products(
+    kind: type[CategoricalCrossentropy],
+) -> None:
+    predictions, labels = make_batch()
+    loss = kind()
+    expected = loss.backward(predictions, labels)
+    assert expected.dtype == np.float64
+    loss.precision = PRECISIONS["float32"]
+    given = predictions.copy()
+    dinputs = loss.backward(given, labels)
+    assert dinputs.dtype == np.float32
+    np.testing.assert_array_equal(given, predictions)
+    np.testing.assert_allclose(dinputs, expected, rtol=1e-6, atol=1e-8)

@@ -4,17 +4,21 @@ import gc
 import inspect
 import textwrap
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from batch_helpers import logged
 from parity.standin import StandInCupy
 
 from fmnist_xp.backend import Array, Backend, CpuBackend, CudaBackend
 from fmnist_xp.model import Sequential
 from fmnist_xp.nn import CategoricalCrossentropy, Dense, Layer, ReLU, Softmax, SoftmaxCategoricalCrossentropy
 from fmnist_xp.optim import SGD, Adam
+from fmnist_xp.registry import REGISTRY
 from fmnist_xp.train.fullbatch import FullBatch
+from fmnist_xp.train.plan import is_planned
 
 GENERATOR = np.random.default_rng(0)
 X = GENERATOR.standard_normal((60, 6))
@@ -38,9 +42,6 @@ class Scale(Layer):
         self.dfactors = (dvalues * self.inputs).sum(axis=0, keepdims=True)
         self.dinputs = dvalues * self.factors
         return self.dinputs
-
-    def config(self) -> dict[str, Any]:
-        return {"n_inputs": self.n_inputs}
 
 
 class LeakyReLU(ReLU):
@@ -105,8 +106,8 @@ class Twice(ReLU):
 class Smoothed(SoftmaxCategoricalCrossentropy):
     """The gradient of its class, and another part made of the probabilities that it was given."""
 
-    def backward(self, dvalues: Array, labels: Array, samples: int | None = None) -> Array:
-        dinputs = super().backward(dvalues, labels, samples)
+    def backward(self, dvalues: Array, labels: Array, reduction: str = "mean") -> Array:
+        dinputs = super().backward(dvalues, labels, reduction)
         assert dvalues is not dinputs
         return dinputs
 
@@ -118,14 +119,14 @@ class Blended(SoftmaxCategoricalCrossentropy):
         self.parts = super().activate(outputs), super().activate(2 * outputs)
         return sum(self.parts) / 2
 
-    def backward(self, dvalues: Array, labels: Array, samples: int | None = None) -> Array:
+    def backward(self, dvalues: Array, labels: Array, reduction: str = "mean") -> Array:
         rows = np.arange(len(labels))
         true = dvalues[rows, labels][:, None]
         self.dinputs = 0 * dvalues
         for factor, part in zip((1, 2), self.parts, strict=True):
             own = part[rows, labels][:, None]
             self.dinputs += factor * own * (part - np.eye(part.shape[1])[labels]) / (2 * true)
-        self.dinputs /= samples or len(labels)
+        self.dinputs /= len(labels) if reduction == "mean" else 1
         return self.dinputs
 
 
@@ -161,7 +162,7 @@ def test_engine_has_the_gradient_of_what_forward_computes(
     network = make()
     expected = numeric_gradient(lambda: mean_loss(network), network.parameters)
     with network.backend.computing():
-        loss, *_ = FullBatch(network, X, Y, block_rows=7).compute_gradients(figures=True)
+        loss, *_ = logged(FullBatch(network, X, Y, block_rows=7))
     np.testing.assert_allclose(network.gradients, expected, rtol=1e-6, atol=1e-9)
     assert loss == pytest.approx(mean_loss(network), rel=1e-12)
 
@@ -313,7 +314,7 @@ def test_dense_with_one_more_parameter(
 
     expected = numeric_gradient(loss, network.parameters)
     with network.backend.computing():
-        data, _, penalty = FullBatch(network, X, Y, block_rows=7).compute_gradients(figures=True)
+        data, _, penalty = logged(FullBatch(network, X, Y, block_rows=7))
     np.testing.assert_allclose(network.gradients, expected, rtol=1e-6, atol=1e-9)
     assert data + penalty == pytest.approx(loss(), rel=1e-12)
 
@@ -349,30 +350,13 @@ def test_layer_knows_whether_it_trains() -> None:
     assert Dropout.seen[-1]
 
 
-def test_layer_that_is_replayed_knows_whether_it_trains() -> None:
-    class Noted(ReLU):
-        replayable = True
-        seen: ClassVar[list[bool]] = []
-
-        def forward(self, inputs: Array) -> Array:
-            self.seen.append(self.training)
-            return super().forward(inputs)
-
-    network = spread([Dense(6, 5), Noted(), Dense(5, 4)], threads=1)
-    assert network.replayable
-    network.fit(X, Y, epochs=2, optimizer=SGD(0.1), verbose=False, block_rows=30)
-    assert set(Noted.seen) == {True}
-    network.evaluate(X, Y)
-    assert Noted.seen[-1] is False
-
-
-def test_figures_after_a_gradient_are_not_those_of_training() -> None:
+def test_metrics_after_a_gradient_are_not_those_of_training() -> None:
     Dropout.seen.clear()
     network = spread([Dense(6, 5), Dropout(), Dense(5, 4)], threads=1)
     with network.backend.computing():
         batch = FullBatch(network, X, Y)
         batch.compute_gradients()
-        batch.compute_figures()
+        batch.compute_metrics()
     assert Dropout.seen == [True, False]
 
 
@@ -389,10 +373,59 @@ def test_dropped_columns_have_no_gradient_and_count_in_predictions() -> None:
     np.testing.assert_allclose(network.predict_proba(X), expected, rtol=1e-12)
 
 
-def test_replays_are_for_the_packages_own_classes_and_those_that_say_so() -> None:
-    assert spread([Dense(6, 5), ReLU(), Dense(5, 4)]).replayable
+def test_networks_of_the_packages_own_classes_alone_are_taken_apart() -> None:
+    assert is_planned(spread([Dense(6, 5), ReLU(), Dense(5, 4)]))
     for make in NETWORKS.values():
-        assert not make().replayable
+        assert not is_planned(make())
+
+
+class Old(Smoothed):
+    """A loss written for the version before, where `samples` was what `reduction` is."""
+
+    def backward(self, dvalues: Array, labels: Array, samples: int | None = None) -> Array:  # type: ignore[override]
+        self.dinputs = super().backward(dvalues, labels, "sum") / (samples or len(labels))
+        return self.dinputs
+
+
+def test_loss_of_the_version_before_trains_with_a_warning() -> None:
+    network, expected = (spread([Dense(6, 5), ReLU(), Dense(5, 4)], loss()) for loss in (Old, Smoothed))
+    with pytest.warns(
+        FutureWarning, match=r"Old.backward\(…, samples\) is now backward\(…, reduction=.*: the old name"
+    ):
+        FullBatch(network, X, Y, block_rows=7).compute_gradients()
+    FullBatch(expected, X, Y, block_rows=7).compute_gradients()
+    np.testing.assert_allclose(network.gradients, expected.gradients, rtol=1e-12)
+
+
+def test_names_of_the_version_before_work_with_a_warning() -> None:
+    class Drawn(Scale):
+        def draw(self, generator: Any) -> None:
+            self.factors = generator.standard_normal((1, self.n_inputs))
+
+    network = spread([Dense(6, 4)])
+    network.backward(network.forward(X), Y, reduction="sum")
+    expected = network.gradients / 7
+    with pytest.warns(FutureWarning, match="^samples is now reduction"):
+        network.backward(network.forward(X), Y, samples=7)
+    np.testing.assert_allclose(network.gradients, expected, rtol=1e-12)
+    for samples in ((), (3,), (None,)):
+        loss = SoftmaxCategoricalCrossentropy()
+        mean = loss.backward(network.forward(X), Y)
+        with pytest.warns(FutureWarning, match="^samples is now reduction") if samples else nullcontext():
+            dinputs = loss.backward(network.forward(X), Y, *samples)
+        np.testing.assert_allclose(dinputs, mean * len(Y) / ((samples or (None,))[0] or len(Y)), rtol=1e-12)
+    with pytest.warns(FutureWarning, match="^Drawn.draw is now init_parameters: the old name goes"):
+        Sequential([Dense(6, 5), Drawn(5), Dense(5, 4)], seed=3)
+    dense, again = Dense(2, 3, seed=1), Dense(2, 3, seed=2)
+    with pytest.warns(FutureWarning, match="^draw is now init_parameters"):
+        again.draw(np.random.default_rng(1))
+    np.testing.assert_array_equal(dense.weights, again.weights)
+
+
+def test_unknown_reduction_is_refused() -> None:
+    network = spread([Dense(6, 4)])
+    with pytest.raises(ValueError, match=r"^reduction must be .mean. or .sum., got 'none'$"):
+        network.backward(network.forward(X), Y, "none")
 
 
 def test_network_with_a_forward_of_its_own_is_asked_for_every_block() -> None:
@@ -546,7 +579,7 @@ def test_loss_by_name_is_made_on_the_networks_device(loss: Any) -> None:
 
     backend = CpuBackend(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fmnist_xp.nn.network.LOSSES", {"softmax_categorical_crossentropy": Noting})
+        patch.setitem(REGISTRY, "softmax_categorical_crossentropy", Noting)
         Sequential([Dense(6, 4)], loss if isinstance(loss, str) else Noting, backend)
     assert made == [backend]
 

@@ -247,7 +247,7 @@ def test_loss_that_could_not_be_made_again_is_not_saved(tmp_path: Path) -> None:
             super().__init__()
 
     with pytest.raises(
-        ValueError, match=r"^the loss \(Sharp\) cannot be made .*sharpness.*let its config\(\) return"
+        ValueError, match=r"^the loss \(Sharp\) cannot be made .*Sharp has no sharpness.*let its config\(\) return"
     ):
         network(loss=Sharp(2)).save(tmp_path / "model.safetensors")
     loss = type("CategoricalCrossentropy", (CategoricalCrossentropy,), {})()
@@ -302,8 +302,8 @@ def test_loading_draws_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     np.testing.assert_array_equal(load(path, backend).parameters, [1.0] * 24 + [0.0] * 4)
 
 
-def test_dense_without_a_draw_is_zero() -> None:
-    assert not Dense(3, 2, draw=False).parameters.any()
+def test_dense_that_is_not_initialized_is_zero() -> None:
+    assert not Dense(3, 2, init=False).parameters.any()
     assert Dense(3, 2).parameters.any()
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from batch_helpers import logged
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,6 +13,7 @@ from fmnist_xp.experiments import EXPERIMENTS
 from fmnist_xp.nn import CategoricalCrossentropy, Dense, Layer, Network, ReLU, Softmax
 from fmnist_xp.train.fullbatch import FullBatch
 from fmnist_xp.train.ordered import OrderedSum
+from fmnist_xp.train.plan import Plan
 from fmnist_xp.train.trainer import train
 from fmnist_xp.train.worker import Worker
 
@@ -82,14 +84,14 @@ def held_to_time(work: Callable[[], Any]) -> Any:
 @pytest.mark.parametrize("split_softmax", [False, True], ids=["joined", "split"])
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("block_rows", [*range(1, ROWS + 1), ROWS + 100])
-def test_any_block_size_gives_the_one_pass_gradient_and_figures(
+def test_any_block_size_gives_the_one_pass_gradient_and_metrics(
     block_rows: int, threads: int, split_softmax: bool
 ) -> None:
     network = make_network(threads, split_softmax=split_softmax)
     X, y = make_batch()
-    gradient, figures = one_pass(network, X, y)
+    gradient, metrics = one_pass(network, X, y)
     batch = FullBatch(network, X, y, block_rows)
-    np.testing.assert_allclose(batch.compute_gradients(figures=True), figures, rtol=1e-12)
+    np.testing.assert_allclose(logged(batch), metrics, rtol=1e-12)
     np.testing.assert_allclose(network.gradients, gradient, rtol=1e-10, atol=1e-14)
 
 
@@ -97,10 +99,10 @@ def test_any_block_size_gives_the_one_pass_gradient_and_figures(
 def test_float32_gradient_is_that_of_float64_within_rounding(block_rows: int) -> None:
     network = make_network(dtype="float32")
     X, y = make_batch(dtype="float32")
-    gradient, figures = one_pass(network, X, y)
-    computed = FullBatch(network, X, y, block_rows).compute_gradients(figures=True)
+    gradient, metrics = one_pass(network, X, y)
+    computed = logged(FullBatch(network, X, y, block_rows))
     np.testing.assert_allclose(network.gradients, gradient, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(computed, figures, rtol=1e-6)
+    np.testing.assert_allclose(computed, metrics, rtol=1e-6)
     assert computed.dtype == np.float64
 
 
@@ -109,7 +111,7 @@ def test_losses_are_taken_in_the_networks_precision() -> None:
     network.parameters[...] = 0
     network.dense[-1].biases = [[100, 0, 0, 0]]
     X, _ = make_batch(dtype="float32")
-    loss, accuracy = FullBatch(network, X, np.zeros(ROWS, dtype="uint8")).compute_figures()
+    loss, accuracy, _ = FullBatch(network, X, np.zeros(ROWS, dtype="uint8")).compute_metrics()
     # What a sure sample costs: the float32 nearest to the highest probability, 1 - 1e-7, is 1 - 2**-23.
     assert loss == pytest.approx(2.0**-23, rel=1e-6)
     assert accuracy == 1
@@ -120,7 +122,7 @@ def test_mean_of_the_losses_is_taken_in_float64() -> None:
     X, y = make_batch(dtype="float32")
     expected = network.loss.sample_losses(network.forward(X), y).astype("float64").mean()
     assert float(np.float32(expected)) != expected
-    assert FullBatch(network, X, y).compute_figures()[0] == pytest.approx(expected, rel=1e-14)
+    assert FullBatch(network, X, y).compute_metrics()[0] == pytest.approx(expected, rel=1e-14)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -132,18 +134,16 @@ def test_gradient_agrees_with_pytorch(threads: int, torch_twin: Callable[[Networ
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_figures_and_probabilities_alone_equal_those_of_one_pass(threads: int) -> None:
+def test_metrics_and_probabilities_alone_equal_those_of_one_pass(threads: int) -> None:
     network = make_network(threads)
     X, y = make_batch()
-    _, (loss, accuracy, _) = one_pass(network, X, y)
+    _, metrics = one_pass(network, X, y)
     batch = FullBatch(network, X, y, 4)
-    figures = batch.compute_figures()
-    np.testing.assert_allclose(figures, [loss, accuracy], rtol=1e-12)
-    assert figures.shape == (2,)
+    np.testing.assert_allclose(batch.compute_metrics(), metrics, rtol=1e-12)
     np.testing.assert_allclose(batch.compute_probabilities(), network.forward(X), rtol=1e-12)
 
 
-def test_figures_are_computed_only_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_are_computed_only_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
 
     class Counting(CategoricalCrossentropy):
@@ -160,14 +160,14 @@ def test_figures_are_computed_only_when_asked_for(monkeypatch: pytest.MonkeyPatc
     network = Network([Dense(6, 4), Softmax()], Counting(), CpuBackend(1), seed=1, dtype="float64")
     monkeypatch.setattr(network, "write_penalties", lambda _penalties: calls.append("penalty"))
     batch = FullBatch(network, *make_batch(), block_rows=12)
-    assert batch.compute_gradients() is None
+    batch.compute_gradients()
     assert calls == []
-    assert batch.compute_gradients(figures=True) is not None
+    batch.compute_gradients(log=True)
     assert sorted(calls) == ["11 true", "12 true", "23 losses", "penalty"]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_parameter_that_is_no_number_shows_in_the_figures_even_where_relu_hides_it(value: float) -> None:
+def test_parameter_that_is_no_number_shows_in_the_metrics_even_where_relu_hides_it(value: float) -> None:
     network = Network([Dense(6, 5), ReLU(), Dense(5, 4)], backend=CpuBackend(1), seed=1, dtype="float64")
     network.parameters[0] = value
 
@@ -176,8 +176,8 @@ def test_parameter_that_is_no_number_shows_in_the_figures_even_where_relu_hides_
 
     batch = FullBatch(network, *make_batch())
     with pytest.MonkeyPatch.context() as patch, np.errstate(all="ignore"):
-        patch.setattr("fmnist_xp.nn.activations.biased_relu", hide)
-        loss, _accuracy, penalty = batch.compute_gradients(figures=True)
+        patch.setattr("fmnist_xp.train.plan.biased", lambda _activation: hide)
+        loss, _accuracy, penalty = logged(batch)
     assert np.isfinite(loss)
     assert not np.isfinite(penalty)
 
@@ -187,8 +187,8 @@ def test_parameters_inputs_and_labels_stay_as_they_are() -> None:
     X, y = make_batch()
     held = [a.copy() for a in (network.parameters, X, y)]
     batch = FullBatch(network, X, y, 4)
-    batch.compute_gradients(figures=True)
-    batch.compute_figures()
+    logged(batch)
+    batch.compute_metrics()
     batch.compute_probabilities()
     for before, after in zip(held, (network.parameters, X, y), strict=True):
         np.testing.assert_array_equal(after, before)
@@ -220,8 +220,8 @@ def test_bits_do_not_depend_on_threads_for_any_blocks(block_rows: int, threads: 
     results = []
     for backend_threads in (1, threads):
         network = make_network(backend_threads)
-        figures = FullBatch(network, X, y, block_rows).compute_gradients(figures=True)
-        results.append((network.gradients, figures))
+        metrics = logged(FullBatch(network, X, y, block_rows))
+        results.append((network.gradients, metrics))
     np.testing.assert_array_equal(results[0][0], results[1][0])
     np.testing.assert_array_equal(results[0][1], results[1][1])
 
@@ -230,17 +230,17 @@ def test_bits_do_not_depend_on_threads_for_any_blocks(block_rows: int, threads: 
 def test_order_of_finishing_does_not_change_the_bits(late: int, monkeypatch: pytest.MonkeyPatch) -> None:
     X, y = make_batch()
     expected_network = make_network()
-    expected = FullBatch(expected_network, X, y, 4).compute_gradients(figures=True)
+    expected = logged(FullBatch(expected_network, X, y, 4))
 
     later_done = threading.Event()
     finished: list[int] = []
     compute = Worker.compute_gradients
 
-    def compute_with_a_late_block(worker: Worker, block: slice, note: Any) -> None:
+    def compute_with_a_late_block(worker: Worker, block: slice, metrics: Any) -> None:
         number = block.start // 4
         if number == late:
             assert later_done.wait(TIMEOUT)
-        compute(worker, block, note)
+        compute(worker, block, metrics)
         finished.append(number)
         if number == late + 2:
             later_done.set()
@@ -248,10 +248,10 @@ def test_order_of_finishing_does_not_change_the_bits(late: int, monkeypatch: pyt
     monkeypatch.setattr(Worker, "compute_gradients", compute_with_a_late_block)
     network = make_network(threads=2)
     batch = FullBatch(network, X, y, 4)
-    figures = held_to_time(lambda: batch.compute_gradients(figures=True))
+    metrics = held_to_time(lambda: logged(batch))
     assert finished.index(late) > finished.index(late + 2)
     np.testing.assert_array_equal(network.gradients, expected_network.gradients)
-    np.testing.assert_array_equal(figures, expected)
+    np.testing.assert_array_equal(metrics, expected)
 
 
 def test_slowest_block_first_holds_no_more_gradients_than_promised(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,13 +261,13 @@ def test_slowest_block_first_holds_no_more_gradients_than_promised(monkeypatch: 
     used: set[int] = set()
     compute = Worker.compute_gradients
 
-    def compute_with_a_late_block(worker: Worker, block: slice, note: Any) -> None:
+    def compute_with_a_late_block(worker: Worker, block: slice, metrics: Any) -> None:
         used.add(worker.gradients.ctypes.data)
         if len(used) == 4:
             others_done.set()
         if block.start == 0:
             assert others_done.wait(TIMEOUT)
-        compute(worker, block, note)
+        compute(worker, block, metrics)
 
     monkeypatch.setattr(Worker, "compute_gradients", compute_with_a_late_block)
     network = make_network(threads=2)
@@ -283,12 +283,11 @@ def test_slowest_block_first_holds_no_more_gradients_than_promised(monkeypatch: 
 @pytest.mark.parametrize(
     ("threads", "block_rows", "workers"), [(1, 4, 1), (2, 4, 2), (4, 12, 2), (4, 23, 1), (4, 8, 3), (3, 100, 1)]
 )
-def test_each_worker_has_one_replica_and_a_spare_gradient_where_there_are_several(
+def test_each_worker_has_one_plan_and_a_spare_gradient_where_there_are_several(
     threads: int, block_rows: int, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[Network] = []
-    replica = Network.replica
-    monkeypatch.setattr(Network, "replica", lambda *given: made.append(replica(*given)) or made[-1])
+    made: list[Plan] = []
+    monkeypatch.setattr("fmnist_xp.train.worker.Plan", lambda *given: made.append(Plan(*given)) or made[-1])
     spares: list[int] = []
 
     def make_sum(backend: Any, total: Any, spare: list[Any]) -> OrderedSum:
@@ -346,17 +345,17 @@ def test_exception_in_a_worker_reaches_the_caller_and_the_engine_goes_on(
     batch = FullBatch(network, X, y, 4)
 
     def failing_in(method: Callable[..., Any]) -> Callable[..., Any]:
-        def compute(worker: Worker, block: slice, *others: Any) -> Any:
+        def compute(worker: Worker, block: slice, *others: Any, **options: Any) -> Any:
             if block.start == 4 * failing:
                 raise ArithmeticError("block failed")
-            return method(worker, block, *others)
+            return method(worker, block, *others, **options)
 
         return compute
 
     with monkeypatch.context() as patch:
         for name in ("forward", "compute_gradients"):
             patch.setattr(Worker, name, failing_in(getattr(Worker, name)))
-        for compute in (batch.compute_gradients, batch.compute_figures, batch.compute_probabilities):
+        for compute in (batch.compute_gradients, batch.compute_metrics, batch.compute_probabilities):
             with pytest.raises(ArithmeticError, match="block failed"):
                 held_to_time(compute)
     held_to_time(batch.compute_gradients)
@@ -373,19 +372,18 @@ def test_no_block_is_begun_after_one_failed(monkeypatch: pytest.MonkeyPatch) -> 
         abandon(ordered)
         noted.set()
 
-    def failing_forward(_network: Network, inputs: Any) -> Any:
-        block = next(block for block in range(6) if np.shares_memory(inputs, X[4 * block : 4 * block + 4]))
+    def failing_forward(_worker: Worker, rows: slice, *_others: Any) -> Any:
+        block = rows.start // 4
         begun.append(block)
         if block <= 1:
             both_begun.wait(TIMEOUT)
         if block == 0:
             raise ArithmeticError("block failed")
         assert noted.wait(TIMEOUT)
-        return np.full((len(inputs), 4), 0.25)
 
     monkeypatch.setattr(OrderedSum, "abandon", abandon_and_note)
-    monkeypatch.setattr(Network, "forward", failing_forward)
+    monkeypatch.setattr(Worker, "forward", failing_forward)
     batch = FullBatch(make_network(threads=2), X, y, 4)
     with pytest.raises(ArithmeticError, match="block failed"):
-        held_to_time(batch.compute_figures)
+        held_to_time(batch.compute_metrics)
     assert sorted(begun) == [0, 1]

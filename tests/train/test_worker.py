@@ -4,21 +4,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fmnist_xp.backend import Call, CpuBackend, Formula, Product, Step
+from fmnist_xp.backend import CpuBackend
 from fmnist_xp.nn import CategoricalCrossentropy, Dense, Layer, Network, ReLU, Softmax
 from fmnist_xp.optim import SGD
 from fmnist_xp.train.fullbatch import FullBatch
-from fmnist_xp.train.worker import Recorder, Worker
+from fmnist_xp.train.plan import Plan
+from fmnist_xp.train.worker import Worker
 
 ROWS = 23
 
 
 class Doubling(Layer):
-    """A layer of the user's own: it computes as it likes, and counts."""
+    """A user's own layer: it computes as it likes, and counts."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.calls: list[int] = []  # shared with the replicas
+        self.calls: list[int] = []  # shared with the copies
 
     def forward(self, inputs: Any) -> Any:
         self.calls.append(len(inputs))
@@ -29,10 +30,10 @@ class Doubling(Layer):
 
 
 class OwnReLU(ReLU):
-    """Inherits from a layer whose calls can be made again, and is none."""
+    """Inherits from a layer that is taken apart, and is not."""
 
     def forward(self, inputs: Any) -> Any:
-        self.output = np.maximum(inputs + (0 if self.biases is None else self.biases), 0)
+        self.output = np.maximum(inputs, 0)
         return self.output
 
 
@@ -51,33 +52,40 @@ def make_batch(rows: int = ROWS) -> tuple[np.ndarray, np.ndarray]:
 
 def through_layers(network: Network, X: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Return the sum of the samples' gradients, by the layers' own forward and backward."""
-    network.backward(network.forward(X.astype(network.parameters.dtype)), y, samples=1)
+    network.backward(network.forward(X.astype(network.parameters.dtype)), y, reduction="sum")
     return network.gradients
 
 
 @pytest.mark.parametrize("split_softmax", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_calls_made_again_compute_what_the_layers_compute(dtype: str, split_softmax: bool) -> None:
+def test_blocks_have_the_gradients_that_the_layers_compute(dtype: str, split_softmax: bool) -> None:
     network = make_network(split_softmax=split_softmax, dtype=dtype)
     X, y = make_batch()
     worker = Worker(network, X.astype(dtype), y, 10)
     for _ in range(3):
         for block in (slice(0, 10), slice(10, 20), slice(20, 23), slice(3, 13)):
-            worker.compute_gradients(block, None)
+            worker.compute_gradients(block)
             expected = through_layers(network, X[block], y[block])
             tolerance = {"float32": 1e-5, "float64": 1e-13}[dtype]
             np.testing.assert_allclose(worker.gradients, expected, rtol=tolerance, atol=tolerance)
+            probabilities = worker.forward(block)
+            np.testing.assert_allclose(probabilities, network.forward(X[block].astype(dtype)), rtol=tolerance)
         network.parameters += 0.1  # an update, in place
 
 
-def test_layers_are_called_once_for_each_size_and_vector_of_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plans_are_made_once_for_each_size_and_vector_of_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     network = make_network()
     X, y = make_batch()
     blocks = (slice(0, 10), slice(10, 20), slice(20, 23))
     expected = [through_layers(network, X[block], y[block]).copy() for block in blocks]
-    called: list[int] = []
-    forward = Dense.forward
-    monkeypatch.setattr(Dense, "forward", lambda dense, x: called.append(len(x)) or forward(dense, x))
+    made: list[tuple[str, int]] = []
+    forward, backward = Plan.forward, Plan.backward
+    monkeypatch.setattr(
+        Plan, "forward", lambda plan, x, training: made.append(("forward", len(x))) or forward(plan, x, training)
+    )
+    monkeypatch.setattr(
+        Plan, "backward", lambda plan, f, y, g: made.append(("backward", len(y))) or backward(plan, f, y, g)
+    )
     worker = Worker(network, X, y, 10)
     vectors = [worker.gradients, np.empty_like(worker.gradients)]
     for _ in range(3):
@@ -85,16 +93,13 @@ def test_layers_are_called_once_for_each_size_and_vector_of_gradients(monkeypatc
             worker.gradients = vector
             for block, gradients in zip(blocks, expected, strict=True):
                 vector[...] = np.nan
-                worker.compute_gradients(block, None)
+                worker.compute_gradients(block)
                 np.testing.assert_allclose(vector, gradients, rtol=1e-12)
-    # Two Dense layers for each of two sizes and two vectors.
-    assert sorted(called) == [3] * 4 + [10] * 4
+    assert sorted(made) == [("backward", 3)] * 2 + [("backward", 10)] * 2 + [("forward", 3), ("forward", 10)]
 
 
 @pytest.mark.parametrize("stages", [False, True])
-def test_whether_blocks_are_copied_to_a_buffer_is_without_meaning(
-    stages: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_copying_blocks_to_a_buffer_changes_no_gradient(stages: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CpuBackend, "stages_blocks", stages)
     network = make_network()
     X, y = make_batch()
@@ -109,22 +114,26 @@ def test_whether_blocks_are_copied_to_a_buffer_is_without_meaning(
     np.testing.assert_array_equal(y, given[1])
 
 
-def test_note_sees_the_probabilities_of_its_block() -> None:
+def test_metrics_see_the_probabilities_of_each_block_before_the_gradient_is_written_over_them() -> None:
     network = make_network()
     X, y = make_batch()
     worker = Worker(network, X, y, 10)
     seen: list[tuple[slice, np.ndarray]] = []
+
+    class Noting:
+        def note(self, _plan: Any, probabilities: np.ndarray, block: slice) -> None:
+            seen.append((block, probabilities.copy()))
+
     for block in (slice(0, 10), slice(10, 20), slice(20, 23)) * 2:
-        worker.compute_gradients(
-            block, lambda _loss, probabilities, block: seen.append((block, probabilities.copy()))
-        )
+        worker.compute_gradients(block, Noting())  # type: ignore[arg-type]
+    assert len(seen) == 6
     for block, probabilities in seen:
         np.testing.assert_allclose(probabilities, network.forward(X[block]), rtol=1e-13)
 
 
 @pytest.mark.parametrize("make", [Doubling, OwnReLU])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_layer_of_the_users_own_is_asked_for_every_block(make: Callable[[], Layer], threads: int) -> None:
+def test_users_own_layer_is_called_once_for_every_block(make: Callable[[], Layer], threads: int) -> None:
     layer = make()
     network = make_network(layer, threads=threads)
     X, y = make_batch()
@@ -139,7 +148,6 @@ def test_layer_of_the_users_own_is_asked_for_every_block(make: Callable[[], Laye
         optimizer.step(network)
     if isinstance(layer, Doubling):
         assert sorted(layer.calls) == [3] * 3 + [10] * 6
-    assert all(worker._recorder.taken() == [] for worker in batch._workers)
 
 
 def test_rows_of_another_dtype_are_taken_block_by_block() -> None:
@@ -152,79 +160,11 @@ def test_rows_of_another_dtype_are_taken_block_by_block() -> None:
     np.testing.assert_array_equal(gradients, network.gradients)
 
 
-def test_no_call_is_held_when_only_probabilities_are_asked_for() -> None:
-    worker = Worker(make_network(), *make_batch(), 10)
-    worker.forward(slice(0, 10))
-    assert worker._recorder.taken() == []
-
-
-def _named(step: Step) -> str:
-    return "product" if isinstance(step, Product) else step.function.__name__
-
-
-def test_attempt_that_failed_leaves_no_calls_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    network = make_network()
-    X, y = make_batch()
-    taken: list[list[Step]] = []
-    repeatable = network.backend.repeatable
-    monkeypatch.setattr(network.backend, "repeatable", lambda steps: taken.append(steps) or repeatable(steps))
-    worker = Worker(network, X, y, 10)
-    with monkeypatch.context() as patch:
-        patch.setattr(Dense, "backward_inputs", lambda *_given: 1 / 0)  # behind the first steps of backward
-        with pytest.raises(ZeroDivisionError):
-            worker.compute_gradients(slice(0, 10), None)
-    fresh = Worker(network, X, y, 10)
-    for one in (worker, fresh):
-        one.compute_gradients(slice(0, 10), None)
-    after, expected = ([_named(step) for step in forward] for forward in taken[::2])
-    assert after == expected
-
-
-class Asked(CpuBackend):
-    """NumPy that notes of each product whether it may be rounded as TF32, and has buffers for blocks."""
-
-    precisions = ("float32", "tf32")
-
-    def __init__(self) -> None:
-        super().__init__(1)
-        self.asked: list[bool] = []
-
-    def dot_calls(self, product: Product) -> list[Call]:
-        self.asked.append(product.tf32)
-        return super().dot_calls(product)
-
-
-@pytest.mark.parametrize(("dtype", "asks"), [("float32", False), ("tf32", True)])
-def test_products_of_layers_alone_are_rounded_and_only_where_asked(dtype: str, asks: bool) -> None:
-    backend = Asked()
-    network = Network([Dense(6, 5), ReLU(), Dense(5, 4)], backend=backend, seed=0, dtype=dtype)
-    X, y = make_batch()
-    Worker(network, X.astype("float32"), y, 10).compute_gradients(slice(0, 10), None)
-    # Two outputs, the sum in softmax; two gradients of the weights, of the biases, and one of the hidden layer.
-    products = [asks, asks, False, asks, asks, asks, asks, asks]
-    assert backend.asked == products * 2  # by the layers, and to be made again
-
-
-def test_buffers_are_of_the_dtypes_that_enter_products() -> None:
+@pytest.mark.parametrize("labels", [True, False])
+def test_buffers_are_of_the_dtypes_that_enter_products(labels: bool) -> None:
     pixels = np.zeros((ROWS, 6), dtype="int16")
-    worker = Worker(make_network(dtype="float32"), pixels, make_batch()[1], 10)
+    worker = Worker(make_network(dtype="float32"), pixels, make_batch()[1] if labels else None, 10)
     assert worker._buffers is not None
-    assert [(buffer.shape, str(buffer.dtype)) for buffer in worker._buffers] == [
-        ((10, 6), "float32"),
-        ((10,), "uint8"),
-    ]
-
-
-def test_formula_that_is_applied_is_noted_as_it_is_and_one_that_is_fused_as_that() -> None:
-    def negate(xp: Any, values: Any, out: Any) -> None:
-        xp.negative(values, out=out)
-
-    recorder, values, out = Recorder(CpuBackend(1)), np.array([1.0, -2.0]), np.zeros(2)
-    recorder.apply(negate, values, out)
-    assert out.tolist() == [-1, 2]
-    out[:] = 0
-    recorder.fuse(negate)(values, out)
-    assert out.tolist() == [-1, 2]
-    steps = [Formula(negate, (values, out), fused) for fused in (False, True)]
-    assert recorder.taken() == steps
-    assert recorder.taken() == []
+    rows, of_labels = worker._buffers
+    assert (rows.shape, str(rows.dtype)) == ((10, 6), "float32")
+    assert (of_labels.shape, str(of_labels.dtype)) == ((10,), "uint8") if labels else of_labels is None

@@ -3,7 +3,8 @@ import pytest
 
 from fmnist_xp.backend import CpuBackend
 from fmnist_xp.nn import Dense, Network
-from fmnist_xp.train.figures import Figures
+from fmnist_xp.train.metrics import Metrics
+from fmnist_xp.train.plan import Plan
 
 PROBABILITIES = np.array([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7], [0.3, 0.4, 0.3], [0.25, 0.25, 0.5]])
 LABELS = np.array([0, 1, 1, 2], dtype="uint8")
@@ -18,19 +19,18 @@ def network() -> Network:
 
 
 @pytest.mark.parametrize("blocks", [[slice(0, 4)], [slice(0, 3), slice(3, 4)], [slice(2, 4), slice(0, 2)]])
-def test_figures_by_hand(network: Network, blocks: list[slice]) -> None:
-    figures = Figures(network, LABELS)
+def test_metrics_by_hand(network: Network, blocks: list[slice]) -> None:
+    metrics = Metrics(network, LABELS)
     for block in blocks:
-        figures.note(network.loss, PROBABILITIES[block], block)
-    np.testing.assert_allclose(figures.means(), [LOSS, 0.75], rtol=1e-15)
-    np.testing.assert_allclose(figures.totals(), [LOSS, 0.75, 0.5 * 5 + 0.25 * 9], rtol=1e-15)
+        metrics.note(Plan(network), PROBABILITIES[block], block)
+    np.testing.assert_allclose(metrics.reduce(), [LOSS, 0.75, 0.5 * 5 + 0.25 * 9], rtol=1e-15)
 
 
-def test_next_figures_are_written_to_the_same_place(network: Network) -> None:
-    figures = Figures(network, LABELS)
-    figures.note(network.loss, PROBABILITIES, slice(0, 4))
-    first = figures.totals()
+def test_next_metrics_are_written_to_the_same_place(network: Network) -> None:
+    metrics = Metrics(network, LABELS)
+    metrics.note(Plan(network), PROBABILITIES, slice(0, 4))
+    first = metrics.reduce()
     network.dense[0].weights = np.zeros((2, 3))
-    figures.note(network.loss, np.eye(3)[LABELS], slice(0, 4))
-    assert figures.totals() is first
+    metrics.note(Plan(network), np.eye(3)[LABELS], slice(0, 4))
+    assert metrics.reduce() is first
     np.testing.assert_allclose(first, [1e-7, 1, 0], rtol=1e-5)

@@ -1,0 +1,342 @@
+"""The plan: the same values as layer by layer, on buffers, in place and joined where that is allowed."""
+
+import tracemalloc
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from parity.standin import StandInCupy
+
+from fmnist_xp.backend import Call, CpuBackend, CudaBackend, Formula, Product, RowSum, Step
+from fmnist_xp.model import Sequential
+from fmnist_xp.nn import CategoricalCrossentropy, Dense, Layer, Network, ReLU, Softmax, Tanh
+from fmnist_xp.train.plan import Calls, Plan, Workspace
+
+CPU = CpuBackend(1)
+ROWS, CLASSES = 7, 3
+GENERATOR = np.random.default_rng(2)
+X, Y = GENERATOR.standard_normal((ROWS, 5)), GENERATOR.integers(0, CLASSES, ROWS)
+
+
+class Identity(Layer):
+    """A user's own layer, which keeps what it is given and gives back the very same array."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Any] = []  # shared with the copies
+
+    def forward(self, inputs: Any) -> Any:
+        self.seen.append(inputs)
+        self.output = inputs
+        return inputs
+
+    def backward(self, dvalues: Any) -> Any:
+        self.seen.append(dvalues)
+        return dvalues
+
+
+def make_network(*layers: Layer, dtype: str = "float64", backend: Any = CPU, loss: Any = None) -> Network:
+    network = Network(list(layers), loss, backend, dtype=dtype)
+    values = np.random.default_rng(4).standard_normal(network.parameters.shape)
+    network.parameters[...] = backend.asarray(values, network.parameters.dtype)
+    return network
+
+
+def gradients_of(plan: Plan, network: Network, inputs: Any = X, labels: Any = Y) -> Any:
+    gradients = np.empty_like(network.gradients)
+    plan.backward(plan.forward(inputs, training=True), labels, gradients)
+    return gradients
+
+
+ARCHITECTURES: dict[str, Callable[[], list[Layer]]] = {
+    "one Dense": lambda: [Dense(5, 3)],
+    "Dense after Dense": lambda: [Dense(5, 4), Dense(4, 3)],
+    "ReLU between": lambda: [Dense(5, 4), ReLU(), Dense(4, 3)],
+    "Tanh between": lambda: [Dense(5, 4), Tanh(), Dense(4, 3)],
+    "ReLU twice": lambda: [Dense(5, 4), ReLU(), ReLU(), Dense(4, 3)],
+    "Tanh, then ReLU": lambda: [Dense(5, 4), Tanh(), ReLU(), Dense(4, 3)],
+    "ReLU last": lambda: [Dense(5, 3), ReLU()],
+    "Softmax within": lambda: [Dense(5, 4), Softmax(), Dense(4, 3)],
+    "Softmax, then ReLU": lambda: [Dense(5, 4), Softmax(), ReLU(), Dense(4, 3)],
+    "own layer": lambda: [Dense(5, 4), Identity(), Dense(4, 3)],
+    "own layer before an activation": lambda: [Dense(5, 4), Identity(), ReLU(), Dense(4, 3)],
+    "own layer behind an activation": lambda: [Dense(5, 4), ReLU(), Identity(), Tanh(), Dense(4, 3)],
+    "own layer last": lambda: [Dense(5, 4), ReLU(), Dense(4, 3), Identity()],
+}
+
+
+@pytest.mark.parametrize("make_layers", ARCHITECTURES.values(), ids=ARCHITECTURES)
+def test_gradient_agrees_with_finite_differences_and_with_the_layers(
+    make_layers: Callable[[], list[Layer]], numeric_gradient: Callable[..., np.ndarray]
+) -> None:
+    network = make_network(*make_layers())
+    expected = numeric_gradient(
+        lambda: ROWS * float(network.loss.calculate(network.forward(X), Y)), network.parameters
+    )
+    plan, held = Plan(network), (X.copy(), Y.copy())
+    gradients = gradients_of(plan, network)
+    np.testing.assert_allclose(gradients, expected, rtol=1e-6, atol=1e-8)
+    network.backward(network.forward(X), Y, "sum")
+    np.testing.assert_allclose(gradients, network.gradients, rtol=1e-12, atol=1e-14)
+    for before, after in zip(held, (X, Y), strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize("make_layers", ARCHITECTURES.values(), ids=ARCHITECTURES)
+def test_calls_made_again_compute_from_what_the_arrays_hold_then(
+    make_layers: Callable[[], list[Layer]], split: bool
+) -> None:
+    layers = [*make_layers(), *([Softmax()] if split else [])]
+    network = make_network(*layers, loss=CategoricalCrossentropy() if split else None)
+    inputs, labels, gradients = X.copy(), Y.copy(), np.empty_like(network.gradients)
+    plan = Plan(network)
+    forward = plan.forward(inputs, training=True)
+    backward = plan.backward(forward, labels, gradients)
+    for _ in range(2):
+        network.parameters *= 0.9  # an update, in place
+        inputs[...], labels[...] = inputs[::-1] + 0.1, (labels + 1) % CLASSES
+        forward.calls()
+        np.testing.assert_allclose(forward.probabilities, network.forward(inputs), rtol=1e-12)
+        gradients[...] = np.nan
+        backward()
+        network.backward(network.forward(inputs), labels, "sum")
+        np.testing.assert_allclose(gradients, network.gradients, rtol=1e-10, atol=1e-13)
+
+
+def named(step: Step) -> str:
+    return {Product: "product", RowSum: "row sum"}.get(type(step)) or step.function.__name__  # type: ignore[union-attr]
+
+
+def test_calls_of_the_notebooks_network_in_their_order() -> None:
+    network = make_network(Dense(5, 4), ReLU(), Dense(4, 3))
+    plan = Plan(network)
+    forward = plan.forward(X, training=True)
+    backward = plan.backward(forward, Y, network.gradients)
+    softmax = ["row_maxima", "shifted_exp", "product", "divide_rows"]
+    assert [named(step) for step in forward.calls.steps] == [
+        "product",
+        "biased_relu",
+        "product",
+        "add_bias",
+        *softmax,
+    ]
+    gradients = ["softmax_crossentropy_gradient", "product", "row sum", "product", "relu_gradient"]
+    assert [named(step) for step in backward.steps] == [*gradients, "product", "row sum"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_what_nobody_needs_again_is_written_over(dtype: str) -> None:
+    network = make_network(Dense(5, 4), Tanh(), Dense(4, 4), ReLU(), ReLU(), Dense(4, 3), dtype=dtype)
+    plan = Plan(network)
+    forward = plan.forward(X.astype(dtype), training=True)
+    backward = plan.backward(forward, Y, network.gradients)
+    products = [step.out for step in forward.calls.steps if isinstance(step, Product)]
+    hidden = [step.arguments[-1] for step in forward.calls.steps if named(step) in ("biased_tanh", "biased_relu")]
+    assert all(np.shares_memory(a, b) for a, b in zip(products, hidden, strict=False))
+    (second,) = [step for step in forward.calls.steps if named(step) == "relu"]
+    assert not np.shares_memory(second.arguments[0], second.arguments[1])  # the first one's gradient needs it
+    assert np.shares_memory(forward.probabilities, products[2])
+    assert backward.steps[0].arguments[-1] is forward.probabilities  # type: ignore[union-attr]
+    for step in backward.steps:
+        if named(step).endswith(("relu_gradient", "tanh_gradient")):
+            assert step.arguments[0] is step.arguments[-1]  # type: ignore[union-attr]
+
+
+def test_nothing_as_large_as_an_activation_is_allocated_after_the_first_pass() -> None:
+    rows, width = 4000, 32
+    network = make_network(Dense(5, width), ReLU(), Dense(width, width), dtype="float32")
+    inputs, labels = np.ones((rows, 5), "float32"), np.arange(rows) % width
+    plan = Plan(network)
+    forward = plan.forward(inputs, training=True)
+    backward = plan.backward(forward, labels, network.gradients)
+    tracemalloc.start()
+    try:
+        forward.calls()
+        plan.true_probabilities(forward.probabilities, labels, np.empty(rows, "float32"))
+        backward()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # A comparison makes one byte an element; an activation, or the gradient of one, has four.
+    assert peak < 3 * rows * width
+
+
+def test_workspace_gives_the_head_of_an_array_for_fewer_rows_and_makes_others() -> None:
+    workspace = Workspace(np)
+    whole = workspace.empty("a", (6, 4), "float32")
+    assert workspace.empty("a", (6, 4), "float32") is whole
+    head = workspace.empty("a", (2, 4), "float32")
+    assert (head.shape, head.ctypes.data) == ((2, 4), whole.ctypes.data)
+    for name, shape, dtype in (
+        ("b", (6, 4), "float32"),
+        ("a", (7, 4), "float32"),
+        ("a", (7, 4), "float64"),
+        ("a", (7, 3), "float64"),
+    ):
+        other = workspace.empty(name, shape, dtype)
+        assert (other.shape, other.dtype) == (shape, dtype)
+        assert not np.shares_memory(other, whole)
+    ones = workspace.ones(5, np.dtype("float32"))
+    assert (ones.tolist(), ones.dtype) == ([[1]] * 5, np.float32)
+    assert np.shares_memory(workspace.ones(3, np.dtype("float32")), ones)
+    assert workspace.ones(5, np.dtype("float64")).dtype == np.float64
+
+
+def test_buffers_of_a_plan_in_half_precision() -> None:
+    backend = CudaBackend(0, cupy=StandInCupy())
+    network = Network([Dense(5, 4), ReLU(), Dense(4, 3)], backend=backend, seed=0, dtype="float16")
+    with backend.computing():
+        inputs, labels = backend.asarray(X, "float32"), backend.asarray(Y)
+        plan = Plan(network)
+        plan.backward(plan.forward(inputs, training=True), labels, network.gradients)
+    arrays = plan.workspace._arrays
+    halves = {"0 inputs": (ROWS, 5), "0 weights": (5, 4), "0 output": (ROWS, 4), "2 weights": (4, 3)}
+    halves |= {"loss dinputs": (ROWS, 3), "2 dinputs": (ROWS, 4), "ones in float16": (ROWS, 1)}
+    assert {name: array.shape for name, array in arrays.items() if array.dtype == "float16"} == halves
+    assert {name for name, array in arrays.items() if array.dtype == "float32"} == {
+        *("2 output", "loss row", "loss by class", "ones in float32")
+    }
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_scale_of_the_inputs_goes_into_the_products_of_the_first_layer(scale: float) -> None:
+    network, expected = (make_network(Dense(5, 4), ReLU(), Dense(4, 3)) for _ in range(2))
+    gradients = gradients_of(Plan(network, scale), network, X / scale)
+    expected.backward(expected.forward(X), Y, "sum")
+    np.testing.assert_allclose(gradients, expected.gradients, rtol=1e-13)
+
+
+class Asked(CpuBackend):
+    """NumPy that notes of each product whether it may be rounded as TF32."""
+
+    precisions = ("float32", "tf32")
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.asked: list[bool] = []
+
+    def dot_calls(self, product: Product) -> list[Call]:
+        self.asked.append(product.tf32)
+        return super().dot_calls(product)
+
+
+@pytest.mark.parametrize(("dtype", "asks"), [("float32", False), ("tf32", True)])
+def test_products_of_layers_alone_are_rounded_and_only_where_asked(dtype: str, asks: bool) -> None:
+    network = Network([Dense(5, 4), ReLU(), Dense(4, 3)], backend=(backend := Asked()), seed=0, dtype=dtype)
+    gradients_of(Plan(network), network, X.astype("float32"))
+    # Two outputs, the sum in softmax; two gradients of the weights, of the biases, and one of the hidden layer.
+    assert backend.asked == [asks, asks, False, asks, asks, asks, asks, asks]
+
+
+# A user's own layers
+
+
+def test_own_layer_gets_new_arrays_in_every_call_and_the_others_are_taken_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    layer = Identity()
+    network = make_network(Dense(5, 4), ReLU(), layer, Dense(4, 3))
+    plan = Plan(network)
+    for name in ("forward", "backward_parameters", "backward_inputs"):
+        monkeypatch.setattr(Dense, name, lambda *_given: pytest.fail("a Dense layer was called"))
+    forward = plan.forward(X, training=True)
+    backward = plan.backward(forward, Y, network.gradients)
+    held = [array.copy() for array in layer.seen]
+    network.parameters *= 2
+    for _ in range(2):
+        forward.calls()
+        backward()
+    assert len(layer.seen) == 6
+    for array, before in zip(layer.seen, held, strict=False):
+        np.testing.assert_array_equal(array, before)
+    assert not any(np.shares_memory(a, b) for i, a in enumerate(layer.seen) for b in layer.seen[:i])
+
+
+class Countdown(Layer):
+    """Fails in its first backward pass."""
+
+    left: ClassVar[list[int]] = []
+
+    def forward(self, inputs: Any) -> Any:
+        self.output = inputs
+        return inputs
+
+    def backward(self, dvalues: Any) -> Any:
+        if self.left:
+            self.left.pop()
+            raise ArithmeticError("not yet")
+        return dvalues
+
+
+def test_attempt_that_failed_leaves_nothing_behind() -> None:
+    network, expected = (Sequential([Dense(5, 4, seed=1), Countdown(), Dense(4, 3, seed=2)]) for _ in range(2))
+    Countdown.left.append(1)
+    with pytest.raises(ArithmeticError, match="not yet"):
+        network.fit(X, Y, epochs=2, verbose=False)
+    for model in (network, expected):
+        model.fit(X, Y, epochs=2, verbose=False)
+    np.testing.assert_array_equal(network.parameters, expected.parameters)
+
+
+class Wrong(Identity):
+    """Gives what `result` is."""
+
+    result: Any = None
+
+    def forward(self, inputs: Any) -> Any:
+        return self.result
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        ("text", r"output of Wrong is a builtins.str, but .* on cpu with numpy arrays"),
+        (np.ones((ROWS, 3)), r"inputs must have the shape \(rows, 4\), got \(7, 3\)"),
+    ],
+)
+def test_what_an_own_layer_gives_is_checked(result: Any, message: str) -> None:
+    Wrong.result = result
+    network = make_network(Dense(5, 4), Wrong(), Dense(4, 3))
+    with pytest.raises(ValueError, match=message):
+        Plan(network).forward(X, training=True)
+
+
+def test_whole_numbers_of_an_own_layer_become_floats() -> None:
+    class Signs(Identity):
+        def forward(self, inputs: Any) -> Any:
+            return np.sign(inputs).astype(int)
+
+    network = make_network(Dense(5, 4), Signs(), ReLU(), Dense(4, 3))
+    np.testing.assert_allclose(Plan(network).forward(X, training=False).probabilities, network.forward(X))
+
+
+def test_steps_wait_until_they_are_finished_and_are_computed_together() -> None:
+    asked: list[int] = []
+
+    class Joining(CpuBackend):
+        def calls(self, steps: Any) -> list[Call]:
+            asked.append(len(steps))
+            return super().calls(steps)
+
+    def double(xp: Any, values: Any) -> None:
+        xp.multiply(values, 2, out=values)
+
+    values, result = np.ones(3), np.empty(3)
+    calls = Calls(Joining(1))
+    calls.add(Formula(double, (values,)), Formula(double, (values,)))
+    assert (asked, values.tolist()) == ([], [1, 1, 1])
+
+    def keep(given: Any) -> Any:
+        result[...] = given
+        return result
+
+    assert calls.through(lambda given: given + 1, values, keep) is result
+    assert (asked, values.tolist(), result.tolist()) == ([2], [4, 4, 4], [5, 5, 5])
+    calls.add(Formula(double, (result,)))
+    calls.finish()
+    assert (asked, result.tolist()) == ([2, 1], [10, 10, 10])
+    calls()
+    assert (values.tolist(), result.tolist()) == ([16, 16, 16], [34, 34, 34])
+    assert asked == [2, 1]
