@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from fmnist_xp.backend import Array, Backend, Formula, Product, Step, elementwise, epilogue
 from fmnist_xp.nn.layers import Layer
+from fmnist_xp.nn.workspace import Workspace
 from fmnist_xp.registry import register
 
 
@@ -115,31 +116,32 @@ def softmax_gradient(xp: Any, dvalues: Array, output: Array, row_dot: Array, din
     xp.multiply(output, dvalues - row_dot, out=dinputs)
 
 
-def softmax_steps(
-    backend: Backend, inputs: Array, output: Array, row: Array, by_class: Array, ones: Array
-) -> list[Step]:
+def softmax_steps(backend: Backend, inputs: Array, output: Array, workspace: Workspace, name: str = "") -> list[Step]:
     """Return what writes exp(x − max) over its row sum for each row of `inputs` to `output`, both (rows, classes).
 
-    `row` (rows, 1) and `by_class` (classes, rows) are workspace, `ones` (classes, 1) are 1; all are of one dtype.
+    `name` sets its arrays in the `workspace` apart.
     """
+    (rows, classes), dtype = inputs.shape, inputs.dtype
+    row = workspace.empty(f"{name} row", (rows, 1), dtype)
+    by_class = workspace.empty(f"{name} by class", (inputs.size,), dtype).reshape(classes, rows)
     return [
         Formula(backend.row_maxima, (inputs, by_class, row)),
         Formula(shifted_exp, (inputs, row, output)),
-        Product(output, ones, row),
+        Product(output, workspace.ones(classes, dtype), row),
         Formula(divide_rows, (output, row)),
     ]
 
 
 def softmax_gradient_steps(
-    dvalues: Array, output: Array, dinputs: Array, row: Array, products: Array, ones: Array
+    dvalues: Array, output: Array, dinputs: Array, workspace: Workspace, name: str = ""
 ) -> list[Step]:
-    """Return what applies each row's Jacobian diag(s) − s·sᵀ to its row of `dvalues`, written to `dinputs`.
-
-    `row` (rows, 1) and `products` (rows, classes) are workspace, `ones` (classes, 1) are 1; all of `output`'s dtype.
-    """
+    """Return what applies each row's Jacobian diag(s) − s·sᵀ to its row of `dvalues`, written to `dinputs`."""
+    (rows, classes), dtype = output.shape, output.dtype
+    row = workspace.empty(f"{name} row", (rows, 1), dtype)
+    products = workspace.empty(f"{name} products", output.shape, dtype)
     return [
         Formula(product, (dvalues, output, products)),
-        Product(products, ones, row),
+        Product(products, workspace.ones(classes, dtype), row),
         Formula(softmax_gradient, (dvalues, output, row, dinputs)),
     ]
 
@@ -153,17 +155,14 @@ class Softmax(Layer):
         inputs = self._floats(inputs)
         if inputs.ndim != 2 or not inputs.shape[1]:
             raise ValueError(f"inputs must have the shape (rows, classes), got {inputs.shape}")
-        (rows, classes), dtype, xp = inputs.shape, inputs.dtype, self.backend.xp
-        self.output = xp.empty(inputs.shape, dtype)
-        workspace = xp.empty((rows, 1), dtype), xp.empty((classes, rows), dtype), xp.ones((classes, 1), dtype)
-        self.backend.run(*softmax_steps(self.backend, inputs, self.output, *workspace))
+        xp = self.backend.xp
+        self.output = xp.empty(inputs.shape, inputs.dtype)
+        self.backend.run(*softmax_steps(self.backend, inputs, self.output, Workspace(xp)))
         return self.output
 
     def backward(self, dvalues: Array) -> Array:
         """Set and return `dinputs`: each row's Jacobian diag(s) − s·sᵀ applied to its row of `dvalues`."""
-        dvalues = self._gradient(dvalues)
-        (rows, classes), dtype, xp = dvalues.shape, self.output.dtype, self.backend.xp
+        dvalues, xp = self._gradient(dvalues), self.backend.xp
         self.dinputs = xp.empty_like(dvalues)
-        workspace = xp.empty((rows, 1), dtype), xp.empty_like(self.output), xp.ones((classes, 1), dtype)
-        self.backend.run(*softmax_gradient_steps(dvalues, self.output, self.dinputs, *workspace))
+        self.backend.run(*softmax_gradient_steps(dvalues, self.output, self.dinputs, Workspace(xp)))
         return self.dinputs

@@ -4,6 +4,7 @@ Labels are class indices (rows,) of any integer dtype, or one-hot rows (rows, cl
 neither, or out of range.
 """
 
+import functools
 import inspect
 from typing import Any
 
@@ -12,6 +13,7 @@ from fmnist_xp.nn.activations import Softmax
 from fmnist_xp.nn.labels import class_indices, index_dtype
 from fmnist_xp.nn.layers import Layer
 from fmnist_xp.nn.module import Module
+from fmnist_xp.nn.workspace import Workspace
 from fmnist_xp.registry import register, warn_renamed
 
 # Predictions are clipped to [CLIP, 1 − CLIP] before the logarithm, so that no sample's loss is infinite.
@@ -56,27 +58,6 @@ def pick_places(xp: Any, predictions: Array, places: Array, output: Array) -> No
     xp.take(predictions.reshape(-1), places, out=output)
 
 
-def row_starts(xp: Any, rows: int, classes: int) -> Array:
-    """Return where each row of (rows, classes) starts in flat form, (rows,)."""
-    return xp.arange(0, rows * classes, classes, dtype="int64")
-
-
-def class_row(xp: Any, classes: int, dtype: Any) -> Array:
-    """Return the class indices as a row (1, classes) of the labels' `dtype`, or of one that holds them."""
-    # The dtype that came with the data may not hold them: class 256 would be 0 in uint8.
-    return xp.arange(classes, dtype=xp.promote_types(dtype, index_dtype(classes)))[None, :]
-
-
-def true_probability_steps(
-    predictions: Array, labels: Array, output: Array, starts: Array, places: Array
-) -> list[Step]:
-    """Return what writes each row's probability of its true class to `output` (rows,).
-
-    `labels` (rows,) are class indices, `starts` are `row_starts`, and `places` (rows,) of int64 is workspace.
-    """
-    return [Formula(add_places, (starts, labels, places)), Formula(pick_places, (predictions, places, output))]
-
-
 @register("categorical_crossentropy")
 class CategoricalCrossentropy(Module):
     """−log of the probability given to the true class, averaged over the samples.
@@ -87,6 +68,8 @@ class CategoricalCrossentropy(Module):
     dinputs: Array
     checks_labels = True
     """Whether labels are looked at on the host; the engine's, checked once for all epochs, are not."""
+    gradient_in_place = False
+    """Whether `gradient_steps` may write over the predictions."""
 
     def activate(self, outputs: Array) -> Array:
         """Return the class probabilities, given the output of a network's last layer: here the output itself."""
@@ -95,11 +78,20 @@ class CategoricalCrossentropy(Module):
     def true_probabilities(self, predictions: Array, labels: Array, out: Array | None = None) -> Array:
         """Return the probability given to the true class of each sample, (rows,), in `out` if given."""
         predictions, labels = self._checked(predictions, labels)
-        xp, (rows, classes) = self.backend.xp, predictions.shape
-        out = xp.empty(rows, predictions.dtype) if out is None else out
-        workspace = row_starts(xp, rows, classes), xp.empty(rows, "int64")
-        self.backend.run(*true_probability_steps(predictions, labels, out, *workspace))
+        out = self.backend.xp.empty(len(predictions), predictions.dtype) if out is None else out
+        self.backend.run(*self.true_probability_steps(predictions, labels, out, Workspace(self.backend.xp)))
         return out
+
+    def true_probability_steps(
+        self, predictions: Array, labels: Array, out: Array, workspace: Workspace
+    ) -> list[Step]:
+        """Return what does the work of `true_probabilities` for class indices `labels` (rows,)."""
+        xp, (rows, classes) = self.backend.xp, predictions.shape
+        starts = workspace.made(
+            f"starts of {classes}", (rows,), "int64", lambda: xp.arange(0, rows * classes, classes, dtype="int64")
+        )
+        places = workspace.empty("places", (rows,), "int64")
+        return [Formula(add_places, (starts, labels, places)), Formula(pick_places, (predictions, places, out))]
 
     def losses(self, true_probabilities: Array, out: Array | None = None) -> Array:
         """Return the loss of each sample, (rows,), from what `true_probabilities` gave; in `out` if given."""
@@ -126,22 +118,32 @@ class CategoricalCrossentropy(Module):
     def backward(
         self, dvalues: Array, labels: Array, reduction: str = "mean", *, samples: int | None = None
     ) -> Array:
-        """Set and return `dinputs` (rows, classes): −y/ŷ / rows, given ŷ as `dvalues`.
+        """Set and return `dinputs` (rows, classes), −y/ŷ / rows or, joined with softmax, (ŷ − y) / rows, given ŷ.
 
         With the `reduction` "sum" in place of "mean" it is not divided by the rows. `samples` is its old form: the
         number to divide by.
         """
         predictions, labels = self._checked(dvalues, labels)
-        self.dinputs = self._empty_gradient(predictions)
-        classes = class_row(self.backend.xp, predictions.shape[1], labels.dtype)
+        xp, dtype = self.backend.xp, self.precision.operands if self.precision else predictions.dtype
+        self.dinputs = xp.empty(predictions.shape, dtype)
         weight = 1 / divisor(len(labels), reduction, samples)
-        self.backend.compute(crossentropy_gradient, predictions, classes, labels[:, None], CLIP, weight, self.dinputs)
+        self.backend.run(*self.gradient_steps(predictions, labels, self.dinputs, weight, Workspace(xp)))
         return self.dinputs
 
-    def _empty_gradient(self, predictions: Array) -> Array:
-        """Return an array for `dinputs`: of the dtype that enters the products of the network, if there is one."""
-        dtype = self.precision.operands if self.precision else predictions.dtype
-        return self.backend.xp.empty(predictions.shape, dtype)
+    def gradient_steps(
+        self, predictions: Array, labels: Array, dinputs: Array, weight: float, workspace: Workspace
+    ) -> list[Step]:
+        """Return what writes the gradient of the losses' sum times `weight` to `dinputs`."""
+        classes = self._class_row(predictions, labels, workspace)
+        return [Formula(crossentropy_gradient, (predictions, classes, labels[:, None], CLIP, weight, dinputs))]
+
+    def _class_row(self, predictions: Array, labels: Array, workspace: Workspace) -> Array:
+        """Return the class indices as a row (1, classes) of the labels' dtype, or of one that holds them."""
+        xp, classes = self.backend.xp, predictions.shape[1]
+        # The dtype that came with the data may not hold them: class 256 would be 0 in uint8.
+        dtype = xp.promote_types(labels.dtype, index_dtype(classes))
+        make = functools.partial(xp.arange, classes, dtype=dtype)
+        return workspace.made(f"classes for {labels.dtype}", (classes,), dtype, make)[None, :]
 
     def _checked(self, predictions: Array, labels: Array) -> tuple[Array, Array]:
         """Return both where they belong, the labels as class indices."""
@@ -166,6 +168,7 @@ class SoftmaxCategoricalCrossentropy(CategoricalCrossentropy):
     """Softmax and categorical cross-entropy in one: the gradient of both together is (ŷ − y) / rows."""
 
     output: Array
+    gradient_in_place = True
 
     def activate(self, outputs: Array) -> Array:
         """Set and return `output`, the class probabilities of the logits `outputs`, both (rows, classes)."""
@@ -176,20 +179,13 @@ class SoftmaxCategoricalCrossentropy(CategoricalCrossentropy):
         """Set `output` to the probabilities of the logits `inputs` and return the mean loss of the samples."""
         return self.calculate(self.activate(inputs), labels)
 
-    def backward(
-        self, dvalues: Array, labels: Array, reduction: str = "mean", *, samples: int | None = None
-    ) -> Array:
-        """Set and return `dinputs` (rows, classes) = (ŷ − y) / rows, given ŷ (`output`) as `dvalues`.
-
-        `reduction` and `samples` are as in `CategoricalCrossentropy.backward`.
-        """
-        probabilities, labels = self._checked(dvalues, labels)
-        self.dinputs = self._empty_gradient(probabilities)
-        classes = class_row(self.backend.xp, probabilities.shape[1], labels.dtype)
-        self.backend.compute(softmax_crossentropy_gradient, probabilities, classes, labels[:, None], self.dinputs)
-        if (rows := divisor(len(labels), reduction, samples)) != 1:
-            self.backend.compute(scale_values, self.dinputs, 1 / rows)
-        return self.dinputs
+    def gradient_steps(
+        self, predictions: Array, labels: Array, dinputs: Array, weight: float, workspace: Workspace
+    ) -> list[Step]:
+        """Return what writes (ŷ − y) · weight, the gradient in the logits, to `dinputs`."""
+        classes = self._class_row(predictions, labels, workspace)
+        steps: list[Step] = [Formula(softmax_crossentropy_gradient, (predictions, classes, labels[:, None], dinputs))]
+        return steps if weight == 1 else [*steps, Formula(scale_values, (dinputs, weight))]
 
 
 def divisor(rows: int, reduction: Any, samples: int | None = None) -> int:

@@ -11,24 +11,11 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from fmnist_xp.backend import Array, Backend, Call, Formula, Product, RowSum, Step
-from fmnist_xp.nn import (
-    Activation,
-    Dense,
-    Network,
-    Softmax,
-    SoftmaxCategoricalCrossentropy,
-)
+from fmnist_xp.nn import Activation, Dense, Network, Softmax, SoftmaxCategoricalCrossentropy
 from fmnist_xp.nn.activations import biased, softmax_gradient_steps, softmax_steps
 from fmnist_xp.nn.layers import add_bias, copy_values
-from fmnist_xp.nn.losses import (
-    CLIP,
-    class_row,
-    crossentropy_gradient,
-    row_starts,
-    softmax_crossentropy_gradient,
-    summed_gradient,
-    true_probability_steps,
-)
+from fmnist_xp.nn.losses import summed_gradient
+from fmnist_xp.nn.workspace import Workspace
 from fmnist_xp.registry import is_registered
 
 
@@ -45,29 +32,6 @@ def takes_input_scale(network: Network) -> bool:
 def _computes_as_its_layers(network: Network) -> bool:
     kind = type(network)
     return kind.forward is Network.forward and kind.backward is Network.backward
-
-
-class Workspace:
-    """Arrays by name, each made once; fewer rows are the head of one."""
-
-    def __init__(self, xp: Any) -> None:
-        self._xp = xp
-        self._arrays: dict[str, Array] = {}
-
-    def empty(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
-        """Return the array of this name, with whatever it holds."""
-        return self.made(name, shape, dtype, lambda: self._xp.empty(shape, dtype))
-
-    def ones(self, count: int, dtype: Any) -> Array:
-        """Return a column of ones (count, 1); a product with it is the fastest sum over rows or columns."""
-        return self.made(f"ones in {dtype}", (count, 1), dtype, lambda: self._xp.ones((count, 1), dtype))
-
-    def made(self, name: str, shape: tuple[int, ...], dtype: Any, make: Callable[[], Array]) -> Array:
-        """Return the head of the array of this name, which `make` makes where there is none that is large enough."""
-        held = self._arrays.get(name)
-        if held is None or held.dtype != dtype or held.shape[1:] != shape[1:] or len(held) < shape[0]:
-            held = self._arrays[name] = make()
-        return held if len(held) == shape[0] else held[: shape[0]]
 
 
 class Calls:
@@ -200,10 +164,8 @@ class Plan:
         if not is_registered(self._loss):
             self._loss.true_probabilities(probabilities, labels, out)
             return
-        (rows, classes), xp = probabilities.shape, self._backend.xp
-        starts = self.workspace.made(f"starts of {classes}", (rows,), "int64", lambda: row_starts(xp, rows, classes))
-        places = self.workspace.empty("places", (rows,), "int64")
-        self._backend.run(*true_probability_steps(probabilities, labels, out, starts, places))
+        steps = self._loss.true_probability_steps(probabilities, labels, out, self.workspace)
+        self._backend.run(*steps)
 
     def _call(
         self, calls: Calls, module: Any, method: str, values: Array, training: bool, name: str = "loss"
@@ -262,36 +224,23 @@ class Plan:
         return dinputs
 
     def _softmax(self, calls: Calls, name: str, values: Array, free: bool) -> Array:
-        (rows, classes), dtype, empty = values.shape, values.dtype, self.workspace.empty
-        output = values if free else empty(f"{name} output", values.shape, dtype)
-        row, by_class = empty(f"{name} row", (rows, 1), dtype), empty(f"{name} by class", (rows * classes,), dtype)
-        workspace = row, by_class.reshape(classes, rows), self.workspace.ones(classes, dtype)
-        calls.add(*softmax_steps(self._backend, values, output, *workspace))
+        output = values if free else self.workspace.empty(f"{name} output", values.shape, values.dtype)
+        calls.add(*softmax_steps(self._backend, values, output, self.workspace, name))
         return output
 
     def _softmax_gradient(self, calls: Calls, name: str, dvalues: Array, output: Array) -> Array:
-        (rows, classes), dtype, empty = output.shape, output.dtype, self.workspace.empty
-        dinputs = empty(f"{name} dinputs", dvalues.shape, dvalues.dtype)
-        row, products = empty(f"{name} row", (rows, 1), dtype), empty(f"{name} products", output.shape, dtype)
-        ones = self.workspace.ones(classes, dtype)
-        calls.add(*softmax_gradient_steps(dvalues, output, dinputs, row, products, ones))
+        dinputs = self.workspace.empty(f"{name} dinputs", dvalues.shape, dvalues.dtype)
+        calls.add(*softmax_gradient_steps(dvalues, output, dinputs, self.workspace, name))
         return dinputs
 
     def _loss_gradient(self, calls: Calls, probabilities: Array, labels: Array) -> Array:
         if not is_registered(self._loss):
             keep = self._keep(self._loss, "loss dinputs")
             return calls.through(lambda given: summed_gradient(self._loss, given, labels), probabilities, keep)
-        row = class_row(self._backend.xp, probabilities.shape[1], labels.dtype)
-        classes = self.workspace.made(f"classes for {labels.dtype}", row.shape, row.dtype, lambda: row)
         dtype = self._network.precision.operands
-        joined = type(self._loss) is SoftmaxCategoricalCrossentropy
-        in_place = joined and dtype == probabilities.dtype
+        in_place = self._loss.gradient_in_place and dtype == probabilities.dtype
         dinputs = probabilities if in_place else self.workspace.empty("loss dinputs", probabilities.shape, dtype)
-        if joined:
-            calls.add(Formula(softmax_crossentropy_gradient, (probabilities, classes, labels[:, None], dinputs)))
-        else:
-            given = probabilities, classes, labels[:, None], CLIP, 1.0, dinputs
-            calls.add(Formula(crossentropy_gradient, given))
+        calls.add(*self._loss.gradient_steps(probabilities, labels, dinputs, 1.0, self.workspace))
         return dinputs
 
 

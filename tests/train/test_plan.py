@@ -11,7 +11,8 @@ from parity.standin import StandInCupy
 from fmnist_xp.backend import Call, CpuBackend, CudaBackend, Formula, Product, RowSum, Step
 from fmnist_xp.model import Sequential
 from fmnist_xp.nn import CategoricalCrossentropy, Dense, Layer, Network, ReLU, Softmax, Tanh
-from fmnist_xp.train.plan import Calls, Plan, Workspace
+from fmnist_xp.nn.workspace import Workspace
+from fmnist_xp.train.plan import Calls, Plan
 
 CPU = CpuBackend(1)
 ROWS, CLASSES = 7, 3
