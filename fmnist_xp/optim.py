@@ -47,20 +47,20 @@ def adam(
     xp: Any,
     parameters: Array,
     gradients: Array,
-    mean: Array,
-    square: Array,
-    weight_1: float,
-    weight_2: float,
+    m: Array,
+    v: Array,
+    one_minus_beta_1: float,
+    one_minus_beta_2: float,
     correction_1: float,
     correction_2: float,
     learning_rate: float,
     epsilon: float,
 ) -> None:
-    """m ← m + w₁(g − m), c ← c + w₂(g² − c), θ ← θ − lr · (m/k₁) / (√(c/k₂) + ε); wᵢ = 1 − βᵢ, kᵢ = 1 − βᵢᵗ⁺¹."""
+    """m ← m + (1 − β₁)(g − m), v ← v + (1 − β₂)(g² − v), θ ← θ − lr · m̂ / (√v̂ + ε); x̂ᵢ = xᵢ / correctionᵢ."""
     # 1 − β comes in ready-made: in float32, 1 − 0.999 would be off by 5e-5.
-    xp.add(mean, weight_1 * (gradients - mean), out=mean)
-    xp.add(square, weight_2 * (gradients * gradients - square), out=square)
-    step = (mean / correction_1) / (xp.sqrt(square / correction_2) + epsilon)
+    xp.add(m, one_minus_beta_1 * (gradients - m), out=m)
+    xp.add(v, one_minus_beta_2 * (gradients * gradients - v), out=v)
+    step = (m / correction_1) / (xp.sqrt(v / correction_2) + epsilon)
     xp.subtract(parameters, learning_rate * step, out=parameters)
 
 
@@ -155,8 +155,8 @@ class SGD(Optimizer):
 class Adam(Optimizer):
     """Adam (Kingma & Ba, *Adam: A Method for Stochastic Optimization*, ICLR 2015, algorithm 1).
 
-    m ← β₁m + (1 − β₁)g, c ← β₂c + (1 − β₂)g², θ ← θ − lr · m̂ / (√ĉ + ε), with m̂ = m / (1 − β₁ᵗ⁺¹) and
-    ĉ = c / (1 − β₂ᵗ⁺¹).
+    m ← β₁m + (1 − β₁)g, v ← β₂v + (1 − β₂)g², θ ← θ − lr · m̂ / (√v̂ + ε), with the corrected m̂ = m / (1 − β₁ᵗ⁺¹)
+    and v̂ = v / (1 − β₂ᵗ⁺¹).
 
     Parameters: `learning_rate` > 0, `decay` ≥ 0, 0 ≤ `beta_1`, `beta_2` < 1 and `epsilon` > 0, else `ValueError`.
     """

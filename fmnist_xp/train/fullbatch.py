@@ -70,13 +70,8 @@ class FullBatch:
         With `log`, the totals of `metrics` too; else neither logarithm nor argmax is computed.
         """
         network, metrics = self.network, self.metrics if log else None
-
-        def add(worker: Worker, number: int) -> None:
-            worker.compute_gradients(self.blocks[number], metrics)
-            worker.gradients = self._sum.add(number, worker.gradients)
-
         self._sum.start()
-        self._for_each_block(add)
+        self._for_each_block(self._add_gradients, metrics)
         if metrics is not None:
             metrics.reduce()
         # The mean is taken here and not in each block: sums of halves would vanish, divided by many rows.
@@ -85,7 +80,7 @@ class FullBatch:
 
     def compute_metrics(self) -> Array:
         """Return the totals of `metrics` over all rows, (3,) of float64 on the device."""
-        self._for_each_block(lambda worker, number: worker.forward(self.blocks[number], self.metrics))
+        self._for_each_block(self._forward, self.metrics)
         totals: Array = self.metrics.reduce()
         return totals
 
@@ -93,16 +88,21 @@ class FullBatch:
         """Return the class probabilities of all rows, (rows, classes)."""
         network = self.network
         probabilities = network.backend.xp.empty((self.rows, network.n_classes), dtype=network.parameters.dtype)
-
-        def keep(worker: Worker, number: int) -> None:
-            block = self.blocks[number]
-            probabilities[block] = worker.forward(block)
-
-        self._for_each_block(keep)
+        self._for_each_block(self._keep_probabilities, probabilities)
         return probabilities
 
-    def _for_each_block(self, work: Callable[[Worker, int], object]) -> None:
-        """Call `work(worker, number)` for every block, each worker on a thread of its own where there are threads."""
+    def _add_gradients(self, worker: Worker, number: int, metrics: Metrics | None) -> None:
+        worker.compute_gradients(self.blocks[number], metrics)
+        worker.gradients = self._sum.add(number, worker.gradients)
+
+    def _forward(self, worker: Worker, number: int, metrics: Metrics) -> None:
+        worker.forward(self.blocks[number], metrics)
+
+    def _keep_probabilities(self, worker: Worker, number: int, probabilities: Array) -> None:
+        probabilities[self.blocks[number]] = worker.forward(self.blocks[number])
+
+    def _for_each_block(self, work: Callable[..., None], argument: Any) -> None:
+        """Call `work(worker, number, argument)` for every block, each worker on a thread where there are threads."""
         numbers = iter(range(len(self.blocks)))
         lock = threading.Lock()
         failed = threading.Event()
@@ -114,7 +114,7 @@ class FullBatch:
                         number = next(numbers, None)
                     if number is None:
                         return
-                    work(self._workers[index], number)
+                    work(self._workers[index], number, argument)
             except BaseException:
                 failed.set()
                 self._sum.abandon()
