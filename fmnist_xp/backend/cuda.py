@@ -224,11 +224,11 @@ class CudaBackend(Backend):
                     raise
                 try:
                     free, total = (bytes_ / 2**30 for bytes_ in self._device.mem_info)
-                    figures = f", {free:.1f} of {total:.1f} GiB free"
+                    left = f", {free:.1f} of {total:.1f} GiB free"
                 except Exception:  # a device in trouble may not tell
-                    figures = ""
+                    left = ""
                 raise DeviceError(
-                    f"{self.name} ({self.device_name}) is out of memory{figures}: use fewer rows, narrower layers or "
+                    f"{self.name} ({self.device_name}) is out of memory{left}: use fewer rows, narrower layers or "
                     f"float32 ({first_line(error)})"
                 ) from error
 

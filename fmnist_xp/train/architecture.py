@@ -93,14 +93,14 @@ def _entry(place: str, module: Module) -> dict[str, Any]:
 
 
 def _rehearse(network: nn.Network, architecture: Mapping[str, Any], custom: Iterable[type]) -> None:
-    """Raise `ValueError` where classes of one's own, made from what they tell of themselves, are not as they were."""
+    """Raise `ValueError` where a user's own classes, made again from their configuration, are not as they were."""
     shapes = {name: values.shape for name, values in network.state_dict().items()}
     try:
         layers, loss, _dtype = build(architecture, shapes, custom)
     except ValueError as error:
         raise ValueError(f"{error}: it cannot be saved; {CURE}") from error
-    for (place, module), twin in zip(_places(network), [*layers, loss], strict=True):
-        if _entry(place, twin) != _entry(place, module) or _shapes(twin) != _shapes(module):
+    for (place, module), again in zip(_places(network), [*layers, loss], strict=True):
+        if _entry(place, again) != _entry(place, module) or _shapes(again) != _shapes(module):
             raise ValueError(f"{place} cannot be saved: it would be loaded as another; {CURE}")
 
 
@@ -135,5 +135,5 @@ def _made(
         raise ValueError(f"{place} is not a {'layer' if base is nn.Layer else 'loss'}")
     try:
         return kind(**{key: value for key, value in entry.items() if key != "type"}, **more)
-    except Exception as error:  # whatever a class of the user's own, or values of another type, bring about
+    except Exception as error:  # whatever a user's own class, or a value of another type, raises
         raise ValueError(f"{place} cannot be made from its arguments ({error!s:.200})") from error

@@ -20,7 +20,7 @@ class Epochs:
     """Epochs of `batch.network` under `optimizer`; hold `backend.computing()` around the calls."""
 
     def __init__(self, batch: FullBatch, optimizer: Optimizer, longest: int) -> None:
-        """Make at most `longest` epochs at once."""
+        """Run at most `longest` epochs at once."""
         self._batch, self._optimizer = batch, optimizer
         self._backend = batch.network.backend
         self.captures = batch.captures and is_registered(optimizer)
@@ -31,22 +31,22 @@ class Epochs:
             self._table = self._backend.xp.empty(shape, dtype=batch.network.parameters.dtype)
 
     def run(self, count: int, log: bool) -> None:
-        """Make `count` epochs; with `log`, the batch's metrics become those of the first."""
+        """Run `count` epochs; with `log`, the batch's metrics become those of the first."""
         if not self.captures:
-            return self._make([None] * count, log)
+            return self._run([None] * count, log)
         numbers = [self._optimizer.next_coefficients() for _ in range(count)]
         self._backend.send(np.array(numbers, dtype=self._table.dtype), self._table[:count])
         kind = count, log
         if kind not in self._works:  # the first time compiles the kernels and makes the buffers
             places = [[self._table[i, j : j + 1] for j in range(self._table.shape[1])] for i in range(count)]
-            self._works[kind] = partial(self._make, places, log)
+            self._works[kind] = partial(self._run, places, log)
             return self._works[kind]()
         if kind not in self._launches:
             self._launches[kind] = self._backend.captured(self._works[kind])
         return self._launches[kind]()
 
-    def _make(self, coefficients: Sequence[Sequence[Array] | None], log: bool) -> None:
-        """Make an epoch with each of `coefficients`, or the optimizer's own."""
+    def _run(self, coefficients: Sequence[Sequence[Array] | None], log: bool) -> None:
+        """Run an epoch with each of `coefficients`, or with the optimizer's own."""
         for number, places in enumerate(coefficients):
             self._batch.compute_gradients(log=log and number == 0)
             if places is None:

@@ -16,7 +16,7 @@ MAX_BYTES = 64 * 2**20  # about 800,000 logged epochs
 
 @dataclass
 class History:
-    """The figures of each logged epoch, taken before that epoch's update.
+    """The metrics of each logged epoch, taken before that epoch's update.
 
     `loss` is data loss plus regularization loss. `learning_rate` is that of the update before, as the
     notebook printed it. `epoch_seconds` has one entry for every epoch run, logged or not.
@@ -91,16 +91,16 @@ class History:
         epoch = int(row[0]) if re.fullmatch("[0-9]{1,15}", row[0]) else -1
         if epoch <= last:
             raise ValueError(f"{place}: epoch must be a whole number above {last}, got {row[0]!a:.40}")
-        figures = []
+        numbers = []
         for column, text in zip(COLUMNS[1:], row[1:], strict=True):
             try:
-                figures.append(_figure(text))
+                numbers.append(_number(text))
             except ValueError:
                 raise ValueError(f"{place}: {column} must be a number, got {text!a:.40}") from None
-        self.append(epoch, *figures)
+        self.append(epoch, *numbers)
 
 
-def _figure(text: str) -> float:
+def _number(text: str) -> float:
     """Return the float of `text`; a loss may be infinite, but not because its number is too large for a float."""
     value = float(text)
     if math.isinf(value) and text not in ("inf", "-inf"):

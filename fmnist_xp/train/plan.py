@@ -89,7 +89,7 @@ class Plan:
     """
 
     def __init__(self, network: Network, input_scale: float = 1.0) -> None:
-        self._network = _twin(network)
+        self._network = _copied(network)
         self._backend, self._loss, self._scale = network.backend, self._network.loss, input_scale
         self.workspace = Workspace(network.backend.xp)
 
@@ -249,15 +249,15 @@ def _is_activation(layers: list[Any]) -> bool:
     return any(isinstance(layer, Activation) and is_registered(layer) for layer in layers)
 
 
-def _twin(network: Network) -> Network:
-    """Return a network that shares the parameters, with layers and a loss of its own, which are bound apart."""
-    twin = copy.copy(network)
-    twin.layers = [copy.copy(layer) for layer in network.layers]
-    twin.dense = [layer for layer in twin.layers if isinstance(layer, Dense)]
-    twin.trainable = [layer for layer in twin.layers if layer.size]
-    twin.loss = copy.copy(network.loss)
-    twin.loss.checks_labels = False
-    return twin
+def _copied(network: Network) -> Network:
+    """Return a network that shares the parameters, with layers and a loss of its own that a thread has to itself."""
+    copied = copy.copy(network)
+    copied.layers = [copy.copy(layer) for layer in network.layers]
+    copied.dense = [layer for layer in copied.layers if isinstance(layer, Dense)]
+    copied.trainable = [layer for layer in copied.layers if layer.size]
+    copied.loss = copy.copy(network.loss)
+    copied.loss.checks_labels = False
+    return copied
 
 
 def _dense_backward(layer: Dense, dvalues: Array, with_inputs: bool) -> Array:

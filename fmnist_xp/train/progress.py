@@ -30,12 +30,12 @@ class ProgressDisplay:
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[metrics]}"),
             TimeRemainingColumn(),
             console=self._console,
             disable=not self._console.is_terminal,
         )
-        self._task = self._progress.add_task("training", total=epochs, figures="")
+        self._task = self._progress.add_task("training", total=epochs, metrics="")
         self._started = time.perf_counter()
 
     def __enter__(self) -> Self:
@@ -51,6 +51,6 @@ class ProgressDisplay:
         """Show the last logged epoch."""
         done = history.epoch[-1] + 1
         rate = done / (time.perf_counter() - self._started)
-        figures = f"{rate:.1f} epochs/s  loss {history.loss[-1]:.3f}  accuracy {history.accuracy[-1]:.3f}"
-        self._progress.update(self._task, completed=done, figures=figures)
+        metrics = f"{rate:.1f} epochs/s  loss {history.loss[-1]:.3f}  accuracy {history.accuracy[-1]:.3f}"
+        self._progress.update(self._task, completed=done, metrics=metrics)
         self._console.print(log_line(history))

@@ -48,7 +48,7 @@ def train(
     waits for the device. An interrupt (Ctrl-C) lets the epoch under way end and keeps what was learned, with
     `history.interrupted` set; a second one breaks off at once.
 
-    A backend that captures makes all epochs from one logged to the next at once: an interrupt then lets these end,
+    A backend that captures runs all epochs from one logged to the next at once: an interrupt then lets these end,
     `epoch_seconds` has their mean, and a callback that overlaps is called while the next ones run.
     """
     backend = network.backend
@@ -58,19 +58,19 @@ def train(
     overlapping = all(getattr(callback, "overlaps", False) for callback in callbacks)
     with backend.computing(), _interrupt_noted() as interrupted:
         batch = FullBatch(network, inputs, labels, block_rows, input_scale)
-        made = Epochs(batch, optimizer, min(log_every, max(1, epochs)))
+        runner = Epochs(batch, optimizer, min(log_every, max(1, epochs)))
         marks, counts = [backend.mark()], []
-        for epoch, count in _stretches(epochs, log_every, made.captures, overlapping):
+        for epoch, count in _stretches(epochs, log_every, runner.captures, overlapping):
             learning_rate = optimizer.current_learning_rate
             log = epoch % log_every == 0
-            made.run(count, log)
+            runner.run(count, log)
             marks.append(backend.mark())
             counts.append(count)
             if log:
                 fetched = backend.fetch(batch.metrics.totals)
                 report.finish()
                 report.begin(epoch, fetched, learning_rate)
-                if not (made.captures and overlapping):
+                if not (runner.captures and overlapping):
                     report.finish()
             if interrupted.is_set():
                 history.interrupted = True
@@ -84,9 +84,9 @@ def train(
 
 
 def _stretches(epochs: int, log_every: int, captures: bool, overlapping: bool) -> Iterator[tuple[int, int]]:
-    """Yield (first epoch, number of epochs) of what is made at once; a logged epoch is the first of its stretch.
+    """Yield (first epoch, number of epochs) of each stretch that runs at once; a logged epoch is the first of one.
 
-    Callbacks that look at more than the history are called right after their epoch, which then is made alone.
+    Callbacks that look at more than the history are called right after their epoch, which then runs alone.
     """
     epoch = 0
     while epoch < epochs:
