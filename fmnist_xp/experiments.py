@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from inspect import signature
 from types import MappingProxyType
 
 from fmnist_xp.backend import Backend
 from fmnist_xp.data import CLASS_NAMES
 from fmnist_xp.model import Sequential
 from fmnist_xp.nn import Dense, Layer, ReLU
-from fmnist_xp.optim import SGD, Adam, Optimizer
+from fmnist_xp.optim import Optimizer
+from fmnist_xp.registry import registered
 
 N_INPUTS = 28 * 28
 
@@ -17,8 +19,9 @@ N_INPUTS = 28 * 28
 class Experiment:
     """An architecture, an optimizer and a number of epochs.
 
-    `hidden` are the widths of the hidden layers, `optimizer` is "sgd" (with `momentum`) or "adam", and `l2` the
-    strength on the weights and biases of the first layer, the only one the notebook regularizes.
+    `hidden` are the widths of the hidden layers, `optimizer` is the name of a registered one, such as "sgd" (with
+    `momentum`) or "adam", and `l2` the strength on the weights and biases of the first layer, the only one the notebook
+    regularizes.
     """
 
     name: str
@@ -44,12 +47,12 @@ class Experiment:
         return Sequential(layers, backend=backend, seed=seed, dtype=dtype)
 
     def make_optimizer(self) -> Optimizer:
-        """Return the optimizer at its start; raise `ValueError` for figures that it cannot have."""
-        if self.optimizer == "sgd":
-            return SGD(learning_rate=self.learning_rate, decay=self.decay, momentum=self.momentum)
-        if self.optimizer == "adam":
-            return Adam(learning_rate=self.learning_rate, decay=self.decay)
-        raise ValueError(f"optimizer must be sgd or adam, got {self.optimizer!r}")
+        """Return the optimizer at its start; raise `ValueError` for numbers that it cannot have."""
+        kinds = registered(Optimizer)  # type: ignore[type-abstract]
+        if self.optimizer not in kinds:
+            raise ValueError(f"optimizer must be {' or '.join(kinds)}, got {self.optimizer!r}")
+        kind = kinds[self.optimizer]
+        return kind(**{name: vars(self)[name] for name in signature(kind).parameters if name in vars(self)})
 
 
 EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
