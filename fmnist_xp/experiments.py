@@ -20,8 +20,8 @@ class Experiment:
     """An architecture, an optimizer and a number of epochs.
 
     `hidden` are the widths of the hidden layers, `optimizer` is the name of a registered one, such as "sgd" (with
-    `momentum`) or "adam", and `l2` the strength on the weights and biases of the first layer, the only one the notebook
-    regularizes.
+    `momentum`) or "adam", and `l2` the strength on the weights and biases of the first layer, the only one that the
+    notebook regularizes.
     """
 
     name: str
