@@ -8,6 +8,7 @@ backward of its own, is called as it is, between copies: it may do with its arra
 import copy
 from collections.abc import Callable
 from functools import partial
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from fmnist_xp.backend import Array, Backend, Call, Formula, Product, RowSum, Step
@@ -101,14 +102,14 @@ class Plan:
             return Forward(calls, self._call(calls, network, "forward", inputs, training), kept)
         values, free = inputs, False  # whether nobody needs the values again, so that they may be written over
         biases = None  # of the Dense layer before, for the activation behind it to add
-        for number, layer in enumerate(network.layers):
+        for number, (layer, following) in enumerate(zip_longest(network.layers, network.layers[1:])):
             if type(layer) is Dense:
                 values, free = self._dense(calls, number, values, kept), True
                 biases = layer.biases
-                if not _is_activation(network.layers[number + 1 : number + 2]):
+                if not _is_activation(following):
                     calls.add(Formula(add_bias, (values, biases)))
                     biases = None
-            elif _is_activation([layer]):
+            elif _is_activation(layer):
                 output = values if free else self.workspace.empty(f"{number} output", values.shape, values.dtype)
                 if biases is None:
                     calls.add(Formula(layer.formula, (values, output)))
@@ -147,7 +148,7 @@ class Plan:
                 dvalues = self._operand(calls, f"{number} dvalues", dvalues, layer)
             if type(layer) is Dense:
                 dvalues = self._dense_gradients(calls, number, forward.kept[number], dvalues)
-            elif _is_activation([layer]):
+            elif _is_activation(layer):
                 calls.add(Formula(layer.gradient, (dvalues, forward.kept[number], dvalues)))
             elif type(layer) is Softmax:
                 dvalues = self._softmax_gradient(calls, str(number), dvalues, forward.kept[number])
@@ -244,9 +245,9 @@ class Plan:
         return dinputs
 
 
-def _is_activation(layers: list[Any]) -> bool:
-    """Return whether the one layer of `layers`, which may be none, is an activation of the package's own."""
-    return any(isinstance(layer, Activation) and is_registered(layer) for layer in layers)
+def _is_activation(layer: Any) -> bool:
+    """Return whether `layer`, or None, is an activation of the package's own."""
+    return isinstance(layer, Activation) and is_registered(layer)
 
 
 def _copied(network: Network) -> Network:
