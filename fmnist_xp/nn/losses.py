@@ -8,10 +8,10 @@ import inspect
 from typing import Any
 
 from fmnist_xp.backend import Array, Backend, Formula, Step, elementwise
-from fmnist_xp.nn.activations import Softmax
+from fmnist_xp.nn.activations import Softmax, softmax_bound
 from fmnist_xp.nn.labels import class_indices, index_dtype
 from fmnist_xp.nn.layers import Layer
-from fmnist_xp.nn.module import Module
+from fmnist_xp.nn.module import Bounded, Module
 from fmnist_xp.registry import register, warn_renamed
 
 # Predictions are clipped to [CLIP, 1 − CLIP] before the logarithm, so that no sample's loss is infinite.
@@ -77,6 +77,12 @@ def true_probability_steps(
     return [Formula(add_places, (starts, labels, places)), Formula(pick_places, (predictions, places, output))]
 
 
+def crossentropy_bound(predictions: Bounded, labels: Any) -> Bounded:
+    """Return −log of the true classes' probabilities, clipped to [CLIP, 1 − CLIP], (rows,)."""
+    true = predictions.moved(lambda rows: rows[range(len(labels)), labels])
+    return -true.clip(CLIP, 1 - CLIP).log(least=CLIP / 2)  # an end of the range may be rounded, not to half of it
+
+
 @register("categorical_crossentropy")
 class CategoricalCrossentropy(Module):
     """−log of the probability given to the true class, averaged over the samples.
@@ -140,6 +146,14 @@ class CategoricalCrossentropy(Module):
         )
         return self.dinputs
 
+    def bound_pass(self, outputs: Bounded, labels: Any, samples: int) -> tuple[Bounded, Bounded, Bounded]:
+        """Return the bounds of what `activate` gives, of the losses of the samples, and of `dinputs` as if alone.
+
+        `labels` are class indices (rows,) of the host, and `samples` what the gradient is divided by.
+        """
+        dinputs = -outputs.one_hot(labels) * (1 / samples) / outputs.maximum(CLIP)
+        return outputs, crossentropy_bound(outputs, labels), dinputs
+
     def _empty_gradient(self, predictions: Array) -> Array:
         """Return an array for `dinputs`: of the dtype that enters the products of the network, if there is one."""
         dtype = self.precision.operands if self.precision else predictions.dtype
@@ -192,6 +206,11 @@ class SoftmaxCategoricalCrossentropy(CategoricalCrossentropy):
         if (rows := divisor(len(labels), reduction, samples)) != 1:
             self.backend.compute(scale_values, self.dinputs, 1 / rows)
         return self.dinputs
+
+    def bound_pass(self, outputs: Bounded, labels: Any, samples: int) -> tuple[Bounded, Bounded, Bounded]:
+        """See `CategoricalCrossentropy.bound_pass`."""
+        output = softmax_bound(outputs)
+        return output, crossentropy_bound(output, labels), (output - output.one_hot(labels)) * (1 / samples)
 
 
 def divisor(rows: int, reduction: Any, samples: int | None = None) -> int:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -86,15 +86,7 @@ def worst_cases(comparisons: Iterable[Comparison]) -> list[Comparison]:
     for new in comparisons:
         key = new.operation, new.tensor
         old = kept.get(key, new)
-        worse = max(old, new, key=lambda comparison: comparison.used)
-        kept[key] = Comparison(
-            *key,
-            worse.case,
-            absolute=max(old.absolute, new.absolute),
-            relative=max(old.relative, new.relative),
-            ulps=max(old.ulps, new.ulps),
-            tolerance=worse.tolerance,
-            used=worse.used,
-            loose=max(old.loose, new.loose),
-        )
+        units = ("absolute", "relative", "ulps", "loose")
+        largest = {unit: max(getattr(old, unit), getattr(new, unit)) for unit in units}
+        kept[key] = replace(max(old, new, key=lambda comparison: comparison.used), **largest)
     return list(kept.values())
