@@ -59,8 +59,8 @@ class LayerPass(Operation):
 
     kind: type[Layer]
     inputs: NDArray[Any]
+    parameters: Mapping[str, Floats]
     dvalues: Floats
-    parameters: Mapping[str, Floats] = field(default_factory=dict)
     arguments: Mapping[str, Any] = field(default_factory=dict)
     wide: bool = False
     strided: bool = False
@@ -224,9 +224,10 @@ def _activations(generator: np.random.Generator) -> Iterator[Operation]:
     x = _halves(generator, (131, 77))
     x[::5, ::3], x[1::5, ::3] = 0.0, -0.0
     dvalues = _halves(generator, x.shape)
+    cases = {"the edge, infinity and NaN": (EDGE, np.arange(1.0, EDGE.size + 1)[None]), "131 × 77": (x, dvalues)}
     for kind in registered(Activation).values():
-        yield LayerPass(kind.__name__, "the edge, infinity and NaN", kind, EDGE, np.arange(1.0, EDGE.size + 1)[None])
-        yield LayerPass(kind.__name__, "131 × 77", kind, x, dvalues)
+        for case, (inputs, gradient) in cases.items():
+            yield LayerPass(kind.__name__, case, kind, inputs, {}, gradient)
 
 
 def _softmax(generator: np.random.Generator) -> Iterator[Operation]:
@@ -242,7 +243,7 @@ def _softmax(generator: np.random.Generator) -> Iterator[Operation]:
         "integers": generator.integers(-9, 9, (17, 10)),
     }
     for case, inputs in cases.items():
-        yield LayerPass("Softmax", case, Softmax, inputs, _halves(generator, inputs.shape), wide=True)
+        yield LayerPass("Softmax", case, Softmax, inputs, {}, _halves(generator, inputs.shape), wide=True)
 
 
 def _losses(generator: np.random.Generator) -> Iterator[Operation]:
