@@ -14,15 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fmnist_xp import nn
 from fmnist_xp.backend import Array, Backend
-from fmnist_xp.nn import (
-    Activation,
-    CategoricalCrossentropy,
-    Dense,
-    Layer,
-    Softmax,
-    SoftmaxCategoricalCrossentropy,
-)
 from fmnist_xp.optim import SGD, Adam, Optimizer
 from fmnist_xp.parity.bounds import Bounded, Floats
 from fmnist_xp.parity.tolerances import Roundoff
@@ -57,7 +50,7 @@ class LayerPass(Operation):
     Inputs of integers are given as they are.
     """
 
-    kind: type[Layer]
+    kind: type[nn.Layer]
     inputs: NDArray[Any]
     parameters: Mapping[str, Floats]
     dvalues: Floats
@@ -98,7 +91,7 @@ class LayerPass(Operation):
 class LossPass(Operation):
     """A loss of probabilities, or of what it makes them from, forward and backward in the dtype of the parameters."""
 
-    kind: type[CategoricalCrossentropy]
+    kind: type[nn.CategoricalCrossentropy]
     inputs: Floats
     labels: NDArray[Any]
 
@@ -121,9 +114,9 @@ class LossPass(Operation):
         return {"sample losses": losses, "loss": mean, "dinputs": dinputs}
 
 
-def makes_probabilities(loss: type[CategoricalCrossentropy]) -> bool:
+def makes_probabilities(loss: type[nn.CategoricalCrossentropy]) -> bool:
     """Return whether a loss is given something else than probabilities."""
-    return loss.activate is not CategoricalCrossentropy.activate
+    return loss.activate is not nn.CategoricalCrossentropy.activate
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +130,7 @@ class OptimizerPass(Operation):
 
     def compute(self, backend: Backend, precision: str) -> dict[str, Array]:
         """Compute on the parameters of a Dense layer."""
-        layer = Dense(len(self.start) - 1, 1, dtype=precision, backend=backend)
+        layer = nn.Dense(len(self.start) - 1, 1, dtype=precision, backend=backend)
         layer.parameters[...] = backend.asarray(self.start)
         optimizer = self.kind(**self.arguments)
         tensors = {}
@@ -163,11 +156,11 @@ DENSE_SHAPES = {
     "one of each": (1, 1, 1),
     "many rows": (4099, 13, 10),
 }
-TINY = 2.0**-24  # the smallest half above 0
-EDGE = np.array([[0.0, -0.0, TINY, -TINY, 1.0, -1.0, 65504.0, -65504.0, np.inf, -np.inf, np.nan]])
-LOSSES: Mapping[type[CategoricalCrossentropy], str] = {
-    CategoricalCrossentropy: "Cross-entropy",
-    SoftmaxCategoricalCrossentropy: "Softmax and cross-entropy",
+# Among them the smallest half above 0, and the largest.
+EDGE = np.array([[0.0, -0.0, 2.0**-24, -(2.0**-24), 1.0, -1.0, 65504.0, -65504.0, np.inf, -np.inf, np.nan]])
+LOSSES: Mapping[type[nn.CategoricalCrossentropy], str] = {
+    nn.CategoricalCrossentropy: "Cross-entropy",
+    nn.SoftmaxCategoricalCrossentropy: "Softmax and cross-entropy",
 }
 OPTIMIZERS: Mapping[type[Optimizer], Mapping[str, Mapping[str, float]]] = {
     SGD: {
@@ -206,18 +199,18 @@ def _dense(generator: np.random.Generator) -> Iterator[Operation]:
         return {"inputs": x, "dvalues": dvalues, "parameters": parameters, "arguments": arguments}
 
     for case, sizes in DENSE_SHAPES.items():
-        yield LayerPass("Dense", case, Dense, **numbers(*sizes))
-    yield LayerPass("Dense", "non-contiguous", Dense, **numbers(67, 33, 9), strided=True)
+        yield LayerPass("Dense", case, nn.Dense, **numbers(*sizes))
+    yield LayerPass("Dense", "non-contiguous", nn.Dense, **numbers(67, 33, 9), strided=True)
     zeros = numbers(67, 33, 9)
     zeros["inputs"][...] = zeros["parameters"]["biases"][...] = 0.0
-    yield LayerPass("Dense", "zeros", Dense, **zeros)
+    yield LayerPass("Dense", "zeros", nn.Dense, **zeros)
     given = numbers(67, 33, 9)
     w, b = given["parameters"].values()
     w[::3], w[1::3, ::2], b[:, ::2] = 0.0, -0.0, -0.0
     for penalties in ((1e-3, 0, 0, 0), (0, 5e-4, 0, 0), (0, 0, 1e-3, 0), (0, 0, 0, 5e-4), (0.1, 0.2, 0.3, 0.4)):
         case = "L1 and L2 " + ", ".join(f"{strength:g}" for strength in penalties)
-        arguments = {**given["arguments"], **dict(zip(Dense(1, 1).regularizers(), penalties, strict=True))}
-        yield LayerPass("Dense with penalties", case, Dense, **{**given, "arguments": arguments})
+        arguments = {**given["arguments"], **dict(zip(nn.Dense(1, 1).regularizers(), penalties, strict=True))}
+        yield LayerPass("Dense with penalties", case, nn.Dense, **{**given, "arguments": arguments})
 
 
 def _activations(generator: np.random.Generator) -> Iterator[Operation]:
@@ -225,7 +218,7 @@ def _activations(generator: np.random.Generator) -> Iterator[Operation]:
     x[::5, ::3], x[1::5, ::3] = 0.0, -0.0
     dvalues = _halves(generator, x.shape)
     cases = {"the edge, infinity and NaN": (EDGE, np.arange(1.0, EDGE.size + 1)[None]), "131 × 77": (x, dvalues)}
-    for kind in registered(Activation).values():
+    for kind in registered(nn.Activation).values():
         for case, (inputs, gradient) in cases.items():
             yield LayerPass(kind.__name__, case, kind, inputs, {}, gradient)
 
@@ -243,7 +236,7 @@ def _softmax(generator: np.random.Generator) -> Iterator[Operation]:
         "integers": generator.integers(-9, 9, (17, 10)),
     }
     for case, inputs in cases.items():
-        yield LayerPass("Softmax", case, Softmax, inputs, {}, _halves(generator, inputs.shape), wide=True)
+        yield LayerPass("Softmax", case, nn.Softmax, inputs, {}, _halves(generator, inputs.shape), wide=True)
 
 
 def _losses(generator: np.random.Generator) -> Iterator[Operation]:
@@ -262,7 +255,7 @@ def _losses(generator: np.random.Generator) -> Iterator[Operation]:
         "one row": (slice(2, 3), labels[2:3]),
     }
     for case, (part, given) in cases.items():
-        for kind in registered(CategoricalCrossentropy).values():
+        for kind in registered(nn.CategoricalCrossentropy).values():
             inputs = logits if makes_probabilities(kind) else predictions
             yield LossPass(LOSSES.get(kind, kind.__name__), case, kind, inputs[part], given)
 
