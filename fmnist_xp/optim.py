@@ -125,10 +125,9 @@ class Optimizer(ABC):
         """Make the update of one vector, in place; `vectors` are the parameters, their gradients and moments."""
 
     def bound_updates(self, parameters: Any, gradients: Iterable[Any]) -> Iterator[Any]:
-        """Yield the parameters after the first update and each one after it, given the gradients for each.
+        """Yield the parameters after each update from the first on, all of them `fmnist_xp.parity.bounds.Bounded`.
 
-        All are values with bounds on their errors (`fmnist_xp.parity.bounds.Bounded`), for which every registered
-        optimizer has its formulas written out a second time.
+        Every registered optimizer has its formulas written out here a second time, for `fmnist_xp.parity`.
         """
         raise TypeError(f"{type(self).__name__} does not define bound_updates")
 

@@ -91,11 +91,7 @@ class Curves:
             "twins": self.drift.tolist(),
             "tolerance": self.tolerance.tolist(),
             "used": self.used.tolist(),
-            "exceeds": self.exceeds,
-            "parts": self.parts,
-            "twins_part": self.twins_part,
-            "loose_from": self.loose_from,
-            "passed": self.passed,
+            **{name: getattr(self, name) for name in ("exceeds", "parts", "twins_part", "loose_from", "passed")},
         }
 
 
