@@ -10,7 +10,7 @@ network, or a single Dense layer by hand, as in the notebook:
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
@@ -124,6 +124,13 @@ class Optimizer(ABC):
     def _update(self, backend: Backend, vectors: tuple[Array, ...], coefficients: Sequence[Any]) -> None:
         """Make the update of one vector, in place; `vectors` are the parameters, their gradients and moments."""
 
+    def bound_updates(self, parameters: Any, gradients: Iterable[Any]) -> Iterator[Any]:
+        """Yield the parameters after each update from the first on, all of them `fmnist_xp.parity.bounds.Bounded`.
+
+        Every registered optimizer has its formulas written out here a second time, for `fmnist_xp.parity`.
+        """
+        raise TypeError(f"{type(self).__name__} does not define bound_updates")
+
     def config(self) -> dict[str, float]:
         """Return the constructor's arguments: the attributes of the same names."""
         return configuration(self)
@@ -149,6 +156,15 @@ class SGD(Optimizer):
             backend.compute(sgd_momentum, *vectors, *coefficients, self.momentum)
         else:
             backend.compute(sgd, *vectors, *coefficients)
+
+    def bound_updates(self, parameters: Any, gradients: Iterable[Any]) -> Iterator[Any]:
+        """See `Optimizer.bound_updates`."""
+        velocity = parameters.exactly(0 * parameters.value)
+        for number, gradient in enumerate(gradients):
+            step = gradient * (self.learning_rate / (1 + self.decay * number))
+            velocity = velocity * self.momentum - step
+            parameters = parameters + velocity if self.momentum else parameters - step
+            yield parameters
 
 
 @register("adam")
@@ -183,6 +199,19 @@ class Adam(Optimizer):
 
     def _update(self, backend: Backend, vectors: tuple[Array, ...], coefficients: Sequence[Any]) -> None:
         backend.compute(adam, *vectors, 1 - self.beta_1, 1 - self.beta_2, *coefficients, self.epsilon)
+
+    def bound_updates(self, parameters: Any, gradients: Iterable[Any]) -> Iterator[Any]:
+        """See `Optimizer.bound_updates`."""
+        m = v = parameters.exactly(0 * parameters.value)
+        for number, gradient in enumerate(gradients):
+            m = m + (gradient - m) * (1 - self.beta_1)
+            v = v + (gradient * gradient - v) * (1 - self.beta_2)
+            root = (v / (1 - self.beta_2 ** (number + 1))).sqrt()
+            step = m / (1 - self.beta_1 ** (number + 1)) / (root + self.epsilon)
+            if not number:  # |m̂| ≤ √v̂, so the quotient lies in [−1, 1], however unsure its parts are
+                step = step.off_by_at_most(2.0)
+            parameters = parameters - step * (self.learning_rate / (1 + self.decay * number))
+            yield parameters
 
 
 def make_optimizer(optimizer: Optimizer | type[Optimizer] | str | None) -> Optimizer:

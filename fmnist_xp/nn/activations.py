@@ -1,11 +1,12 @@
 """Activations: layers without parameters."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from fmnist_xp.backend import Array, Backend, Formula, Product, Step, elementwise, epilogue
 from fmnist_xp.nn.layers import Layer
+from fmnist_xp.nn.module import Bounded, BoundedBackward
 from fmnist_xp.nn.workspace import Workspace
 from fmnist_xp.registry import register
 
@@ -23,8 +24,18 @@ def relu_gradient(xp: Any, dvalues: Array, output: Array, dinputs: Array) -> Non
     xp.multiply(dvalues, output > 0, out=dinputs)
 
 
+def relu_bound(inputs: Bounded) -> Bounded:
+    """Return max(inputs, 0), which rounds nothing."""
+    return inputs.maximum(0)
+
+
+def relu_gradient_bound(dvalues: Bounded, inputs: Bounded, _output: Bounded) -> Bounded:
+    """Return `dvalues` where `inputs` are above 0, and 0 elsewhere."""
+    return dvalues.where_positive(inputs)
+
+
 @elementwise
-def tanh(xp: Any, inputs: Array, output: Array) -> None:
+def hyperbolic_tangent(xp: Any, inputs: Array, output: Array) -> None:  # a kernel tanh would be CUDA's function again
     """Write tanh(inputs) to `output`."""
     xp.tanh(inputs, out=output)
 
@@ -33,6 +44,17 @@ def tanh(xp: Any, inputs: Array, output: Array) -> None:
 def tanh_gradient(xp: Any, dvalues: Array, output: Array, dinputs: Array) -> None:
     """Write dvalues · (1 − output²), the derivative of tanh at the inputs that gave `output`, to `dinputs`."""
     xp.multiply(dvalues, 1 - output * output, out=dinputs)
+
+
+def tanh_bound(inputs: Bounded) -> Bounded:
+    """Return tanh(inputs)."""
+    return inputs.tanh().stored()
+
+
+def tanh_gradient_bound(dvalues: Bounded, _inputs: Bounded, output: Bounded) -> Bounded:
+    """Return dvalues · (1 − output²), where each of three results is stored."""
+    slope = output.exactly(1.0) - (output * output).stored()
+    return (dvalues * slope.stored()).stored()
 
 
 @functools.cache
@@ -52,13 +74,18 @@ biased_relu = epilogue("relu_bias")(biased(relu))
 class Activation(Layer):
     """An element-wise layer: `formula` gives its output, and `gradient`, which needs that output, its gradient.
 
-    Either may write over its first argument.
+    Either may write over its first argument. `bound` and `gradient_bound` are the same two for values with bounds on
+    their errors, written out a second time; what these round they return `stored()`.
     """
 
     formula: ClassVar[Callable[..., None]]
     """(xp, inputs, output)"""
     gradient: ClassVar[Callable[..., None]]
     """(xp, dvalues, output, dinputs)"""
+    bound: ClassVar[Callable[..., Bounded]]
+    """(inputs)"""
+    gradient_bound: ClassVar[Callable[..., Bounded]]
+    """(dvalues, inputs, output)"""
 
     def forward(self, inputs: Array) -> Array:
         """Set and return `output`, of the shape and dtype of `inputs`; whole numbers become float64."""
@@ -74,6 +101,11 @@ class Activation(Layer):
         self.backend.compute(self.gradient, dvalues, self.output, self.dinputs)
         return self.dinputs
 
+    def bound_pass(self, inputs: Bounded, parameters: Mapping[str, Bounded]) -> tuple[Bounded, BoundedBackward]:
+        """See `Layer.bound_pass`."""
+        output = self.bound(inputs)
+        return output, lambda dvalues: (self.gradient_bound(dvalues, inputs, output), {})
+
 
 @register("relu")
 class ReLU(Activation):
@@ -83,13 +115,15 @@ class ReLU(Activation):
     """
 
     formula, gradient = staticmethod(relu), staticmethod(relu_gradient)
+    bound, gradient_bound = staticmethod(relu_bound), staticmethod(relu_gradient_bound)
 
 
 @register("tanh")
 class Tanh(Activation):
     """Hyperbolic tangent; its gradient is 1 − tanh². LeCun et al., *Efficient BackProp* (1998), 4.4."""
 
-    formula, gradient = staticmethod(tanh), staticmethod(tanh_gradient)
+    formula, gradient = staticmethod(hyperbolic_tangent), staticmethod(tanh_gradient)
+    bound, gradient_bound = staticmethod(tanh_bound), staticmethod(tanh_gradient_bound)
 
 
 @elementwise
@@ -146,6 +180,12 @@ def softmax_gradient_steps(
     ]
 
 
+def softmax_bound(inputs: Bounded) -> Bounded:
+    """Return exp(x − max) over its row sum; a probability is never off by more than 1."""
+    powers = (inputs - inputs.moved(lambda rows: rows.max(axis=1, keepdims=True))).exp()
+    return (powers / powers.sum(axis=1, keepdims=True)).off_by_at_most(1.0)
+
+
 @register("softmax")
 class Softmax(Layer):
     """exp(x) over its row sum; the row's maximum is taken off first, so that exp cannot overflow."""
@@ -166,3 +206,13 @@ class Softmax(Layer):
         self.dinputs = xp.empty_like(dvalues)
         self.backend.run(*softmax_gradient_steps(dvalues, self.output, self.dinputs, Workspace(xp)))
         return self.dinputs
+
+    def bound_pass(self, inputs: Bounded, parameters: Mapping[str, Bounded]) -> tuple[Bounded, BoundedBackward]:
+        """See `Layer.bound_pass`; the output is of the dtype of the parameters, as that of a network's last layer."""
+        output = softmax_bound(inputs)
+
+        def backward(dvalues: Bounded) -> tuple[Bounded, dict[str, Bounded]]:
+            dinputs = output * (dvalues - (dvalues * output).sum(axis=1, keepdims=True))
+            return (dinputs.stored() if self.precision else dinputs), {}
+
+        return output, backward

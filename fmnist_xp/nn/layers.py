@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from fmnist_xp.arguments import real_number, whole_number
 from fmnist_xp.backend import Array, Backend, Precision, elementwise, epilogue
-from fmnist_xp.nn.module import Module
+from fmnist_xp.nn.module import Bounded, BoundedBackward, Module
 from fmnist_xp.registry import register, warn_renamed
 
 
@@ -34,6 +34,12 @@ def penalty(xp: Any, values: Array, l1: float, l2: float, output: Array) -> None
     """Write l1·|v| + l2·v² of each of `values` to `output`."""
     # Not l2 · (v · v): a square that is too large would be no number where the strength is 0.
     xp.add(l1 * xp.abs(values), (l2 * values) * values, out=output)
+
+
+def penalty_bounds(values: Bounded, l1: float, l2: float) -> tuple[Bounded, Bounded]:
+    """Return l1·Σ|v| + l2·Σv² and its gradient, for exact `values`; the slope of |v| at 0 is +1."""
+    total = values.moved(abs).sum() * l1 + (values * values).sum() * l2
+    return total, values.exactly(1 - 2.0 * (values.value < 0)) * l1 + values * (2 * l2)
 
 
 class Layer(Module):
@@ -159,6 +165,17 @@ class Layer(Module):
     def backward(self, dvalues: Array) -> Array:
         """Set `dinputs` and the gradients, given the gradient of the loss in `output`; return `dinputs`."""
         raise TypeError(f"{type(self).__name__} does not define backward")
+
+    def bound_pass(self, inputs: Bounded, parameters: Mapping[str, Bounded]) -> tuple[Bounded, BoundedBackward]:
+        """Return the bounds of `output`, and what makes those of the gradients; `parameters` are named as `tensors`.
+
+        Every registered layer has its formulas written out here a second time, for `fmnist_xp.parity`.
+        """
+        raise TypeError(f"{type(self).__name__} does not define bound_pass")
+
+    def bound_penalties(self, parameters: Mapping[str, Bounded]) -> dict[str, tuple[Bounded, Bounded]]:
+        """Return each parameter's penalty and the gradient of that, here of strengths of 0."""
+        return {name: penalty_bounds(values, 0.0, 0.0) for name, values in parameters.items()}
 
     def add_penalty_gradients(self) -> None:
         """Add the gradient of `regularization_loss` to `gradients`."""
@@ -300,6 +317,23 @@ class Dense(Layer):
         self.dinputs = self.backend.xp.empty((len(dvalues), self.n_inputs), dvalues.dtype)
         self.backend.dot(dvalues, self._operand(self.weights).T, self.dinputs, tf32=self.precision.tf32)
         return self.dinputs
+
+    def bound_pass(self, inputs: Bounded, parameters: Mapping[str, Bounded]) -> tuple[Bounded, BoundedBackward]:
+        """See `Layer.bound_pass`; a hidden layer stores its output before and after the bias."""
+        weights, biases = parameters["weights"], parameters["biases"]
+        values = inputs @ weights
+
+        def backward(dvalues: Bounded) -> tuple[Bounded, dict[str, Bounded]]:
+            dinputs = (dvalues @ weights.moved(lambda array: array.T)).stored()
+            return dinputs, {"weights": inputs.over_rows(dvalues), "biases": dvalues.sum_rows()}
+
+        return (values + biases if self.precision.wide else (values.stored() + biases).stored()), backward
+
+    def bound_penalties(self, parameters: Mapping[str, Bounded]) -> dict[str, tuple[Bounded, Bounded]]:
+        """See `Layer.bound_penalties`."""
+        l1, l2, bias_l1, bias_l2 = self.regularizers().values()
+        weights, biases = parameters["weights"], parameters["biases"]
+        return {"weights": penalty_bounds(weights, l1, l2), "biases": penalty_bounds(biases, bias_l1, bias_l2)}
 
     def checked_inputs(self, inputs: Array) -> Array:
         """Return `inputs`; raise `ValueError` where they are not (rows, n_inputs)."""

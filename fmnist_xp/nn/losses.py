@@ -9,10 +9,10 @@ import inspect
 from typing import Any
 
 from fmnist_xp.backend import Array, Formula, Step, elementwise
-from fmnist_xp.nn.activations import Softmax
+from fmnist_xp.nn.activations import Softmax, softmax_bound
 from fmnist_xp.nn.labels import class_indices, index_dtype
 from fmnist_xp.nn.layers import Layer
-from fmnist_xp.nn.module import Module
+from fmnist_xp.nn.module import Bounded, Module
 from fmnist_xp.nn.workspace import Workspace
 from fmnist_xp.registry import register, warn_renamed
 
@@ -56,6 +56,12 @@ def add_places(xp: Any, starts: Array, labels: Array, places: Array) -> None:
 def pick_places(xp: Any, predictions: Array, places: Array, output: Array) -> None:
     """Write the element of the flat `predictions` at each of `places` to `output`, both (rows,)."""
     xp.take(predictions.reshape(-1), places, out=output)
+
+
+def crossentropy_bound(predictions: Bounded, labels: Any) -> Bounded:
+    """Return −log of the true classes' probabilities, clipped to [CLIP, 1 − CLIP], (rows,)."""
+    true = predictions.moved(lambda rows: rows[range(len(labels)), labels])
+    return -true.clip(CLIP, 1 - CLIP).log(least=CLIP / 2)  # an end of the range may be rounded, not to half of it
 
 
 @register("categorical_crossentropy")
@@ -145,6 +151,14 @@ class CategoricalCrossentropy(Module):
         make = functools.partial(xp.arange, classes, dtype=dtype)
         return workspace.made(f"classes for {labels.dtype}", (classes,), dtype, make)[None, :]
 
+    def bound_pass(self, outputs: Bounded, labels: Any, samples: int) -> tuple[Bounded, Bounded, Bounded]:
+        """Return the bounds of what `activate` gives, of the losses of the samples, and of `dinputs` as if alone.
+
+        `labels` are class indices (rows,) of the host, and `samples` what the gradient is divided by.
+        """
+        dinputs = -outputs.one_hot(labels) * (1 / samples) / outputs.maximum(CLIP)
+        return outputs, crossentropy_bound(outputs, labels), dinputs
+
     def _checked(self, predictions: Array, labels: Array) -> tuple[Array, Array]:
         """Return both where they belong, the labels as class indices."""
         predictions = self.backend.check(predictions, "predictions")
@@ -186,6 +200,11 @@ class SoftmaxCategoricalCrossentropy(CategoricalCrossentropy):
         classes = self._class_row(predictions, labels, workspace)
         steps: list[Step] = [Formula(softmax_crossentropy_gradient, (predictions, classes, labels[:, None], dinputs))]
         return steps if weight == 1 else [*steps, Formula(scale_values, (dinputs, weight))]
+
+    def bound_pass(self, outputs: Bounded, labels: Any, samples: int) -> tuple[Bounded, Bounded, Bounded]:
+        """See `CategoricalCrossentropy.bound_pass`."""
+        output = softmax_bound(outputs)
+        return output, crossentropy_bound(output, labels), (output - output.one_hot(labels)) * (1 / samples)
 
 
 def divisor(rows: int, reduction: Any, samples: int | None = None) -> int:

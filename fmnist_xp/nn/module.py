@@ -5,10 +5,15 @@ import inspect
 import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 from fmnist_xp.backend import Backend, Precision, default_backend
 from fmnist_xp.registry import configuration
+
+Bounded: TypeAlias = Any
+"""Exact values and how far computed ones may be off: `fmnist_xp.parity.bounds.Bounded`, not imported here."""
+BoundedBackward: TypeAlias = Callable[[Bounded], tuple[Bounded, dict[str, Bounded]]]
+"""Makes of `dvalues` the bounds of `dinputs` and, by the parameters' names, of the gradients without penalties."""
 
 _SET_BY = {"inputs": "forward", "output": "forward", "dinputs": "backward"}
 

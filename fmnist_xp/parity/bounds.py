@@ -1,8 +1,9 @@
 """Running error analysis: the exact value of each tensor, and how far a correct computation of it may be off.
 
-Values and bounds are float64 arrays of the host. The formulas are those of the layers, losses and optimizers, written
-out a second time on purpose: what is computed on a device is held against this, not against itself. Bounds are of
-first order in the roundoff, in the way of Higham, *Accuracy and Stability of Numerical Algorithms* (2002), 3.3.
+Values and bounds are float64 arrays of the host. Here is the arithmetic alone. Beside their formulas, layers, losses
+and optimizers have those written out a second time on purpose, in this arithmetic: what is computed on a device is
+held against that, not against itself. Bounds are of first order in the roundoff, in the way of Higham, *Accuracy and
+Stability of Numerical Algorithms* (2002), 3.3.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fmnist_xp.nn.losses import CLIP
 from fmnist_xp.parity.tolerances import FUNCTION_ULPS, LAMBDA, Roundoff
 
 Floats = NDArray[np.float64]
@@ -40,11 +40,23 @@ class Bounded:
         values = np.asarray(value, dtype=np.float64)
         return cls(values, np.zeros((3, *values.shape)), roundoff)
 
+    def exactly(self, value: Any) -> "Bounded":
+        """Return `value`, a number or an array of the shape of self, as `exact` does."""
+        return self.exact(np.broadcast_to(value, self.value.shape), self.roundoff)
+
+    def one_hot(self, labels: Labels) -> "Bounded":
+        """Return the one-hot rows of `labels`, class indices (rows,), of the shape of self."""
+        return self.exactly(np.eye(self.value.shape[1])[labels])
+
     @property
     def tolerance(self) -> Floats:
-        """The bound: the worst case, or λ spreads where that is less."""
-        bound: Floats = np.minimum(self.errors[WORST], self.errors[BIAS] + LAMBDA * self.errors[SPREAD])
-        return bound
+        """The bound: the worst case, or λ spreads where that is less; 0 where a value is not finite."""
+        bound = np.minimum(self.errors[WORST], self.errors[BIAS] + LAMBDA * self.errors[SPREAD])
+        return np.where(np.isfinite(self.value), bound, 0.0)
+
+    def __neg__(self) -> "Bounded":
+        """Return −self, which rounds nothing."""
+        return Bounded(-self.value, self.errors, self.roundoff)
 
     def __add__(self, other: "Operand") -> "Bounded":
         """Return self + other."""
@@ -71,6 +83,18 @@ class Bounded:
             errors = np.where(room > 0, (self.errors + np.abs(quotient) * b.errors) / room, np.inf)
         return self.rounded(quotient, errors)
 
+    def __matmul__(self, other: "Bounded") -> "Bounded":
+        """Return the matrix product."""
+        return product(self, other)
+
+    def over_rows(self, other: "Bounded") -> "Bounded":
+        """Return selfᵀ · other: for each column of both a sum over the rows of a batch."""
+        return product(self.moved(np.transpose), other, over_rows=True)
+
+    def sum_rows(self) -> "Bounded":
+        """Return the sums over the rows of a batch, (1, n), taken as a product with ones."""
+        return self.exact(np.ones((len(self.value), 1)), self.roundoff).over_rows(self)
+
     def exp(self) -> "Bounded":
         """Return e to the power of self."""
         value = np.exp(self.value)
@@ -81,6 +105,49 @@ class Bounded:
         root = np.sqrt(self.value)
         below = root - np.sqrt(np.maximum(self.value - self.errors, 0))
         return self.rounded(root, np.maximum(below, np.sqrt(self.value + self.errors) - root))
+
+    def log(self, least: float) -> "Bounded":
+        """Return the natural logarithm of what is known to be `least` or more, however unsure it is."""
+        lowest = np.maximum(self.value - self.errors, least)
+        errors = np.maximum(np.log(self.value / lowest), np.log1p(self.errors / self.value))
+        return self.from_function(np.log(self.value), errors)
+
+    def tanh(self) -> "Bounded":
+        """Return the hyperbolic tangent, which is steepest where self may be closest to 0."""
+        steepest = 1 - np.tanh(np.maximum(np.abs(self.value) - self.tolerance, 0)) ** 2
+        return self.from_function(np.tanh(self.value), steepest * self.errors)
+
+    def maximum(self, low: float) -> "Bounded":
+        """Return max(self, low)."""
+        value = np.maximum(self.value, low)
+        return self.rounded(value, self.errors) if low else Bounded(value, self.errors, self.roundoff)
+
+    def clip(self, low: float, high: float) -> "Bounded":
+        """Return self held between `low` and `high`, which are rounded alike for all elements."""
+        value = np.clip(self.value, low, high)
+        return Bounded(value, self.errors + self.roundoff.unit * value, self.roundoff)
+
+    def where_positive(self, gate: "Bounded") -> "Bounded":
+        """Return self where `gate` is above 0, else 0; where that may lie on either side of 0, either is right."""
+        above = gate.value > 0
+        either = (gate.tolerance > 0) & (np.abs(gate.value) <= gate.tolerance)
+        errors = np.where(above | either, self.errors, 0.0)
+        errors[:SPREAD] += np.where(either, np.abs(self.value), 0.0)
+        return Bounded(np.where(above, self.value, 0.0), errors, self.roundoff)
+
+    def argmax_is(self, labels: Labels) -> "Bounded":
+        """Return 1 where a row is highest at its label, else 0; where two may be highest, either is right."""
+        best, rows = self.value.argmax(axis=1), np.arange(len(labels))
+        highest = self.value + self.tolerance
+        lowest_of_best = self.value[rows, best] - self.tolerance[rows, best]
+        highest[rows, best] = -np.inf
+        either = (self.tolerance.max(axis=1) > 0) & (highest.max(axis=1) >= lowest_of_best)
+        errors = np.stack([either, either, np.zeros_like(either)]).astype(np.float64)
+        return Bounded((best == labels).astype(np.float64), errors, self.roundoff)
+
+    def off_by_at_most(self, most: float) -> "Bounded":
+        """Return self, of which it is known that it is off by no more than that."""
+        return Bounded(self.value, np.minimum(self.errors, most), self.roundoff)
 
     def moved(self, view: Callable[[Floats], Floats]) -> "Bounded":
         """Return what `view`, which only picks or moves elements, makes of values and errors."""
@@ -93,7 +160,7 @@ class Bounded:
         return Bounded(value, errors + _shares(largest, r.unit, 0, r.unit) + r.underflow, r)
 
     def from_function(self, value: Floats, errors: Floats) -> "Bounded":
-        """Return `value`, with `errors` and the error of exp or log, which is the same for the same argument."""
+        """Return `value`, with `errors` and the error of exp, log or tanh, the same for the same argument."""
         r = self.roundoff
         largest, share = np.abs(value) + errors, 2 * FUNCTION_ULPS * r.unit
         return Bounded(value, errors + _shares(largest, share, share, 0) + r.underflow, r)
@@ -169,125 +236,3 @@ def product(a: Bounded, b: Bounded, *, over_rows: bool = False) -> Bounded:
     errors[BIAS] += r.operand_bias * np.abs(value) * 2
     errors += _additions((a_size + a_errors) @ (b_size + b_errors), terms, r.addition, cut=r.cut)
     return Bounded(value, errors + terms * r.underflow, r)
-
-
-def dense(inputs: Bounded, weights: Bounded, biases: Bounded, wide_output: bool = False) -> Bounded:
-    """Return inputs · weights + biases; a hidden layer's is stored, before and after the bias."""
-    if wide_output:
-        return product(inputs, weights) + biases
-    return (product(inputs, weights).stored() + biases).stored()
-
-
-def dense_gradients(inputs: Bounded, weights: Bounded, dvalues: Bounded) -> tuple[Bounded, Bounded, Bounded]:
-    """Return dinputs, dweights and dbiases, without penalties."""
-    ones = Bounded.exact(np.ones((1, len(dvalues.value))), dvalues.roundoff)
-    dinputs = product(dvalues, weights.moved(np.transpose)).stored()
-    return (
-        dinputs,
-        product(inputs.moved(np.transpose), dvalues, over_rows=True),
-        product(ones, dvalues, over_rows=True),
-    )
-
-
-def penalty_gradient(values: Bounded, l1: float, l2: float) -> Bounded:
-    """Return the gradient of l1·Σ|v| + l2·Σv² for exact `values`; the slope of |v| at 0 is +1."""
-    sign = Bounded.exact(np.where(values.value < 0, -1.0, 1.0), values.roundoff)
-    return sign * l1 + values * (2 * l2)
-
-
-def penalty(values: Bounded, l1: float, l2: float) -> Bounded:
-    """Return l1·Σ|v| + l2·Σv²."""
-    return values.moved(np.abs).sum() * l1 + (values * values).sum() * l2
-
-
-def relu(inputs: Bounded) -> Bounded:
-    """Return max(inputs, 0), which rounds nothing."""
-    return Bounded(np.maximum(inputs.value, 0), inputs.errors, inputs.roundoff)
-
-
-def relu_gradient(dvalues: Bounded, inputs: Bounded) -> Bounded:
-    """Return `dvalues` where `inputs` are above 0; where an input may lie on either side, either is right."""
-    above = inputs.value > 0
-    either = (inputs.tolerance > 0) & (np.abs(inputs.value) <= inputs.tolerance)
-    errors = np.where(above | either, dvalues.errors, 0.0)
-    errors[:SPREAD] += np.where(either, np.abs(dvalues.value), 0.0)
-    return Bounded(np.where(above, dvalues.value, 0.0), errors, dvalues.roundoff)
-
-
-def softmax(inputs: Bounded) -> Bounded:
-    """Return exp(x − max) over its row sum; a probability is never off by more than 1."""
-    largest = inputs.moved(lambda array: array.max(axis=1, keepdims=True))
-    powers = (inputs - largest).exp()
-    output = powers / powers.sum(axis=1, keepdims=True)
-    return Bounded(output.value, np.minimum(output.errors, 1.0), output.roundoff)
-
-
-def softmax_gradient(dvalues: Bounded, output: Bounded) -> Bounded:
-    """Return output · (dvalues − Σ dvalues·output)."""
-    return output * (dvalues - (dvalues * output).sum(axis=1, keepdims=True))
-
-
-def sample_losses(predictions: Bounded, labels: Labels) -> Bounded:
-    """Return −log of the true class's probability, clipped to [CLIP, 1 − CLIP]."""
-    true = predictions.moved(lambda array: array[np.arange(len(labels)), labels])
-    clipped = np.clip(true.value, CLIP, 1 - CLIP)
-    errors = true.errors + predictions.roundoff.unit * clipped  # the ends of the range are rounded too
-    lowest = np.maximum(clipped - errors, CLIP / 2)
-    return true.from_function(-np.log(clipped), np.maximum(np.log(clipped / lowest), np.log1p(errors / clipped)))
-
-
-def correct(predictions: Bounded, labels: Labels) -> Bounded:
-    """Return 1 where the true class has the highest probability, else 0; either is right where two may be highest."""
-    best = predictions.value.argmax(axis=1)
-    rows = np.arange(len(labels))
-    highest = predictions.value + predictions.tolerance
-    lowest_of_best = predictions.value[rows, best] - predictions.tolerance[rows, best]
-    highest[rows, best] = -np.inf
-    either = (predictions.tolerance.max(axis=1) > 0) & (highest.max(axis=1) >= lowest_of_best)
-    errors = np.stack([either, either, np.zeros_like(either)]).astype(np.float64)
-    return Bounded((best == labels).astype(np.float64), errors, predictions.roundoff)
-
-
-def crossentropy_gradient(predictions: Bounded, one_hot: Floats, samples: int) -> Bounded:
-    """Return −y/ŷ / samples for exact predictions."""
-    held = predictions.rounded(np.maximum(predictions.value, CLIP), predictions.errors)
-    return Bounded.exact(-one_hot, predictions.roundoff) * (1 / samples) / held
-
-
-def softmax_crossentropy_gradient(probabilities: Bounded, one_hot: Floats, samples: int) -> Bounded:
-    """Return (ŷ − y) / samples."""
-    return (probabilities - Bounded.exact(one_hot, probabilities.roundoff)) * (1 / samples)
-
-
-class Update:
-    """An optimizer's updates of one vector, written out: `config` is that of the optimizer, with its `moments`."""
-
-    def __init__(self, config: dict[str, float], parameters: Bounded) -> None:
-        self.config = config
-        self.parameters = parameters
-        zeros = Bounded.exact(np.zeros_like(parameters.value), parameters.roundoff)
-        self.velocity = self.mean = self.square = zeros
-        self.iterations = 0
-
-    def step(self, gradients: Bounded) -> Bounded:
-        """Make one update and return the parameters."""
-        config, t = self.config, self.iterations
-        rate = config["learning_rate"] / (1 + config["decay"] * t)
-        if "beta_1" in config:
-            step = self._adam(gradients, config["beta_1"], config["beta_2"], config["epsilon"], t + 1) * rate
-            self.parameters = self.parameters - step
-        elif config["momentum"]:
-            self.velocity = self.velocity * config["momentum"] - gradients * rate
-            self.parameters = self.parameters + self.velocity
-        else:
-            self.parameters = self.parameters - gradients * rate
-        self.iterations += 1
-        return self.parameters
-
-    def _adam(self, g: Bounded, beta_1: float, beta_2: float, epsilon: float, t: int) -> Bounded:
-        self.mean = self.mean + (g - self.mean) * (1 - beta_1)
-        self.square = self.square + (g * g - self.square) * (1 - beta_2)
-        root = (self.square / (1 - beta_2**t)).sqrt()
-        step = self.mean / (1 - beta_1**t) / (root + epsilon)
-        # |m̂| ≤ √ĉ in the first update, so there the quotient lies in [−1, 1], however unsure its parts are.
-        return Bounded(step.value, np.minimum(step.errors, 2.0), step.roundoff) if t == 1 else step

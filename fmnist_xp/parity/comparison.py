@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -60,24 +60,23 @@ def compare(
         dtype = actual.dtype.name
     a, b = actual.astype(np.float64), reference.astype(np.float64)
     allowed = np.broadcast_to(tolerance, a.shape)
-    both_finite = np.isfinite(a) & np.isfinite(b)
+    off = difference(a, b)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        same = (a == b) | (np.isnan(a) & np.isnan(b))
-        difference = np.abs(a - b)
         spacing = np.spacing(np.maximum(np.abs(a), np.abs(b)).astype(dtype)).astype(np.float64)
-        units = {
-            "absolute": difference,
-            "relative": difference / np.abs(b),
-            "ulps": difference / spacing,
-            "used": difference / allowed,
-        }
-    figures = {unit: np.where(same, 0.0, np.where(both_finite, figure, np.inf)) for unit, figure in units.items()}
-    largest = {unit: float(np.max(figure)) for unit, figure in figures.items()}
-    worst = int(np.argmax(figures["used"]))
+        units = off, off / np.abs(b), off / spacing, off / allowed
+    figures = [np.where(off == 0, 0.0, np.where(np.isfinite(off), figure, np.inf)) for figure in units]
+    absolute, relative, ulps, used = (float(np.max(figure)) for figure in figures)
+    worst = int(np.argmax(figures[-1]))
     size = float(np.max(np.abs(b), initial=0.0, where=np.isfinite(b)))
     loose = float(np.mean(allowed >= size)) if size > 0 else 0.0
-    absolute, relative, ulps, used = (largest[unit] for unit in ("absolute", "relative", "ulps", "used"))
     return Comparison(*name, absolute, relative, ulps, float(allowed.flat[worst]), used, loose)
+
+
+def difference(a: Floats, b: Floats) -> Floats:
+    """Return |a − b|: 0 for the same NaN or infinity, infinite for one on one side."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        off = np.nan_to_num(np.abs(a - b), nan=np.inf, posinf=np.inf)
+    return np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, off)
 
 
 def worst_cases(comparisons: Iterable[Comparison]) -> list[Comparison]:
@@ -86,15 +85,7 @@ def worst_cases(comparisons: Iterable[Comparison]) -> list[Comparison]:
     for new in comparisons:
         key = new.operation, new.tensor
         old = kept.get(key, new)
-        worse = max(old, new, key=lambda comparison: comparison.used)
-        kept[key] = Comparison(
-            *key,
-            worse.case,
-            absolute=max(old.absolute, new.absolute),
-            relative=max(old.relative, new.relative),
-            ulps=max(old.ulps, new.ulps),
-            tolerance=worse.tolerance,
-            used=worse.used,
-            loose=max(old.loose, new.loose),
-        )
+        units = ("absolute", "relative", "ulps", "loose")
+        largest = {unit: max(getattr(old, unit), getattr(new, unit)) for unit in units}
+        kept[key] = replace(max(old, new, key=lambda comparison: comparison.used), **largest)
     return list(kept.values())

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from fmnist_xp.backend import Backend
 from fmnist_xp.experiments import Experiment
 from fmnist_xp.parity.bounds import Floats
+from fmnist_xp.parity.comparison import difference
 from fmnist_xp.parity.step import start_network
 from fmnist_xp.parity.tolerances import DRIFT, PARTED, ROUNDOFF
 from fmnist_xp.train.history import History
@@ -90,11 +91,7 @@ class Curves:
             "twins": self.drift.tolist(),
             "tolerance": self.tolerance.tolist(),
             "used": self.used.tolist(),
-            "exceeds": self.exceeds,
-            "parts": self.parts,
-            "twins_part": self.twins_part,
-            "loose_from": self.loose_from,
-            "passed": self.passed,
+            **{name: getattr(self, name) for name in ("exceeds", "parts", "twins_part", "loose_from", "passed")},
         }
 
 
@@ -130,14 +127,8 @@ def train_curve(
 
 
 def loss_difference(one: History, other: History) -> Floats:
-    """Return the absolute differences of the losses: 0 for the same NaN or infinity, infinite for it on one side."""
-    a, b = np.array(one.loss), np.array(other.loss)
-    with np.errstate(invalid="ignore"):
-        same = (a == b) | (np.isnan(a) & np.isnan(b))
-        difference: Floats = np.abs(a - b)
-    difference[~np.isfinite(difference)] = np.inf
-    difference[same] = 0.0
-    return difference
+    """Return the absolute differences of the losses, infinite where one alone is not finite."""
+    return difference(np.array(one.loss), np.array(other.loss))
 
 
 def drift_of_twins(original: History, twins: Sequence[History]) -> Floats:

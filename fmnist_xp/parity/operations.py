@@ -6,18 +6,20 @@ is the operation's own rounding.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fmnist_xp import nn
 from fmnist_xp.backend import Array, Backend
-from fmnist_xp.nn import CategoricalCrossentropy, Dense, ReLU, Softmax, SoftmaxCategoricalCrossentropy
 from fmnist_xp.optim import SGD, Adam, Optimizer
-from fmnist_xp.parity import bounds
 from fmnist_xp.parity.bounds import Bounded, Floats
 from fmnist_xp.parity.tolerances import Roundoff
+from fmnist_xp.registry import registered
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,158 +43,96 @@ class Operation(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class DensePass(Operation):
-    """Forward and backward of one Dense layer, with its penalties."""
+class LayerPass(Operation):
+    """Forward and backward of one layer, made with `arguments`, and its penalties where it has parameters.
 
-    inputs: Floats
-    weights: Floats
-    biases: Floats
+    It computes in the dtype of activations, or where `wide` in that of the parameters, as a network's last layer.
+    Inputs of integers are given as they are.
+    """
+
+    kind: type[nn.Layer]
+    inputs: NDArray[Any]
+    parameters: Mapping[str, Floats]
     dvalues: Floats
-    penalties: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    wide: bool = False
     strided: bool = False
 
     def compute(self, backend: Backend, precision: str) -> dict[str, Array]:
         """Compute with a layer of its own."""
-        dtype = backend.precision(precision).operands
-        n_inputs, n_neurons = self.weights.shape
-        layer = Dense(n_inputs, n_neurons, *self.penalties, dtype=precision, backend=backend)
-        layer.weights, layer.biases = self.weights, self.biases
-        inputs, dvalues = (
-            _strided(backend, array, dtype) if self.strided else backend.asarray(array, dtype)
-            for array in (self.inputs, self.dvalues)
-        )
-        layer.forward(inputs)
-        layer.backward(dvalues)
-        tensors = {name: getattr(layer, name) for name in ("output", "dinputs", "dweights", "dbiases")}
-        return {**tensors, "penalty": layer.regularization_loss()}
+
+        def given(values: NDArray[Any], dtype: Any) -> Array:
+            return _strided(backend, values, dtype) if self.strided else backend.asarray(values, dtype)
+
+        layer = self.kind(**self.arguments, **({"dtype": precision} if self.parameters else {}), backend=backend)
+        for name, values in self.parameters.items():
+            setattr(layer, name, values)
+        held = backend.precision(precision)
+        dtype = held.parameters if self.wide else held.operands
+        output = layer.forward(given(self.inputs, dtype if self.inputs.dtype.kind == "f" else None))
+        tensors = {"output": output, "dinputs": layer.backward(given(self.dvalues, output.dtype))}
+        tensors |= {f"d{name}": getattr(layer, f"d{name}") for name in self.parameters}
+        return {**tensors, "penalty": layer.regularization_loss()} if self.parameters else tensors
 
     def bound(self, roundoff: Roundoff) -> dict[str, Bounded]:
-        """Return the bounds of sums over inputs, rows and neurons."""
-        x, w, b, d = (Bounded.exact(a, roundoff) for a in (self.inputs, self.weights, self.biases, self.dvalues))
-        w_l1, w_l2, b_l1, b_l2 = self.penalties
-        dinputs, dweights, dbiases = bounds.dense_gradients(x, w, d)
-        return {
-            "output": bounds.dense(x, w, b),
-            "dinputs": dinputs,
-            "dweights": dweights + bounds.penalty_gradient(w, w_l1, w_l2),
-            "dbiases": dbiases + bounds.penalty_gradient(b, b_l1, b_l2),
-            "penalty": bounds.penalty(w, w_l1, w_l2) + bounds.penalty(b, b_l1, b_l2),
-        }
-
-
-@dataclass(frozen=True, eq=False)
-class ReluPass(Operation):
-    """Forward and backward of ReLU: nothing is rounded, so nothing may differ."""
-
-    inputs: Floats
-    dvalues: Floats
-
-    def compute(self, backend: Backend, precision: str) -> dict[str, Array]:
-        """Compute in the dtype of activations."""
-        dtype = backend.precision(precision).operands
-        layer = ReLU(backend)
-        output = layer.forward(backend.asarray(self.inputs, dtype))
-        return {"output": output, "dinputs": layer.backward(backend.asarray(self.dvalues, dtype))}
-
-    def bound(self, roundoff: Roundoff) -> dict[str, Bounded]:
-        """Return the values with bounds of 0."""
-        x, d = Bounded.exact(self.inputs, roundoff), Bounded.exact(self.dvalues, roundoff)
-        return {"output": bounds.relu(x), "dinputs": bounds.relu_gradient(d, x)}
-
-
-@dataclass(frozen=True, eq=False)
-class SoftmaxPass(Operation):
-    """Forward and backward of softmax; `inputs` of integers are given as they are."""
-
-    inputs: NDArray[Any]
-    dvalues: Floats
-
-    def compute(self, backend: Backend, precision: str) -> dict[str, Array]:
-        """Compute in the dtype of the parameters, as a network's last layer."""
-        dtype = backend.precision(precision).parameters
-        layer = Softmax(backend)
-        output = layer.forward(backend.asarray(self.inputs, dtype if self.inputs.dtype.kind == "f" else None))
-        return {"output": output, "dinputs": layer.backward(backend.asarray(self.dvalues, output.dtype))}
-
-    def bound(self, roundoff: Roundoff) -> dict[str, Bounded]:
-        """Return bounds that grow with the distance from the row's maximum: exp magnifies its rounding."""
-        output = bounds.softmax(Bounded.exact(self.inputs, roundoff))
-        return {
-            "output": output,
-            "dinputs": bounds.softmax_gradient(Bounded.exact(self.dvalues, roundoff), output),
-        }
+        """Return what the layer has written out."""
+        layer = self.kind(**self.arguments)
+        parameters = {name: Bounded.exact(values, roundoff) for name, values in self.parameters.items()}
+        output, backward = layer.bound_pass(Bounded.exact(self.inputs, roundoff), parameters)
+        dinputs, gradients = backward(Bounded.exact(self.dvalues, roundoff))
+        penalties = layer.bound_penalties(parameters)
+        tensors = {"output": output, "dinputs": dinputs}
+        tensors |= {f"d{name}": gradient + penalties[name][1] for name, gradient in gradients.items()}
+        totals = [total for total, _gradient in penalties.values()]
+        return {**tensors, "penalty": reduce(add, totals)} if self.parameters else tensors
 
 
 @dataclass(frozen=True, eq=False)
 class LossPass(Operation):
-    """Cross-entropy of probabilities, forward and backward."""
+    """A loss of probabilities, or of what it makes them from, forward and backward in the dtype of the parameters."""
 
-    predictions: Floats
+    kind: type[nn.CategoricalCrossentropy]
+    inputs: Floats
     labels: NDArray[Any]
 
     def compute(self, backend: Backend, precision: str) -> dict[str, Array]:
-        """Compute in the dtype of the parameters."""
-        loss = CategoricalCrossentropy(backend)
-        predictions = backend.asarray(self.predictions, backend.precision(precision).parameters)
-        labels = backend.asarray(self.labels)
-        return {
-            "sample losses": loss.forward(predictions, labels),
-            "loss": loss.calculate(predictions, labels),
-            "dinputs": loss.backward(predictions, labels),
-        }
+        """Compute with a loss of its own."""
+        loss, labels = self.kind(backend), backend.asarray(self.labels)
+        output = loss.activate(backend.asarray(self.inputs, backend.precision(precision).parameters))
+        losses, mean = loss.sample_losses(output, labels), loss.calculate(output, labels)
+        return self._named(losses, mean, output, loss.backward(output, labels))
 
     def bound(self, roundoff: Roundoff) -> dict[str, Bounded]:
-        """Return the bounds of a logarithm, a mean and a quotient."""
-        predictions = Bounded.exact(self.predictions, roundoff)
-        labels, one_hot = _both_labels(self.labels, self.predictions.shape[1])
-        losses = bounds.sample_losses(predictions, labels)
-        return {
-            "sample losses": losses,
-            "loss": losses.sum() / len(labels),
-            "dinputs": bounds.crossentropy_gradient(predictions, one_hot, len(labels)),
-        }
+        """Return what the loss has written out."""
+        labels = self.labels.argmax(axis=1) if self.labels.ndim == 2 else self.labels
+        output, losses, dinputs = self.kind().bound_pass(Bounded.exact(self.inputs, roundoff), labels, len(labels))
+        return self._named(losses, losses.sum() / len(labels), output, dinputs)
+
+    def _named(self, losses: Any, mean: Any, output: Any, dinputs: Any) -> dict[str, Any]:
+        if makes_probabilities(self.kind):
+            return {"loss": mean, "output": output, "dinputs": dinputs}
+        return {"sample losses": losses, "loss": mean, "dinputs": dinputs}
 
 
-@dataclass(frozen=True, eq=False)
-class JoinedLossPass(Operation):
-    """Softmax joined with cross-entropy, forward and backward."""
-
-    logits: Floats
-    labels: NDArray[Any]
-
-    def compute(self, backend: Backend, precision: str) -> dict[str, Array]:
-        """Compute in the dtype of the parameters."""
-        joined = SoftmaxCategoricalCrossentropy(backend)
-        labels = backend.asarray(self.labels)
-        loss = joined.forward(backend.asarray(self.logits, backend.precision(precision).parameters), labels)
-        output = joined.output
-        return {"loss": loss, "output": output, "dinputs": joined.backward(output, labels)}
-
-    def bound(self, roundoff: Roundoff) -> dict[str, Bounded]:
-        """Return the bounds of softmax and of what is made from it."""
-        labels, one_hot = _both_labels(self.labels, self.logits.shape[1])
-        output = bounds.softmax(Bounded.exact(self.logits, roundoff))
-        return {
-            "loss": bounds.sample_losses(output, labels).sum() / len(labels),
-            "output": output,
-            "dinputs": bounds.softmax_crossentropy_gradient(output, one_hot, len(labels)),
-        }
+def makes_probabilities(loss: type[nn.CategoricalCrossentropy]) -> bool:
+    """Return whether a loss is given something else than probabilities."""
+    return loss.activate is not nn.CategoricalCrossentropy.activate
 
 
 @dataclass(frozen=True, eq=False)
 class OptimizerPass(Operation):
     """Several updates of one vector: the parameters, and what the moments do to them."""
 
-    optimizer: type[Optimizer]
+    kind: type[Optimizer]
     arguments: Mapping[str, float]
     start: Floats
     gradients: tuple[Floats, ...]
 
     def compute(self, backend: Backend, precision: str) -> dict[str, Array]:
         """Compute on the parameters of a Dense layer."""
-        layer = Dense(len(self.start) - 1, 1, dtype=precision, backend=backend)
+        layer = nn.Dense(len(self.start) - 1, 1, dtype=precision, backend=backend)
         layer.parameters[...] = backend.asarray(self.start)
-        optimizer = self.optimizer(**self.arguments)
+        optimizer = self.kind(**self.arguments)
         tensors = {}
         for number, gradients in enumerate(self.gradients, start=1):
             layer.gradients[...] = backend.asarray(gradients)
@@ -201,12 +141,10 @@ class OptimizerPass(Operation):
         return tensors
 
     def bound(self, roundoff: Roundoff) -> dict[str, Bounded]:
-        """Return the bounds of the written-out updates."""
-        update = bounds.Update(self.optimizer(**self.arguments).config(), Bounded.exact(self.start, roundoff))
-        return {
-            f"after update {number}": update.step(Bounded.exact(gradients, roundoff))
-            for number, gradients in enumerate(self.gradients, start=1)
-        }
+        """Return what the optimizer has written out."""
+        start, *gradients = (Bounded.exact(array, roundoff) for array in (self.start, *self.gradients))
+        updates = enumerate(self.kind(**self.arguments).bound_updates(start, gradients), start=1)
+        return {f"after update {number}": parameters for number, parameters in updates}
 
 
 # (rows, inputs, neurons)
@@ -218,52 +156,74 @@ DENSE_SHAPES = {
     "one of each": (1, 1, 1),
     "many rows": (4099, 13, 10),
 }
-OPTIMIZERS: Mapping[str, tuple[type[Optimizer], Mapping[str, float]]] = {
-    "SGD": (SGD, {"learning_rate": 1.0, "decay": 0.01}),
-    "SGD with momentum": (SGD, {"learning_rate": 1.0, "decay": 0.01, "momentum": 0.5}),
-    "Adam": (Adam, {"learning_rate": 0.02, "decay": 1e-5}),
+# Among them the smallest half above 0, and the largest.
+EDGE = np.array([[0.0, -0.0, 2.0**-24, -(2.0**-24), 1.0, -1.0, 65504.0, -65504.0, np.inf, -np.inf, np.nan]])
+LOSSES: Mapping[type[nn.CategoricalCrossentropy], str] = {
+    nn.CategoricalCrossentropy: "Cross-entropy",
+    nn.SoftmaxCategoricalCrossentropy: "Softmax and cross-entropy",
+}
+OPTIMIZERS: Mapping[type[Optimizer], Mapping[str, Mapping[str, float]]] = {
+    SGD: {
+        "SGD": {"learning_rate": 1.0, "decay": 0.01},
+        "SGD with momentum": {"learning_rate": 1.0, "decay": 0.01, "momentum": 0.5},
+    },
+    Adam: {"Adam": {"learning_rate": 0.02, "decay": 1e-5}},
 }
 
 
 def operations() -> Iterator[Operation]:
-    """Yield every operation on every set of inputs: the same ones in each call."""
+    """Yield every operation on every set of inputs: the same ones in each call.
+
+    What is registered is among them: an activation, a loss or an optimizer needs no entry here, another layer does.
+    """
     generator = np.random.default_rng(0)
     yield from _dense(generator)
     yield from _activations(generator)
+    yield from _softmax(generator)
     yield from _losses(generator)
-    for name, (kind, arguments) in OPTIMIZERS.items():
-        for size in (2, 10_007):
-            scales = 2.0 ** generator.integers(-20, 8, size) * (generator.random(size) > 0.1)
-            gradients = tuple(scales * _halves(generator, size) for _ in range(3))
-            start = _halves(generator, size)
-            yield OptimizerPass(name, f"{size:,} parameters", kind, arguments, start, gradients)
+    for kind in registered(Optimizer).values():  # type: ignore[type-abstract]
+        for name, arguments in OPTIMIZERS.get(kind, {kind.__name__: {}}).items():
+            for size in (2, 10_007):
+                scales = 2.0 ** generator.integers(-20, 8, size) * (generator.random(size) > 0.1)
+                gradients = tuple(scales * _halves(generator, size) for _ in range(3))
+                start = _halves(generator, size)
+                yield OptimizerPass(name, f"{size:,} parameters", kind, arguments, start, gradients)
 
 
 def _dense(generator: np.random.Generator) -> Iterator[Operation]:
-    def numbers(rows: int, inputs: int, neurons: int) -> tuple[Floats, Floats, Floats, Floats]:
-        x, w = _halves(generator, (rows, inputs)), _halves(generator, (inputs, neurons))
-        return x, w, _halves(generator, (1, neurons)), _halves(generator, (rows, neurons))
+    def numbers(rows: int, inputs: int, neurons: int) -> dict[str, Any]:
+        x, weights = _halves(generator, (rows, inputs)), _halves(generator, (inputs, neurons))
+        parameters = {"weights": weights, "biases": _halves(generator, (1, neurons))}
+        arguments = {"n_inputs": inputs, "n_neurons": neurons}
+        dvalues = _halves(generator, (rows, neurons))
+        return {"inputs": x, "dvalues": dvalues, "parameters": parameters, "arguments": arguments}
 
-    for case, shape in DENSE_SHAPES.items():
-        yield DensePass("Dense", case, *numbers(*shape))
-    yield DensePass("Dense", "non-contiguous", *numbers(67, 33, 9), strided=True)
-    x, w, b, d = numbers(67, 33, 9)
-    yield DensePass("Dense", "zeros", np.zeros_like(x), w, np.zeros_like(b), d)
-    x, w, b, d = numbers(67, 33, 9)
+    for case, sizes in DENSE_SHAPES.items():
+        yield LayerPass("Dense", case, nn.Dense, **numbers(*sizes))
+    yield LayerPass("Dense", "non-contiguous", nn.Dense, **numbers(67, 33, 9), strided=True)
+    zeros = numbers(67, 33, 9)
+    zeros["inputs"][...] = zeros["parameters"]["biases"][...] = 0.0
+    yield LayerPass("Dense", "zeros", nn.Dense, **zeros)
+    given = numbers(67, 33, 9)
+    w, b = given["parameters"].values()
     w[::3], w[1::3, ::2], b[:, ::2] = 0.0, -0.0, -0.0
     for penalties in ((1e-3, 0, 0, 0), (0, 5e-4, 0, 0), (0, 0, 1e-3, 0), (0, 0, 0, 5e-4), (0.1, 0.2, 0.3, 0.4)):
         case = "L1 and L2 " + ", ".join(f"{strength:g}" for strength in penalties)
-        yield DensePass("Dense with penalties", case, x, w, b, d, penalties)
+        arguments = {**given["arguments"], **dict(zip(nn.Dense(1, 1).regularizers(), penalties, strict=True))}
+        yield LayerPass("Dense with penalties", case, nn.Dense, **{**given, "arguments": arguments})
 
 
 def _activations(generator: np.random.Generator) -> Iterator[Operation]:
-    tiny = 2.0**-24  # the smallest half above 0
-    edge = np.array([[0.0, -0.0, tiny, -tiny, 1.0, -1.0, 65504.0, -65504.0, np.inf, -np.inf, np.nan]])
-    yield ReluPass("ReLU", "the edge, infinity and NaN", edge, np.arange(1.0, edge.size + 1)[None])
     x = _halves(generator, (131, 77))
     x[::5, ::3], x[1::5, ::3] = 0.0, -0.0
-    yield ReluPass("ReLU", "131 × 77", x, _halves(generator, x.shape))
+    dvalues = _halves(generator, x.shape)
+    cases = {"the edge, infinity and NaN": (EDGE, np.arange(1.0, EDGE.size + 1)[None]), "131 × 77": (x, dvalues)}
+    for kind in registered(nn.Activation).values():
+        for case, (inputs, gradient) in cases.items():
+            yield LayerPass(kind.__name__, case, kind, inputs, {}, gradient)
 
+
+def _softmax(generator: np.random.Generator) -> Iterator[Operation]:
     logits = _halves(generator, (131, 10))
     extreme = logits.copy()
     extreme[::3, 4], extreme[1::3, 7] = 60_000.0, -60_000.0
@@ -276,7 +236,7 @@ def _activations(generator: np.random.Generator) -> Iterator[Operation]:
         "integers": generator.integers(-9, 9, (17, 10)),
     }
     for case, inputs in cases.items():
-        yield SoftmaxPass("Softmax", case, inputs, _halves(generator, inputs.shape))
+        yield LayerPass("Softmax", case, nn.Softmax, inputs, {}, _halves(generator, inputs.shape), wide=True)
 
 
 def _losses(generator: np.random.Generator) -> Iterator[Operation]:
@@ -286,18 +246,18 @@ def _losses(generator: np.random.Generator) -> Iterator[Operation]:
     predictions[::7], predictions[::7, 3], predictions[1::7] = 0.0, 1.0, 1 / 8  # sure, and undecided
     logits = 4 * _halves(generator, (rows, classes))
     logits[::5, 2], logits[1::5, 2] = 60_000.0, -60_000.0
-    kinds: dict[str, NDArray[Any]] = {
-        "uint8 labels": labels.astype(np.uint8),
-        "int32 labels": labels.astype(np.int32),
-        "int64 labels": labels,
-        "one-hot labels": np.eye(classes)[labels],
-        "one-hot uint8 labels": np.eye(classes, dtype=np.uint8)[labels],
+    cases: dict[str, tuple[slice, NDArray[Any]]] = {
+        "uint8 labels": (slice(None), labels.astype(np.uint8)),
+        "int32 labels": (slice(None), labels.astype(np.int32)),
+        "int64 labels": (slice(None), labels),
+        "one-hot labels": (slice(None), np.eye(classes)[labels]),
+        "one-hot uint8 labels": (slice(None), np.eye(classes, dtype=np.uint8)[labels]),
+        "one row": (slice(2, 3), labels[2:3]),
     }
-    for case, kind in kinds.items():
-        yield LossPass("Cross-entropy", case, predictions, kind)
-        yield JoinedLossPass("Softmax and cross-entropy", case, logits, kind)
-    yield LossPass("Cross-entropy", "one row", predictions[2:3], labels[2:3])
-    yield JoinedLossPass("Softmax and cross-entropy", "one row", logits[2:3], labels[2:3])
+    for case, (part, given) in cases.items():
+        for kind in registered(nn.CategoricalCrossentropy).values():
+            inputs = logits if makes_probabilities(kind) else predictions
+            yield LossPass(LOSSES.get(kind, kind.__name__), case, kind, inputs[part], given)
 
 
 def _halves(generator: np.random.Generator, shape: int | tuple[int, ...]) -> Floats:
@@ -310,9 +270,3 @@ def _strided(backend: Backend, values: Floats, dtype: str) -> Array:
     wide = backend.xp.zeros((len(values), 2 * values.shape[1]), dtype=dtype)
     wide[:, ::2] = backend.asarray(values)
     return wide[:, ::2]
-
-
-def _both_labels(labels: NDArray[Any], classes: int) -> tuple[bounds.Labels, Floats]:
-    """Return labels as class indices and as one-hot rows."""
-    indices = labels.argmax(axis=1) if labels.ndim == 2 else labels.astype(np.int64)
-    return indices, np.eye(classes)[indices]

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from fmnist_xp.backend import Backend, CpuBackend
 from fmnist_xp.experiments import Experiment
 from fmnist_xp.model import Sequential
-from fmnist_xp.nn import Dense, Layer, Network
-from fmnist_xp.parity import bounds
+from fmnist_xp.nn import Layer, Network
 from fmnist_xp.parity.bounds import Bounded
 from fmnist_xp.parity.tolerances import ROUNDOFF
 from fmnist_xp.train.fullbatch import FullBatch
@@ -53,9 +52,8 @@ def compute_step(
         for name, total in zip(("engine.loss", "engine.accuracy", "engine.penalty"), totals, strict=True):
             keep(name, total)
         for name, layer in _named(network):
-            if isinstance(layer, Dense):
-                keep(f"{name}.dweights", layer.dweights)
-                keep(f"{name}.dbiases", layer.dbiases)
+            for parameter in layer.tensors():
+                keep(f"{name}.d{parameter}", getattr(layer, f"d{parameter}"))
         experiment.make_optimizer().step(network)
         for name, array in network.state_dict().items():
             keep(f"{name}{UPDATED}", array)
@@ -66,47 +64,29 @@ def bound_step(experiment: Experiment, precision: str, X: NDArray[Any], y: NDArr
     """Return the tensors of `compute_step` by the same names, each with the bound on what its errors add up to."""
     roundoff = ROUNDOFF[precision]
     network = start_network(experiment, CpuBackend(1), "float64")
-    parameters = {name: Bounded.exact(array, roundoff) for name, array in network.state_dict().items()}
-    labels, one_hot = y.astype(np.int64), np.eye(network.n_classes)[y]
-    layers = list(_named(network))
+    optimizer, rows = experiment.make_optimizer(), len(y)
     tensors: dict[str, Bounded] = {}
-    inputs: dict[str, Bounded] = {}
-
     values = Bounded.exact(X, roundoff)
-    for name, layer in layers:
-        inputs[name] = values
-        if isinstance(layer, Dense):
-            weights, biases = parameters[f"{name}.weights"], parameters[f"{name}.biases"]
-            values = bounds.dense(values, weights, biases, wide_output=layer is network.dense[-1])
-        else:
-            values = bounds.relu(values)
+    passed = []
+    for name, layer in _named(network):
+        parameters = {key: Bounded.exact(array, roundoff) for key, array in layer.tensors().items()}
+        values, backward = layer.bound_pass(values, parameters)
         tensors[f"{name}.output"] = values
-    tensors["probabilities"] = probabilities = bounds.softmax(values)
-    losses = bounds.sample_losses(probabilities, labels)
-    tensors["loss"] = tensors["engine.loss"] = losses.sum() / len(labels)
-    tensors["engine.accuracy"] = bounds.correct(probabilities, labels).sum() / len(labels)
+        passed.append((name, parameters, layer.bound_penalties(parameters), backward))
+    probabilities, losses, dvalues = network.loss.bound_pass(values, y, samples=1)
+    tensors["probabilities"] = probabilities
+    tensors["loss"] = tensors["engine.loss"] = losses.sum() / rows
+    tensors["engine.accuracy"] = probabilities.argmax_is(y).sum() / rows
     tensors["engine.penalty"] = Bounded.exact(0.0, roundoff)
-
-    dvalues = tensors["loss.dinputs"] = bounds.softmax_crossentropy_gradient(
-        probabilities, one_hot, samples=1
-    ).stored()
-    optimizer = experiment.make_optimizer().config()
-    for name, layer in reversed(layers):
-        if isinstance(layer, Dense):
-            weights, biases = parameters[f"{name}.weights"], parameters[f"{name}.biases"]
-            dvalues, *sums = bounds.dense_gradients(inputs[name], weights, dvalues)
-            w_l1, w_l2, b_l1, b_l2 = layer.regularizers().values()
-            for part, held, total, l1, l2 in (
-                ("weights", weights, sums[0], w_l1, w_l2),
-                ("biases", biases, sums[1], b_l1, b_l2),
-            ):
-                gradient = total * (1 / len(labels)) + bounds.penalty_gradient(held, l1, l2)
-                tensors[f"{name}.d{part}"] = gradient
-                tensors[f"{name}.{part}{UPDATED}"] = bounds.Update(optimizer, held).step(gradient)
-                tensors["engine.penalty"] = tensors["engine.penalty"] + bounds.penalty(held, l1, l2)
-        else:
-            dvalues = bounds.relu_gradient(dvalues, inputs[name])
+    dvalues = tensors["loss.dinputs"] = dvalues.stored()
+    for name, parameters, penalties, backward in reversed(passed):
+        dvalues, sums = backward(dvalues)
         tensors[f"{name}.dinputs"] = dvalues
+        for key, total in sums.items():
+            penalty, penalty_gradient = penalties[key]
+            tensors["engine.penalty"] = tensors["engine.penalty"] + penalty
+            gradient = tensors[f"{name}.d{key}"] = total * (1 / rows) + penalty_gradient
+            tensors[f"{name}.{key}{UPDATED}"] = next(optimizer.bound_updates(parameters[key], [gradient]))
     return tensors
 
 

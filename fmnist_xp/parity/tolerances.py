@@ -17,7 +17,7 @@ Sci. Comput. 41, 2019). With 8, one of 10⁶ sums of 784 terms fails with a prob
 """
 
 FUNCTION_ULPS = 4.0
-"""Error of exp and log in units of the last place: NumPy's SIMD code has up to 3.8 in float32, CUDA's up to 2."""
+"""Error of exp, log, tanh in units of the last place: NumPy's SIMD code has up to 3.8 in float32, CUDA's up to 2."""
 
 LOSS_ROUNDINGS = 20.0
 """Roundings in one sample's loss: exp and log with 8·u each, subtraction, sum, division, mean.

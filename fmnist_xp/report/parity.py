@@ -112,12 +112,9 @@ def _comparisons(title: str, lines: Sequence[Mapping[str, Any]]) -> NamedTable:
     )
     rows = [
         (
-            line["operation"],
-            line["tensor"],
-            line["case"],
+            *(line[name] for name in ("operation", "tensor", "case")),
             *(_figure(line[unit]) for unit in ("absolute", "relative", "ulps", "tolerance")),
-            _share(line["used"]),
-            _share(line["loose"]),
+            *(_share(line[share]) for share in ("used", "loose")),
             _verdict(line),
         )
         for line in lines

@@ -1,4 +1,4 @@
-"""Every fused formula, with every combination of types that reaches it, as a CUDA kernel: fused by CuPy, compiled.
+"""Every element-wise formula, with all types that reach it, as a CUDA kernel: fused by CuPy, and compiled.
 
 Neither needs a device. The types come from trainings and lessons on the stand-in. CuPy fuses arrays that have types
 but no memory; its `ElementwiseKernel` is held before it would be launched, and gives its CUDA source instead, which
@@ -7,43 +7,32 @@ and may need a change here with another CuPy.
 """
 
 import functools
-import inspect
 import re
 from collections.abc import Callable
-from importlib import import_module
-from pkgutil import iter_modules
 from typing import Any
 
 import numpy as np
 import pytest
 from parity.standin import DeviceArray, StandInCupy, make_nvmath
 
-from fmnist_xp import nn, optim
-from fmnist_xp.backend import CudaBackend, CudaGraphBackend, cuda
-from fmnist_xp.backend.kernels import with_row_sums
+from fmnist_xp import optim
+from fmnist_xp.backend import ELEMENTWISE, CudaBackend, CudaGraphBackend
+from fmnist_xp.backend.kernels import expression, with_row_sums
 from fmnist_xp.model import Sequential
-from fmnist_xp.nn import CategoricalCrossentropy, Dense, Layer, ReLU, Softmax, SoftmaxCategoricalCrossentropy
-from fmnist_xp.nn.activations import relu_gradient
-from fmnist_xp.train import figures
+from fmnist_xp.nn import Activation, CategoricalCrossentropy, Dense, Layer, Softmax, SoftmaxCategoricalCrossentropy
+from fmnist_xp.nn.activations import biased
+from fmnist_xp.registry import registered
 
 Formula = Callable[..., None]
 # A call of a formula: for each argument its dtype, and its number of dimensions, None for a scalar.
 Types = tuple[tuple[np.dtype, int | None], ...]
 
-MODULES = [
-    *(optim, figures, cuda),
-    *(import_module(f"fmnist_xp.nn.{module.name}") for module in iter_modules(nn.__path__)),
-]
-APPLIED = {"copy_values"}
-"""What is not element-wise or needs no kernel of its own: `Backend.apply` calls these as they are."""
-FORMULAS: dict[str, Formula] = {
-    name: function
-    for module in MODULES
-    for name, function in inspect.getmembers(module, inspect.isfunction)
-    if function.__module__ == module.__name__
-    and next(iter(inspect.signature(function).parameters), "") == "xp"
-    and name not in APPLIED
-}
+ACTIVATIONS = list(registered(Activation).values())
+for activation in ACTIVATIONS:
+    biased(activation.formula)  # of which one is made where a plan first needs it
+FORMULAS = {name: formula for name, formula in ELEMENTWISE.items() if formula.__module__.startswith("fmnist_xp.")}
+SUMMED = [kind.gradient for kind in ACTIVATIONS if expression(kind.gradient)]
+"""What a kernel of our own computes together with the sums over the rows."""
 
 
 def type_of(argument: Any) -> tuple[np.dtype, int | None]:
@@ -74,13 +63,15 @@ class Recording(StandInCupy):
 def train(backend: CudaBackend, dtype: str, labels: Any) -> None:
     X = np.random.default_rng(0).standard_normal((8, 6))
     penalties = (1e-3,) * 4
-    networks: list[tuple[list[Layer], CategoricalCrossentropy]] = [
-        ([Dense(6, 5, *penalties), ReLU(), Dense(5, 4)], SoftmaxCategoricalCrossentropy()),
-        ([Dense(6, 5), ReLU(), Dense(5, 4, *penalties), ReLU(), Softmax()], CategoricalCrossentropy()),
-    ]
+    networks: list[tuple[list[Layer], CategoricalCrossentropy]] = []
+    for kind in ACTIVATIONS:
+        networks += [
+            ([Dense(6, 5, *penalties), kind(), Dense(5, 4)], SoftmaxCategoricalCrossentropy()),
+            ([Dense(6, 5), kind(), Dense(5, 4, *penalties), kind(), Softmax()], CategoricalCrossentropy()),
+        ]
     for layers, loss in networks:
         model = Sequential(layers, loss=loss, backend=backend, seed=1, dtype=dtype)
-        for optimizer in (optim.SGD(0.1), optim.SGD(0.1, momentum=0.9), optim.Adam()):
+        for optimizer in (optim.SGD(0.1, momentum=0.9), *(kind() for kind in registered(optim.Optimizer).values())):
             model.fit(X, labels, epochs=2, optimizer=optimizer, log_every=2, verbose=False, block_rows=5)
         model.evaluate(X, labels)
 
@@ -88,11 +79,13 @@ def train(backend: CudaBackend, dtype: str, labels: Any) -> None:
 def take_lesson(backend: CudaBackend, dtype: str, labels: Any) -> None:
     """Use each piece alone, by hand."""
     X, y = backend.asarray(np.ones((8, 6)), dtype=dtype), backend.asarray(labels)
-    dense, relu, softmax = Dense(6, 4, 1e-3, 1e-3, dtype=dtype, backend=backend), ReLU(backend), Softmax(backend)
+    dense, softmax = Dense(6, 4, 1e-3, 1e-3, dtype=dtype, backend=backend), Softmax(backend)
     crossentropy, joined = CategoricalCrossentropy(backend), SoftmaxCategoricalCrossentropy(backend)
-    probabilities = softmax.forward(relu.forward(dense.forward(X)))
-    crossentropy.forward(probabilities, y)
-    dense.backward(relu.backward(softmax.backward(crossentropy.backward(probabilities, y))))
+    for kind in ACTIVATIONS:
+        activation = kind(backend)
+        probabilities = softmax.forward(activation.forward(dense.forward(X)))
+        crossentropy.forward(probabilities, y)
+        dense.backward(activation.backward(softmax.backward(crossentropy.backward(probabilities, y))))
     joined.forward(dense.output, y)
     joined.backward(joined.output, y)
     optim.Adam().step(dense)
@@ -193,7 +186,8 @@ def nvrtc(cupy: Any) -> None:
 
 def test_every_formula_is_reached(types: dict[str, set[Types]]) -> None:
     assert FORMULAS.keys() == types.keys()
-    assert {"sgd", "adam", "relu_gradient"} <= FORMULAS.keys()
+    assert {"sgd", "adam", "relu_gradient", "biased_hyperbolic_tangent", "largest", "matches"} <= FORMULAS.keys()
+    assert {gradient.__name__ for gradient in SUMMED} == {"relu_gradient"}
 
 
 @pytest.mark.parametrize("name", FORMULAS)
@@ -222,14 +216,18 @@ def test_formula_is_compiled(cupy: Any, types: dict[str, set[Types]], name: str,
 @pytest.mark.parametrize("architecture", ["80", "90"])
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 @pytest.mark.parametrize("columns", [16, 64, 128, 512])
-def test_formula_with_row_sums_is_compiled(cupy: Any, dtype: str, columns: int, architecture: str) -> None:
+@pytest.mark.parametrize("gradient", SUMMED, ids=lambda gradient: gradient.__name__)
+def test_formula_with_row_sums_is_compiled(
+    cupy: Any, gradient: Formula, dtype: str, columns: int, architecture: str
+) -> None:
     standin = StandInCupy()
     sources: list[tuple[str, str]] = []
     standin.RawKernel = lambda source, name: sources.append((source, name))
     values = standin.empty((6, columns), dtype=dtype)
     total = standin.empty((1, columns), dtype="float64" if dtype == "float64" else "float32")
-    assert with_row_sums(standin, relu_gradient, (values, values, values), total) is not None
-    assert [name for _, name in sources] == ["relu_gradient_with_row_sums", "relu_gradient_with_row_sums_total"]
+    assert with_row_sums(standin, gradient, (values, values, values), total) is not None
+    name = f"{gradient.__name__}_with_row_sums"
+    assert [name for _, name in sources] == [name, f"{name}_total"]
     for source, name in sources:
         assert name.encode() in compiled(cupy, source, architecture)
 

@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fmnist_xp.backend import PRECISIONS
-from fmnist_xp.nn.losses import CLIP
+from fmnist_xp.nn import Dense
+from fmnist_xp.nn.activations import relu_gradient_bound, softmax_bound
+from fmnist_xp.nn.losses import CLIP, crossentropy_bound
 from fmnist_xp.optim import Adam
 from fmnist_xp.parity import bounds
 from fmnist_xp.parity.bounds import Bounded
@@ -167,14 +169,14 @@ def test_halves_between_layers_are_rounded() -> None:
 
 def test_relu_gradient_is_free_where_the_input_may_lie_on_either_side() -> None:
     inputs = Bounded(np.array([0.1, 0.1, -0.1, -0.1]), np.array([[0.2, 0.01, 0.2, 0.01]] * 2 + [[0.0] * 4]), SINGLE)
-    gradient = bounds.relu_gradient(exact([3.0, 3.0, 3.0, 3.0]), inputs)
+    gradient = relu_gradient_bound(exact([3.0, 3.0, 3.0, 3.0]), inputs, inputs.maximum(0))
     assert gradient.value.tolist() == [3, 3, 0, 0]
     assert gradient.tolerance.tolist() == [3, 0, 3, 0]
 
 
 def test_correct_is_free_where_two_classes_may_be_highest() -> None:
     probabilities = Bounded(np.array([[0.6, 0.4], [0.51, 0.49]]), np.full((3, 2, 2), 0.02), SINGLE)
-    correct = bounds.correct(probabilities, np.array([0, 1]))
+    correct = probabilities.argmax_is(np.array([0, 1]))
     assert correct.value.tolist() == [1, 0]
     assert correct.tolerance.tolist() == [0, 1]
 
@@ -183,26 +185,25 @@ def test_correct_where_two_classes_are_as_high() -> None:
     # Exact, the first of them is taken by everyone; a quarter beside each other, both ends are the same number.
     values, errors = np.array([[0.5, 0.5], [0.75, 0.25], [0.75, 0.25]]), np.zeros((3, 3, 2))
     errors[:, 1], errors[:, 2] = 0.25, 0.24
-    correct = bounds.correct(Bounded(values, errors, SINGLE), np.array([0, 1, 1]))
+    correct = Bounded(values, errors, SINGLE).argmax_is(np.array([0, 1, 1]))
     assert correct.value.tolist() == [1, 0, 0]
     assert correct.tolerance.tolist() == [0, 1, 0]
 
 
 def test_probability_is_off_by_no_more_than_1() -> None:
     logits = Bounded(np.array([[0.0, 1.0]]), np.full((3, 1, 2), 50.0), SINGLE)
-    assert np.all(bounds.softmax(logits).tolerance <= 1)
+    assert np.all(softmax_bound(logits).tolerance <= 1)
 
 
 def test_first_update_of_adam_is_bounded_also_where_the_gradient_may_be_0() -> None:
     gradient = Bounded(np.array([1e-9]), np.full((3, 1), 1e-3), SINGLE)
-    step = bounds.Update(Adam(0.02).config(), exact([1.0])).step(gradient)
+    step = next(Adam(0.02).bound_updates(exact([1.0]), [gradient]))
     assert step.tolerance == pytest.approx(2 * 0.02, rel=1e-3)
 
 
 def test_later_updates_of_adam_have_no_such_bound() -> None:
     gradient = Bounded(np.array([1e-9]), np.full((3, 1), 1e-3), SINGLE)
-    update = bounds.Update(Adam(0.02).config(), exact([1.0]))
-    first, second = (update.step(gradient).tolerance for _ in range(2))
+    first, second = (step.tolerance for step in Adam(0.02).bound_updates(exact([1.0]), [gradient] * 2))
     assert (first < 0.05, second) == (True, math.inf)
 
 
@@ -313,7 +314,10 @@ def test_product_of_operands_that_are_rounded(over_rows: bool) -> None:
 
 def test_dense_adds_its_biases_and_stores_what_a_hidden_layer_gives() -> None:
     inputs, weights, biases = exact([[2.0]], COARSE), exact([[3.0]], COARSE), exact([[1.0]], COARSE)
-    output, hidden = bounds.dense(inputs, weights, biases, True), bounds.dense(inputs, weights, biases)
+    layer, parameters = Dense(1, 1), {"weights": weights, "biases": biases}
+    hidden, _backward = layer.bound_pass(inputs, parameters)
+    layer.precision = layer.precision._replace(wide=True)
+    output, _backward = layer.bound_pass(inputs, parameters)
     assert output.value == hidden.value == 7
     np.testing.assert_array_equal(output.errors, (bounds.product(inputs, weights) + biases).errors)
     stored = bounds.product(inputs, weights).stored()
@@ -323,9 +327,10 @@ def test_dense_adds_its_biases_and_stores_what_a_hidden_layer_gives() -> None:
 def test_gradients_are_sums_over_rows() -> None:
     generator = np.random.default_rng(0)
     x, w, d = (exact(generator.random(shape), COARSE_OPERANDS) for shape in ((3, 2), (2, 4), (3, 4)))
-    dinputs, dweights, dbiases = bounds.dense_gradients(x, w, d)
+    _output, backward = Dense(2, 4).bound_pass(x, {"weights": w, "biases": exact(np.zeros((1, 4)), COARSE_OPERANDS)})
+    dinputs, gradients = backward(d)
     ones = exact(np.ones((1, 3)), COARSE_OPERANDS)
-    for result, a, b in ((dweights, x.moved(np.transpose), d), (dbiases, ones, d)):
+    for result, a, b in ((gradients["weights"], x.moved(np.transpose), d), (gradients["biases"], ones, d)):
         np.testing.assert_array_equal(result.value, a.value @ b.value)
         np.testing.assert_array_equal(result.errors, bounds.product(a, b, over_rows=True).errors)
         assert (result.errors[bounds.SPREAD] > bounds.product(a, b).errors[bounds.SPREAD]).all()
@@ -335,7 +340,7 @@ def test_gradients_are_sums_over_rows() -> None:
 
 def test_relu_gradient_is_free_where_the_input_may_just_be_0() -> None:
     inputs = bounded([-0.25, -0.25], [0.25, 0.125], [0.25, 0.125], [0, 0])
-    assert bounds.relu_gradient(exact([3.0, 3.0]), inputs).tolerance.tolist() == [3, 0]
+    assert exact([3.0, 3.0]).where_positive(inputs).tolerance.tolist() == [3, 0]
 
 
 @pytest.mark.parametrize(
@@ -350,7 +355,7 @@ def test_relu_gradient_is_free_where_the_input_may_just_be_0() -> None:
 )
 def test_loss_is_off_by_the_further_end(probability: float, error: float, loss: float, off: float) -> None:
     predictions = bounded([[probability, 0.5]], *[[[error, 0.0]]] * 3)
-    result = bounds.sample_losses(predictions, np.array([0]))
+    result = crossentropy_bound(predictions, np.array([0]))
     assert result.value[0] == pytest.approx(loss, rel=1e-15)
     share = 2 * FUNCTION_ULPS * UNIT * (loss + off)
     expected = [off + share + TINY, off + share + TINY, off + TINY]
@@ -360,7 +365,68 @@ def test_loss_is_off_by_the_further_end(probability: float, error: float, loss: 
 def test_bound_of_the_whole_is_no_less_than_of_its_parts() -> None:
     generator = np.random.default_rng(0)
     x, w, b = (exact(singles(generator, *shape)) for shape in ((5, 30), (30, 7), (1, 7)))
-    output = bounds.dense(x, w, b)
+    output, _backward = Dense(30, 7).bound_pass(x, {"weights": w, "biases": b})
     assert np.all(output.tolerance >= bounds.product(x, w).tolerance)
     for kind, other in itertools.pairwise((output.errors[bounds.BIAS], output.errors[bounds.WORST])):
         assert np.all(kind <= other)
+
+
+def test_tanh_is_off_by_its_argument_where_it_is_steepest() -> None:
+    # ½ off by ¼ may be ¼, where the slope is 1 − tanh(¼)²; where 0 is within reach, it is 1.
+    result = bounded([0.5, -0.5, 0.5], [0.25, 0.25, 0.75], [0.125, 0.125, 0.75], [0, 0, 0]).tanh()
+    slope = 1 - math.tanh(0.5 - 0.125) ** 2  # the bias is all that is likely
+    value, share = math.tanh(0.5), 2 * FUNCTION_ULPS * UNIT
+    for element, sign, worst, bias, steepest in (
+        (0, 1, 0.25, 0.125, slope),
+        (1, -1, 0.25, 0.125, slope),
+        (2, 1, 0.75, 0.75, 1),
+    ):
+        assert result.value[element] == sign * value
+        errors = [worst * steepest, bias * steepest]
+        expected = [error + (value + error) * share + TINY for error in errors] + [TINY]
+        np.testing.assert_allclose(result.errors[:, element], expected, rtol=1e-14)
+
+
+@settings(deadline=None, max_examples=30)
+@given(SEEDS, st.floats(2.0**-20, 4.0))
+def test_tanh_of_all_that_an_argument_may_be_stays_within_its_bound(seed: int, error: float) -> None:
+    generator = np.random.default_rng(seed)
+    values = 3 * generator.standard_normal(50)
+    result = Bounded(values, np.stack([np.full(50, error)] * 2 + [np.zeros(50)]), DOUBLE).tanh()
+    for share in (-1, -0.5, 0.5, 1):
+        assert np.all(np.abs(np.tanh(values + share * error) - result.value) <= result.tolerance)
+
+
+def test_what_is_not_finite_is_to_be_followed_exactly() -> None:
+    result = exact([[np.inf, -np.inf, np.nan]]).tanh()
+    np.testing.assert_array_equal(result.value, [[1, -1, np.nan]])
+    assert (result.tolerance[0, 2], exact([np.inf], ROUNDOFF["float16"]).stored().tolerance[0]) == (0, 0)
+    assert result.tolerance[0, 0] == pytest.approx(2 * FUNCTION_ULPS * 2.0**-24)
+
+
+def test_ends_of_a_range_are_rounded_too() -> None:
+    value = bounded([0.25, 3.0], [0.5, 0.25], [0.25, 0], [0, 0.125])
+    assert value.maximum(0).errors.tolist() == value.errors.tolist()
+    held = value.maximum(1.0)
+    assert held.value.tolist() == [1, 3]
+    np.testing.assert_array_equal(held.errors, value.rounded(held.value, value.errors).errors)
+    clipped = value.clip(1.0, 2.0)
+    assert clipped.value.tolist() == [1, 2]
+    assert (clipped.errors - value.errors).tolist() == [[UNIT, 2 * UNIT]] * 3
+
+
+def test_negated_numbers_are_off_by_as_much() -> None:
+    value = bounded([0.25, -3.0], [0.5, 0.25], [0.25, 0], [0, 0.125])
+    assert (-value).value.tolist() == [-0.25, 3]
+    assert (-value).errors is value.errors
+
+
+def test_numbers_beside_others_are_exact_and_of_their_shape() -> None:
+    beside = exact([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], COARSE)
+    rows = beside.one_hot(np.array([2, 0], dtype="uint8"))
+    assert rows.value.tolist() == [[0, 0, 1], [1, 0, 0]]
+    assert beside.exactly(7).value.tolist() == [[7] * 3] * 2
+    for made in (rows, beside.exactly(7)):
+        assert made.roundoff is COARSE
+        assert made.errors.shape == (3, 2, 3)
+        assert not made.errors.any()

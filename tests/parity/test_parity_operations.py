@@ -12,15 +12,17 @@ import pytest
 
 from fmnist_xp import nn, optim
 from fmnist_xp.backend import PRECISIONS, Backend, CpuBackend, CudaBackend
-from fmnist_xp.nn import Dense
-from fmnist_xp.optim import SGD, Adam
+from fmnist_xp.nn import Activation, CategoricalCrossentropy, Dense, Layer, ReLU, Softmax
+from fmnist_xp.optim import SGD, Adam, Optimizer
 from fmnist_xp.parity import operations as module
 from fmnist_xp.parity.comparison import compare
-from fmnist_xp.parity.operations import DensePass, Operation, OptimizerPass, ReluPass, operations
+from fmnist_xp.parity.operations import LayerPass, Operation, OptimizerPass, operations
 from fmnist_xp.parity.suite import choose_sides, compare_operation
 from fmnist_xp.parity.tolerances import ROUNDOFF
+from fmnist_xp.registry import REGISTRY, registered
 
 CPU = CpuBackend(1)
+LOSSES = {CategoricalCrossentropy, nn.SoftmaxCategoricalCrossentropy}
 OPERATIONS = list(operations())
 EACH = pytest.mark.parametrize("operation", OPERATIONS, ids=str)
 
@@ -64,9 +66,10 @@ def test_float32_of_the_cpu_agrees_with_its_float64(operation: Operation) -> Non
 def test_tolerance_in_float64_is_below_1e_12_of_what_is_summed(operation: Operation) -> None:
     bounds = operation.bound(ROUNDOFF["float64"])
     summed = bounds
-    if isinstance(operation, DensePass):
-        sizes = {name: np.abs(getattr(operation, name)) for name in ("inputs", "weights", "biases", "dvalues")}
-        summed = replace(operation, **sizes).bound(ROUNDOFF["float64"])
+    if isinstance(operation, LayerPass) and operation.parameters:
+        parameters = {name: np.abs(values) for name, values in operation.parameters.items()}
+        sizes = {name: np.abs(getattr(operation, name)) for name in ("inputs", "dvalues")}
+        summed = replace(operation, **sizes, parameters=parameters).bound(ROUNDOFF["float64"])
     for name, bounded in bounds.items():
         finite = summed[name].value[np.isfinite(summed[name].value)]
         assert np.max(bounded.tolerance) <= 1e-12 * max(np.max(np.abs(finite)), 1.0), name
@@ -74,8 +77,8 @@ def test_tolerance_in_float64_is_below_1e_12_of_what_is_summed(operation: Operat
 
 def test_the_same_inputs_in_every_call() -> None:
     for first, second in zip(operations(), operations(), strict=True):
-        for name, values in vars(first).items():
-            np.testing.assert_array_equal(values, vars(second)[name])
+        for name, values in fields_of(first).items():
+            np.testing.assert_array_equal(values, fields_of(second)[name])
 
 
 def test_inputs_are_those_of_the_kept_records() -> None:
@@ -90,6 +93,14 @@ def test_inputs_are_those_of_the_kept_records() -> None:
         assert value[-3:] == pytest.approx(kept[field][-3:], rel=1e-6), field
 
 
+def fields_of(operation: Operation) -> dict[str, Any]:
+    """Return what it is made with, the parameters each by its name."""
+    fields: dict[str, Any] = {}
+    for name, value in vars(operation).items():
+        fields |= value if name == "parameters" else {name: value}
+    return fields
+
+
 def described() -> dict[str, list[Any]]:
     """Return of every array of every operation what it holds.
 
@@ -98,7 +109,7 @@ def described() -> dict[str, list[Any]]:
     """
     fields = {}
     for operation in operations():
-        for name, value in vars(operation).items():
+        for name, value in fields_of(operation).items():
             for number, array in enumerate(value if isinstance(value, tuple) else [value]):
                 if not isinstance(array, np.ndarray):
                     continue
@@ -119,7 +130,7 @@ def test_every_tensor_is_in_the_dtype_of_the_precision(precision: str, device: B
         with device.computing():
             tensors = operation.compute(device, precision)
         for name, array in tensors.items():
-            stored = isinstance(operation, DensePass | ReluPass) and name in ("output", "dinputs")
+            stored = isinstance(operation, LayerPass) and not operation.wide and name in ("output", "dinputs")
             expected = "float16" if stored and precision == "float16" else wide
             if operation.case == "integers":  # they are given as they are
                 expected = "float64"
@@ -143,7 +154,7 @@ def test_layer_is_given_rows_of_the_precision_and_with_gaps_in_one_case(
 
     for name in ("forward", "backward"):
         monkeypatch.setattr(Dense, name, noted(name))
-    cases = [operation for operation in operations() if isinstance(operation, DensePass)]
+    cases = [operation for operation in operations() if operation.name.startswith("Dense")]
     for operation in cases:
         with standin.computing():
             operation.compute(standin, precision)
@@ -161,9 +172,12 @@ def test_rows_that_are_not_contiguous_are_in_the_dtype_of_the_device(device: Bac
 
 
 def test_settings_of_the_operations() -> None:
-    kinds = {operation.case: operation for operation in operations() if isinstance(operation, DensePass)}
-    assert [case for case, operation in kinds.items() if operation.strided] == ["non-contiguous"]
-    assert {case: operation.penalties for case, operation in kinds.items() if any(operation.penalties)} == {
+    layers = [operation for operation in operations() if isinstance(operation, LayerPass)]
+    assert [operation.case for operation in layers if operation.strided] == ["non-contiguous"]
+    assert {operation.kind for operation in layers if operation.wide} == {Softmax}
+    dense = {operation.case: operation.kind(**operation.arguments) for operation in layers if operation.kind is Dense}
+    penalties = {case: tuple(layer.regularizers().values()) for case, layer in dense.items()}
+    assert {case: strengths for case, strengths in penalties.items() if any(strengths)} == {
         "L1 and L2 0.001, 0, 0, 0": (1e-3, 0, 0, 0),
         "L1 and L2 0, 0.0005, 0, 0": (0, 5e-4, 0, 0),
         "L1 and L2 0, 0, 0.001, 0": (0, 0, 1e-3, 0),
@@ -171,7 +185,7 @@ def test_settings_of_the_operations() -> None:
         "L1 and L2 0.1, 0.2, 0.3, 0.4": (0.1, 0.2, 0.3, 0.4),
     }
     optimizers = [operation for operation in operations() if isinstance(operation, OptimizerPass)]
-    assert [(str(operation), operation.optimizer(**operation.arguments).config()) for operation in optimizers] == [
+    assert [(str(operation), operation.kind(**operation.arguments).config()) for operation in optimizers] == [
         (f"{name}, {size} parameters", optimizer.config())
         for name, optimizer in {
             "SGD": SGD(1.0, decay=0.01),
@@ -184,34 +198,67 @@ def test_settings_of_the_operations() -> None:
 
 def test_inputs_fit_into_half_precision() -> None:
     for operation in OPERATIONS:
-        for values in vars(operation).values():
+        for values in fields_of(operation).values():
             if isinstance(values, np.ndarray) and values.dtype == np.float64:
                 np.testing.assert_array_equal(values.astype("float16").astype("float64"), values)
 
 
-def test_every_layer_loss_and_optimizer_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    pieces = [getattr(nn, name) for name in dir(nn)] + [getattr(optim, name) for name in dir(optim)]
-    kinds = (nn.Layer, nn.CategoricalCrossentropy, optim.Optimizer)
-    exported = {
-        piece
-        for piece in pieces
-        if inspect.isclass(piece) and issubclass(piece, kinds) and piece not in (nn.Layer, optim.Optimizer)
-    }
-    asked: set[tuple[type, str]] = set()
-    wanted = {(kind, "_update" if issubclass(kind, optim.Optimizer) else "backward") for kind in exported}
-    for kind, method in wanted:
+@pytest.mark.parametrize("base", [Layer, CategoricalCrossentropy, Optimizer])
+def test_everything_that_is_registered_is_compared(base: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = set(registered(base).values())
+    assert kinds >= {Layer: {Dense, ReLU, Softmax, nn.Tanh}, Optimizer: {SGD, Adam}}.get(base, {base})
+    method = "_update" if base is Optimizer else "backward"
+    asked: set[type] = set()
+    for kind in kinds:
         original = getattr(kind, method)
 
-        def note(piece: Any, *given: Any, _original: Any = original, _method: str = method, **options: Any) -> Any:
-            asked.add((type(piece), _method))
+        def note(piece: Any, *given: Any, _original: Any = original, **options: Any) -> Any:
+            asked.add(type(piece))
             return _original(piece, *given, **options)
 
         monkeypatch.setattr(kind, method, note)
     for operation in module.operations():
         with CPU.computing():
             operation.compute(CPU, "float64")
-    assert asked >= wanted
-    assert len(exported) == 7
+    assert asked >= kinds
+
+
+def test_what_is_exported_is_registered() -> None:
+    pieces = [getattr(nn, name) for name in dir(nn)] + [getattr(optim, name) for name in dir(optim)]
+    kinds = Layer, CategoricalCrossentropy, Optimizer
+    exported = {piece for piece in pieces if inspect.isclass(piece) and issubclass(piece, kinds)}
+    assert exported - {Layer, Activation, Optimizer} == {Dense, ReLU, nn.Tanh, Softmax, SGD, Adam, *LOSSES}
+    assert exported - {Layer, Activation, Optimizer} <= set(REGISTRY.values())
+
+
+def test_new_activation_loss_and_optimizer_need_no_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Bent(ReLU):
+        """An activation of its own name."""
+
+    class Focal(nn.SoftmaxCategoricalCrossentropy):
+        """A loss of logits."""
+
+    class Sharp(CategoricalCrossentropy):
+        """A loss of probabilities."""
+
+    class Steps(SGD):
+        """An optimizer, with its defaults."""
+
+    for kind in (Bent, Focal, Sharp, Steps):
+        monkeypatch.setitem(REGISTRY, kind.__name__, kind)
+    found = {operation.name: operation for operation in operations()}
+    assert [found[kind.__name__].kind for kind in (Bent, Focal, Sharp, Steps)] == [Bent, Focal, Sharp, Steps]
+    assert found["Steps"].arguments == {}
+    assert (found["Focal"].inputs.sum(axis=1) != 1).any()
+    np.testing.assert_array_equal(found["Sharp"].inputs, found["Cross-entropy"].inputs)
+    # What was drawn before stays: the new ones come last, or are given the same.
+    for operation in (operation for operation in operations() if operation.name in {old.name for old in OPERATIONS}):
+        [before] = [old for old in OPERATIONS if str(old) == str(operation)]
+        for name, values in fields_of(operation).items():
+            np.testing.assert_array_equal(values, fields_of(before)[name])
+    for name in ("Bent", "Focal", "Sharp", "Steps"):
+        for line in compare_operation(found[name], *choose_sides(CPU)[0]):
+            assert line.passed, line
 
 
 # A device that is wrong
@@ -222,6 +269,11 @@ Fault = Callable[[Any], None]
 def exp_off_by_1e_5(cupy: Any) -> None:
     exp = cupy.exp
     cupy.exp = lambda x, out=None: exp(x * (1 + 1e-5), out=out)
+
+
+def tanh_off_by_20_units(cupy: Any) -> None:
+    tanh = cupy.tanh
+    cupy.tanh = lambda x, out=None: cupy.multiply(tanh(x), x.dtype.type(1 - 20 * np.finfo(x.dtype).eps), out=out)
 
 
 def log_of_base_2(cupy: Any) -> None:
@@ -264,6 +316,7 @@ def product_without_its_last_term(cupy: Any) -> None:
 SOFTMAX = {"Softmax", "Softmax and cross-entropy"}
 FAULTS: dict[Fault, set[str]] = {
     exp_off_by_1e_5: SOFTMAX,
+    tanh_off_by_20_units: {"Tanh"},
     log_of_base_2: {"Cross-entropy", "Softmax and cross-entropy"},
     division_off_by_1e_5: {*SOFTMAX, "Cross-entropy", "Adam"},
     root_off_by_1e_5: {"Adam"},

@@ -1,16 +1,19 @@
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 
-from fmnist_xp.backend import PRECISIONS, Backend, Call, CpuBackend, CudaBackend, Product
-from fmnist_xp.experiments import EXPERIMENTS
-from fmnist_xp.nn import Dense, Network
-from fmnist_xp.parity import bounds
+from fmnist_xp.backend import PRECISIONS, Backend, Call, CpuBackend, CudaBackend, Product, elementwise
+from fmnist_xp.experiments import EXPERIMENTS, Experiment
+from fmnist_xp.model import Sequential
+from fmnist_xp.nn import Activation, CategoricalCrossentropy, Dense, Layer, Network, ReLU, Softmax, Tanh
+from fmnist_xp.nn.activations import tanh_gradient
 from fmnist_xp.parity.step import UPDATED, bound_step, compute_step, start_network
 from fmnist_xp.parity.suite import Side, choose_sides, compare_step
 from fmnist_xp.parity.tolerances import ROUNDOFF
+from fmnist_xp.registry import registered
 from fmnist_xp.train.fullbatch import FullBatch
 
 CPU = CpuBackend(2)
@@ -74,13 +77,13 @@ def test_layers_are_given_the_operands_of_the_precision(
 def test_only_the_last_layer_is_bounded_as_one_that_no_activation_stores(
     small_rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dense, wide = bounds.dense, []
+    bound_pass, wide = Dense.bound_pass, []
 
-    def note(*given: Any, wide_output: bool = False) -> Any:
-        wide.append(wide_output)
-        return dense(*given, wide_output=wide_output)
+    def note(layer: Dense, *given: Any) -> Any:
+        wide.append(layer.precision.wide)
+        return bound_pass(layer, *given)
 
-    monkeypatch.setattr(bounds, "dense", note)
+    monkeypatch.setattr(Dense, "bound_pass", note)
     bound_step(EXPERIMENTS["adam"], "float16", *small_rows)
     assert wide == [False, False, True]
 
@@ -134,10 +137,11 @@ def test_operands_rounded_as_on_tensor_cores_stay_within_the_bounds(
 # An engine that is wrong on one side
 
 
-def lost_block(batch: FullBatch, figures: bool = False) -> Any:
+def lost_block(batch: FullBatch, log: bool = False) -> None:
     worker = batch._workers[0]
     half = FullBatch(batch.network, worker._inputs[1:], worker._labels[1:])
-    return _COMPUTE(half, figures)
+    _COMPUTE(half, log)
+    batch.metrics.totals[...] = half.metrics.totals
 
 
 _COMPUTE = FullBatch.compute_gradients
@@ -180,3 +184,99 @@ def test_roundoff_of_the_tensors_is_that_of_the_precision(small_rows: Rows) -> N
     for precision in PRECISIONS:
         tensors = bound_step(EXPERIMENTS["momentum"], precision, *small_rows)
         assert {tensor.roundoff for tensor in tensors.values()} == {ROUNDOFF[precision]}
+
+
+# Networks of other layers and losses than the experiments have
+
+
+@dataclass(frozen=True)
+class Other(Experiment):
+    """An experiment with these activations between its layers, and softmax joined with the loss or a layer."""
+
+    activations: tuple[type[Activation], ...] = ()
+    joined: bool = True
+
+    def make_network(self, backend: Backend, seed: int, dtype: str = "float32") -> Sequential:
+        layers: list[Layer] = []
+        widths = (784, *self.hidden)
+        for inputs, neurons, kind in zip(widths, self.hidden, self.activations, strict=False):
+            layers += [Dense(inputs, neurons, 1e-4, 5e-4, 1e-4, 5e-4), kind()]
+        layers += [Dense(widths[-1], 10)] if self.joined else [Dense(widths[-1], 10), Tanh(), Softmax()]
+        loss = None if self.joined else CategoricalCrossentropy
+        return Sequential(layers, loss=loss, backend=backend, seed=seed, dtype=dtype)
+
+
+SETTINGS = (16, 12), "sgd", 1.0, 0.01, 0.5
+OTHERS = {name: Other(name, *SETTINGS, activations=(kind, kind)) for name, kind in registered(Activation).items()}
+OTHERS["mixed"] = Other("mixed", *SETTINGS, activations=(Tanh, ReLU), joined=False)
+TANH = OTHERS["tanh"]
+EACH_OTHER = pytest.mark.parametrize("name", OTHERS)
+
+
+@EACH_OTHER
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_other_layers_agree_with_the_cpu(name: str, precision: str, device: Backend, small_rows: Rows) -> None:
+    if precision not in device.precisions:
+        pytest.skip(f"{device.device_name} does not compute in {precision}")
+    for line in compare_step(OTHERS[name], *choose_sides(device, precision)[0], small_rows):
+        assert line.passed, line
+
+
+@EACH_OTHER
+def test_other_layers_in_float32_agree_with_float64(name: str, small_rows: Rows) -> None:
+    for line in compare_step(OTHERS[name], *choose_sides(CPU)[0], small_rows):
+        assert line.passed, line
+
+
+@EACH_OTHER
+def test_other_layers_are_what_is_written_out(name: str, small_rows: Rows) -> None:
+    tensors = compute_step(OTHERS[name], CPU, "float64", *small_rows)
+    bounded = bound_step(OTHERS[name], "float64", *small_rows)
+    assert tensors.keys() == bounded.keys()
+    for tensor, array in tensors.items():
+        assert np.all(np.abs(array - bounded[tensor].value) <= 2 * bounded[tensor].tolerance), tensor
+
+
+@pytest.mark.parametrize("precision", ["tf32", "float16"])
+@EACH_OTHER
+def test_other_layers_with_operands_rounded_as_on_tensor_cores(name: str, precision: str, small_rows: Rows) -> None:
+    for line in compare_step(OTHERS[name], Side(Imitation(1), precision), Side(CPU, "float32"), small_rows):
+        assert line.passed, line
+
+
+def test_tolerances_of_tanh_are_narrow_enough_to_mean_something(small_rows: Rows) -> None:
+    for name, bounded in bound_step(TANH, "float32", *small_rows).items():
+        typical = np.median(bounded.tolerance) / np.max(np.abs(bounded.value))
+        assert typical < 2e-3 or name == "engine.accuracy", name  # small networks give all classes the same
+
+
+def wrong_tanh_gradient(xp: Any, dvalues: Any, output: Any, dinputs: Any) -> None:
+    """Leave the square out, on every device but the host."""
+    xp.multiply(dvalues, 1 - (output * output if xp is np else output), out=dinputs)
+
+
+def test_wrong_gradient_of_tanh_is_found(
+    standin: CudaBackend, small_rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Tanh, "gradient", staticmethod(elementwise(wrong_tanh_gradient)))
+    lines = compare_step(TANH, *choose_sides(standin, "float32")[0], small_rows)
+    failed = {line.tensor for line in lines if not line.passed}
+    assert failed >= {"tanh1.dinputs", "tanh2.dinputs", "dense1.dweights", "dense2.dweights", "dense2.dbiases"}
+    assert not any(name.endswith("output") or name.startswith("dense3.d") for name in failed)
+
+
+def test_gradient_of_tanh_that_is_wrong_on_both_sides_is_found(
+    small_rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def off(xp: Any, dvalues: Any, output: Any, dinputs: Any) -> None:
+        tanh_gradient(xp, dvalues * (1 + 1e-9), output, dinputs)
+
+    monkeypatch.setattr(Tanh, "gradient", staticmethod(off))
+    tensors = compute_step(TANH, CPU, "float64", *small_rows)
+    bounded = bound_step(TANH, "float64", *small_rows)
+    wrong = {
+        name
+        for name, array in tensors.items()
+        if np.any(np.abs(array - bounded[name].value) > 2 * bounded[name].tolerance)
+    }
+    assert {"tanh2.dinputs", "dense2.dweights"} <= wrong

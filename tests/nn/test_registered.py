@@ -1,0 +1,164 @@
+"""What holds of every registered activation and loss, also of one that is added."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from fmnist_xp.backend import CpuBackend
+from fmnist_xp.model import Sequential, load
+from fmnist_xp.nn import Activation, CategoricalCrossentropy, Dense, Layer, Softmax
+from fmnist_xp.nn.activations import biased
+from fmnist_xp.parity.bounds import Bounded
+from fmnist_xp.parity.operations import makes_probabilities
+from fmnist_xp.parity.tolerances import ROUNDOFF
+from fmnist_xp.registry import registered
+
+ACTIVATIONS, LOSSES = registered(Activation), registered(CategoricalCrossentropy)
+EACH = pytest.mark.parametrize("kind", ACTIVATIONS.values(), ids=ACTIVATIONS)
+EACH_LOSS = pytest.mark.parametrize("kind", LOSSES.values(), ids=LOSSES)
+SMOOTH = st.floats(0.01, 6) | st.floats(-6, -0.01)
+"""An activation may have an edge at 0."""
+
+
+def rows_of(elements: Any, dtype: str = "float64") -> Any:
+    return arrays(dtype, (3, 5), elements=elements)
+
+
+@EACH
+@settings(deadline=None, max_examples=25)
+@given(x=rows_of(SMOOTH), dvalues=rows_of(st.floats(-2, 2)))
+def test_gradient_is_that_of_the_output(kind: type[Activation], x: np.ndarray, dvalues: np.ndarray) -> None:
+    layer, step = kind(), 1e-6
+    slope = (layer.forward(x + step) - layer.forward(x - step)) / (2 * step)
+    layer.forward(x)
+    np.testing.assert_allclose(layer.backward(dvalues), dvalues * slope, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_values_and_gradient_agree_with_pytorch(name: str, dtype: str, torch: Any) -> None:
+    theirs = getattr(torch, name, None) or getattr(torch.nn.functional, name, None)
+    if theirs is None:
+        pytest.skip(f"PyTorch has no function called {name}")
+    generator, eps = np.random.default_rng(0), np.finfo(dtype).eps
+    x, dvalues = (generator.standard_normal((40, 30)).astype(dtype) for _ in range(2))
+    x[0, :2] = 0.0, -0.0
+    layer, tensor = ACTIVATIONS[name](), torch.tensor(x, requires_grad=True)
+    output = theirs(tensor)
+    output.backward(torch.tensor(dvalues))
+    np.testing.assert_allclose(layer.forward(x), output.detach().numpy(), rtol=8 * eps, atol=0)
+    np.testing.assert_allclose(layer.backward(dvalues), tensor.grad.numpy(), rtol=8 * eps, atol=16 * eps)
+
+
+@EACH
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_arrays_keep_their_dtype_and_arguments_their_values(kind: type[Activation], dtype: str) -> None:
+    x, dvalues = (np.linspace(-3, 3, 15).reshape(3, 5).astype(dtype) * sign for sign in (1, -1))
+    before, layer = x.copy(), kind()
+    output = layer.forward(x)
+    dinputs = layer.backward(dvalues)
+    assert (output.dtype, output.shape, dinputs.dtype, dinputs.shape) == (dtype, x.shape) * 2
+    np.testing.assert_array_equal(x, before)
+    np.testing.assert_array_equal(dvalues, -before)
+
+
+@EACH
+@settings(deadline=None, max_examples=25)
+@given(x=rows_of(st.floats(-8, 8, width=32), "float32"), dvalues=rows_of(st.floats(-2, 2, width=32), "float32"))
+def test_formulas_may_write_over_their_first_argument(
+    kind: type[Activation], x: np.ndarray, dvalues: np.ndarray
+) -> None:
+    layer, biases = kind(), np.full((1, 5), 0.25, "float32")
+    output, values = layer.forward(x), x.copy()
+    dinputs, gradient = layer.backward(dvalues), dvalues.copy()
+    kind.formula(np, values, values)
+    kind.gradient(np, gradient, output, gradient)
+    np.testing.assert_array_equal(values, output)
+    np.testing.assert_array_equal(gradient, dinputs)
+    # And with biases in one: as if these had been added before.
+    expected, values = layer.forward(x + biases), x.copy()
+    biased(kind.formula)(np, values, biases, values)
+    np.testing.assert_array_equal(values, expected)
+
+
+@EACH
+@settings(deadline=None, max_examples=25)
+@given(x=rows_of(st.floats(-8, 8, width=32), "float32"), dvalues=rows_of(st.floats(-2, 2, width=32), "float32"))
+def test_what_is_computed_is_what_is_written_out(kind: type[Activation], x: np.ndarray, dvalues: np.ndarray) -> None:
+    layer = kind()
+    computed = layer.forward(x), layer.backward(dvalues)
+    output, backward = layer.bound_pass(Bounded.exact(x, ROUNDOFF["float32"]), {})
+    dinputs, gradients = backward(Bounded.exact(dvalues, ROUNDOFF["float32"]))
+    for array, bounded in zip(computed, (output, dinputs), strict=True):
+        assert np.all(np.abs(array - bounded.value) <= bounded.tolerance)
+    assert gradients == layer.bound_penalties({}) == {}
+
+
+@EACH
+def test_bound_holds_for_all_that_the_inputs_may_be(kind: type[Activation]) -> None:
+    generator = np.random.default_rng(0)
+    x, error, dvalues = generator.standard_normal((3, 20, 30))
+    error = np.abs(error) * 2.0 ** generator.integers(-20, -2, error.shape)
+    layer, roundoff = kind(), ROUNDOFF["float64"]
+    output, backward = layer.bound_pass(Bounded(x, np.stack([error, error, 0 * error]), roundoff), {})
+    dinputs, _gradients = backward(Bounded.exact(dvalues, roundoff))
+    for share in (-0.99, -0.5, 0.5, 0.99):  # the ends themselves are rounded here
+        assert np.all(np.abs(layer.forward(x + share * error) - output.value) <= output.tolerance)
+        assert np.all(np.abs(layer.backward(dvalues) - dinputs.value) <= dinputs.tolerance)
+
+
+@EACH
+def test_network_learns_and_is_kept_in_a_file(kind: type[Activation], tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    y = generator.integers(0, 3, 60)
+    X = generator.standard_normal((3, 4))[y] + 0.1 * generator.standard_normal((60, 4))
+    model = Sequential([Dense(4, 8), kind(), Dense(8, 3)], seed=1)
+    model.fit(X, y, epochs=60, optimizer="adam", verbose=False)
+    model.fit(X, y, epochs=200, optimizer="sgd", verbose=False)
+    assert model.evaluate(X, y).accuracy > 0.9
+    model.save(tmp_path / "model.safetensors")
+    again = load(tmp_path / "model.safetensors")
+    assert type(again.layers[1]) is kind
+    np.testing.assert_array_equal(again.predict_proba(X), model.predict_proba(X))
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+@EACH
+def test_gradient_of_a_network_is_that_of_its_loss(
+    kind: type[Activation], loss: type[CategoricalCrossentropy]
+) -> None:
+    layers: list[Layer] = [Dense(4, 5), kind(), Dense(5, 3), *([] if makes_probabilities(loss) else [Softmax()])]
+    network = Sequential(layers, loss=loss, backend=CpuBackend(1), seed=0, dtype="float64")
+    generator, step = np.random.default_rng(1), 1e-6
+    X, y = generator.standard_normal((7, 4)), generator.integers(0, 3, 7)
+    network.parameters[...] = generator.standard_normal(network.parameters.size)
+    network.backward(network.forward(X), y)
+    for place in range(network.parameters.size):
+        means = []
+        for sign in (1, -1):
+            network.parameters[place] += sign * step
+            means.append(network.loss.calculate(network.forward(X), y))
+            network.parameters[place] -= sign * step
+        assert network.gradients[place] == pytest.approx((means[0] - means[1]) / (2 * step), rel=1e-5, abs=1e-8)
+
+
+@EACH_LOSS
+def test_gradient_of_a_loss_is_that_of_its_mean(kind: type[CategoricalCrossentropy]) -> None:
+    generator, loss, step = np.random.default_rng(0), kind(), 1e-6
+    inputs = (
+        generator.standard_normal((6, 4)) if makes_probabilities(kind) else generator.dirichlet(np.full(4, 9.0), 6)
+    )
+    labels = generator.integers(0, 4, 6)
+    dinputs = loss.backward(loss.activate(inputs), labels)
+    for place in np.ndindex(inputs.shape):
+        means = []
+        for sign in (1, -1):
+            moved = inputs.copy()
+            moved[place] += sign * step
+            means.append(loss.calculate(loss.activate(moved), labels))
+        assert dinputs[place] == pytest.approx((means[0] - means[1]) / (2 * step), rel=1e-5, abs=1e-8)
