@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_helpers import made
+from data_helpers import noise
 from hypothesis import given
 from hypothesis import strategies as st
 from table_helpers import csv_file, csv_rows, folder_of, same
@@ -14,7 +14,7 @@ from fmnist_xp.data import csv_files, load_fashion_mnist
 from fmnist_xp.data.stored import in_folder
 from fmnist_xp.errors import DataError
 
-SPLITS = made(20), made(10, 1)
+SPLITS = noise(20), noise(10, 1)
 TEST = csv_file(csv_rows(SPLITS[1]))
 HEADER, FIRST, *REST = csv_file(csv_rows(SPLITS[0])).decode().splitlines()
 
@@ -25,7 +25,7 @@ def folder(path: Path, train: bytes | str) -> Path:
 
 
 def moved(column: int) -> str:
-    """Return the file for training with its labels in another column."""
+    """Return the training file with its labels in another column."""
     lines = []
     for line in (HEADER, FIRST, *REST):
         label, *pixels = line.split(",")
@@ -54,7 +54,7 @@ ACCEPTED = {
 
 
 @pytest.mark.parametrize("content", ACCEPTED.values(), ids=ACCEPTED)
-def test_what_is_understood(tmp_path: Path, content: str | bytes) -> None:
+def test_accepted_files_are_read(tmp_path: Path, content: str | bytes) -> None:
     assert same(load_fashion_mnist(folder(tmp_path, content)), SPLITS)
 
 
@@ -94,14 +94,14 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("content", "message"), REFUSED.values(), ids=REFUSED)
-def test_what_is_not_understood_is_named(tmp_path: Path, content: str | bytes, message: str) -> None:
+def test_refused_files_are_named(tmp_path: Path, content: str | bytes, message: str) -> None:
     with pytest.raises(DataError, match=message) as raised:
         load_fashion_mnist(folder(tmp_path, content))
     assert str(raised.value).startswith(f"{tmp_path / 'fashion-mnist_train.csv'}: ")
     assert str(raised.value).isprintable()
 
 
-def test_the_line_at_fault_is_counted_through_all_pieces(tmp_path: Path) -> None:
+def test_line_numbers_count_across_chunks(tmp_path: Path) -> None:
     lines = [HEADER, *[FIRST] * 2500, with_value("12,12").splitlines()[1]]
     with pytest.raises(DataError, match="786 values found in line 2502"):
         load_fashion_mnist(folder(tmp_path, "\n".join(lines)))
@@ -110,7 +110,7 @@ def test_the_line_at_fault_is_counted_through_all_pieces(tmp_path: Path) -> None
     assert (many.images == SPLITS[0].images[0]).all()
 
 
-def test_a_missing_part_is_named(tmp_path: Path) -> None:
+def test_a_missing_split_is_named(tmp_path: Path) -> None:
     (tmp_path / "mnist_train.csv").write_bytes(TEST)
     for path in (tmp_path, tmp_path / "mnist_train.csv"):
         with pytest.raises(DataError, match=r"mnist_test\.csv: missing; all 2 CSV files are needed") as raised:
@@ -118,7 +118,7 @@ def test_a_missing_part_is_named(tmp_path: Path) -> None:
         assert str(tmp_path) in str(raised.value)
 
 
-def test_lines_without_end_in_a_gzip_are_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endless_lines_in_a_gzip_are_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(csv_files, "MOST_IMAGES", 5000)
     zeros = ",".join("0" * 785) + "\n"
     with pytest.raises(DataError, match=r"more than 5,000 lines found"):
@@ -129,7 +129,7 @@ def test_lines_without_end_in_a_gzip_are_stopped(tmp_path: Path, monkeypatch: py
     values=st.lists(st.integers(0, 255), min_size=1, max_size=30),
     labels=st.lists(st.integers(0, 9), min_size=1, max_size=4),
 )
-def test_every_value_in_every_place_is_read(
+def test_every_value_is_read_in_every_position(
     tmp_path_factory: pytest.TempPathFactory, values: list[int], labels: list[int]
 ) -> None:
     images = np.resize(np.array(values, np.uint8), (len(labels), 784))
@@ -139,18 +139,18 @@ def test_every_value_in_every_place_is_read(
     assert np.array_equal(train.images.reshape(-1, 784), images)
 
 
-def test_most_images_are_read_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_than_the_most_images_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(csv_files, "_CHUNK", 4)
-    monkeypatch.setattr(csv_files, "MOST_IMAGES", 18)  # line 18 begins the last piece
+    monkeypatch.setattr(csv_files, "MOST_IMAGES", 18)  # line 18 begins the last chunk
     assert same(load_fashion_mnist(folder(tmp_path, AS_KAGGLE_HAS_IT)), SPLITS)
     monkeypatch.setattr(csv_files, "MOST_IMAGES", 17)
     with pytest.raises(DataError, match=r"train\.csv: more than 17 lines found; is it the right file\?$"):
-        csv_files.read(csv_files.find(in_folder(tmp_path))[0].files, "made")
+        csv_files.read(csv_files.find(in_folder(tmp_path))[0].files, "here")
 
 
 @pytest.mark.parametrize("skipped", [0, 1])
 @pytest.mark.parametrize("count", [1, 3, 4, 5, 8, 9])
-def test_pieces_are_of_so_many_lines_and_count_from_the_first(
+def test_chunks_have_a_fixed_length_and_their_first_line_number(
     monkeypatch: pytest.MonkeyPatch, skipped: int, count: int
 ) -> None:
     monkeypatch.setattr(csv_files, "_CHUNK", 3)
@@ -162,7 +162,7 @@ def test_pieces_are_of_so_many_lines_and_count_from_the_first(
     assert [len(piece) for _, piece in pieces[:-1]] == [3] * (len(pieces) - 1)
 
 
-def test_empty_lines_are_passed_over_at_the_end_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_lines_are_ignored_only_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(csv_files, "_CHUNK", 3)
 
     def pieces(text: bytes) -> list[tuple[int, list[bytes]]]:
@@ -171,16 +171,16 @@ def test_empty_lines_are_passed_over_at_the_end_alone(monkeypatch: pytest.Monkey
     assert pieces(b"1\n2\n3\n\n") == [(1, [b"1\n", b"2\n", b"3\n"])]
     assert pieces(b"1\n\n\n4\n5\n") == [(1, [b"1\n", b"\n", b"\n", b"4\n"]), (5, [b"5\n"])]
     assert pieces(b"\n" * 3) == []
-    assert pieces(b"\n" * 4) == [(1, [b"\n"] * 4)]  # and not without end
+    assert pieces(b"\n" * 4) == [(1, [b"\n"] * 4)]  # only so many are kept back
 
 
-def test_mark_is_taken_from_the_first_line_alone() -> None:
+def test_byte_order_mark_is_removed_only_from_the_first_line() -> None:
     mark = b"\xef\xbb\xbf"
     ((_, lines),) = csv_files._chunks(io.BytesIO(mark + b"1\n" + mark + b"2\n"), "here", 0)
     assert lines == [b"1\n", mark + b"2\n"]
 
 
-def test_line_of_the_most_bytes_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_of_the_maximum_length_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(csv_files, "_LINE", 4)
     ((_, lines),) = csv_files._chunks(io.BytesIO(b"123\n456\n"), "here", 0)
     assert lines == [b"123\n", b"456\n"]
@@ -218,13 +218,13 @@ TOLD = {
 
 
 @pytest.mark.parametrize(("content", "message"), TOLD.values(), ids=TOLD)
-def test_message_is_whole(tmp_path: Path, content: str, message: str) -> None:
+def test_messages_are_exact(tmp_path: Path, content: str, message: str) -> None:
     with pytest.raises(DataError) as raised:
         load_fashion_mnist(folder(tmp_path, content.encode("utf-8", "surrogateescape")))
     assert str(raised.value) == f"{tmp_path / 'fashion-mnist_train.csv'}: {message}"
 
 
-def test_all_lines_of_a_piece_become_an_array_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_lines_of_a_chunk_are_parsed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [line.encode() for line in (FIRST, *REST)]
     counts, load = [], csv_files._load
     monkeypatch.setattr(csv_files, "_load", lambda lines: counts.append(len(lines)) or load(lines))

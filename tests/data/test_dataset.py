@@ -2,20 +2,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from data_helpers import made
+from data_helpers import noise
 
 from fmnist_xp.data import Dataset, preprocess
 
-IMAGES, LABELS = made(10).images, made(10).labels
+IMAGES, LABELS = noise(10).images, noise(10).labels
 
 
-def test_whole_numbers_of_another_width_are_taken() -> None:
-    dataset = Dataset(IMAGES.astype(np.int64), LABELS.tolist(), "custom", "made")  # type: ignore[arg-type]
+def test_integers_of_another_width_are_converted() -> None:
+    dataset = Dataset(IMAGES.astype(np.int64), LABELS.tolist(), "custom", "here")  # type: ignore[arg-type]
     assert dataset.images.dtype == dataset.labels.dtype == np.uint8
     assert np.array_equal(dataset.images, IMAGES)
     assert np.array_equal(dataset.labels, LABELS)
-    assert dataset.sha256 == made(10).sha256
-    assert Dataset(IMAGES, LABELS, "custom", "made").images is IMAGES
+    assert dataset.sha256 == noise(10).sha256
+    assert Dataset(IMAGES, LABELS, "custom", "here").images is IMAGES
 
 
 WRONG: dict[str, tuple[Any, Any, type[Exception], str]] = {
@@ -49,11 +49,9 @@ WRONG: dict[str, tuple[Any, Any, type[Exception], str]] = {
 
 
 @pytest.mark.parametrize(("images", "labels", "error", "message"), WRONG.values(), ids=WRONG)
-def test_what_would_be_read_as_something_else_is_refused(
-    images: Any, labels: Any, error: type[Exception], message: str
-) -> None:
+def test_values_that_would_change_are_refused(images: Any, labels: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        Dataset(images, labels, "custom", "made")
+        Dataset(images, labels, "custom", "here")
 
 
 @pytest.mark.parametrize(
@@ -61,13 +59,13 @@ def test_what_would_be_read_as_something_else_is_refused(
 )
 def test_a_seed_is_a_whole_number(seed: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match=r"shuffle_seed must be (a whole number|at least 0), got "):
-        preprocess(made(10), shuffle_seed=seed)
+        preprocess(noise(10), shuffle_seed=seed)
 
 
-def test_a_seed_may_be_numpys() -> None:
-    assert np.array_equal(preprocess(made(10), np.int64(3))[0], preprocess(made(10), 3)[0])  # type: ignore[arg-type]
+def test_a_seed_may_be_a_numpy_integer() -> None:
+    assert np.array_equal(preprocess(noise(10), np.int64(3))[0], preprocess(noise(10), 3)[0])  # type: ignore[arg-type]
 
 
-def test_what_is_no_dataset_is_refused() -> None:
+def test_anything_but_a_dataset_is_refused() -> None:
     with pytest.raises(TypeError, match="dataset must be a Dataset, not ndarray"):
         preprocess(IMAGES)  # type: ignore[arg-type]
