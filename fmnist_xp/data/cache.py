@@ -156,7 +156,7 @@ def cached(
     Either `key` identifies the content, or it identifies the place and `state` returns a value that changes with
     the content; `state` is called before `build` if there is an entry for `key`, else after it. `key` is hashed into
     the file's name. `source` becomes the source of data sets read from the cache. An entry that is damaged, or fails
-    its checksum, is rebuilt. Without a writable cache folder there is a warning, and the set is decoded at each start.
+    its checksum, is rebuilt. Without a writable cache folder, a warning is logged and the set is decoded each time.
     After each write the cache is trimmed to `cache_size`; a data set larger than that is not written.
     """
     folder, most = cache_folder(), cache_size()

@@ -33,7 +33,7 @@ _DIMENSIONS = {"images": 3, "labels": 1}
 
 
 def find(files: list[Stored]) -> list[Found]:
-    """Return the sets of four files, by folder and by the part of the name before `train`, in the order of `NAMES`."""
+    """Return the sets of four files in the order of `NAMES`, by folder and by the part of the name before `train`."""
     return gather(files, "IDX files", _NAME, _ROLES, check, read)
 
 
