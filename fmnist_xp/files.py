@@ -1,4 +1,4 @@
-"""Writing files so that nobody ever sees half of one, and reading them within bounds."""
+"""Writing files atomically, and reading them within bounds."""
 
 import errno
 import os

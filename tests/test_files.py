@@ -84,14 +84,14 @@ def test_temporary_is_beside_the_file_with_its_suffix(tmp_path: Path) -> None:
     assert not temporary.exists()
 
 
-@pytest.mark.skipif(os.name != "posix", reason="file modes are of POSIX systems")
+@pytest.mark.skipif(os.name != "posix", reason="only POSIX has file modes")
 def test_mode_follows_the_umask(tmp_path: Path, umask: int) -> None:
     path = tmp_path / "text.txt"
     write_text(path, "text")
     assert path.stat().st_mode & 0o777 == 0o666 & ~umask
 
 
-@pytest.mark.skipif(os.name != "posix", reason="file modes are of POSIX systems")
+@pytest.mark.skipif(os.name != "posix", reason="only POSIX has file modes")
 def test_mode_follows_the_umask_even_if_the_writer_replaces_the_file(tmp_path: Path, umask: int) -> None:
     path = tmp_path / "model.safetensors"
     with replacing(path) as temporary:
@@ -107,7 +107,7 @@ def test_names_of_temporary_files_are_known(tmp_path: Path) -> None:
         assert not TEMPORARY.fullmatch(name)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="file modes are of POSIX systems")
+@pytest.mark.skipif(os.name != "posix", reason="only POSIX has file modes")
 @pytest.mark.usefixtures("slow_umask")
 def test_concurrent_writers_leave_whole_files_and_the_umask(tmp_path: Path, umask: int) -> None:
     texts = [f"{number}\n" * 1000 for number in range(200)]

@@ -26,7 +26,7 @@ NO_FOLDER = "its folder is unknown without pooch and a home: pip install pooch, 
 SIZE = 1000
 """Default limit of the cache in megabytes; `$FMNIST_XP_CACHE_SIZE` overrides it. A decoded data set takes 55."""
 LITTER_AGE = 3600
-"""Age in seconds from which a temporary file counts as left over from a killed process: writing takes seconds."""
+"""Age in seconds above which a temporary file counts as left over from a killed process: writing takes seconds."""
 FETCHED = "fashion-mnist"
 """Subfolder of the cache for the files as they were fetched."""
 _DECODED = re.compile(r"decoded-[0-9a-f]{32}\.safetensors")
@@ -47,7 +47,7 @@ class CacheFile:
 def cache_folder() -> Path | None:
     """Return `$FMNIST_XP_CACHE`, or the platform's folder for this program's cache; it need not exist.
 
-    None where neither is known, see `NO_FOLDER`. DataError where `$FMNIST_XP_CACHE` names an unknown user's home.
+    None if neither is known, see `NO_FOLDER`. DataError if `$FMNIST_XP_CACHE` names an unknown user's home.
     """
     chosen = os.environ.get("FMNIST_XP_CACHE")
     if chosen:
@@ -75,7 +75,7 @@ def cache_size() -> int:
 def cache_files() -> list[CacheFile]:
     """Return this package's own files in the cache, least recently used first.
 
-    DataError where the folder cannot be read.
+    DataError if the folder cannot be read.
     """
     folder = cache_folder()
     return sorted(_ours(folder), key=lambda file: file.used) if folder else []
@@ -84,7 +84,7 @@ def cache_files() -> list[CacheFile]:
 def clear_cache() -> list[CacheFile]:
     """Remove this package's own files from the cache and return them, except any that another process is writing.
 
-    DataError where a file cannot be removed.
+    DataError if a file cannot be removed.
     """
     removed = [file for file in cache_files() if file.kind != "unfinished" or _is_litter(file)]
     for file in removed:
@@ -108,7 +108,7 @@ def _ours(folder: Path) -> Iterator[CacheFile]:
             raise DataError(f"{place}: cannot be read ({error.strerror or error}); set FMNIST_XP_CACHE") from error
         for path in paths:
             kind = source = ""
-            # The name that a temporary file of `replacing` would get.
+            # For a temporary file of `replacing`, the name that it would have got.
             unfinished = TEMPORARY.fullmatch(path.name) and path.name[1:].rpartition("-")[0] + path.suffix
             name = unfinished or path.name
             if place == folder and _DECODED.fullmatch(name):

@@ -65,7 +65,7 @@ def _read(file: Stored, source: str) -> Dataset:
 
 
 def _header(stream: IO[bytes], where: str) -> int | None:
-    """Return the column of the labels that the first line names, or None where it is not a header."""
+    """Return the column of the labels that the first line names, or None if it is not a header."""
     line = stream.readline(_LINE)
     fields = [field.strip().strip('"') for field in line.decode("utf-8-sig", "replace").split(",")]
     if all(map(_is_number, fields)):

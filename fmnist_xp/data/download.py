@@ -50,7 +50,7 @@ def fetch(url: str | None = None, progress: bool = True, folder: Path | None = N
     is verified. A file gets its name only when it is complete and verified, so two processes may fetch at once.
     `progress` shows a bar, on a terminal.
 
-    OutOfReachError, a DataError, where no address answers within `TIMEOUT`, or requests is not installed; DataError
+    OutOfReachError, a DataError, if no address answers within `TIMEOUT`, or requests is not installed; DataError
     for an error status, a wrong checksum, more bytes than the file has, a connection that keeps breaking or is slower
     than `LOWEST_RATE`, more than `WHOLE` seconds in all, no cache, or a folder that cannot be written.
     """

@@ -30,7 +30,7 @@ def load_fashion_mnist(
       now from `url` (see `fetch`). Where no server answers, or requests is not installed, one warning is logged and
       the synthetic set returned; its `name` says so.
 
-    With `allow_synthetic=False`, DataError where synthetic images would be returned. Decoded arrays are kept in the
+    With `allow_synthetic=False`, DataError if synthetic images would be returned. Decoded arrays are kept in the
     cache, see `cached`. DataError, naming the file, for whatever is missing, damaged or not what it claims to be.
     """
     if str(source) == "synthetic":
@@ -43,7 +43,7 @@ def load_fashion_mnist(
 
 
 def _existing(source: str | Path) -> Path:
-    """Return the path that `source` names; DataError where nothing is there."""
+    """Return the path that `source` names; DataError if nothing is there."""
     if not str(source):
         raise DataError("the data source is empty; give a path, 'auto' or 'synthetic'")
     try:
@@ -75,7 +75,7 @@ def _auto(url: str | None, allow_synthetic: bool) -> tuple[Dataset, Dataset]:
     try:
         if folder and _is_writable(folder):
             return formats.read(download.fetch(url))
-        if folder:  # without a cache, `cached` has said so
+        if folder:  # without a cache folder, `cached` warns
             LOG.warning("%s: cannot be written; the data set is fetched at each start", folder)
         with tempfile.TemporaryDirectory() as temporary:
             return formats.read(download.fetch(url, folder=Path(temporary)))

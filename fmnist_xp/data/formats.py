@@ -56,7 +56,7 @@ def export(train: Dataset, test: Dataset, folder: Path, format: str) -> None:
     A new folder appears complete or not at all. An existing one, which may be the current folder, a link to a folder
     or a mount point, stays the same folder: everything is written to a hidden folder inside it and then moved up, in
     two or four moves, which are undone if one of them fails. Only a process killed between two moves leaves a part.
-    DataError where the folder is not empty or cannot be written, for another format, and for "png" where a class has
+    DataError if the folder is not empty or cannot be written, for another format, and for "png" where a class has
     no image, since such a folder could not be read.
     """
     if format not in FORMATS:

@@ -77,7 +77,7 @@ def _split(images: Stored, labels: Stored, source: str) -> Dataset:
 
 
 def _shape(file: Stored, kind: str) -> tuple[int, ...]:
-    """Return the shape in a file's header; DataError where the file cannot hold that much."""
+    """Return the shape in a file's header; DataError if the file cannot hold that much."""
     with file.open() as (stream, most, packed):
         shape = _header(stream, file.where, kind)
         left, promised = most - stream.tell(), math.prod(shape)

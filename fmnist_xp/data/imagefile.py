@@ -25,7 +25,7 @@ _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 
 _IEND = bytes(4) + b"IEND" + crc32(b"IEND").to_bytes(4, "big")
 _ORDER = re.compile(b"IHDR(PLTE)?(tRNS)?(IDAT)+IEND")
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
-"""JPEG's markers of a frame header, which has the size."""
+"""JPEG's markers of frame headers, which have the image's size."""
 
 
 class CheckedImage(NamedTuple):

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from fmnist_xp.data.dataset import CLASS_NAMES, Dataset
 from fmnist_xp.data.imagefile import check_image, read_file
 from fmnist_xp.data.opencv import decoder, on_threads, opencv
+from fmnist_xp.data.stored import leads_to_folder
 from fmnist_xp.errors import DataError
 
 LOG = logging.getLogger("fmnist_xp")
@@ -80,8 +81,8 @@ class Folder:
     def fingerprint(self) -> str:
         """Return a SHA-256 over each file's name, size and modification time.
 
-        It stands for the content: hashing that would mean opening 70,000 files at each start, most of the time that
-        the cache saves. Once the files are read, it describes them as they were then.
+        It stands for the content: hashing that would mean opening 70,000 files at each start, which takes most of the
+        time that the cache saves. Once the files are read, it describes them as they were then.
         """
         names = self._layout.names
         if self._stats is None:
@@ -163,13 +164,8 @@ class _Layout:
             first = ", ".join(map(repr, self._skipped[:3])) + (", …" if len(self._skipped) > 3 else "")
             level = logging.INFO if all(map(_is_left_behind, self._skipped)) else logging.WARNING
             source = where.rstrip(f": {os.sep}")
-            LOG.log(
-                level,
-                "%s: skipped what is no image of the data set, %d in all: %s",
-                source,
-                len(self._skipped),
-                first,
-            )
+            message = "%s: skipped what is no image of the data set, %d in all: %s"
+            LOG.log(level, message, source, len(self._skipped), first)
 
     def read(self, read: Callable[[str], bytes], source: str) -> tuple[Dataset, Dataset]:
         """Return (train, test) of all `names`; `read` returns the bytes of a file."""
@@ -287,7 +283,7 @@ def _grey(image: NDArray[Any], place: str) -> NDArray[Any]:
 
 
 def _top(listed: Listed) -> str | None:
-    """Return the folder with the splits: "", or "name/" of the only folder, or None where neither has them."""
+    """Return the folder with the splits: "", or "name/" of the only folder, or None if neither has them."""
     entries = listed("")
     if _has_splits(entries):
         return ""
@@ -302,16 +298,9 @@ def _has_splits(entries: dict[str, bool]) -> bool:
 def _lister(path: Path) -> Listed:
     def listed(folder: str) -> dict[str, bool]:
         with os.scandir(path / folder) as entries:
-            return {entry.name: _is_folder(entry) for entry in entries}
+            return {entry.name: leads_to_folder(entry) for entry in entries}
 
     return listed
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a circular link
-        return False
 
 
 def _is_left_behind(name: str) -> bool:

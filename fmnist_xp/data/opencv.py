@@ -21,7 +21,7 @@ _MEND = "pip uninstall -y opencv-python, then pip install --force-reinstall --no
 def opencv() -> ModuleType:
     """Return the module `cv2`, silenced: about a file that it cannot read, the caller raises an error.
 
-    DataError, naming what to install, where it cannot be imported.
+    DataError, naming what to install, if it cannot be imported.
     """
     try:
         import cv2

@@ -44,7 +44,7 @@ def prepare_photograph(path: Path) -> NDArray[np.uint8]:
         raise DataError(f"{path}: the image is blank; give one with a garment on a plain background")
     if ready:
         return grey
-    # The garment gets lighter the more it differs from the background, in the direction in which most of it does.
+    # A garment that is darker than its background, on average, is inverted.
     if difference[garment].mean() < 0:
         light = -difference * (255 / background)
     else:

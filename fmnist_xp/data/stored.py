@@ -93,9 +93,9 @@ class Stored:
 
     @contextmanager
     def open(self) -> Iterator[tuple[IO[bytes], int, bool]]:
-        """Yield (stream, most, packed): its content, the most bytes of it, and whether it was compressed.
+        """Yield (stream, most, packed): its content, the most bytes of it, and whether it was unpacked.
 
-        A gzip file, or a zip of one member, is decompressed, whatever its name. DataError for what is not a regular
+        A gzip file, or a zip of one member, is unpacked, whatever its name. DataError for what is not a regular
         file, and for any damage found within the block.
         """
         with blaming(self.where):
@@ -193,7 +193,7 @@ def in_folder(folder: Path, below: bool = True) -> list[Stored]:
             raise
         for entry in entries:
             name = start + entry.name
-            if not _is_dir(entry):
+            if not leads_to_folder(entry):
                 path = folder / name
                 found.append(Stored(name, f"{shown(str(folder))}{os.sep}", path, partial(open_file, path)))
             elif below and (not start or (entry.name == "raw" and start.count("/") == 1)):
@@ -201,7 +201,8 @@ def in_folder(folder: Path, below: bool = True) -> list[Stored]:
     return found
 
 
-def _is_dir(entry: os.DirEntry[str]) -> bool:
+def leads_to_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a folder, or a link to one."""
     try:
         return entry.is_dir()
     except OSError:  # a circular link
@@ -238,7 +239,7 @@ def is_tar(path: Path) -> bool:
 def in_archive(path: Path) -> Iterator[list[Stored]]:
     """Yield the files in a zip, a tar or a tar.gz, which can be opened within the block.
 
-    Nothing is unpacked to disk. DataError where it is damaged.
+    Nothing is unpacked to disk. DataError if it is damaged.
     """
     with blaming(shown(str(path))), open_file(path)[0] as file:
         if is_zip(path):

@@ -1,7 +1,7 @@
 """The pictures of finished runs, as PNG files.
 
 A `…_figure` or `…_figures` function makes matplotlib figures, and the `plot_…` function of the same name writes
-them, raising `OSError` where it cannot. No picture needs a display. Runs with separate folders never overwrite each
+them, raising `OSError` if it cannot. No picture needs a display. Runs with separate folders never overwrite each
 other's pictures. An empty history gives no picture; values that are not finite, or beyond 1e300, are gaps in a line.
 """
 

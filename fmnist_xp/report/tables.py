@@ -14,7 +14,7 @@ from fmnist_xp.train.history import History
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a Markdown table, ending in a newline; a `|` inside a cell is escaped.
 
-    Raises `ValueError` where a row and the header differ in length.
+    Raises `ValueError` if a row and the header differ in length.
     """
     lines = [header, ["---"] * len(header), *rows]
     for row in lines:
@@ -27,7 +27,7 @@ def confusion_matrix(labels: ArrayLike, predictions: ArrayLike, classes: int = 1
     """Count each pair of true class (row) and predicted class (column).
 
     `labels` and `predictions` are integers of shape (n,) in 0 … `classes` − 1; the matrix is int64 of shape
-    (`classes`, `classes`). Raises `ValueError` where shapes differ, or a class is not an integer or out of range.
+    (`classes`, `classes`). Raises `ValueError` if shapes differ, or a class is not an integer or out of range.
     """
     true, predicted = np.asarray(labels), np.asarray(predictions)
     for name, values in (("labels", true), ("predictions", predicted)):
@@ -81,7 +81,7 @@ def class_table(scores: Iterable[ClassScore]) -> str:
 def mean_and_spread(values: Sequence[float]) -> str:
     """Return "mean ± standard deviation (lowest–highest)" with 3 decimals, or just the value if there is only one.
 
-    The deviation is that of a sample (n − 1). Raises `ValueError` where there is no value.
+    The deviation is that of a sample (n − 1). Raises `ValueError` if there is no value.
     """
     if len(values) == 0:
         raise ValueError("no values: a mean needs at least one")
@@ -104,7 +104,7 @@ def reproduce_table(
     table says whether the notebook's value lies in the range of the seeds; for others, what makes them incomparable.
     An experiment that the notebook lacks gets "—".
 
-    Raises `ValueError` where the two do not have the same runs, an experiment has none, or a history is empty.
+    Raises `ValueError` if the two do not have the same runs, an experiment has none, or a history is empty.
     """
     rows: list[tuple[str, ...]] = []
     for experiment, runs in results.items():

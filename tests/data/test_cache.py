@@ -175,7 +175,7 @@ def test_without_pooch_there_is_no_cache_and_one_warning(
     assert cache_files() == clear_cache() == []
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="homes are POSIX's here")
+@pytest.mark.skipif(sys.platform == "win32", reason="only for POSIX homes")
 @pytest.mark.usefixtures("downloads")
 def test_a_user_without_a_home_has_no_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -288,7 +288,7 @@ def test_an_unknown_home_is_an_error_that_names_the_variable(monkeypatch: pytest
         load_fashion_mnist("synthetic")
 
 
-@pytest.mark.skipif(os.name != "posix", reason="file modes are of POSIX systems")
+@pytest.mark.skipif(os.name != "posix", reason="only POSIX has file modes")
 def test_cached_files_have_the_mode_of_the_umask(cache: Path) -> None:
     before = os.umask(0o027)
     try:
@@ -381,7 +381,7 @@ def test_litter_is_more_than_an_hour_old(cache: Path, monkeypatch: pytest.Monkey
     assert not list(cache.iterdir())
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are of POSIX systems")
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_a_link_to_a_pipe_in_the_cache_does_not_block(cache: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     cache.mkdir(exist_ok=True)

@@ -39,12 +39,14 @@ ACCEPTED = {
     "with a header": AS_KAGGLE_HAS_IT,
     "without one": "\n".join([FIRST, *REST]),
     "rows and columns in the header": "\n".join([GRID, FIRST, *REST]),
-    "lines that end as on Windows, and empty ones": "\r\n".join([HEADER, FIRST, *REST, "", ""]),
+    "Windows line ends, and empty lines": "\r\n".join([HEADER, FIRST, *REST, "", ""]),
     "labels last": moved(784),
-    "labels within": moved(400),
-    "a mark before the header": b"\xef\xbb\xbf" + AS_KAGGLE_HAS_IT.encode(),
-    "a mark before the numbers": b"\xef\xbb\xbf" + "\n".join([FIRST, *REST]).encode(),
-    "a point in the numbers": "\n".join([HEADER, *(line.replace(",", ".0,") + ".0" for line in [FIRST, *REST])]),
+    "labels in the middle": moved(400),
+    "a byte order mark before the header": b"\xef\xbb\xbf" + AS_KAGGLE_HAS_IT.encode(),
+    "a byte order mark before the numbers": b"\xef\xbb\xbf" + "\n".join([FIRST, *REST]).encode(),
+    "a decimal point in the numbers": "\n".join(
+        [HEADER, *(line.replace(",", ".0,") + ".0" for line in [FIRST, *REST])]
+    ),
     "quotes": "\n".join(['"' + line.replace(",", '","') + '"' for line in [HEADER, FIRST, *REST]]),
     "quotes that are not closed": "\n".join(
         [HEADER, *(line[::-1].replace(",", '",', 1)[::-1] for line in [FIRST, *REST])]
@@ -66,18 +68,18 @@ def with_value(value: str, column: int = 0) -> str:
 
 PIXELS = FIRST.partition(",")[2]
 REFUSED = {
-    "a label between two": (with_value("3.7"), "3.7 found in line 2, column 1; whole numbers from 0 to 255"),
-    "no number for a label": (with_value("nan"), "nan found in line 2, column 1; whole numbers"),
+    "a fractional label": (with_value("3.7"), "3.7 found in line 2, column 1; whole numbers from 0 to 255"),
+    "NaN as a label": (with_value("nan"), "nan found in line 2, column 1; whole numbers"),
     "a label beyond a byte": (with_value("300"), "300 found in line 2, column 1; whole numbers"),
     "a label of EMNIST's letters": (with_value("26"), "label 26 found; labels go from 0 to 9"),
     "a label below 0": (with_value("-1"), "-1 found in line 2, column 1; whole numbers"),
     "a scaled pixel": (with_value("0.5", 130), "0.5 found in line 2, column 131; whole numbers"),
-    "beyond every float": (with_value("1e400", 784), "inf found in line 2, column 785; whole numbers"),
+    "beyond float64": (with_value("1e400", 784), "inf found in line 2, column 785; whole numbers"),
     "a word": (with_value("shoe"), "'shoe' found in line 2; numbers are needed"),
     "an empty field": (with_value("", 5), "'' found in line 2; numbers are needed"),
     "a field too few": ("\n".join([HEADER, FIRST, PIXELS]), "784 values found in line 3; 785 are needed"),
     "a field too many": ("\n".join([HEADER, FIRST + ",1"]), "786 values found in line 2; 785 are needed"),
-    "an empty line within": ("\n".join([HEADER, FIRST, "", *REST]), "0 values found in line 3; 785 are needed"),
+    "an empty line between": ("\n".join([HEADER, FIRST, "", *REST]), "0 values found in line 3; 785 are needed"),
     "no label, no header": (PIXELS, "784 values found in line 1; 785 are needed"),
     "no label": (HEADER.partition(",")[2], "a header of 784 columns found, 0 of them label"),
     "two labels": (HEADER.replace("pixel5,", "label,"), "a header of 785 columns found, 2 of them label"),
@@ -86,9 +88,9 @@ REFUSED = {
     "columns in another order": (
         HEADER.replace("pixel5,pixel6", "pixel6,pixel5"), "the pixels of its header are not in ascending order"
     ),
-    "a header alone": (HEADER + "\n\n", "no images found below its header"),
-    "nothing": ("", "a header of 1 columns found"),
-    "line without end": (HEADER + "\n" + "1" * 100_000, "line 2 is longer than 65,536 bytes"),
+    "only a header": (HEADER + "\n\n", "no images found below its header"),
+    "an empty file": ("", "a header of 1 columns found"),
+    "an endless line": (HEADER + "\n" + "1" * 100_000, "line 2 is longer than 65,536 bytes"),
     "bytes": (b"\xff\xfe\x00\x81" * 300, "a header of 1 columns found"),
 }  # fmt: skip
 
@@ -203,8 +205,8 @@ TOLD = {
         "786 values found in line 2; 785 are needed, separated by commas: the label, then 784 grey values",
     ),
     "word": (with_value("w" * 50), f"'{'w' * 40}' found in line 2; numbers are needed"),
-    "no text": (with_value("\udcff"), "'�' found in line 2; numbers are needed"),
-    "a line between digits": (with_value("1_0", 5), "'1_0' found in line 2; numbers are needed"),
+    "not UTF-8": (with_value("\udcff"), "'�' found in line 2; numbers are needed"),
+    "an underscore between digits": (with_value("1_0", 5), "'1_0' found in line 2; numbers are needed"),
     "digits of another script": (with_value("\u0661", 5), "'\u0661' found in line 2; numbers are needed"),
     "short header": (
         "a,b,label,c",
@@ -212,7 +214,7 @@ TOLD = {
         "785 are needed, separated by commas: label and 784 pixels",
     ),
     "256": (with_value("256", 3), "256 found in line 2, column 4; whole numbers from 0 to 255 are needed"),
-    "header alone": (HEADER, "no images found below its header; is it the right file?"),
+    "only a header": (HEADER, "no images found below its header; is it the right file?"),
     "number sign": (with_value("1#", 784), "'1#' found in line 2; numbers are needed"),
 }
 

@@ -28,8 +28,8 @@ WRONG: dict[str, tuple[Any, Any, type[Exception], str]] = {
     "images as text": (IMAGES.astype(str), LABELS, TypeError, "images of dtype <U3 given"),
     "scaled images": (IMAGES / 255, LABELS, TypeError, "images of dtype float64 given"),
     "labels as text": (IMAGES, LABELS.astype(str), TypeError, "labels of dtype <U3 given; whole numbers from 0 to 9"),
-    "labels with a part": (IMAGES, LABELS + 0.5, TypeError, "labels of dtype float64 given"),
-    "truth for labels": (IMAGES, LABELS > 3, TypeError, "labels of dtype bool given"),
+    "fractional labels": (IMAGES, LABELS + 0.5, TypeError, "labels of dtype float64 given"),
+    "booleans as labels": (IMAGES, LABELS > 3, TypeError, "labels of dtype bool given"),
     "images that wrap": (IMAGES + np.int64(256), LABELS, ValueError, r"images from 25\d to 511 given; .*0 to 255"),
     "a label below 0": (IMAGES, LABELS - np.int64(1), ValueError, "labels from -1 to 8 given; they go from 0 to 9"),
     "a label beyond 9": (IMAGES, LABELS + 1, ValueError, "labels from 1 to 10 given; they go from 0 to 9"),
@@ -43,7 +43,7 @@ WRONG: dict[str, tuple[Any, Any, type[Exception], str]] = {
     "fewer labels": (IMAGES, LABELS[:9], ValueError, r"labels of shape \(9,\) given"),
     "a column of labels": (IMAGES, LABELS[:, None], ValueError, r"labels of shape \(10, 1\) given"),
     "one label in a column": (IMAGES[:1], LABELS[:1, None], ValueError, r"labels of shape \(1, 1\) given"),
-    "a label alone": (IMAGES[:1], LABELS[0], ValueError, r"labels of shape \(\) given"),
+    "a scalar label": (IMAGES[:1], LABELS[0], ValueError, r"labels of shape \(\) given"),
     "nothing": (IMAGES[:0], LABELS[:0], ValueError, "n at least 1"),
 }
 

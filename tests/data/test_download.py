@@ -661,7 +661,7 @@ def test_a_fifo_in_place_of_a_file_does_not_block(server: Server, files: dict[st
     assert (folder / IMAGES).read_bytes() == files[IMAGES]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="file modes are of POSIX systems")
+@pytest.mark.skipif(os.name != "posix", reason="only POSIX has file modes")
 def test_files_have_the_mode_of_the_umask(server: Server, files: dict[str, bytes], cache: Path) -> None:
     before = os.umask(0o027)
     try:

@@ -53,15 +53,15 @@ def test_gzip_files_are_read_and_may_lie_beside_plain_ones(folder: Path) -> None
 WRONG = {
     "wrong magic": (TRAIN_IMAGES, images_file(magic=0x0801), "00000801 found"),
     "labels' magic": (TRAIN_LABELS, labels_file(magic=0x0803), "00000803 found"),
-    "nothing in it": (TRAIN_IMAGES, b"", "nothing found"),
+    "empty": (TRAIN_IMAGES, b"", "nothing found"),
     "cut in the header": (TRAIN_IMAGES, images_file()[:10], "cut short in its header"),
     "cut in the images": (TRAIN_IMAGES, images_file()[:-1], "2351 bytes of images found, its header promises 2352"),
-    "bytes too many": (TRAIN_LABELS, labels_file() + b"\x00", "4 bytes of labels found, its header promises 3"),
+    "a byte too many": (TRAIN_LABELS, labels_file() + b"\x00", "4 bytes of labels found, its header promises 3"),
     "counts differ": (TRAIN_LABELS, labels_file(b"\x01\x02"), "2 labels found for the 3 images"),
     "label over 9": (TRAIN_LABELS, labels_file(b"\x01\x0a\x02"), "label 10 found"),
     "size": (TRAIN_IMAGES, images_file(side=32), "32 x 32 pixels found; 28 x 28 are needed"),
     "no images": (TRAIN_IMAGES, images_file(n=0), "promises 0 images"),
-    "no sane number": (TRAIN_IMAGES, struct.pack(">IIII", 0x0803, 2**32 - 1, 28, 28), "promises 4294967295"),
+    "an absurd number": (TRAIN_IMAGES, struct.pack(">IIII", 0x0803, 2**32 - 1, 28, 28), "promises 4294967295"),
 }  # fmt: skip
 
 

@@ -197,7 +197,7 @@ SAID = {
         png(LINES, depth=3),
         "a PNG made wrongly: its header is not in the standard",
     ),
-    "a sound": (RIFF, f"not an image in PNG, JPEG, WebP or BMP (it begins with {RIFF[:8]!r})"),
+    "a sound file": (RIFF, f"not an image in PNG, JPEG, WebP or BMP (it begins with {RIFF[:8]!r})"),
     "a JPEG without a frame": (b"\xff\xd8\xff\xda\xff\xd9", "an image of 0 x 0 pixels"),
     "a JPEG whose end is in a comment": (b"\xff\xd8\xff\xfe\0\4\xff\xd9\xff\xda", DAMAGED),
 }

@@ -17,13 +17,13 @@ IMAGES, LABELS = SPLITS[0].images, SPLITS[0].labels
 
 ACCEPTED: dict[str, dict[str, Any]] = {
     "as Keras has it": {},
-    "in rows": {"x_train": IMAGES.reshape(20, 784)},
+    "as rows": {"x_train": IMAGES.reshape(20, 784)},
     "with a channel": {"x_train": IMAGES[..., None]},
     "labels in a column": {"y_train": LABELS[:, None]},
     "wide numbers": {"x_train": IMAGES.astype(np.int64), "y_train": LABELS.astype(np.uint64)},
-    "the other order of bytes": {"x_train": IMAGES.astype(">i4"), "y_train": LABELS.astype(">i2")},
+    "big-endian numbers": {"x_train": IMAGES.astype(">i4"), "y_train": LABELS.astype(">i2")},
     "by columns": {"x_train": np.asfortranarray(IMAGES), "x_test": np.asfortranarray(ARRAYS["x_test"], np.int16)},
-    "something else beside": {"allow": np.array(["x"])},
+    "another array besides": {"allow": np.array(["x"])},
 }  # fmt: skip
 
 
@@ -46,7 +46,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "text": ({"y_train": np.array(["1"] * 20)}, "y_train.npy: values of type <U1 found; whole numbers"),
     "complex": ({"x_train": IMAGES + 1j}, "x_train.npy: values of type complex128 found"),
     "scaled": ({"x_train": IMAGES / 255}, "x_train.npy: values of type float64 found; .*pixels must not be scaled"),
-    "floats for labels": ({"y_train": LABELS + 0.7}, "y_train.npy: values of type float64 found"),
+    "floats as labels": ({"y_train": LABELS + 0.7}, "y_train.npy: values of type float64 found"),
     "below 0": ({"x_train": IMAGES.astype(np.int16) - 255}, r"x_train.npy: -\d+ found; values from 0 to 255"),
     "beyond a byte": ({"y_train": LABELS + np.int64(256)}, "y_train.npy: 265 found; values from 0 to 255"),
     "letters": ({"y_train": LABELS + np.uint8(17)}, "y_train.npy: label 26 found; labels go from 0 to 9"),
@@ -54,9 +54,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"x_train": np.zeros((20, 32, 32, 3), np.uint8)},
         r"shape \(20, 32, 32, 3\) found; \(n, 28, 28\)",
     ),
-    "no dimension": ({"x_train": np.uint8(3)}, r"an array of shape \(\) found"),
-    "one label each class": ({"y_train": np.eye(10, dtype=np.uint8)[LABELS]}, r"shape \(20, 10\) found; \(n,\) is"),
-    "nothing in it": ({"x_train": IMAGES[:0], "y_train": LABELS[:0]}, "promises 0 rows"),
+    "a scalar": ({"x_train": np.uint8(3)}, r"an array of shape \(\) found"),
+    "one-hot labels": ({"y_train": np.eye(10, dtype=np.uint8)[LABELS]}, r"shape \(20, 10\) found; \(n,\) is"),
+    "empty": ({"x_train": IMAGES[:0], "y_train": LABELS[:0]}, "promises 0 rows"),
     "counts": ({"y_train": LABELS[:-1]}, "y_train.npy: 19 labels found for the 20 images of x_train.npy"),
 }
 
@@ -150,7 +150,7 @@ MESSAGES: dict[str, tuple[dict[str, Any], str]] = {
         {"x_train": np.zeros((20, 783), np.uint8)},
         "x_train.npy: an array of shape (20, 783) found; (n, 28, 28) or (n, 784) is needed",
     ),
-    "nothing in it": (
+    "empty": (
         {"x_train": IMAGES[:0], "y_train": LABELS[:0]},
         "x_train.npy: its header promises 0 rows; is it the right file?",
     ),
