@@ -1,4 +1,4 @@
-"""What numbers a function takes: checked where they come in, named in the error where they do not fit."""
+"""Checks of numeric arguments, which name the argument in the error."""
 
 from math import inf
 from numbers import Real
@@ -7,9 +7,9 @@ from typing import Any
 
 
 def whole_number(name: str, value: Any, least: int) -> int:
-    """Return `value` as an int; raise `ValueError`, naming the argument, unless it is one of at least `least`.
+    """Return `value` as an int; raise `ValueError`, naming the argument, unless it is an integer of at least `least`.
 
-    NumPy's integers are taken; True and False, 2.0 and "2" are not.
+    NumPy's integers are accepted; True and False, 2.0 and "2" are not.
     """
     try:
         number = index(value)
@@ -25,7 +25,7 @@ def whole_number(name: str, value: Any, least: int) -> int:
 def real_number(name: str, value: Any, low: float, high: float = inf, *, open_low: bool = False) -> float:
     """Return `value` as a float; raise `ValueError`, naming the argument, unless low ≤ value < high.
 
-    With `open_low`, low < value. NumPy's numbers are taken; True and False, text and complex numbers are not.
+    With `open_low`, low < value. NumPy's numbers are accepted; True and False, text and complex numbers are not.
     """
     if not isinstance(value, Real) or isinstance(value, bool):
         raise ValueError(f"{name} must be a number, got {value!r}")

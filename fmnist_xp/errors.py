@@ -1,18 +1,18 @@
-"""The errors a user is meant to read: one line each, naming the thing, what was found and what to do."""
+"""The errors meant for users: one line each, naming the thing, what was found and what to do."""
 
 LONGEST = 2000
-"""Characters of a message, which may quote a name or another library."""
+"""Most characters of a message, which may quote a name or another library."""
 
 
 def printable(text: str) -> str:
-    """Return `text` with all that is neither seen nor ends a line as Python writes it, such as ``\\x1b``."""
+    """Return `text` with unprintable characters, except newlines, escaped as Python does, such as ``\\x1b``."""
     return "".join(sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in text)
 
 
 def one_line(text: str) -> str:
-    """Return `text`, whatever a name or another library has brought into it, as one line that can be printed.
+    """Return `text` as one printable line, whatever a name or another library put into it.
 
-    Of more than `LONGEST` characters the beginning and the end are kept.
+    If it is longer than `LONGEST` characters, only the beginning and the end are kept.
     """
     text = printable(text).replace("\n", " ")
     return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
@@ -31,8 +31,8 @@ class DataError(FmnistXpError):
 
 
 class DeviceError(FmnistXpError):
-    """The device asked for is not there, not usable, or out of memory."""
+    """The requested device is missing, unusable, or out of memory."""
 
 
 class RunError(FmnistXpError):
-    """A run folder or a saved model is missing, incomplete, damaged or already there."""
+    """A run folder or a saved model is missing, incomplete or damaged, or already exists."""

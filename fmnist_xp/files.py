@@ -1,4 +1,4 @@
-"""Writing files so that a reader, or a second process, never sees half of one; what is worth reading."""
+"""Writing files atomically, and reading them within bounds."""
 
 import errno
 import os
@@ -10,21 +10,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 TEMPORARY = re.compile(r"\..+-[0-9a-f]{16}(\.\w+)?")
-"""Names that `replacing` gives to its temporary files; a process that was killed leaves them behind."""
+"""Names of the temporary files of `replacing`; a killed process leaves them behind."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the folder of `path`; move it to `path` when the block ends well.
+    """Yield a temporary path in the folder of `path`, and move it to `path` when the block succeeds.
 
-    The temporary file keeps the suffix of `path`, since some writers choose their format by it. When the block
-    raises, `path` keeps what it held before and the temporary file is removed. The file is as readable as the user's
-    mask says, also where a writer puts a private file of its own in its place, as safetensors does. An `OSError` of
-    the temporary file, or of no file, as where a disk fills up, leaves with the name of `path`.
+    The temporary file has the suffix of `path`, since some writers choose their format by it. If the block raises,
+    `path` keeps its content and the temporary file is removed. The new file has the mode that the user's umask gives,
+    even if a writer replaces the temporary file by a private one, as safetensors does. An `OSError` that names the
+    temporary file, or no file (a full disk), is changed to name `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}-{secrets.token_hex(8)}{path.suffix}")
-    # Not tempfile.mkstemp, whose files are private to the user; this one has the mode of any new file.
+    # Not tempfile.mkstemp, whose files are private to the user; this one gets the mode of any new file.
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     mode = stat.S_IMODE(temporary.stat().st_mode)
     try:
@@ -41,7 +41,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8, beside `path` and then renamed."""
+    """Write `text` to `path` as UTF-8, by `replacing` it."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -56,14 +56,14 @@ _KINDS = {
 
 
 def other_kind(mode: int) -> str | None:
-    """Return what a path of this mode is, or None where it is a regular file, which ends somewhere."""
+    """Return what kind of thing a path of this mode is, or None for a regular file."""
     return None if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "something else")
 
 
 def check_file(path: Path, limit: int) -> None:
-    """Raise `OSError` where `path` is no file (but a folder, a pipe or a device) or longer than `limit` bytes.
+    """Raise `OSError` unless `path` is a regular file (not a folder, pipe or device) of at most `limit` bytes.
 
-    A pipe that nobody writes to, a device without end and a sparse file of terabytes are told before they are opened.
+    So a pipe without a writer, an endless device and a sparse file of terabytes are never opened.
     """
     found = path.stat()
     if kind := other_kind(found.st_mode):
@@ -73,6 +73,6 @@ def check_file(path: Path, limit: int) -> None:
 
 
 def read_text(path: Path, limit: int) -> str:
-    """Return the UTF-8 text of `path`, which must be a file of at most `limit` bytes (`OSError`, `ValueError`)."""
+    """Return the UTF-8 text of `path`; raises `OSError`, as `check_file` does, and `ValueError` for other bytes."""
     check_file(path, limit)
     return path.read_bytes().decode()

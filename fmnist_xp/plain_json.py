@@ -1,4 +1,4 @@
-"""JSON from a file that anyone may have written or damaged: read strictly, and held to a form before it is used."""
+"""JSON from untrusted or damaged files: parsed strictly, and checked against a form before use."""
 
 import json
 import math
@@ -11,8 +11,8 @@ _WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or 
 def parse_json(text: str) -> Any:
     """Return the value of `text`.
 
-    Raises `ValueError` for what is no JSON, and for what Python's reader would take without a word: a name given
-    twice in one object, NaN and Infinity, numbers beyond float64, more levels than Python can follow.
+    Raises `ValueError` for invalid JSON, and for what Python's parser silently accepts: a name given twice in one
+    object, NaN and Infinity, numbers beyond float64. Nesting too deep for Python is a `ValueError` too.
     """
     try:
         return json.loads(text, object_pairs_hook=_object, parse_float=_float, parse_constant=_float)
@@ -21,11 +21,11 @@ def parse_json(text: str) -> Any:
 
 
 def check_form(value: Any, form: Any, name: str = "it") -> None:
-    """Raise `ValueError`, naming the field, where `value`, as `parse_json` gives it, has not the form `form`.
+    """Raise `ValueError`, naming the field, unless `value`, as returned by `parse_json`, has the given form.
 
-    A form is a type that JSON has (`str`, `int`, `float`, `bool`, `None`, or several: `float | None`; a float may be
-    written as a whole number); a list of one form, for a list of any length; or a mapping from the names of fields to
-    their forms, for an object that has them all and may have more.
+    A form is a type of JSON value (`str`, `int`, `float`, `bool`, `None`, or a union such as `float | None`; a float
+    may be written as an integer); a list with one form, for a list of any length; or a mapping from field names to
+    forms, for an object that has all of these fields and may have more.
     """
     if isinstance(form, Mapping):
         if not isinstance(value, dict):
@@ -64,7 +64,7 @@ def _float(text: str) -> float:
 
 
 def _is_float(value: Any) -> bool:
-    """Say whether `value` is a whole number that a float can hold."""
+    """Return whether `value` is an int that a float can hold."""
     try:
         return type(value) is int and math.isfinite(value)
     except OverflowError:
@@ -72,6 +72,6 @@ def _is_float(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    """Return `value` as it may stand in a message: short, on one line."""
+    """Return `value` for a message: short, on one line."""
     text = "an object" if isinstance(value, dict) else "a list" if isinstance(value, list) else json.dumps(value)
     return text if len(text) <= 40 else f"{text[:39]}…"

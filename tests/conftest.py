@@ -1,4 +1,4 @@
-"""What several test files share: made data, a small data set and a run of it, numeric gradients, PyTorch's twin."""
+"""Shared fixtures: synthetic data, a small data set and a run on it, numeric gradients, a reference in PyTorch."""
 
 import os
 import shutil
@@ -12,25 +12,24 @@ from typing import Any
 import numpy as np
 import pytest
 
-# What a machine says of its terminal and of proxies is not the tests' matter, but rich, typer, Python and requests
-# listen. Here, since some of them look once, when they are imported.
+# The tests must not depend on the terminal or on proxies, but rich, typer, Python and requests read these variables,
+# some of them only once, when they are imported.
 for name in ("FORCE_COLOR", "PY_COLORS", "PYTHON_COLORS", "GITHUB_ACTIONS", "TTY_COMPATIBLE", "TERMINAL_WIDTH"):
     os.environ.pop(name, None)
-os.environ.pop("MPLBACKEND", None)  # as Jupyter exports it, for what its environment alone has
+os.environ.pop("MPLBACKEND", None)  # Jupyter exports a backend that only its own environment has
 os.environ |= {"COLUMNS": "80", "LINES": "25", "no_proxy": "*"}
 
-# A shell that starts the tests in the background has them, and the processes that they start, ignore Ctrl-C; nohup,
-# that the terminal goes.
+# A shell that runs the tests in the background makes them and their subprocesses ignore Ctrl-C; nohup, SIGHUP.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-if "MUTANT_UNDER_TEST" in os.environ:  # scripts/mutation: a mutant lives in mutmut's process alone
+if "MUTANT_UNDER_TEST" in os.environ:  # scripts/mutation: a mutant exists only in mutmut's own process
 
     def skip_python(event: str, arguments: tuple[Any, ...]) -> None:
         if event == "subprocess.Popen" and sys.executable in map(str, arguments[1]):
-            pytest.skip("another process meets no mutant")
+            pytest.skip("another process does not run the mutant")
 
     sys.addaudithook(skip_python)
 
@@ -44,7 +43,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def gpu(pytestconfig: pytest.Config) -> Any:
-    """Return the backend of the GPU asked for with --device or -m cuda; skip where none was, or none answers."""
+    """Return the backend of the GPU chosen with --device or -m cuda; skip if none was chosen, or none is usable."""
     from fmnist_xp.backend import get_backend
     from fmnist_xp.errors import DeviceError
 
@@ -61,7 +60,7 @@ def gpu(pytestconfig: pytest.Config) -> Any:
 
 @pytest.fixture(scope="session")
 def made_data() -> MakeData:
-    """Return a function that makes rows in (-1, 1) around one centre a class: data that can be learned."""
+    """Return a function for synthetic data that can be learned: rows in (-1, 1) around one centre per class."""
 
     def make(rows: int, features: int = 20, classes: int = 10, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
         generator = np.random.default_rng(seed)
@@ -74,7 +73,7 @@ def made_data() -> MakeData:
 
 @pytest.fixture(scope="session")
 def numeric_gradient() -> Callable[[Callable[[], Any], np.ndarray], np.ndarray]:
-    """Return a function for the gradient of `loss()` in each element of `array`, by central differences."""
+    """Return a function that computes the gradient of `loss()` by each element of `array`, by central differences."""
 
     def compute(loss: Callable[[], Any], array: np.ndarray, step: float = 1e-5) -> np.ndarray:
         gradient = np.empty_like(array)
@@ -98,12 +97,12 @@ def torch() -> Any:
 
 @pytest.fixture(scope="session")
 def downloads() -> None:
-    """Skip where what only downloads need is missing: training does without it."""
+    """Skip if packages that only downloads need are missing: training works without them."""
     for name in ("pooch", "requests"):
         pytest.importorskip(name, reason=f"{name}, which only downloads need, is not installed")
 
 
-class TorchTwin:
+class TorchReference:
     """A Dense/ReLU network with copies of a network's parameters, computed and differentiated by PyTorch."""
 
     def __init__(self, torch: Any, network: Any) -> None:
@@ -129,7 +128,7 @@ class TorchTwin:
         return torch.nn.functional.cross_entropy(values, torch.tensor(y.astype("int64"))) + penalty
 
     def gradients(self, X: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Return the gradient in all parameters as one vector, and leave it in their `grad`."""
+        """Return the gradient of all parameters as one vector, and leave it in their `grad`."""
         for parameter in self.parameters:
             parameter.grad = None
         self.loss(X, y).backward()
@@ -141,13 +140,13 @@ class TorchTwin:
 
 
 @pytest.fixture(scope="session")
-def torch_twin(torch: Any) -> Callable[[Any], TorchTwin]:
-    return lambda network: TorchTwin(torch, network)
+def torch_twin(torch: Any) -> Callable[[Any], TorchReference]:
+    return lambda network: TorchReference(torch, network)
 
 
 @pytest.fixture
 def sigint() -> Iterator[None]:
-    """Give SIGINT Python's own handler, and afterwards the one it had."""
+    """Give SIGINT Python's own handler, and restore the previous one afterwards."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -155,7 +154,7 @@ def sigint() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def small_data() -> tuple[Any, Any]:
-    """(train, test): 400 and 200 drawn garments."""
+    """(train, test): 400 and 200 synthetic garments."""
     from fmnist_xp.data import make_synthetic
 
     return make_synthetic(400, 200)
@@ -173,7 +172,7 @@ def idx_folder(tmp_path_factory: pytest.TempPathFactory, small_data: tuple[Any, 
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory, idx_folder: Path) -> Path:
-    """The folder of a finished run of `adam` on `idx_folder`; not to be written to."""
+    """The folder of a finished run of `adam` on `idx_folder`; do not write to it."""
     from fmnist_xp.backend import CpuBackend
     from fmnist_xp.data import formats
     from fmnist_xp.experiments import EXPERIMENTS
@@ -196,7 +195,7 @@ def run_folder(tmp_path: Path, finished_run: Path) -> Path:
 
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty current folder with a data cache of its own, and small pictures."""
+    """An empty current folder with a separate data cache, and small pictures."""
     place = tmp_path / "workplace"
     place.mkdir()
     monkeypatch.chdir(place)
@@ -209,6 +208,6 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def small_synthetic(monkeypatch: pytest.MonkeyPatch, small_data: tuple[Any, Any]) -> tuple[Any, Any]:
-    """Let the source "synthetic" be `small_data`."""
+    """Replace the source "synthetic" by `small_data`."""
     monkeypatch.setattr("fmnist_xp.data.fashion_mnist.make_synthetic", lambda: small_data)
     return small_data

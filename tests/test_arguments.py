@@ -15,7 +15,7 @@ def test_whole_numbers_of_any_kind_become_ints(value: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [1.5, 2.0, np.float32(2), "2", None, True, np.True_, 2 + 0j, [2], np.array([2, 3])])
-def test_what_is_no_whole_number_is_named(value: Any) -> None:
+def test_anything_but_a_whole_number_is_named(value: Any) -> None:
     with pytest.raises(ValueError, match=r"^epochs must be a whole number, got "):
         whole_number("epochs", value, 0)
 
@@ -32,7 +32,7 @@ def test_real_numbers_of_any_kind_become_floats(value: Any) -> None:
 
 
 @pytest.mark.parametrize("value", ["0.1", None, True, 1j, np.complex64(1), [0.1], np.array([0.1])])
-def test_what_is_no_real_number_is_named(value: Any) -> None:
+def test_anything_but_a_real_number_is_named(value: Any) -> None:
     with pytest.raises(ValueError, match=r"^rate must be a number, got "):
         real_number("rate", value, 0)
 

@@ -19,15 +19,15 @@ def test_every_error_is_one_of_the_package(kind: type[Exception]) -> None:
         ("größer ≤ 28 × 28", "größer ≤ 28 × 28"),
     ],
 )
-def test_message_is_one_line_that_can_be_seen(message: str, line: str) -> None:
+def test_message_is_one_printable_line(message: str, line: str) -> None:
     assert str(RunError(message)) == line
 
 
-def test_printable_keeps_the_ends_of_lines() -> None:
+def test_printable_keeps_newlines() -> None:
     assert printable("a\n\tb") == "a\n\\tb"
 
 
-def test_message_of_any_length_keeps_its_ends() -> None:
+def test_a_long_message_keeps_its_beginning_and_end() -> None:
     assert str(DataError("x" * LONGEST)) == "x" * LONGEST
     text = str(DataError("begin" + "x" * LONGEST + "end"))
     assert len(text) == LONGEST + 3

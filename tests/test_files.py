@@ -13,7 +13,7 @@ from fmnist_xp.files import TEMPORARY, check_file, other_kind, read_text, replac
 
 @pytest.fixture
 def umask() -> Iterator[int]:
-    """Set a umask that is not every system's, and afterwards the one there was."""
+    """Set an unusual umask, and restore the previous one afterwards."""
     before = os.umask(0o027)
     yield 0o027
     os.umask(before)
@@ -21,7 +21,7 @@ def umask() -> Iterator[int]:
 
 @pytest.fixture
 def slow_umask(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let other threads run whenever the process's umask has been set."""
+    """Let other threads run whenever the process's umask is set."""
     set_umask = os.umask
 
     def set_and_wait(mask: int) -> int:
@@ -56,8 +56,8 @@ def test_failure_keeps_the_old_file_and_leaves_nothing_behind(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("named", [False, True])
-def test_a_full_disk_names_the_file_that_was_to_be_written(tmp_path: Path, named: bool) -> None:
-    """`write` does not know of what it is, and the temporary file is gone."""
+def test_a_full_disk_names_the_destination(tmp_path: Path, named: bool) -> None:
+    """`write` does not know the file's name, and the temporary file is gone."""
     path = tmp_path / "model.txt"
     with pytest.raises(OSError, match="No space") as raised, replacing(path) as temporary:
         raise OSError(errno.ENOSPC, "No space left on device", *([str(temporary)] if named else []))
@@ -84,15 +84,15 @@ def test_temporary_is_beside_the_file_with_its_suffix(tmp_path: Path) -> None:
     assert not temporary.exists()
 
 
-@pytest.mark.skipif(os.name != "posix", reason="file modes are of POSIX systems")
-def test_mode_is_that_of_any_new_file(tmp_path: Path, umask: int) -> None:
+@pytest.mark.skipif(os.name != "posix", reason="only POSIX has file modes")
+def test_mode_follows_the_umask(tmp_path: Path, umask: int) -> None:
     path = tmp_path / "text.txt"
     write_text(path, "text")
     assert path.stat().st_mode & 0o777 == 0o666 & ~umask
 
 
-@pytest.mark.skipif(os.name != "posix", reason="file modes are of POSIX systems")
-def test_mode_is_that_of_any_new_file_where_the_writer_makes_one_of_its_own(tmp_path: Path, umask: int) -> None:
+@pytest.mark.skipif(os.name != "posix", reason="only POSIX has file modes")
+def test_mode_follows_the_umask_even_if_the_writer_replaces_the_file(tmp_path: Path, umask: int) -> None:
     path = tmp_path / "model.safetensors"
     with replacing(path) as temporary:
         temporary.unlink()
@@ -107,7 +107,7 @@ def test_names_of_temporary_files_are_known(tmp_path: Path) -> None:
         assert not TEMPORARY.fullmatch(name)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="file modes are of POSIX systems")
+@pytest.mark.skipif(os.name != "posix", reason="only POSIX has file modes")
 @pytest.mark.usefixtures("slow_umask")
 def test_concurrent_writers_leave_whole_files_and_the_umask(tmp_path: Path, umask: int) -> None:
     texts = [f"{number}\n" * 1000 for number in range(200)]
@@ -121,7 +121,7 @@ def test_concurrent_writers_leave_whole_files_and_the_umask(tmp_path: Path, umas
     assert oct(after) == oct(umask)
 
 
-def test_file_within_its_bound_passes(tmp_path: Path) -> None:
+def test_a_file_within_the_limit_is_read(tmp_path: Path) -> None:
     (tmp_path / "five").write_bytes(b"5\xc3\xbc\r\n")
     check_file(tmp_path / "five", 5)
     assert read_text(tmp_path / "five", 5) == "5ü\r\n"
@@ -130,7 +130,7 @@ def test_file_within_its_bound_passes(tmp_path: Path) -> None:
     assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(tmp_path / "five"))
 
 
-def test_pipe_device_and_folder_are_no_files(tmp_path: Path) -> None:
+def test_pipe_device_and_folder_are_not_files(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("pipe")
     kinds = {"": "a folder", "pipe": "a named pipe", "link": "a named pipe", "/dev/zero": "a device"}
@@ -142,7 +142,7 @@ def test_pipe_device_and_folder_are_no_files(tmp_path: Path) -> None:
         check_file(tmp_path / "nowhere", 1)
 
 
-def test_text_that_is_no_utf8_is_a_value_error(tmp_path: Path) -> None:
+def test_text_that_is_not_utf8_is_a_value_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"caf\xe9")
     with pytest.raises(ValueError, match="can't decode byte 0xe9"):
         read_text(tmp_path / "file", 100)

@@ -16,12 +16,12 @@ VALUES = st.recursive(
 
 
 @given(VALUES)
-def test_what_json_holds_is_read_back(value: Any) -> None:
+def test_any_json_value_is_read_back(value: Any) -> None:
     assert parse_json(json.dumps(value)) == value
 
 
 @given(st.text() | st.text(alphabet='{}[]":,0123456789eE.-+ntrufalsNIi'))
-def test_all_else_is_a_value_error(text: str) -> None:
+def test_anything_else_is_a_value_error(text: str) -> None:
     try:
         value = parse_json(text)
     except ValueError:
@@ -42,7 +42,7 @@ def test_all_else_is_a_value_error(text: str) -> None:
         ("", "Expecting value"),
     ],
 )
-def test_what_python_would_take_is_named(text: str, message: str) -> None:
+def test_what_python_would_accept_is_refused(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         parse_json(text)
     assert len(str(caught.value)) < 250
@@ -67,7 +67,7 @@ GOOD: list[tuple[Any, Any]] = [
 
 
 @pytest.mark.parametrize(("value", "form"), GOOD)
-def test_value_of_its_form_passes(value: Any, form: Any) -> None:
+def test_a_value_of_the_form_passes(value: Any, form: Any) -> None:
     check_form(value, form)
 
 
@@ -96,11 +96,11 @@ BAD: list[tuple[Any, Any, str]] = [
 
 
 @pytest.mark.parametrize(("value", "form", "message"), BAD)
-def test_field_of_another_form_is_named(value: Any, form: Any, message: str) -> None:
+def test_a_field_of_another_form_is_named(value: Any, form: Any, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         check_form(value, form)
 
 
-def test_form_has_the_name_it_is_given() -> None:
+def test_errors_use_the_given_name() -> None:
     with pytest.raises(ValueError, match=r"^loss\.type is missing$"):
         check_form({}, {"type": str}, "loss")

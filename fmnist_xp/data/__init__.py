@@ -1,4 +1,4 @@
-"""Fashion-MNIST and its stand-in: found, fetched, verified, read, written and prepared for a network."""
+"""Fashion-MNIST and its synthetic stand-in: found, fetched, verified, read, written and prepared for a network."""
 
 from fmnist_xp.data.dataset import CLASS_NAMES, Dataset
 from fmnist_xp.data.download import fetch

@@ -1,4 +1,4 @@
-"""The user's cache folder, and in it each data set decoded once, so that later starts skip the decoding."""
+"""The user's cache folder, which keeps each data set decoded, so that later starts skip the decoding."""
 
 import hashlib
 import logging
@@ -22,21 +22,19 @@ from fmnist_xp.files import TEMPORARY, replacing
 LOG = logging.getLogger("fmnist_xp")
 SPLITS = ("train", "test")
 NO_FOLDER = "its folder is unknown without pooch and a home: pip install pooch, or set FMNIST_XP_CACHE"
-"""Why there is no cache where `cache_folder` returns None, and what to do."""
-
-
+"""Why `cache_folder` may return None, and what to do about it."""
 SIZE = 1000
-"""Megabytes that the cache may take, where `$FMNIST_XP_CACHE_SIZE` does not say it; a decoded data set takes 55."""
+"""Default limit of the cache in megabytes; `$FMNIST_XP_CACHE_SIZE` overrides it. A decoded data set takes 55."""
 LITTER_AGE = 3600
-"""Seconds after which a temporary file is one that a killed process left: writing takes seconds."""
+"""Age in seconds above which a temporary file counts as left over from a killed process: writing takes seconds."""
 FETCHED = "fashion-mnist"
-"""Folder in the cache of the files as they were fetched."""
+"""Subfolder of the cache for the files as they were fetched."""
 _DECODED = re.compile(r"decoded-[0-9a-f]{32}\.safetensors")
 
 
 @dataclass(frozen=True)
 class CacheFile:
-    """A file of the cache: `size` in bytes, when it was last `used` (seconds since 1970), what it is and of what."""
+    """A file in the cache: `size` in bytes, time it was last `used` (seconds since 1970), `kind` and `source`."""
 
     path: Path
     size: int
@@ -49,7 +47,7 @@ class CacheFile:
 def cache_folder() -> Path | None:
     """Return `$FMNIST_XP_CACHE`, or the platform's folder for this program's cache; it need not exist.
 
-    None where neither is known, see `NO_FOLDER`. DataError where `$FMNIST_XP_CACHE` names the home of nobody.
+    None if neither is known, see `NO_FOLDER`. DataError if `$FMNIST_XP_CACHE` names an unknown user's home.
     """
     chosen = os.environ.get("FMNIST_XP_CACHE")
     if chosen:
@@ -61,13 +59,13 @@ def cache_folder() -> Path | None:
         import pooch
 
         folder = Path(pooch.os_cache("fmnist-xp"))
-    except (ImportError, RuntimeError):  # the second for a user without a home,
+    except (ImportError, RuntimeError):  # RuntimeError: the user has no home
         return None
-    return folder if folder.is_absolute() else None  # whose folder is "~/.cache" in older versions
+    return folder if folder.is_absolute() else None  # older versions return "~/.cache" for a user without a home
 
 
 def cache_size() -> int:
-    """Return the bytes that the cache may take: `$FMNIST_XP_CACHE_SIZE` in megabytes, or `SIZE`."""
+    """Return the limit in bytes: `$FMNIST_XP_CACHE_SIZE` megabytes, or `SIZE`; DataError if that is not a number."""
     chosen = os.environ.get("FMNIST_XP_CACHE_SIZE") or str(SIZE)
     if not (chosen.isascii() and chosen.isdecimal()):
         raise DataError(f"FMNIST_XP_CACHE_SIZE={chosen}: not a whole number of megabytes, such as {SIZE}")
@@ -75,18 +73,18 @@ def cache_size() -> int:
 
 
 def cache_files() -> list[CacheFile]:
-    """Return what is ours in the cache, least recently used first; other files there are not.
+    """Return this package's own files in the cache, least recently used first.
 
-    DataError where the folder cannot be read.
+    DataError if the folder cannot be read.
     """
     folder = cache_folder()
     return sorted(_ours(folder), key=lambda file: file.used) if folder else []
 
 
 def clear_cache() -> list[CacheFile]:
-    """Remove what is ours from the cache, and return it; what another process is writing now is left.
+    """Remove this package's own files from the cache and return them, except any that another process is writing.
 
-    DataError where a file cannot be removed.
+    DataError if a file cannot be removed.
     """
     removed = [file for file in cache_files() if file.kind != "unfinished" or _is_litter(file)]
     for file in removed:
@@ -95,7 +93,7 @@ def clear_cache() -> list[CacheFile]:
         except OSError as error:
             raise DataError(f"{file.path}: cannot be removed ({error.strerror or error})") from error
     if folder := cache_folder():
-        with suppress(OSError):  # not empty, or not there
+        with suppress(OSError):  # not empty, or missing
             (folder / FETCHED).rmdir()
     return removed
 
@@ -110,24 +108,24 @@ def _ours(folder: Path) -> Iterator[CacheFile]:
             raise DataError(f"{place}: cannot be read ({error.strerror or error}); set FMNIST_XP_CACHE") from error
         for path in paths:
             kind = source = ""
-            # In this folder `replacing` writes files of these two kinds alone.
-            made = TEMPORARY.fullmatch(path.name) and path.name[1:].rpartition("-")[0] + path.suffix
-            name = made or path.name
+            # For a temporary file of `replacing`, the name that it would have got.
+            unfinished = TEMPORARY.fullmatch(path.name) and path.name[1:].rpartition("-")[0] + path.suffix
+            name = unfinished or path.name
             if place == folder and _DECODED.fullmatch(name):
-                kind, source = "decoded data set", "" if made else _source(path)
+                kind, source = "decoded data set", "" if unfinished else _source(path)
             elif place != folder and name in published.FILES:
                 kind, source = "file as fetched", "Fashion-MNIST"
             if kind:
                 try:
                     stat = path.lstat()
-                except FileNotFoundError:  # another process was here
+                except FileNotFoundError:  # another process has removed it
                     continue
-                yield CacheFile(path, stat.st_size, stat.st_mtime, "unfinished" if made else kind, source)
+                yield CacheFile(path, stat.st_size, stat.st_mtime, "unfinished" if unfinished else kind, source)
 
 
 def _source(path: Path) -> str:
     try:
-        if not path.is_file():  # a link to a pipe would be waited for
+        if not path.is_file():  # opening a link to a pipe would block
             raise OSError
         with safe_open(path, framework="np") as file:
             return str((file.metadata() or {})["source"])
@@ -140,12 +138,12 @@ def _is_litter(file: CacheFile) -> bool:
 
 
 def _tidy(most: int) -> None:
-    """Remove litter, and then the data sets used least recently until the cache has at most `most` bytes."""
+    """Remove litter, then the least recently used data sets, until the cache holds at most `most` bytes."""
     files = cache_files()
     total = sum(file.size for file in files)
     for file in sorted(files, key=lambda file: file.kind != "unfinished"):
         if _is_litter(file) or (total > most and file.kind == "decoded data set"):
-            with suppress(OSError):  # it has gone, or, on Windows, is being read
+            with suppress(OSError):  # it is gone, or, on Windows, being read
                 file.path.unlink()
                 total -= file.size
 
@@ -153,14 +151,13 @@ def _tidy(most: int) -> None:
 def cached(
     key: str, source: str, build: Callable[[], tuple[Dataset, Dataset]], state: Callable[[], str] = str
 ) -> tuple[Dataset, Dataset]:
-    """Return what `build` returned when it was last called for `key`, or call it and keep its (train, test).
+    """Return the (train, test) cached for `key`, or those of `build`, which are then cached.
 
-    Either `key` names the content, or it names the place and `state` returns what changes with the content: it
-    is called before `build` if something is kept for `key`, else after it. `key` is hashed into the file's name.
-    `source` is put into the data sets that come from the cache. A cached file that is damaged, or does not have
-    the checksum it carries, is built again; no folder, or one that cannot be written, costs a warning and the
-    next start's time, nothing else. After each writing the cache is brought down to `cache_size`; a data set larger
-    than that is not written.
+    Either `key` identifies the content, or it identifies the place and `state` returns a value that changes with
+    the content; `state` is called before `build` if there is an entry for `key`, else after it. `key` is hashed into
+    the file's name. `source` becomes the source of data sets read from the cache. An entry that is damaged, or fails
+    its checksum, is rebuilt. Without a writable cache folder, a warning is logged and the set is decoded each time.
+    After each write the cache is trimmed to `cache_size`; a data set larger than that is not written.
     """
     folder, most = cache_folder(), cache_size()
     if folder is None:
@@ -174,7 +171,7 @@ def cached(
         except (SafetensorError, OSError, LookupError, ValueError, TypeError, AttributeError) as error:
             LOG.info("%s: not used (%s); building it again", path, error)
         else:
-            with suppress(OSError):  # a cache that can only be read
+            with suppress(OSError):  # a read-only cache
                 os.utime(path)
             return splits
     splits = build()
@@ -186,7 +183,7 @@ def cached(
     except OSError as error:
         LOG.warning("%s: cannot be written (%s); the data set is decoded at each start", path, error)
     else:
-        with suppress(DataError):  # a folder in it that cannot be read is not this start's matter
+        with suppress(DataError):  # an unreadable folder in the cache must not stop this start
             _tidy(most)
     return splits
 
@@ -214,12 +211,12 @@ def _save(path: Path, splits: tuple[Dataset, Dataset], state: str) -> None:
     with replacing(path) as temporary:
         try:
             save_file(tensors, temporary, about)
-        except SafetensorError as error:  # a full disk arrives as one of these
+        except SafetensorError as error:  # raised for a full disk, for example
             raise OSError(str(error)) from error
 
 
 def _checksum(splits: tuple[Dataset, Dataset]) -> str:
-    """Return the SHA-256 of all that a user gets: names, dtypes, shapes and values."""
+    """Return the SHA-256 of all that the caller gets: names, dtypes, shapes and values."""
     what = [
         (d.name, d.images.dtype.str, d.images.shape, d.labels.dtype.str, d.labels.shape, d.sha256) for d in splits
     ]

@@ -1,6 +1,6 @@
-"""Fashion-MNIST in two CSV files, as Kaggle has it: a line for each image, its label and then 28 x 28 grey values.
+"""Fashion-MNIST in two CSV files, as on Kaggle: one line per image, its label and then 28 x 28 grey values.
 
-`<name>train.csv` and `<name>test.csv`, with a header or without. With one, the column `label` may stand anywhere.
+`<name>train.csv` and `<name>test.csv`, with or without a header. With one, the column `label` may be anywhere.
 """
 
 import codecs
@@ -23,18 +23,18 @@ _NAME = re.compile(
 )
 _ROLES = {("train", ""): "train.csv", ("test", ""): "test.csv"}
 _LINE = 1 << 16
-"""Bytes: a line of 785 numbers takes some 3,000."""
+"""Longest line in bytes; 785 numbers take some 3,000."""
 _CHUNK = 1000
-"""Lines that become an array at once."""
+"""Lines parsed at once."""
 
 
 def find(files: list[Stored]) -> list[Found]:
-    """Return the pairs of a file for training and one for testing, by folder and by what goes before `train`."""
+    """Return the pairs of a training and a test file, by folder and by the part of the name before `train`."""
     return gather(files, "CSV files", _NAME, _ROLES, check, read)
 
 
 def check(files: list[Stored]) -> None:
-    """Judge the first line of both files; DataError names the file at fault."""
+    """Check the first line of both files; DataError names the file at fault."""
     for file in files:
         with file.open() as (stream, _, _):
             _header(stream, file.where)
@@ -65,7 +65,7 @@ def _read(file: Stored, source: str) -> Dataset:
 
 
 def _header(stream: IO[bytes], where: str) -> int | None:
-    """Return the column of the labels by the first line, or None where that is no header."""
+    """Return the column of the labels that the first line names, or None if it is not a header."""
     line = stream.readline(_LINE)
     fields = [field.strip().strip('"') for field in line.decode("utf-8-sig", "replace").split(",")]
     if all(map(_is_number, fields)):
@@ -86,9 +86,9 @@ def _header(stream: IO[bytes], where: str) -> int | None:
 
 
 def _chunks(stream: IO[bytes], where: str, skipped: int) -> Iterator[tuple[int, list[bytes]]]:
-    """Yield (number of the first, lines), without the first `skipped` and without empty ones at the end."""
+    """Yield (number of the first line, lines), leaving out the first `skipped` lines and empty ones at the end."""
     lines: list[bytes] = []
-    empty: list[bytes] = []  # that may be the end
+    empty: list[bytes] = []  # kept back: they may be the end
     number = 0
     while line := stream.readline(_LINE):
         number += 1
@@ -109,12 +109,12 @@ def _chunks(stream: IO[bytes], where: str, skipped: int) -> Iterator[tuple[int, 
 
 
 def _parse(lines: list[bytes], number: int, where: str) -> NDArray[np.uint8]:
-    """Return the values in lines, of which the first is the one of that number, as uint8 (n, 785)."""
+    """Return the values in `lines`, the first of which is line `number` of the file, as uint8 (n, 785)."""
     with suppress(ValueError):
         values = _load(lines) if all(map(bytes.strip, lines)) else np.empty(0)
         if values.shape == (len(lines), 1 + PIXELS) and _fit(values).all():
             return values.astype(np.uint8)
-    # Line by line, to say what it is.
+    # Something is wrong: go line by line to say what.
     rows = []
     for here, line in enumerate(lines, number):
         try:
@@ -136,7 +136,7 @@ def _parse(lines: list[bytes], number: int, where: str) -> NDArray[np.uint8]:
 
 
 def _load(lines: list[bytes]) -> NDArray[np.float64]:
-    # As floats and not as bytes, since some versions of NumPy make 3 of 3.7 then.
+    # As floats, since some versions of NumPy read 3.7 as 3 when asked for bytes.
     return np.loadtxt(lines, np.float64, comments=None, delimiter=",", quotechar='"', ndmin=2, encoding="utf-8")
 
 
@@ -153,7 +153,7 @@ def _wrong_count(where: str, line: int, count: int) -> DataError:
 
 
 def _is_number(text: str) -> bool:
-    """Say whether NumPy reads `text` as a number; Python's own reader also takes 1_000, and digits of all scripts."""
+    """Return whether NumPy reads `text` as a number; `float` also takes 1_000, and the digits of all scripts."""
     try:
         float(text)
     except ValueError:

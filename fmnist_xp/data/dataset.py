@@ -1,4 +1,4 @@
-"""One split of a data set, as every reader returns it and every consumer takes it."""
+"""One split of a data set: what every reader returns and every consumer takes."""
 
 import hashlib
 from copy import copy
@@ -20,10 +20,9 @@ class Dataset:
     """Images and their labels.
 
     `images` is uint8 of shape (n, 28, 28), `labels` uint8 of shape (n,) with values 0 to 9 (the index into
-    `CLASS_NAMES`). Whole numbers of another width, or a list, are taken where their values fit; TypeError for numbers
+    `CLASS_NAMES`). Integers of another width, or a list, are converted where their values fit; TypeError for numbers
     of another kind, ValueError for other shapes and values. `name` says what the images are: "fashion-mnist" (the
-    published ones, by their checksum), "synthetic" or "custom". `source` says in words where they were read, for the
-    log.
+    published ones, by their checksum), "synthetic" or "custom". `source` says, for the log, where they came from.
     """
 
     images: NDArray[np.uint8]
@@ -32,7 +31,7 @@ class Dataset:
     source: str
 
     def __post_init__(self) -> None:
-        """Judge images and labels."""
+        """Check and convert images and labels."""
         object.__setattr__(self, "images", _bytes("images", self.images, 255))
         object.__setattr__(self, "labels", _bytes("labels", self.labels, 9))
         n = len(self.labels) if self.labels.ndim == 1 else 0
@@ -54,7 +53,7 @@ class Dataset:
         return digest.hexdigest()
 
     def renamed(self, name: str) -> Self:
-        """Return the same images and labels under another name, with the checksum if it is known already."""
+        """Return the same images and labels under another name, keeping the checksum if it was computed."""
         other = copy(self)
         object.__setattr__(other, "name", name)
         return other

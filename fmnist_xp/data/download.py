@@ -1,4 +1,4 @@
-"""Fetching the four IDX files into the user's cache."""
+"""Download of the four IDX files into the user's cache."""
 
 import os
 import re
@@ -15,24 +15,24 @@ from fmnist_xp.errors import DataError
 from fmnist_xp.files import replacing
 
 TIMEOUT = 10.0
-"""Seconds without a sign of life after which a server counts as not there, or a connection as broken."""
+"""Seconds of silence after which a server counts as unreachable, or a connection as broken."""
 PATIENCE = 30.0
-"""Seconds a file may take whatever its rate."""
+"""Seconds that a file may take at any rate."""
 LOWEST_RATE = 20_000
-"""Bytes a second that must have come on average after that. So no attempt lasts longer than `PATIENCE` seconds and
-the time that the file's `Published.limit` takes at this rate: 40 minutes for the largest, 30 s for the labels."""
+"""Average bytes a second required after that. So no attempt lasts longer than `PATIENCE` plus the time that the
+file's `Published.limit` takes at this rate: 40 minutes for the largest file, 30 s for the labels."""
 WHOLE = 3600.0
-"""Seconds that all files may take together, from all addresses and in all attempts."""
+"""Seconds that all files may take together, over all addresses and attempts."""
 ATTEMPTS = 3
-"""How often a file is begun again, whole, when the connection breaks."""
+"""How often a download is tried, each time from the start, when the connection breaks."""
 
 
 class OutOfReachError(DataError):
-    """The network is not there, nothing at any address answers, or requests, which would ask, is not installed."""
+    """There is no network, no address answers, or requests, which does the asking, is not installed."""
 
 
 def fetched_folder() -> Path | None:
-    """Return the folder of the cache where `fetch` puts the files, which need not exist, or None without a cache."""
+    """Return the folder of the cache where `fetch` puts the files (it need not exist), or None without a cache."""
     cache = cache_folder()
     return cache / FETCHED if cache else None
 
@@ -43,14 +43,14 @@ def is_fetched(folder: Path) -> bool:
 
 
 def fetch(url: str | None = None, progress: bool = True, folder: Path | None = None) -> Path:
-    """Make sure that the four .gz files lie in `folder`, by default in the cache; return the folder.
+    """Make sure that the four .gz files are in `folder`, by default in the cache; return the folder.
 
-    They come from `url`, else `$FMNIST_XP_URL`, else the first of `published.ADDRESSES` that gives them: addresses
-    under which the four files lie. A file that is there and right is left alone, one that is wrong is kept until
-    there is a better one. A file appears under its name only when it is whole and verified, so two processes may do
-    this at once. `progress`: a bar, on a terminal.
+    They come from `url`, else `$FMNIST_XP_URL`, else the first of `published.ADDRESSES` that has them; each is an
+    address below which the four files lie. A correct file is left alone; a wrong one is kept until its replacement
+    is verified. A file gets its name only when it is complete and verified, so two processes may fetch at once.
+    `progress` shows a bar, on a terminal.
 
-    OutOfReachError, a DataError, where no address answers within `TIMEOUT`, or requests is not installed; DataError
+    OutOfReachError, a DataError, if no address answers within `TIMEOUT`, or requests is not installed; DataError
     for an error status, a wrong checksum, more bytes than the file has, a connection that keeps breaking or is slower
     than `LOWEST_RATE`, more than `WHOLE` seconds in all, no cache, or a folder that cannot be written.
     """
@@ -95,7 +95,7 @@ def _check_requests() -> None:
 
 def _is_right(path: Path, name: str) -> bool:
     try:
-        if path.is_file():  # a FIFO would be waited for
+        if path.is_file():  # opening a FIFO would block
             published.verify(path, name)
             return True
     except (DataError, OSError):
@@ -114,7 +114,7 @@ def _fetch_file(url: str, path: Path, deadline: float, show: bool) -> None:
 
 
 def _received(url: str, expected: published.Published, deadline: float, show: bool) -> bytes:
-    """Return what the server sends, begun again where the connection breaks."""
+    """Return what the server sends, starting again if the connection breaks."""
     import requests
     import urllib3
 
@@ -149,7 +149,7 @@ def _received(url: str, expected: published.Published, deadline: float, show: bo
 
 
 def _watch(transfer: "_Transfer", expected: published.Published, deadline: float, show: bool) -> None:
-    """Wait for the end of a transfer; raise where it does not begin, or becomes too slow, too late or too large."""
+    """Wait for the end of a transfer; raise if it does not begin, or gets too slow, too late or too large."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -178,10 +178,10 @@ def _watch(transfer: "_Transfer", expected: published.Published, deadline: float
 
 
 class _Transfer(threading.Thread):
-    """A request and its answer, which are waited for from outside.
+    """A request and its answer, on a thread that another one waits for.
 
-    On a thread, because looking up a name, one address after another, redirects and headers that trickle in obey no
-    timeout as a whole. What is sent is taken as it is, `Content-Encoding` or not; see `published.as_gzip`.
+    On a thread, because no timeout covers name lookup, several addresses, redirects and slow headers as a whole. The
+    bytes are kept as they were sent, whatever `Content-Encoding` says; see `published.as_gzip`.
     """
 
     def __init__(self, url: str, limit: int) -> None:
@@ -195,7 +195,7 @@ class _Transfer(threading.Thread):
         self._stopped = threading.Event()
 
     def run(self) -> None:
-        """Receive at most a chunk more than `limit` bytes; leave what goes wrong in `failure`."""
+        """Receive at most one chunk more than `limit` bytes; leave any error in `failure`."""
         import requests
 
         try:
@@ -208,17 +208,17 @@ class _Transfer(threading.Thread):
                     self.content += chunk
                     if self._stopped.is_set() or len(self.content) > self.limit:
                         return
-        except Exception as error:  # for the thread that waits
+        except Exception as error:  # for the waiting thread to raise
             self.failure = error
         finally:
             self.answered.set()
 
     def stop(self) -> None:
-        """Let the thread end, if it has not: at once where urllib3 (from 2.3) can, else with the next chunk."""
+        """End the thread if it still runs: at once where urllib3 (from 2.3) can, else with the next chunk."""
         self._stopped.set()
         shutdown = getattr(getattr(self.response, "raw", None), "shutdown", None)
         if self.is_alive() and shutdown:
-            # The answer may have ended in between.
+            # The answer may have ended meanwhile.
             with suppress(OSError, ValueError, RuntimeError):
                 shutdown()
 
@@ -228,17 +228,17 @@ def _no_answer(url: str) -> OutOfReachError:
 
 
 def _address(url: str) -> str:
-    """Return the address under which a file lies, without its name: where nobody answers, the file says nothing."""
+    """Return the folder of a URL: where no server answers, the file's name tells nothing."""
     return f"{url.rpartition('/')[0]}/"
 
 
 def _reason(error: BaseException) -> str:
-    """Return the innermost reason in words: requests wraps what happened two or three times over."""
+    """Return the innermost reason in words: requests wraps the error two or three times."""
     reason: Any = error
     while True:
         inner = getattr(reason, "reason", None) or next((a for a in reason.args if isinstance(a, Exception)), None)
         if not isinstance(inner, Exception):
             words = str(getattr(reason, "strerror", None) or reason).split(": ", 1)[-1]
-            # urllib3 has the system's words behind its own, in brackets or not.
+            # urllib3 puts the system's words after its own, with or without brackets.
             return re.sub(r"^.*\[Errno -?\d+\] (.*?)\)?$", r"\1", words)
         reason = inner

@@ -1,4 +1,4 @@
-"""Finding the data set: a path, the user's cache, the network, or images drawn here."""
+"""Finding the data set: a path, the user's cache, the network, or synthetic images."""
 
 import logging
 import os
@@ -25,14 +25,13 @@ def load_fashion_mnist(
     - a path: a folder with the four IDX files (plain or gzip), a folder of images laid out as
       `train/<label>/*.png` and `test/<label>/*.png`, a pair of CSV files with the label first, Keras's .npz, a zip or
       tar of such files, or one file of such a set, see `formats.read`;
-    - "synthetic": 60,000 and 10,000 images drawn here, see `make_synthetic`;
-    - "auto": the path in `$FMNIST_XP_DATA` if that is set, else the files fetched before, else files fetched
-      now from `url` (see `fetch`). Where no server answers, or requests, which would ask, is not installed, one
-      warning is logged and the synthetic set returned; its `name` says so.
+    - "synthetic": 60,000 and 10,000 synthetic images, see `make_synthetic`;
+    - "auto": the path in `$FMNIST_XP_DATA` if that is set, else the files fetched earlier, else files fetched
+      now from `url` (see `fetch`). Where no server answers, or requests is not installed, one warning is logged and
+      the synthetic set returned; its `name` says so.
 
-    With `allow_synthetic=False` there are no images drawn here: DataError where they would be returned.
-    Decoded arrays are kept in the cache, see `cached`. DataError, naming the file, for whatever is missing,
-    damaged or not what it claims to be.
+    With `allow_synthetic=False`, DataError if synthetic images would be returned. Decoded arrays are kept in the
+    cache, see `cached`. DataError, naming the file, for whatever is missing, damaged or not what it claims to be.
     """
     if str(source) == "synthetic":
         if not allow_synthetic:
@@ -44,13 +43,13 @@ def load_fashion_mnist(
 
 
 def _existing(source: str | Path) -> Path:
-    """Return the path that a source names; DataError where there is nothing."""
+    """Return the path that `source` names; DataError if nothing is there."""
     if not str(source):
         raise DataError("the data source is empty; give a path, 'auto' or 'synthetic'")
     try:
         path = Path(source).expanduser()
         path.stat()
-    except (OSError, ValueError, RuntimeError) as error:  # the last two: a NUL in it, and the home of ~nobody
+    except (OSError, ValueError, RuntimeError) as error:  # ValueError: a NUL in it; RuntimeError: an unknown home
         reason = "" if isinstance(error, FileNotFoundError) else f" ({getattr(error, 'strerror', None) or error})"
         raise DataError(
             f"{shown(str(source))}: no such folder or file{reason}; give a path, 'auto' or 'synthetic'"
@@ -76,7 +75,7 @@ def _auto(url: str | None, allow_synthetic: bool) -> tuple[Dataset, Dataset]:
     try:
         if folder and _is_writable(folder):
             return formats.read(download.fetch(url))
-        if folder:  # where there is no cache, `cached` says so
+        if folder:  # without a cache folder, `cached` warns
             LOG.warning("%s: cannot be written; the data set is fetched at each start", folder)
         with tempfile.TemporaryDirectory() as temporary:
             return formats.read(download.fetch(url, folder=Path(temporary)))

@@ -1,4 +1,4 @@
-"""Which form a path on disk has: read it, or write a data set in one of two forms."""
+"""Reading a path in whichever format it has, and writing a data set in one of two."""
 
 import hashlib
 import os
@@ -16,7 +16,7 @@ from fmnist_xp.errors import DataError
 FORMATS = ("png", "idx")
 """What `export` writes."""
 VERSION = 2
-"""Of the readers: a change of what they accept changes this, and the decoded cache with it."""
+"""Version of the readers: raise it when they accept something else; it is part of the cache's keys."""
 UNDERSTOOD = (
     "understood are the four IDX files (train-images-idx3-ubyte, …, also .gz), folders train/ and test/ of images, "
     "…train.csv and …test.csv with a label column, Keras's .npz, and a zip, tar or tar.gz of such files"
@@ -28,13 +28,12 @@ Read = Callable[[], tuple[Dataset, Dataset]]
 def read(path: Path) -> tuple[Dataset, Dataset]:
     """Read (train, test) from a folder, an archive, or one of the files of a set.
 
-    See `idx`, `csv_files`, `npz` and `images` for the forms. In a folder, files may also lie one folder down or in
-    `raw` below that; the nearest set is taken. A folder with one archive and no set stands for the archive, one file
-    of a set for the set. Several sets at one place are a DataError, as is whatever is wrong; it names the file.
+    See `idx`, `csv_files`, `npz` and `images` for the formats. In a folder, files may also be one level down, or in
+    `raw` below that; the nearest set wins. A folder with one archive and no set means the archive; one file of a set
+    means the set. DataError, naming the file, for several sets in one place and for whatever is wrong.
 
-    The decoded arrays are kept in the cache: under the SHA-256 of the files' bytes, so that what is accepted does not
-    depend on what is kept; for a folder of images under its path, and as long as it has the same
-    `images.Folder.fingerprint`.
+    The decoded arrays are cached under the SHA-256 of the files' bytes, so that the cache never changes what is
+    accepted; a folder of images is cached under its path, for as long as it has the same `images.Folder.fingerprint`.
     """
     try:
         if path.is_dir():
@@ -49,29 +48,29 @@ def read(path: Path) -> tuple[Dataset, Dataset]:
 
 
 def export(train: Dataset, test: Dataset, folder: Path, format: str) -> None:
-    """Write a data set to `folder`, which must be empty or not be there, in the form "png" or "idx".
+    """Write a data set to `folder`, which must be empty or missing, in the format "png" or "idx".
 
     "png": the notebook's layout, `train/<label>/NNNN.png` and `test/<label>/NNNN.png`, where class k's
-    NNNN.png is the NNNN-th image labelled k. "idx": the four gzip files, the same bytes at each writing.
+    NNNN.png is the NNNN-th image labelled k. "idx": the four gzip files, with the same bytes every time.
 
-    A folder that is not there appears whole or not at all. One that is there, which may be the current folder, a link
-    to a folder or a mount point, stays the folder it is: everything is written to a hidden folder inside it and then
-    moved up, in two or four moves, which are undone where one of them fails. Only a process that is killed between
-    two of them leaves a part. DataError where there is something in the folder or it cannot be written, for another
-    format, and for "png" where a class has no image, since such a folder could not be read.
+    A new folder appears complete or not at all. An existing one, which may be the current folder, a link to a folder
+    or a mount point, stays the same folder: everything is written to a hidden folder inside it and then moved up, in
+    two or four moves, which are undone if one of them fails. Only a process killed between two moves leaves a part.
+    DataError if the folder is not empty or cannot be written, for another format, and for "png" where a class has
+    no image, since such a folder could not be read.
     """
     if format not in FORMATS:
         raise DataError(f"format {format!r}: not known; choose one of {', '.join(FORMATS)}")
     try:
         target = Path(folder).resolve()  # a link stays a link
         there = target.exists()
-        # A file system of its own has lost+found from the start.
+        # The root of a file system, such as a mount point, has lost+found from the start.
         if there and (not target.is_dir() or any(entry.name != "lost+found" for entry in target.iterdir())):
             raise DataError(f"{folder}: already there and not an empty folder; choose another")
         target.parent.mkdir(parents=True, exist_ok=True)
         place = target if there else target.parent
         with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=place) as temporary:
-            # A folder within, since the temporary one is the user's alone.
+            # A subfolder, since the temporary folder itself is private to the user.
             made = Path(temporary) / (target.name or "export")
             made.mkdir()
             for split, dataset in (("train", train), ("test", test)):
@@ -83,7 +82,7 @@ def export(train: Dataset, test: Dataset, folder: Path, format: str) -> None:
                 _move_up(made, target)
             else:
                 made.rename(target)
-    except (OSError, RuntimeError) as error:  # the second, up to Python 3.12, for links in a circle
+    except (OSError, RuntimeError) as error:  # RuntimeError: circular links, up to Python 3.12
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{folder}: cannot be written ({reason})") from error
 
@@ -125,7 +124,7 @@ def _read_archive(path: Path) -> tuple[Dataset, Dataset]:
     zipped = is_zip(path)
     if not zipped and not is_tar(path):
         raise DataError(f"{shown(str(path))}: neither a zip nor a tar; {UNDERSTOOD}")
-    # Listed and judged before the whole is hashed.
+    # The members are listed and checked before the whole file is hashed.
     with in_archive(path) as files:
         sets = _sets(files)
         if found := _nearest(sets, path):
@@ -143,7 +142,7 @@ def _read_archive(path: Path) -> tuple[Dataset, Dataset]:
 def _read_set(found: Found, path: Path) -> tuple[Dataset, Dataset]:
     if found.problem:
         raise DataError(found.problem)
-    # Headers and sizes before the whole is hashed.
+    # Headers and sizes are checked before the whole files are hashed.
     found.check(found.files)
     source = f"{found.form} in {path}"
     paths = [file.path for file in found.files]
@@ -155,11 +154,11 @@ def _sets(files: list[Stored]) -> list[Found]:
 
 
 def _nearest(sets: list[Found], path: Path, pictures: bool = False) -> Found | None:
-    """Return the whole set with the fewest folders above it; DataError where there are several, or `pictures` too."""
+    """Return the complete set with the fewest folders above it; DataError for several, or one beside `pictures`."""
     whole = [found for found in sets if not found.problem]
     nearest = [found for found in whole if found.depth == min(other.depth for other in whole)]
     if len(nearest) + pictures > 1:
-        # Names say little: a train.csv may hold something else.
+        # Names alone prove little: a train.csv may hold something else.
         good = [found for found in nearest if _holds(found.check, found.files)]
         titles = [found.title for found in good]
         if pictures and _holds(images.Folder, path):
@@ -171,9 +170,9 @@ def _nearest(sets: list[Found], path: Path, pictures: bool = False) -> Found | N
     return nearest[0] if nearest else None
 
 
-def _holds(judge: Callable[..., object], *what: object) -> bool:
+def _holds(check: Callable[..., object], *what: object) -> bool:
     try:
-        judge(*what)
+        check(*what)
     except DataError:
         return False
     return True
@@ -191,13 +190,13 @@ def _nothing(where: str, files: list[Stored]) -> DataError:
 
 
 def _by_content(form: str, paths: list[Path], source: str, read: Read) -> tuple[Dataset, Dataset]:
-    """Return what `read` returns, or what is kept of files with the same bytes."""
+    """Return what `read` returns, or what is cached for files with the same bytes."""
     before = _states(paths)
     key = f"{form} {VERSION} {_sha256(paths)}"
 
     def build() -> tuple[Dataset, Dataset]:
         splits = read()
-        if _states(paths) != before:  # else the one content would be kept under the sum of the other
+        if _states(paths) != before:  # else the new content would be cached under the old checksum
             raise DataError(f"{shown(str(paths[0]))}: changed while it was read; try again when it is written")
         return _named(*splits)
 
@@ -209,14 +208,14 @@ def _states(paths: Iterable[Path]) -> list[tuple[int, int, int]]:
 
 
 def _named(train: Dataset, test: Dataset) -> tuple[Dataset, Dataset]:
-    """Return the splits under the name of what was published, where that is what they hold."""
+    """Return the splits, named "fashion-mnist" where they are the published ones."""
     if not is_published(train, test):
         return train, test
     return train.renamed("fashion-mnist"), test.renamed("fashion-mnist")
 
 
 def _sha256(files: Iterable[Path]) -> str:
-    """Return the SHA-256 of the files' own SHA-256 sums."""
+    """Return the SHA-256 of the files' own SHA-256 digests."""
     digest = hashlib.sha256()
     for path in files:
         with open_file(path)[0] as file:

@@ -1,7 +1,8 @@
 """The outlines of ten kinds of garment, as polygons with random corners.
 
 A garment is a list of parts, drawn one over the other: points of shape (n, corners, 2), x to the right and y
-down in the unit square, and shades of shape (n,), 0 to 255, for n garments at once. Shade 0 cuts a hole.
+down in the unit square, and shades of shape (n,), 0 to 255, for n garments at once. Shade 0 cuts a hole. The order of
+the random draws is part of the result.
 """
 
 from collections.abc import Callable
@@ -55,26 +56,25 @@ def _upper(
     narrow = width * d.between(0.7, 1.0)
     body = d.symmetric([(neck, top), (shoulder, start_y), (waist, 0.5), (hem, bottom)])
     tint = d.some(0.2, d.between(0.6, 0.9), d.between(0.9, 1.05))
-    arms = []
-    for side in (-1, 1):
-        arms.append(
-            d.part(
-                [
-                    (0.5 + side * (shoulder - 0.06), top + 0.01),
-                    (0.5 + side * start_x, start_y),
-                    (0.5 + side * end_x, end_y),
-                    (0.5 + side * (end_x - narrow), end_y + narrow * elbow_x),
-                    (0.5 + side * (shoulder - 0.05), start_y + width * 1.3),
-                ],
-                tint,
-            )
+    arms = [
+        d.part(
+            [
+                (0.5 + side * (shoulder - 0.06), top + 0.01),
+                (0.5 + side * start_x, start_y),
+                (0.5 + side * end_x, end_y),
+                (0.5 + side * (end_x - narrow), end_y + narrow * elbow_x),
+                (0.5 + side * (shoulder - 0.05), start_y + width * 1.3),
+            ],
+            tint,
         )
+        for side in (-1, 1)
+    ]
     opening = d.symmetric([(neck * 0.9, top - 0.02), (neck * d.between(0.2, 0.8), top + neck_depth)], 0.0)
     return [*arms, body, opening]
 
 
 def _seam(d: _Draw, share: float, low: float, high: float) -> tuple[Floats, Floats]:
-    """Return the line of buttons or the zip down the middle, for a share of the garments."""
+    """Return a line of buttons or a zip down the middle, for a share of the garments."""
     half, middle = d.some(share, d.between(0.006, 0.018), 0.0), d.between(-0.02, 0.02)
     x = 0.5 + middle
     return d.part([(x - half, 0.1), (x + half, 0.1), (x + half, 0.96), (x - half, 0.96)], d.between(low, high))
@@ -123,20 +123,19 @@ def _dress(d: _Draw) -> Parts:
     sleeve = d.some(0.35, d.between(0.1, 0.7), d.between(0.0, 0.03))
     top, waist_y, neck = d.between(0.02, 0.06), d.between(0.3, 0.45), d.between(0.04, 0.1)
     body = d.symmetric([(neck, top), (shoulder, top + 0.05), (waist, waist_y), (hem, d.between(0.8, 0.98))])
-    arms = []
     drop = d.between(0.15, 0.4)
-    for side in (-1, 1):
-        arms.append(
-            d.part(
-                [
-                    (0.5 + side * (shoulder - 0.04), top + 0.02),
-                    (0.5 + side * (shoulder + sleeve * np.sin(drop)), top + 0.06 + sleeve),
-                    (0.5 + side * (shoulder + sleeve * np.sin(drop) - 0.08), top + 0.06 + sleeve),
-                    (0.5 + side * (shoulder - 0.06), top + 0.12),
-                ],
-                d.between(0.8, 1.05),
-            )
+    arms = [
+        d.part(
+            [
+                (0.5 + side * (shoulder - 0.04), top + 0.02),
+                (0.5 + side * (shoulder + sleeve * np.sin(drop)), top + 0.06 + sleeve),
+                (0.5 + side * (shoulder + sleeve * np.sin(drop) - 0.08), top + 0.06 + sleeve),
+                (0.5 + side * (shoulder - 0.06), top + 0.12),
+            ],
+            d.between(0.8, 1.05),
         )
+        for side in (-1, 1)
+    ]
     opening = d.symmetric([(neck * 0.8, 0.0), (neck * d.between(0.1, 0.8), top + d.between(0.02, 0.14))], 0.0)
     return [*arms, body, opening]
 
@@ -146,27 +145,26 @@ def _trouser(d: _Draw) -> Parts:
     top, crotch, bottom = d.between(0.02, 0.06), d.between(0.28, 0.42), d.between(0.9, 0.98)
     stance, cuff = d.between(0.08, 0.16), d.between(0.05, 0.09)
     gap = d.between(0.004, 0.02)
-    legs = []
-    for side in (-1, 1):
-        legs.append(
-            d.part(
-                [
-                    (0.5, top),
-                    (0.5 + side * waist, top),
-                    (0.5 + side * hip, crotch),
-                    (0.5 + side * (stance + cuff), bottom),
-                    (0.5 + side * (stance - cuff), bottom),
-                    (0.5 + side * gap, crotch),
-                ],
-                1.0 if side < 0 else d.between(0.9, 1.05),
-            )
+    legs = [
+        d.part(
+            [
+                (0.5, top),
+                (0.5 + side * waist, top),
+                (0.5 + side * hip, crotch),
+                (0.5 + side * (stance + cuff), bottom),
+                (0.5 + side * (stance - cuff), bottom),
+                (0.5 + side * gap, crotch),
+            ],
+            1.0 if side < 0 else d.between(0.9, 1.05),
         )
+        for side in (-1, 1)
+    ]
     belt = d.symmetric([(waist, top), (waist + 0.005, top + 0.04)], d.between(0.6, 1.15))
     return [*legs, belt]
 
 
 def _shoe(d: _Draw, shaft: Floats, heel: Floats, sole: Floats, toe: Floats) -> Parts:
-    """A shoe seen from the side, toe to the left: upper with a shaft that high, heel, and sole."""
+    """A shoe seen from the side, toe to the left: an upper with a shaft of that height, a heel and a sole."""
     ground = d.between(0.74, 0.86)
     floor = ground - heel
     back = d.between(0.88, 0.96)
@@ -209,7 +207,7 @@ def _ankle_boot(d: _Draw) -> Parts:
 
 
 def _sandal(d: _Draw) -> Parts:
-    """Sole and heel, and two or three straps: each a band over the foot, cut out of a wider one."""
+    """A sole, a heel, and two or three straps: each a band over the foot with a hole cut into it."""
     heel = d.some(0.4, d.between(0.1, 0.28), d.between(0.02, 0.08))
     _, tread = _shoe(d, d.between(0.1, 0.3), heel, d.between(0.03, 0.06), d.between(0.08, 0.14))
     floor = tread[0][:, 2, 1]
@@ -255,17 +253,8 @@ def _bag(d: _Draw) -> Parts:
 
 
 _GARMENTS: tuple[Callable[[_Draw], Parts], ...] = (
-    _t_shirt,
-    _trouser,
-    _pullover,
-    _dress,
-    _coat,
-    _sandal,
-    _shirt,
-    _sneaker,
-    _bag,
-    _ankle_boot,
-)
+    _t_shirt, _trouser, _pullover, _dress, _coat, _sandal, _shirt, _sneaker, _bag, _ankle_boot,
+)  # fmt: skip
 
 
 def draw_parts(label: int, rng: np.random.Generator, n: int) -> Parts:

@@ -27,18 +27,18 @@ _NAME = re.compile(
     r"(?P<packed>\.gz|\.zip)?",
     re.IGNORECASE,
 )
-"""What such files are called, also elsewhere: a dot before `idx`, test for t10k, `emnist-letters-` and the like."""
+"""Names of such files, including variants: a dot before `idx`, test for t10k, `emnist-letters-` and the like."""
 _ROLES = {(split, kind): f"{prefix}-{stem}.gz" for split, prefix in PREFIXES.items() for kind, stem in STEMS.items()}
 _DIMENSIONS = {"images": 3, "labels": 1}
 
 
 def find(files: list[Stored]) -> list[Found]:
-    """Return the sets of four files, by folder and by what goes before `train`, each in the order of `NAMES`."""
+    """Return the sets of four files in the order of `NAMES`, by folder and by the part of the name before `train`."""
     return gather(files, "IDX files", _NAME, _ROLES, check, read)
 
 
 def check(files: list[Stored]) -> None:
-    """Judge headers and sizes of four files, as `find` has them; DataError names the file at fault."""
+    """Check headers and sizes of four files in the order of `find`; DataError names the file at fault."""
     for images, labels in (files[:2], files[2:]):
         (n_images, *_), (n_labels, *_) = _shape(images, "images"), _shape(labels, "labels")
         if n_images != n_labels:
@@ -49,14 +49,14 @@ def check(files: list[Stored]) -> None:
 
 
 def read(files: list[Stored], source: str) -> tuple[Dataset, Dataset]:
-    """Read four files, as `find` has them, into (train, test); DataError names the file at fault."""
+    """Read four files, in the order of `find`, into (train, test); DataError names the file at fault."""
     check(files)
     train_images, train_labels, test_images, test_labels = files
     return _split(train_images, train_labels, source), _split(test_images, test_labels, source)
 
 
 def write(dataset: Dataset, split: str, folder: Path) -> None:
-    """Write one split ("train" or "test") to `folder` as two gzip files, the same bytes at each writing."""
+    """Write one split ("train" or "test") to `folder` as two gzip files, with the same bytes every time."""
     n, height, width = dataset.images.shape
     _write(folder, split, "images", struct.pack(">IIII", 0x0803, n, height, width), dataset.images)
     _write(folder, split, "labels", struct.pack(">II", 0x0801, n), dataset.labels)
@@ -64,20 +64,20 @@ def write(dataset: Dataset, split: str, folder: Path) -> None:
 
 def _write(folder: Path, split: str, kind: str, head: bytes, values: NDArray[np.uint8]) -> None:
     path = folder / f"{PREFIXES[split]}-{STEMS[kind]}.gz"
-    # No name and no time in the gzip header, so that the file depends on its content alone.
+    # No name and no time in the gzip header, so that the file depends only on its content.
     with path.open("wb") as file, gzip.GzipFile("", "wb", 6, file, mtime=0) as stream:
         stream.write(head)
         stream.write(np.ascontiguousarray(values).data)
 
 
 def _split(images: Stored, labels: Stored, source: str) -> Dataset:
-    # Labels first: they are the smaller part.
+    # Labels first: they are smaller.
     values = _read(labels, "labels")
     return split_of(_read(images, "images"), values, source, labels.where)
 
 
 def _shape(file: Stored, kind: str) -> tuple[int, ...]:
-    """Return the shape in a file's header, where the file can hold as much."""
+    """Return the shape in a file's header; DataError if the file cannot hold that much."""
     with file.open() as (stream, most, packed):
         shape = _header(stream, file.where, kind)
         left, promised = most - stream.tell(), math.prod(shape)

@@ -1,7 +1,7 @@
 """Fashion-MNIST as images: a folder, or a zip of one, laid out as `train/<label>/*.png`, `test/<label>/*.png`.
 
-Images come sorted by label, then by name, whatever order the disk lists them in. `_SPLITS` and `_LABELS` have the
-other names that the folders may have; all of it may lie in one folder further down.
+Images are sorted by label, then by name, whatever order the disk lists them in. `_SPLITS` and `_LABELS` list the
+other names that the folders may have; everything may also be one folder further down.
 """
 
 import hashlib
@@ -22,58 +22,46 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmnist_xp.data.dataset import CLASS_NAMES, Dataset
-from fmnist_xp.data.imagefile import judge, read_file
+from fmnist_xp.data.imagefile import check_image, read_file
 from fmnist_xp.data.opencv import decoder, on_threads, opencv
+from fmnist_xp.data.stored import leads_to_folder
 from fmnist_xp.errors import DataError
 
 LOG = logging.getLogger("fmnist_xp")
 Listed: TypeAlias = Callable[[str], dict[str, bool]]
-"""Returns the names in a folder, which is named from the data set's own ("" is that), and which are folders."""
+"""Takes a folder, relative to the data set's own (""); returns each name in it, and whether it is a folder."""
 
 _SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("test", "testing"), "test"),
     **dict.fromkeys(("valid", "validation", "val"), "validation"),
 }
-"""What a folder of each of these names holds, capitals or not; validation images are the test's where it has none."""
+"""The split of each folder name, in any case; validation images serve as test images where there are none."""
 _LABELS = {
     name: label
     for label, words in enumerate(CLASS_NAMES)
     for letters in ["".join(filter(str.isalnum, words.lower()))]
     for name in (f"{label}", f"{label:02d}", letters, f"{label}{letters}")
 }
-"""The label of each name that a folder may have once its capitals and all but letters and digits are gone."""
+"""The label of each folder name, in lower case and stripped of all but letters and digits."""
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 _LEFT_BEHIND = {
-    "thumbs.db",
-    "ehthumbs.db",
-    "ehthumbs_vista.db",
-    "desktop.ini",
-    "@eadir",
-    "__macosx",
-    "icon\r",
-}
+    "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "@eadir", "__macosx", "icon\r",
+}  # fmt: skip
 _ABOUT = (".csv", ".json", ".md", ".tsv", ".txt")
 _SUSPECT = re.compile(r"[:\\]|\.\.|^/")
-"""What a path that leads out of its folder has at the least."""
+"""Every path that leads out of its folder matches this."""
 _FAULTS = (
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    EOFError,
-    NotImplementedError,
-    OSError,
-    OverflowError,
-    ValueError,
-)
-"""What `zipfile` raises where bytes are wrong."""
+    zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, OSError, OverflowError, ValueError,
+)  # fmt: skip
+"""What `zipfile` raises for damaged bytes."""
 
 _LARGEST = 1 << 18
-"""Bytes: no image of 28 x 28 pixels is larger, whatever its program tells of itself."""
+"""Bytes: no file of 28 x 28 pixels is larger, whatever metadata a program adds."""
 _PIECE = 250
 """Files that a thread decodes at a time."""
 _BATCH = 1 << 24
-"""Bytes of files that are held before they are decoded: half the published images: a thread is slow to start."""
+"""Bytes of files read before they are decoded, half of the published images: starting threads takes time."""
 
 
 def is_folder_of_images(folder: Path) -> bool:
@@ -82,20 +70,19 @@ def is_folder_of_images(folder: Path) -> bool:
 
 
 class Folder:
-    """A folder of images: what files it has, and how they are when they are read or first asked for."""
+    """A folder of images: its files, and their size and time when they are read or first asked for."""
 
     def __init__(self, path: Path) -> None:
-        """List the files; DataError names the file or folder that does not belong there or is missing."""
+        """List the files; DataError names a file or folder that is missing or does not belong there."""
         self._base = f"{path}{os.sep}"
         self._layout = _Layout(self._base, _lister(path))
         self._stats: array[int] | None = None
 
     def fingerprint(self) -> str:
-        """Return a SHA-256 over each file's name, size and time of change.
+        """Return a SHA-256 over each file's name, size and modification time.
 
-        It stands for the content. Hashing the content itself would mean to open 70,000 files again at each
-        start, which is most of what the cache is there to save. Once the files are read, it is that of the
-        files as they were then.
+        It stands for the content: hashing that would mean opening 70,000 files at each start, which takes most of the
+        time that the cache saves. Once the files are read, it describes them as they were then.
         """
         names = self._layout.names
         if self._stats is None:
@@ -122,10 +109,10 @@ class Folder:
 
 
 def read_zip(path: Path, source: str) -> tuple[Dataset, Dataset]:
-    """Read a zip of such a folder, bare or below one top folder, into (train, test).
+    """Read a zip of such a folder, with or without one top folder, into (train, test).
 
-    Nothing is unpacked to disk. Even so, a member whose path leaves its folder is refused: such a file was
-    made to do harm. DataError names the member at fault.
+    Nothing is unpacked to disk. Even so, a member whose path leaves its folder is refused: such a zip is malicious.
+    DataError names the member at fault.
     """
     try:
         archive = zipfile.ZipFile(path)
@@ -138,7 +125,10 @@ def read_zip(path: Path, source: str) -> tuple[Dataset, Dataset]:
 
 
 def write(dataset: Dataset, folder: Path) -> None:
-    """Write one split to `folder`, made here, as `<label>/NNNN.png`, numbered in the order of the images."""
+    """Write one split to `folder`, which is created, as `<label>/NNNN.png`, numbered in the order of the images.
+
+    DataError, naming the folder, for a label without images.
+    """
     for label in range(10):
         if not (dataset.labels == label).any():
             raise DataError(f"{folder / str(label)}: no image of this label; a folder of images needs some")
@@ -157,7 +147,7 @@ class _Layout:
     """The files of a data set in order: train, then test, by label, then by name."""
 
     def __init__(self, where: str, listed: Listed) -> None:
-        """List the files, refusing whatever does not belong there; `where` goes before a name in an error."""
+        """List the files, refusing whatever does not belong there; `where` is the prefix of names in errors."""
         self.names: list[str] = []
         self._where = where
         self._listed = listed
@@ -174,16 +164,11 @@ class _Layout:
             first = ", ".join(map(repr, self._skipped[:3])) + (", …" if len(self._skipped) > 3 else "")
             level = logging.INFO if all(map(_is_left_behind, self._skipped)) else logging.WARNING
             source = where.rstrip(f": {os.sep}")
-            LOG.log(
-                level,
-                "%s: skipped what is no image of the data set, %d in all: %s",
-                source,
-                len(self._skipped),
-                first,
-            )
+            message = "%s: skipped what is no image of the data set, %d in all: %s"
+            LOG.log(level, message, source, len(self._skipped), first)
 
     def read(self, read: Callable[[str], bytes], source: str) -> tuple[Dataset, Dataset]:
-        """Return (train, test) of the images of all `names`, whose files' bytes `read` returns."""
+        """Return (train, test) of all `names`; `read` returns the bytes of a file."""
         images = np.empty((len(self.names), 28, 28), np.uint8)
         with _bar(2 * len(images)) as advance:
 
@@ -194,8 +179,8 @@ class _Layout:
 
             pieces, held = [], 0
             for start in range(0, len(images), _PIECE):
-                # On this thread alone: threads that read files wait for Python's lock longer than for the disk.
-                files = [self._judged(name, read(name)) for name in self.names[start : start + _PIECE]]
+                # On this thread: threads that read files would wait longer for Python's lock than for the disk.
+                files = [self._checked(name, read(name)) for name in self.names[start : start + _PIECE]]
                 advance(len(files))
                 pieces.append((start, files))
                 held += sum(map(len, files))
@@ -266,9 +251,9 @@ class _Layout:
                 raise DataError(f"{self._where}{folder}/{name}: {found}; move it elsewhere")
         return names
 
-    def _judged(self, name: str, file: bytes) -> bytes:
+    def _checked(self, name: str, file: bytes) -> bytes:
         try:
-            width, height, file = judge(file)
+            width, height, file = check_image(file)
         except ValueError as error:
             raise DataError(f"{self._where}{name}: {error}") from error
         if (width, height) != (28, 28):
@@ -276,7 +261,7 @@ class _Layout:
         return file
 
     def _decode(self, files: list[bytes], names: list[str], images: NDArray[np.uint8]) -> None:
-        # By map, whose turns between two images are short: a thread does without Python's lock only in OpenCV.
+        # With map, which does little between two images: a thread releases Python's lock only inside OpenCV.
         decoded: list[Any] = list(map(decoder(opencv().IMREAD_UNCHANGED), files))
         for index, image in enumerate(decoded):
             if image is None:
@@ -287,7 +272,7 @@ class _Layout:
 
 
 def _grey(image: NDArray[Any], place: str) -> NDArray[Any]:
-    """Return the grey values of an image saved in colour whose channels agree and which is opaque."""
+    """Return the grey values of an opaque colour image whose channels agree; DataError for any other."""
     height, width, *channels = image.shape
     if image.dtype == np.uint8 and channels:
         grey: NDArray[Any] = image[..., 0]
@@ -298,7 +283,7 @@ def _grey(image: NDArray[Any], place: str) -> NDArray[Any]:
 
 
 def _top(listed: Listed) -> str | None:
-    """Return in which folder the splits are: "", or "name/" where there is but one folder, or None for neither."""
+    """Return the folder with the splits: "", or "name/" of the only folder, or None if neither has them."""
     entries = listed("")
     if _has_splits(entries):
         return ""
@@ -313,26 +298,19 @@ def _has_splits(entries: dict[str, bool]) -> bool:
 def _lister(path: Path) -> Listed:
     def listed(folder: str) -> dict[str, bool]:
         with os.scandir(path / folder) as entries:
-            return {entry.name: _is_folder(entry) for entry in entries}
+            return {entry.name: leads_to_folder(entry) for entry in entries}
 
     return listed
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link in a circle
-        return False
-
-
 def _is_left_behind(name: str) -> bool:
-    """Return whether a system or a file manager left this there."""
+    """Return whether an operating system or a file manager left this behind."""
     name = name.lower()
     return name[0] == "." or name in _LEFT_BEHIND or name.endswith(":zone.identifier")
 
 
 def _is_aside(name: str) -> bool:
-    """Return whether this was left behind, or is about the images and none of them."""
+    """Return whether this is to be skipped: left behind, or a text about the images."""
     return _is_left_behind(name) or name.lower() == "readme" or name.lower().endswith(_ABOUT)
 
 
@@ -341,7 +319,7 @@ def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]
     members: dict[str, zipfile.ZipInfo] = {}
     for info in archive.infolist():
         name = info.filename
-        windows = PureWindowsPath(name) if _SUSPECT.search(name) else None  # knows both kinds of slash, and drives
+        windows = PureWindowsPath(name) if _SUSPECT.search(name) else None  # knows both slashes, and drives
         if windows and (windows.drive or windows.root or ".." in windows.parts):
             raise DataError(f"{path}: member {name} leads out of its folder; do not trust this file")
         if name.endswith("/") and not info.file_size:
@@ -371,14 +349,14 @@ def _member_lister(members: Iterable[str]) -> Listed:
 
 def _read_member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     where = f"{path}: member {info.filename}"
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # of others, a read has no bound
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # reads of others are unbounded
         found = f"compressed by method {info.compress_type}"
         raise DataError(f"{where} is {found}, which is not read here; unpack the zip and give its folder")
     if info.file_size > _LARGEST:
         raise DataError(f"{where}: {info.file_size:,} bytes found; an image file may have {_LARGEST:,} here")
     try:
         with archive.open(info) as stream:
-            return stream.read(_LARGEST)  # whatever its size is said to be
+            return stream.read(_LARGEST)  # whatever size the header gives
     except RuntimeError as error:
         raise DataError(f"{where} is locked ({error!s:.200}); unpack the zip and give its folder") from error
     except _FAULTS as error:
@@ -387,7 +365,7 @@ def _read_member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) ->
 
 @contextmanager
 def _bar(count: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar on a terminal; yield a function that says how many more of `count` are done."""
+    """Show a progress bar, on a terminal; yield a function that advances it, by so many of `count`."""
     if sys.stderr is None or not sys.stderr.isatty():
         yield lambda _: None
         return

@@ -1,4 +1,4 @@
-"""What there is to know about a data set at a glance."""
+"""Summary statistics of a data set."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from fmnist_xp.data.published import SORTED_SHA256, sorted_sha256
 
 @dataclass(frozen=True)
 class SplitInfo:
-    """One split in figures; `published` says whether these are Zalando's images, in whatever known order."""
+    """Statistics of one split; `published` says whether these are Zalando's images, in either known order."""
 
     split: str
     name: str
@@ -27,12 +27,12 @@ class SplitInfo:
 
 
 def describe(train: Dataset, test: Dataset) -> tuple[SplitInfo, SplitInfo]:
-    """Return the figures of both splits."""
+    """Return the statistics of both splits."""
     return _describe("train", train), _describe("test", test)
 
 
 def _describe(split: str, dataset: Dataset) -> SplitInfo:
-    # How often each grey value occurs, counted piece by piece: bincount makes 8 bytes of each pixel.
+    # A histogram of grey values, in pieces: bincount makes 8 bytes of each pixel.
     counts = np.zeros(256, np.int64)
     for start in range(0, len(dataset), 1000):
         counts += np.bincount(dataset.images[start : start + 1000].ravel(), minlength=256)

@@ -1,7 +1,7 @@
-"""Fashion-MNIST as NumPy's arrays, the four that Keras's `mnist.npz` has: x_train, y_train, x_test, y_test.
+"""Fashion-MNIST as NumPy arrays, the four of Keras's `mnist.npz`: x_train, y_train, x_test, y_test.
 
-Images are (n, 28, 28), (n, 784) or (n, 28, 28, 1), labels (n,) or (n, 1), both whole numbers of any width. An array
-of Python objects, which pickle would make, is refused.
+Images are (n, 28, 28), (n, 784) or (n, 28, 28, 1), labels (n,) or (n, 1), both integers of any width. An array of
+Python objects, which would need pickle, is refused.
 """
 
 import re
@@ -24,12 +24,12 @@ _NEEDED = {"x": "(n, 28, 28) or (n, 784)", "y": "(n,)"}
 
 
 def find(files: list[Stored]) -> list[Found]:
-    """Return the sets of four arrays, by folder."""
+    """Return the sets of four arrays, grouped by folder."""
     return gather(files, "NumPy arrays", _NAME, _ROLES, check, read)
 
 
 def check(files: list[Stored]) -> None:
-    """Judge headers and sizes of the four arrays, as `find` has them; DataError names the member at fault."""
+    """Check headers and sizes of four arrays in the order of `find`; DataError names the member at fault."""
     for images, labels in (files[:2], files[2:]):
         n_images, n_labels = _length(images, "x"), _length(labels, "y")
         if n_images != n_labels:
@@ -37,7 +37,7 @@ def check(files: list[Stored]) -> None:
 
 
 def read(files: list[Stored], source: str) -> tuple[Dataset, Dataset]:
-    """Read the four arrays into (train, test); DataError names the member at fault."""
+    """Read four arrays, in the order of `find`, into (train, test); DataError names the member at fault."""
     check(files)
     train_images, train_labels, test_images, test_labels = files
     return _split(train_images, train_labels, source), _split(test_images, test_labels, source)
@@ -76,10 +76,10 @@ def _header(stream: IO[bytes], where: str, kind: str) -> tuple[tuple[int, ...], 
         raise DataError(f"{where}: version {version} of NumPy's format found; save the array by numpy.savez again")
     header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a header that Python 2 wrote
+        warnings.simplefilter("ignore")  # about a header written by Python 2
         try:
             shape, fortran, dtype = header(stream)
-        except (MemoryError, tokenize.TokenError) as error:  # of Python's parser, which NumPy asks
+        except (MemoryError, tokenize.TokenError) as error:  # from Python's parser, which NumPy uses
             raise ValueError("its header cannot be parsed") from error
     if dtype.kind not in "iu":
         hint = "; pixels must not be scaled" if kind == "x" and dtype.kind == "f" else ""

@@ -1,4 +1,4 @@
-"""OpenCV, imported when the first image needs it, so that the package starts and trains without it."""
+"""OpenCV, imported only when an image needs it, so that the package starts and trains without it."""
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,13 +15,13 @@ Item = TypeVar("Item")
 
 _SILENT = 0
 _MEND = "pip uninstall -y opencv-python, then pip install --force-reinstall --no-deps opencv-python-headless"
-"""opencv-python needs a screen's libraries (libGL), and of the two whichever goes takes files of the other along."""
+"""opencv-python needs display libraries (libGL), and uninstalling either package deletes files of the other."""
 
 
 def opencv() -> ModuleType:
-    """Return the module `cv2`, kept from writing to stderr of files it cannot read: the caller says that, once.
+    """Return the module `cv2`, silenced: about a file that it cannot read, the caller raises an error.
 
-    DataError, naming what to install, where it cannot be imported.
+    DataError, naming what to install, if it cannot be imported.
     """
     try:
         import cv2
@@ -29,7 +29,7 @@ def opencv() -> ModuleType:
         if error.name == "cv2":
             raise DataError(f"OpenCV is not installed ({error}): pip install opencv-python-headless") from error
         raise DataError(f"OpenCV cannot be imported ({error}): {_MEND}") from error
-    if not hasattr(cv2, "imdecode"):  # nothing but an empty folder
+    if not hasattr(cv2, "imdecode"):  # only an empty folder is left
         raise DataError(f"OpenCV is installed in part only: {_MEND}")
     module: ModuleType = cv2
     logging = module if hasattr(module, "setLogLevel") else module.utils.logging  # in OpenCV 4, and from 5 on
@@ -38,13 +38,13 @@ def opencv() -> ModuleType:
 
 
 def decoder(flags: int) -> Callable[[bytes], NDArray[np.generic] | None]:
-    """Return a function that makes an image, any shape and dtype, of a file's bytes, or None where there is none."""
+    """Return a function that decodes the bytes of a file to an array of any shape and dtype, or None on failure."""
     cv2 = opencv()
 
     def decode(file: bytes) -> NDArray[np.generic] | None:
         try:
             image: NDArray[np.generic] | None = cv2.imdecode(np.frombuffer(file, np.uint8), flags)
-        except cv2.error:  # nothing in it, or more pixels than OpenCV takes
+        except cv2.error:  # empty, or more pixels than OpenCV takes
             return None
         return image
 
@@ -52,9 +52,9 @@ def decoder(flags: int) -> Callable[[bytes], NDArray[np.generic] | None]:
 
 
 def on_threads(work: Callable[[Item], None], items: Iterable[Item]) -> None:
-    """Do `work` on each item, a few at a time; the first error ends it and is raised here.
+    """Call `work` for each item, a few at a time; the first error stops it and is raised here.
 
-    OpenCV and the disk let go of Python's lock, so threads help; the calls between do not, so very many do not.
+    OpenCV and disk access release Python's lock, so threads help; the calls in between hold it, so many do not.
     """
     with ThreadPoolExecutor(min(8, usable_cores())) as pool:
         results = [pool.submit(work, item) for item in items]

@@ -1,4 +1,4 @@
-"""From images to the rows a network takes."""
+"""Conversion of images to the rows that a network takes."""
 
 from typing import Any
 
@@ -9,16 +9,15 @@ from fmnist_xp.arguments import whole_number
 from fmnist_xp.data.dataset import Dataset
 
 _CHUNK = 1000
-"""Rows: 3 MB of float32, which stay in the processor's cache between the three steps."""
+"""Rows at a time: 3 MB of float32, which stay in the processor's cache between the three steps."""
 
 
 def preprocess(dataset: Dataset, shuffle_seed: int | None = None) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """Return (X, y): rows `(pixel - 127.5) / 127.5`, float32 (n, 784) in [-1, 1], and labels, uint8 (n,).
 
-    With a `shuffle_seed` rows and labels are put in the order of one permutation,
-    `numpy.random.default_rng(shuffle_seed).permutation(n)`; without, they keep theirs. Beside the result
-    only a few MB are held. TypeError for what is no `Dataset`, ValueError for a seed that is no whole number or is
-    below 0.
+    With a `shuffle_seed`, rows and labels are in the order of one permutation,
+    `numpy.random.default_rng(shuffle_seed).permutation(n)`; without, they keep theirs. Takes only a few MB beyond the
+    result. TypeError for anything but a `Dataset`, ValueError for a seed that is not an integer of at least 0.
     """
     if not isinstance(dataset, Dataset):
         raise TypeError(
@@ -31,7 +30,7 @@ def preprocess(dataset: Dataset, shuffle_seed: int | None = None) -> tuple[NDArr
 
 
 def scale(images: NDArray[np.uint8], order: NDArray[np.integer[Any]] | None = None) -> NDArray[np.float32]:
-    """Return the rows of `preprocess` for images (n, 28, 28) alone."""
+    """Return the rows of `preprocess` for uint8 images (n, 28, 28), in `order` if given: float32 (n, 784)."""
     n = len(images)
     pixels = images.reshape(n, -1)
     rows = np.empty(pixels.shape, np.float32)

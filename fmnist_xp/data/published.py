@@ -1,4 +1,4 @@
-"""What Zalando published as Fashion-MNIST: where, and how to know it. https://github.com/zalandoresearch/fashion-mnist"""
+"""Fashion-MNIST as published: addresses and checksums. https://github.com/zalandoresearch/fashion-mnist"""
 
 import gzip
 import hashlib
@@ -17,12 +17,12 @@ ADDRESSES = (
     "https://storage.googleapis.com/tensorflow/tf-keras-datasets/",
     "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
 )
-"""Where the four files lie, in the order they are asked."""
+"""Where the four files are, in the order in which they are tried."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """One file: MD5 and bytes of the .gz as published, SHA-256 and bytes of what is in it."""
+    """One file: MD5 and size of the .gz as published, SHA-256 and size of its content, in bytes."""
 
     md5_gz: str
     sha256: str
@@ -31,7 +31,7 @@ class Published:
 
     @property
     def limit(self) -> int:
-        """Bytes that no right file has more of, whatever compressed it: the content as it is, and 1/1000 + 1 KiB."""
+        """Most bytes of a correct .gz, whatever compressed it: the content uncompressed, plus 1/1000 + 1 KiB."""
         return self.size + self.size // 1000 + 1024
 
 
@@ -73,9 +73,9 @@ _GZIP = b"\x1f\x8b"
 
 
 def as_gzip(content: bytes, name: str) -> bytes:
-    """Return the .gz file in what a server sent for `name`; `verify` has yet to say whether it is the right one.
+    """Return the .gz file in what a server sent for `name`; `verify` has yet to check that it is the right one.
 
-    A server or a proxy may have taken the file out of its gzip form, or put it into another.
+    A server or a proxy may have decompressed the file, or compressed it again.
     """
     expected = FILES[name]
     if not content.startswith(_GZIP):
@@ -91,10 +91,10 @@ def as_gzip(content: bytes, name: str) -> bytes:
 
 
 def verify(path: Path, name: str) -> None:
-    """Raise DataError unless the file at `path` is the published `name`, or holds the same bytes.
+    """Raise DataError unless the file at `path` is the published `name`, or has the same content.
 
-    A mirror may have compressed the same content again, so the .gz itself need not be the published one. Neither
-    the file is read nor its content inflated beyond what the right one has.
+    A mirror may have compressed the content anew, so the .gz itself may differ. Neither the file nor its content is
+    read beyond the size of the published one.
     """
     expected = FILES[name]
     if path.stat().st_size > expected.limit:
@@ -117,9 +117,9 @@ def verify(path: Path, name: str) -> None:
 
 
 def sorted_sha256(dataset: Dataset) -> str:
-    """Return the SHA-256 of the images, then the labels, in order of label and within a label as they are.
+    """Return the SHA-256 of the images, then the labels, sorted by label and otherwise in their own order.
 
-    That is the order of an image folder, so the IDX files and the folder made of them share this sum.
+    That is the order of an image folder, so the IDX files and a folder made from them share this checksum.
     """
     if (dataset.labels[:-1] <= dataset.labels[1:]).all():
         return dataset.sha256

@@ -1,8 +1,7 @@
-"""Files where they lie, loose in a folder or in a zip or tar: listed by name, and read no further than they may go.
+"""Files in a folder, a zip or a tar: listed by name, and read within bounds.
 
-Nothing is believed before it is judged: a file must be a regular one of a sane size, gzip is known by its first
-bytes, and a reader is told how many bytes a file can hold at the most, so that a header's promise beyond that costs
-nothing.
+Nothing is trusted before it is checked: a file must be a regular one of a sane size, gzip is recognized by its first
+bytes, and a reader is told how many bytes a file can hold at most, so that a header that promises more costs nothing.
 """
 
 import gzip
@@ -29,9 +28,9 @@ LARGEST = 8 << 30
 """Bytes: more than 10,000,000 images of 28 x 28 pixels take."""
 MOST_IMAGES = 10_000_000
 ARCHIVE = re.compile(r"\.(zip|npz|tar|tgz|tar\.gz)$", re.IGNORECASE)
-"""The names of archives that are looked into where a folder holds nothing else."""
+"""Names of archives, which are opened where a folder holds nothing else."""
 _DEFLATE = 1032
-"""No byte of gzip or of a deflated member becomes more bytes than that."""
+"""Most bytes that one byte of gzip or of a deflated member can become."""
 _PIECE = 1 << 20
 _TAR_UNPACKED = 2 << 30
 _TAR_MEMBERS = 1000
@@ -39,15 +38,15 @@ _DAMAGE = (
     ArithmeticError, EOFError, LookupError, OSError, RuntimeError, SyntaxError, TypeError, ValueError,
     tarfile.TarError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
-"""What the readers of other libraries raise for bytes that are not what they should be."""
+"""What other libraries' readers raise for damaged bytes."""
 
 Opened: TypeAlias = tuple[IO[bytes], int]
-"""A stream that can seek, and the most bytes it can have."""
+"""A seekable stream, and the most bytes it can have."""
 
 
 @contextmanager
 def blaming(where: str) -> Iterator[None]:
-    """Turn what goes wrong with the bytes read in the block into a DataError that begins with `where`."""
+    """Turn an error from reading bytes in the block into a DataError that begins with `where`."""
     try:
         yield
     except MemoryError as error:
@@ -60,7 +59,7 @@ def blaming(where: str) -> Iterator[None]:
 
 
 def shown(name: str) -> str:
-    """Return a name as it can stand in a line: one with signs that cannot be printed as Python writes it, and cut."""
+    """Return a name fit for one line: cut if long, and as Python's `ascii` if it has unprintable characters."""
     name = name if len(name) <= 500 else f"{name[:500]}…"
     return name if name.isprintable() else ascii(name)
 
@@ -69,7 +68,7 @@ def shown(name: str) -> str:
 class Stored:
     """A file in a folder, or a member of an archive.
 
-    `name` is its path in there with forward slashes, `root` what goes before it in an error, `path` the file on disk.
+    `name` is its path in there with forward slashes, `root` the prefix of it in errors, `path` the file on disk.
     """
 
     name: str
@@ -79,7 +78,7 @@ class Stored:
 
     @property
     def folder(self) -> str:
-        """The folder's part of the name, with its slash."""
+        """The folder in the name, with its slash."""
         return self.name[: len(self.name) - len(self.base)]
 
     @property
@@ -89,15 +88,15 @@ class Stored:
 
     @property
     def where(self) -> str:
-        """How an error names it."""
+        """Its name in errors."""
         return self.root + shown(self.name)
 
     @contextmanager
     def open(self) -> Iterator[tuple[IO[bytes], int, bool]]:
-        """Yield (stream, most, packed): its content, the most bytes that can have, and whether it was unpacked.
+        """Yield (stream, most, packed): its content, the most bytes of it, and whether it was unpacked.
 
-        A gzip file, and a zip of one member, is unpacked, whatever its name says. DataError for what is no file to
-        read from, and for whatever turns out to be damaged in the block.
+        A gzip file, or a zip of one member, is unpacked, whatever its name. DataError for what is not a regular
+        file, and for any damage found within the block.
         """
         with blaming(self.where):
             raw, size = self._open()
@@ -121,9 +120,9 @@ class Stored:
 
 @dataclass(frozen=True)
 class Found:
-    """A data set among files, or what there is of one: `problem` says what is missing.
+    """A data set found among files; `problem` says what is missing or ambiguous, or is None.
 
-    `check(files)` judges headers and sizes alone, `read(files, source)` returns (train, test); both raise DataError.
+    `check(files)` looks only at headers and sizes, `read(files, source)` returns (train, test); both raise DataError.
     """
 
     form: str
@@ -134,7 +133,7 @@ class Found:
 
     @property
     def depth(self) -> int:
-        """How many folders down it lies."""
+        """How many folders down it is."""
         return self.files[0].name.count("/")
 
     @property
@@ -151,11 +150,11 @@ def gather(
     check: Callable[[list[Stored]], object],
     read: Callable[[list[Stored], str], tuple[Dataset, Dataset]],
 ) -> list[Found]:
-    """Return the data sets among `files` whose names are of one form, whole or in part.
+    """Return the data sets of one `form` among `files`, complete or not.
 
-    The base of a name is matched by `pattern`, with the groups `start`, `split`, `kind` and `packed`. Names in one
-    folder with one `start` make a set, in which each of `roles`, (split, kind) and the name it usually has, is
-    filled. A plain file is preferred to the same one packed; two files of different names for one role are a problem.
+    `pattern` matches the base of a name, with the groups `start`, `split`, `kind` and `packed`. Names in one folder
+    with the same `start` make a set, which needs a file for each of `roles`: (split, kind), with its usual name. A
+    plain file is preferred to a compressed one of the same name; differently named files for one role are a problem.
     """
     sets: dict[str, dict[tuple[str, str], list[tuple[str, Stored]]]] = {}
     for file in files:
@@ -182,7 +181,7 @@ def gather(
 
 
 def in_folder(folder: Path, below: bool = True) -> list[Stored]:
-    """Return the files in a folder, and `below` it: one folder down, and in `raw` there, as torchvision has them."""
+    """Return the files in a folder and, with `below`, those one level down and in `raw` there, as in torchvision."""
     found = []
     starts = [""]
     for start in starts:
@@ -190,11 +189,11 @@ def in_folder(folder: Path, below: bool = True) -> list[Stored]:
             entries = sorted(os.scandir(folder / start), key=lambda entry: entry.name)
         except OSError:
             if start:
-                continue  # a folder below that is not for us, such as lost+found
+                continue  # a subfolder that we may not read, such as lost+found
             raise
         for entry in entries:
             name = start + entry.name
-            if not _is_dir(entry):
+            if not leads_to_folder(entry):
                 path = folder / name
                 found.append(Stored(name, f"{shown(str(folder))}{os.sep}", path, partial(open_file, path)))
             elif below and (not start or (entry.name == "raw" and start.count("/") == 1)):
@@ -202,15 +201,16 @@ def in_folder(folder: Path, below: bool = True) -> list[Stored]:
     return found
 
 
-def _is_dir(entry: os.DirEntry[str]) -> bool:
+def leads_to_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a folder, or a link to one."""
     try:
         return entry.is_dir()
-    except OSError:  # links in a circle
+    except OSError:  # a circular link
         return False
 
 
 def open_file(path: Path) -> Opened:
-    """Open a file on disk; DataError for what is no regular file, or is larger than any data set."""
+    """Open a file on disk; DataError unless it is a regular file, no larger than a data set can be."""
     found, where = path.stat(), shown(str(path))
     if kind := other_kind(found.st_mode):
         raise DataError(f"{where}: {kind} found; a regular file is needed")
@@ -220,13 +220,13 @@ def open_file(path: Path) -> Opened:
 
 
 def is_zip(path: Path) -> bool:
-    """Return whether a file on disk begins as a zip does."""
+    """Return whether a file on disk begins like a zip."""
     with open_file(path)[0] as file:
         return file.read(2) == b"PK"
 
 
 def is_tar(path: Path) -> bool:
-    """Return whether a file on disk, unpacked where it is a gzip file, begins as a tar does."""
+    """Return whether a file on disk, decompressed if it is gzip, begins like a tar."""
     try:
         with open_file(path)[0] as file:
             _tar(file)
@@ -237,9 +237,9 @@ def is_tar(path: Path) -> bool:
 
 @contextmanager
 def in_archive(path: Path) -> Iterator[list[Stored]]:
-    """Yield the files in a zip or a tar, which may be a gzip file, to be opened while the block lasts.
+    """Yield the files in a zip, a tar or a tar.gz, which can be opened within the block.
 
-    Nothing is unpacked to disk. DataError where it is damaged.
+    Nothing is unpacked to disk. DataError if it is damaged.
     """
     with blaming(shown(str(path))), open_file(path)[0] as file:
         if is_zip(path):
@@ -248,7 +248,7 @@ def in_archive(path: Path) -> Iterator[list[Stored]]:
         else:
             tar = _tar(file)
             files = list(_tar_files(path, tar))
-            # A packed tar's checksum is behind all members, in a place that a reader of members does not come to.
+            # The checksum of a tar.gz comes after all members, where reading them does not get to.
             while tar.fileobj and tar.fileobj.read(_PIECE):
                 pass
             yield files
@@ -257,7 +257,7 @@ def in_archive(path: Path) -> Iterator[list[Stored]]:
 def read_array(
     stream: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[np.generic] | type[np.generic], where: str, what: str
 ) -> NDArray[Any]:
-    """Read what is left of a stream straight into an array of that shape; DataError where it is not that long."""
+    """Read the rest of a stream straight into an array of that shape; DataError unless it has that length."""
     values = np.empty(shape, dtype)
     view, filled = values.ravel().view(np.uint8).data, 0
     while got := stream.readinto(view[filled : filled + _PIECE]):  # type: ignore[attr-defined]
@@ -269,14 +269,14 @@ def read_array(
 
 
 def wrong_length(where: str, found: int | str, what: str, promised: int) -> DataError:
-    """Return the error for a file whose content is not as long as its header promises."""
+    """Return the error for a file whose content does not have the length that its header promises."""
     return DataError(
         f"{where}: {found} bytes of {what} found, its header promises {promised}; copy or fetch it again"
     )
 
 
 def split_of(images: NDArray[np.uint8], labels: NDArray[np.uint8], source: str, where: str) -> Dataset:
-    """Return one split; DataError, naming the file of the labels, for a label that is none of the ten."""
+    """Return one split; DataError, naming `where` the labels came from, for a label above 9."""
     if labels.max() > 9:
         raise DataError(f"{where}: label {labels.max()} found; labels go from 0 to 9")
     return Dataset(images, labels, "custom", source)
@@ -297,7 +297,7 @@ def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) ->
         return archive.open(info), info.file_size
     if info.compress_type == zipfile.ZIP_DEFLATED:
         return archive.open(info), min(info.file_size, info.compress_size * _DEFLATE)
-    # zipfile unpacks the other kinds in pieces without a bound: 4 KB of bzip2 can be gigabytes.
+    # zipfile decompresses the other kinds without a bound: 4 KB of bzip2 can become gigabytes.
     kind = {zipfile.ZIP_BZIP2: "bzip2", zipfile.ZIP_LZMA: "lzma"}.get(info.compress_type, f"{info.compress_type}")
     raise DataError(f"{where}: compressed by {kind}; only stored and deflated files are read: unpack the zip")
 
@@ -307,7 +307,7 @@ def _gunzip(stream: IO[bytes]) -> IO[bytes]:
 
 
 class _Metered:
-    """A tar's stream, stopped where its headers, which tarfile believes, lead beyond what it may have."""
+    """A tar's stream, which raises where headers, which tarfile trusts, lead beyond `limit`."""
 
     def __init__(self, stream: IO[bytes], limit: int) -> None:
         self.stream, self.limit = stream, limit

@@ -1,8 +1,8 @@
-"""Garments drawn from a seed, for a machine that has no data set and no network.
+"""Synthetic data: garments drawn from a seed, for a machine without the data set and without a network.
 
-Each class is a few polygons whose corners, shades and angles are drawn at random (`garments`). They are
-filled by OpenCV at four times the size, brought down to 28 x 28, and given stripes, shading and grain.
-The four upper garments overlap in sleeve length, width and neckline, as the real ones do.
+Each class is a few polygons with random corners, shades and angles (`garments`). OpenCV fills them at four times
+the size and scales them to 28 x 28; then they get stripes, shading and grain. The four upper garments overlap in
+sleeve length, width and neckline, as the real ones do.
 """
 
 from math import pi
@@ -15,19 +15,19 @@ from fmnist_xp.data.garments import Floats, Parts, draw_parts
 from fmnist_xp.data.opencv import on_threads, opencv
 
 VERSION = 1
-"""Of the drawings: a change of them changes this, and the decoded cache with it."""
+"""Version of the drawings: raise it when they change; it is part of the cache's key."""
 
 _SCALE = 4
 _BLOCK = 500
-"""Images drawn from one generator. Fixed, so that the number of threads changes nothing."""
+"""Images drawn from one generator; fixed, so that the number of threads does not affect the result."""
 
 
 def make_synthetic(n_train: int = 60_000, n_test: int = 10_000, seed: int = 0) -> tuple[Dataset, Dataset]:
-    """Return (train, test) of drawn garments, in the classes and the order of `CLASS_NAMES`.
+    """Return (train, test) of synthetic garments, labelled by their index in `CLASS_NAMES`.
 
-    The classes are balanced (to one image, where ten does not divide the number) and shuffled. The same
-    numbers and seed give the same bits, on any number of threads, with one version of OpenCV and NumPy.
-    A well-trained linear model reaches about 0.87 on the test images.
+    The classes are balanced (to within one image, where ten does not divide the number) and shuffled. The same
+    numbers and seed give the same bits on any number of threads, for one version of OpenCV and NumPy. A well-trained
+    linear model reaches a test accuracy of about 0.87.
     """
     train, test = (_draw_split(n, (seed, split)) for split, n in enumerate((n_train, n_test)))
     return train, test
@@ -55,7 +55,7 @@ def _draw_block(labels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[
 
 
 def _place(parts: Parts, rng: np.random.Generator, n: int) -> Parts:
-    """Stretch, turn and move each garment a little; all its parts alike."""
+    """Stretch, rotate and move each garment a little, all its parts alike."""
     angle = rng.normal(0, 0.07, (n, 1))
     stretch = rng.uniform(0.82, 1.06, (2, n, 1))
     shift = rng.normal(0, 0.018, (2, n, 1))
@@ -69,7 +69,7 @@ def _place(parts: Parts, rng: np.random.Generator, n: int) -> Parts:
 
 
 def _fill(shapes: NDArray[np.uint8], chosen: NDArray[np.intp], parts: Parts) -> None:
-    """Fill the parts of each garment, one over the other, and bring the drawing down to 28 x 28."""
+    """Fill the parts of each garment, one over the other, and scale the drawing to 28 x 28."""
     cv2 = opencv()
     side = 28 * _SCALE
     fixed = [(np.rint(points * (side * 16)).astype(np.int32), shade) for points, shade in parts]
@@ -81,7 +81,7 @@ def _fill(shapes: NDArray[np.uint8], chosen: NDArray[np.intp], parts: Parts) -> 
 
 
 def _texture(shapes: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Give drawn garments their brightness, a print of stripes, a light from one side, and grain."""
+    """Give the garments their brightness, printed stripes, light from one side, and grain."""
     n = len(shapes)
 
     def each(low: float, high: float) -> Floats:

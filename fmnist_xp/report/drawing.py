@@ -1,4 +1,4 @@
-"""matplotlib for pictures that go to files: no display and no pyplot, whose backend and state stay the user's."""
+"""matplotlib for pictures written to files, without a display and without pyplot, whose state stays the user's."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def new_figure(size: tuple[float, float], dpi: int) -> Figure:
-    """Return an empty figure of `size` in inches, with `dpi` pixels an inch."""
+    """Return an empty figure of `size` in inches, with `dpi` pixels per inch."""
     _import_matplotlib()
     from matplotlib.figure import Figure
 
@@ -29,25 +29,25 @@ def new_figure(size: tuple[float, float], dpi: int) -> Figure:
 
 
 def drawable(values: ArrayLike) -> NDArray[np.float64]:
-    """Return `values` as float64 of the same shape, those beyond ±1e300 as infinite, for which a line has a gap.
+    """Return `values` as float64 of the same shape, with those beyond ±1e300 infinite, which leaves a gap in a line.
 
-    matplotlib cannot count out the ticks of an axis as long as float64 reaches, 1.8e308.
+    matplotlib cannot place ticks on an axis that spans float64's range, 1.8e308.
     """
     numbers = np.asarray(values, dtype=np.float64)
     return np.where(np.abs(numbers) > 1e300, np.copysign(np.inf, numbers), numbers)
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
-    """Write `figure` as a PNG, whole or not at all, and return `path`; raise `OSError` where that fails."""
+    """Write `figure` as a PNG, completely or not at all, and return `path`; raises `OSError`."""
     with _quiet(), replacing(path) as temporary:
         figure.savefig(temporary, format="png")
     return path
 
 
 def _import_matplotlib() -> None:
-    """Import matplotlib whatever `MPLBACKEND` says: Jupyter exports a backend that its own environment alone has.
+    """Import matplotlib whatever `MPLBACKEND` says: Jupyter exports a backend that only its own environment has.
 
-    Late, since matplotlib takes longer to load than all else, and most commands draw nothing.
+    Late, since matplotlib takes longer to load than everything else, and most commands draw nothing.
     """
     if "matplotlib" in sys.modules:
         return
@@ -59,15 +59,15 @@ def _import_matplotlib() -> None:
         if backend is not None:
             os.environ["MPLBACKEND"] = backend
     if backend:
-        with suppress(ValueError):  # what pyplot is to use, should somebody ask for it later
+        with suppress(ValueError):  # the backend for pyplot, in case the user imports it later
             matplotlib.rcParams["backend"] = backend
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep off stderr what matplotlib says of its cache folder, its fonts and their glyphs."""
+    """Keep matplotlib's messages on its cache folder, fonts and glyphs off stderr."""
     logger, nowhere = logging.getLogger("matplotlib"), logging.NullHandler()
-    logger.addHandler(nowhere)  # else Python prints what no handler takes
+    logger.addHandler(nowhere)  # without any handler, Python prints the messages
     try:
         with warnings.catch_warnings(action="ignore"):
             yield

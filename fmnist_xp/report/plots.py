@@ -1,9 +1,8 @@
 """The pictures of finished runs, as PNG files.
 
-A picture is made by a `…_figure` or `…_figures` function, which returns matplotlib figures by file name, and
-written by the `plot_…` function of the same name, which raises `OSError` where it cannot write. No picture
-needs a display, and none is written over that of another run as long as runs have folders of their own.
-Histories with nothing logged give no picture; figures that are not finite, or beyond 1e300, are gaps in a line.
+A `…_figure` or `…_figures` function makes matplotlib figures, and the `plot_…` function of the same name writes
+them, raising `OSError` if it cannot. No picture needs a display. Runs with separate folders never overwrite each
+other's pictures. An empty history gives no picture; values that are not finite, or beyond 1e300, are gaps in a line.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 DPI = 150
 WIDE = (10.0, 5.0)  # inches, as in the notebook
 
-# Okabe and Ito's colours, which stay apart for colour-blind readers; an experiment always has the same.
+# Okabe and Ito's colours, which colour-blind readers can tell apart; an experiment always has the same.
 STYLES: dict[str, dict[str, Any]] = {
     "sgd": {"color": "#0072B2", "marker": "o"},
     "momentum": {"color": "#D55E00", "marker": "s"},
@@ -41,15 +40,15 @@ OTHER_STYLES: tuple[dict[str, Any], ...] = (
     {"color": "#56B4E9", "marker": "P"},
 )
 NOTEBOOK_STYLE: dict[str, Any] = {"color": "#555555", "marker": "x", "linestyle": "--"}
-MARKERS = 25  # at most about so many a curve: 110 points would hide the line
+MARKERS = 25  # at most about this many per curve: 110 would hide the line
 
-# An untrained network of 10 classes has a loss of ln 10 = 2.3. Where training jumps far above that, the axis
-# is cut here (and says so), or the spike would press all the rest flat.
+# An untrained network of 10 classes has a loss of ln 10 = 2.3. Where the loss spikes far above that, the axis
+# is cut off here (and says so), or the spike would flatten everything else.
 LOSS_TOP = 3.0
 
 
 class Quantity(NamedTuple):
-    """A column of a history that has a picture."""
+    """A column of a history that is plotted."""
 
     column: str
     file: str
@@ -63,7 +62,7 @@ LEARNING_RATE = Quantity("learning_rate", "learning-rate", "Learning rate")
 
 @dataclass(frozen=True)
 class Curve:
-    """One line of a picture: a history, how it is drawn, and the lowest and highest values around it."""
+    """One line of a plot: a history, its style, and a band from the lowest to the highest values."""
 
     label: str
     history: History
@@ -82,9 +81,9 @@ def plot_run(
     """Write the pictures of one run into `folder`; return their paths.
 
     `accuracy.png`, `loss.png` and `learning-rate.png`, then the same from epoch 300 on as
-    `accuracy-from-300.png` and so on, unless nothing was logged there. `title` names the run (experiment,
-    device, seed, data set); `experiment` names the curve and gives it its colour. `notebook` is drawn beside
-    it, as far as the run reaches.
+    `accuracy-from-300.png` and so on, if anything was logged there. `title` names the run (experiment,
+    device, seed, data set); `experiment` labels the curve and determines its colour. `notebook` is drawn beside
+    it, up to the run's last epoch.
     """
     return _save_all(run_figures(history, title=title, experiment=experiment, notebook=notebook), folder)
 
@@ -98,10 +97,10 @@ def run_figures(
 
 
 def plot_comparison(histories: Mapping[str, History], folder: Path, *, title: str) -> list[Path]:
-    """Write the accuracy of several runs, by name, into one picture of all epochs and one from 700 on.
+    """Write the accuracy of several named runs into one picture of all epochs and one from epoch 700 on.
 
-    `comparison-accuracy.png` and `comparison-accuracy-from-700.png`, the latter with the runs that reach it,
-    and only if one does. Returns the paths.
+    `comparison-accuracy.png` and `comparison-accuracy-from-700.png`; the latter has the runs that get that far,
+    and is only written if one does. Returns the paths.
     """
     return _save_all(comparison_figures(histories, title=title), folder)
 
@@ -121,11 +120,10 @@ def plot_seeds(
     title: str,
     notebook: History | None = None,
 ) -> list[Path]:
-    """Write accuracy and loss of one experiment run with several seeds: the median, and all between extremes.
+    """Write accuracy and loss of one experiment over several seeds: the median, and a band between the extremes.
 
-    `sgd-seeds-accuracy.png`, `sgd-seeds-loss.png` and, where reached, both from epoch 300 on (for the
-    experiment `sgd`), so that the experiments can share `folder`. Only epochs that every run logged are
-    drawn. Returns the paths.
+    For the experiment `sgd`: `sgd-seeds-accuracy.png`, `sgd-seeds-loss.png` and, if reached, both from epoch 300 on;
+    so several experiments can share `folder`. Only epochs that every run logged are drawn. Returns the paths.
     """
     figures = seeds_figures(histories, experiment=experiment, title=title, notebook=notebook)
     return _save_all(figures, folder)
@@ -149,7 +147,7 @@ def seeds_figures(
 
 
 def plot_metrics(history: History, path: Path, *, title: str, experiment: str) -> Path:
-    """Write the one-picture summary of a run: accuracy, loss with its data part, and learning rate."""
+    """Write the summary picture of a run: accuracy, loss and data loss, and learning rate."""
     return save_figure(metrics_figure(history, title=title, experiment=experiment), path)
 
 
@@ -171,7 +169,7 @@ def metrics_figure(history: History, *, title: str, experiment: str) -> Figure:
 
 
 def plot_confusion(matrix: NDArray[np.int64], path: Path, *, class_names: Sequence[str], title: str) -> Path:
-    """Write a confusion matrix (rows true, columns predicted): counts as text, shares of a row as colours."""
+    """Write a confusion matrix (rows true, columns predicted): counts as text, shares of the row as colours."""
     return save_figure(confusion_figure(matrix, class_names=class_names, title=title), path)
 
 
@@ -199,7 +197,7 @@ def plot_samples(
     class_names: Sequence[str],
     title: str,
 ) -> Path:
-    """Write a grid of images, a row for each class with the first 15 that carry its label.
+    """Write a grid of images: one row per class, with the first 15 of its images.
 
     `images` is uint8 of shape (n, 28, 28), `labels` of shape (n,).
     """
@@ -211,7 +209,7 @@ def samples_figure(
 ) -> Figure:
     """Return the picture of `plot_samples`."""
     columns, (height, width) = 15, images.shape[1:]
-    # One picture of all: white where there is no image, and one pixel of white between two.
+    # One large image: white where there is none, and a white pixel between two.
     grid = np.full((len(class_names) * (height + 1), columns * (width + 1)), 255, dtype=np.uint8)
     for row in range(len(class_names)):
         for column, image in enumerate(images[labels == row][:columns]):
@@ -228,7 +226,7 @@ def samples_figure(
 
 
 def plot_grey_values(image: NDArray[np.uint8], path: Path, *, title: str) -> Path:
-    """Write one image, uint8 of shape (28, 28), large, with the grey value printed in each cell."""
+    """Write one enlarged image, uint8 of shape (28, 28), with the grey value in each cell."""
     return save_figure(grey_values_figure(image, title=title), path)
 
 
@@ -252,7 +250,7 @@ def _curve_figures(
     notebook: History | None = None,
     prefix: str = "",
 ) -> dict[str, Figure]:
-    """Draw each quantity over all epochs and again from epoch `later` on, if a curve reaches it."""
+    """Draw each quantity over all epochs, and again from epoch `later` on if a curve gets that far."""
     figures = {}
     for start in (0, later):
         shown = [part for curve in curves if (part := curve.since(start)).history]
@@ -283,10 +281,10 @@ def _draw(axes: Axes, curve: Curve, quantity: Quantity) -> None:
 
 
 def _finish(axes: Axes, quantity: Quantity) -> None:
-    """Label the axes, and cut the loss axis where a spike would flatten the rest."""
+    """Label the axes, and cut off the loss axis where a spike would flatten the rest."""
     axes.set_xlabel("Epoch")
     axes.set_ylabel(quantity.label)
-    # A run that spends most of its epochs up there has diverged, and is shown as it is.
+    # A run that spends most of its epochs above has diverged, and is shown whole.
     if quantity is LOSS and axes.dataLim.y1 > LOSS_TOP > np.median(np.asarray(axes.lines[0].get_ydata())):
         axes.set_ylim(0, LOSS_TOP)
         axes.set_ylabel(f"{quantity.label} (cut off above {LOSS_TOP:g})")
@@ -297,14 +295,14 @@ def _finish(axes: Axes, quantity: Quantity) -> None:
 
 
 def _write_cells(axes: Axes, values: NDArray[Any], dark: NDArray[np.bool_], *, fontsize: int) -> None:
-    """Print each value into its cell of an image, white where the cell is dark."""
+    """Print each value into its cell of an image, in white where the cell is dark."""
     for (row, column), value in np.ndenumerate(values):
         color = "white" if dark[row, column] else "black"
         axes.text(column, row, str(value), ha="center", va="center", fontsize=fontsize, color=color)
 
 
 def _across(histories: Sequence[History], statistic: Callable[..., Any]) -> History:
-    """Reduce several histories to one, figure by figure, over the epochs that all of them logged."""
+    """Reduce several histories to one, value by value, over the epochs that all of them logged."""
     epochs = sorted(set.intersection(*(set(history.epoch) for history in histories)))
     reduced = History(epoch=epochs)
     for column in COLUMNS[1:]:
@@ -314,13 +312,13 @@ def _across(histories: Sequence[History], statistic: Callable[..., Any]) -> Hist
 
 
 def _until(history: History, epoch: int) -> History:
-    """Return the part of `history` logged at `epoch` or before."""
+    """Return the part of `history` logged at `epoch` or earlier."""
     count = bisect_right(history.epoch, epoch)
     return History(*(getattr(history, column)[:count] for column in COLUMNS))
 
 
 def _styles(names: Sequence[str]) -> list[dict[str, Any]]:
-    """Return a style for each name: the experiment's own, or the next of the others."""
+    """Return a style for each name: the experiment's own, or the next of `OTHER_STYLES`."""
     others = cycle(OTHER_STYLES)
     return [STYLES[name] if name in STYLES else next(others) for name in names]
 
@@ -332,7 +330,7 @@ def _new_figure(title: str, size: tuple[float, float]) -> Figure:
 
 
 def _plain(text: str) -> str:
-    """Return `text` so that matplotlib writes it as it is: no formula between dollars, no half of a character."""
+    """Return `text` escaped so that matplotlib prints it literally: no formulas in dollars, no lone surrogates."""
     return text.encode(errors="backslashreplace").decode().replace("$", r"\$")
 
 

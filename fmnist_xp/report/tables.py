@@ -1,4 +1,4 @@
-"""The tables of finished runs: class scores from a confusion matrix, and runs beside the notebook's."""
+"""The tables of finished runs: class scores from a confusion matrix, and a comparison with the notebook."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -7,14 +7,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fmnist_xp.data.dataset import CLASS_NAMES
-from fmnist_xp.report.notebook import NOTEBOOK_EPOCHS, NOTEBOOK_ROWS, NOTEBOOK_TEST, FinalFigures
+from fmnist_xp.report.notebook import NOTEBOOK_EPOCHS, NOTEBOOK_ROWS, NOTEBOOK_TEST, FinalMetrics
 from fmnist_xp.train.history import History
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a Markdown table, ending in a newline; a `|` inside a cell is escaped.
 
-    Raises `ValueError` where a row is not as long as the header.
+    Raises `ValueError` if a row and the header differ in length.
     """
     lines = [header, ["---"] * len(header), *rows]
     for row in lines:
@@ -24,16 +24,16 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def confusion_matrix(labels: ArrayLike, predictions: ArrayLike, classes: int = 10) -> NDArray[np.int64]:
-    """Count how often each class was taken for each: rows are true classes, columns predicted ones.
+    """Count each pair of true class (row) and predicted class (column).
 
     `labels` and `predictions` are integers of shape (n,) in 0 … `classes` − 1; the matrix is int64 of shape
-    (`classes`, `classes`). Raises `ValueError` where the shapes differ, or a class is no integer or out of range.
+    (`classes`, `classes`). Raises `ValueError` if shapes differ, or a class is not an integer or out of range.
     """
     true, predicted = np.asarray(labels), np.asarray(predictions)
     for name, values in (("labels", true), ("predictions", predicted)):
         if values.size and values.dtype.kind not in "iu":
             raise ValueError(f"{name} of dtype {values.dtype}: classes are integers")
-    # Wide integers: in uint8, as labels come, the cell's number below would overflow.
+    # Wide integers: the index of a cell, below, would overflow uint8, the usual dtype of labels.
     true, predicted = true.astype(np.int64), predicted.astype(np.int64)
     if true.ndim != 1 or true.shape != predicted.shape:
         raise ValueError(f"labels of shape {true.shape} and predictions of shape {predicted.shape}")
@@ -46,7 +46,7 @@ def confusion_matrix(labels: ArrayLike, predictions: ArrayLike, classes: int = 1
 
 
 class ClassScore(NamedTuple):
-    """How well one class was told from the others; `support` is how many samples truly are of it."""
+    """How well one class was told apart from the others; `support` is the number of its samples."""
 
     name: str
     precision: float
@@ -59,12 +59,12 @@ def class_report(matrix: NDArray[np.int64], class_names: Sequence[str] = CLASS_N
     """Return the scores of each class from a confusion matrix (rows true, columns predicted).
 
     A score whose denominator is 0 (a class never predicted, or without samples) is 0.0. Raises `ValueError`
-    where `matrix` is not square or has not one row a name.
+    unless `matrix` is square with one row per name.
     """
     if matrix.shape != (len(class_names), len(class_names)):
         raise ValueError(f"a matrix of shape {matrix.shape} for {len(class_names)} class names")
     hits, support, predicted = np.diagonal(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
-    # A denominator of 0 has a numerator of 0 as well, so dividing by 1 there gives the 0.0 promised.
+    # Where a denominator is 0, so is the numerator: dividing by 1 instead gives 0.0.
     precision = hits / np.maximum(predicted, 1)
     recall = hits / np.maximum(support, 1)
     f1 = 2 * hits / np.maximum(support + predicted, 1)
@@ -79,15 +79,15 @@ def class_table(scores: Iterable[ClassScore]) -> str:
 
 
 def mean_and_spread(values: Sequence[float]) -> str:
-    """Return "mean ± standard deviation (lowest–highest)" with 3 decimals; of one value, just the value.
+    """Return "mean ± standard deviation (lowest–highest)" with 3 decimals, or just the value if there is only one.
 
-    The deviation is that of a sample (n − 1). Raises `ValueError` where there is no value.
+    The deviation is that of a sample (n − 1). Raises `ValueError` if there is no value.
     """
     if len(values) == 0:
         raise ValueError("no values: a mean needs at least one")
     if len(values) == 1:
         return f"{values[0]:.3f}"
-    with np.errstate(invalid="ignore"):  # a run that diverged may have a loss of infinity
+    with np.errstate(invalid="ignore"):  # a diverged run may have an infinite loss
         mean, deviation = np.mean(values), np.std(values, ddof=1)
     return f"{mean:.3f} ± {deviation:.3f} ({min(values):.3f}–{max(values):.3f})"
 
@@ -95,26 +95,25 @@ def mean_and_spread(values: Sequence[float]) -> str:
 def reproduce_table(
     results: Mapping[str, Sequence[Mapping[str, Any]]], histories: Mapping[str, Sequence[History]]
 ) -> str:
-    """Return a Markdown table of runs beside the notebook's figures, with notes below it.
+    """Return a Markdown table that compares runs with the notebook, with notes below it.
 
-    `results` maps an experiment to the contents of its runs' `result.json`, one a seed, and `histories` to
-    the histories of the same runs in the same order. The test figures are the results'. The training
-    figures are the histories' last: the notebook has none after the last update, so the results' own
-    `train_accuracy` and `train_loss` would not compare. Whether the notebook's figure lies in the range of
-    seeds is said of runs on as many epochs and images of Fashion-MNIST; of others, what keeps them from
-    comparing. An experiment that the notebook lacks gets "—".
+    `results` maps an experiment to the contents of its runs' `result.json`, one per seed, and `histories` to
+    the histories of the same runs in the same order. Test metrics come from the results. Training metrics are the
+    last of the histories: the notebook printed none after the last update, so the results' `train_accuracy` and
+    `train_loss` are not comparable. For runs with the notebook's number of epochs and images of Fashion-MNIST, the
+    table says whether the notebook's value lies in the range of the seeds; for others, what makes them incomparable.
+    An experiment that the notebook lacks gets "—".
 
-    Raises `ValueError` where the two do not hold the same runs, an experiment has none, or a history has
-    nothing logged.
+    Raises `ValueError` if the two do not have the same runs, an experiment has none, or a history is empty.
     """
     rows: list[tuple[str, ...]] = []
     for experiment, runs in results.items():
-        ours = [_final_figures(*run) for run in zip(runs, histories.get(experiment, ()), strict=True)]
+        ours = [_final_metrics(*run) for run in zip(runs, histories.get(experiment, ()), strict=True)]
         data = _joined(run["dataset"]["name"] for run in runs)
         seeds = _joined(run["seed"] for run in runs)
         differences = _joined(difference for run in runs for difference in _differences(run))
-        for name, label in _FIGURES.items():
-            values = [getattr(figures, name) for figures in ours]
+        for name, label in _METRICS.items():
+            values = [getattr(metrics, name) for metrics in ours]
             spread = mean_and_spread(values)
             if experiment not in NOTEBOOK_TEST:
                 notebook, verdict = "—", "—"
@@ -136,7 +135,7 @@ _SYNTHETIC = (
     "**Synthetic data.** Rows marked synthetic were trained and tested on synthetic images, not on "
     "Fashion-MNIST: their figures say nothing about the notebook's."
 )
-_FIGURES = {
+_METRICS = {
     "test_accuracy": "test accuracy",
     "test_loss": "test data loss",
     "train_accuracy": "training accuracy",
@@ -144,23 +143,23 @@ _FIGURES = {
 }
 
 
-def _final_figures(result: Mapping[str, Any], history: History) -> FinalFigures:
+def _final_metrics(result: Mapping[str, Any], history: History) -> FinalMetrics:
     if not history:
         raise ValueError(f"the history of {result['experiment']}, seed {result['seed']}, has nothing logged")
-    return FinalFigures(
+    return FinalMetrics(
         history.accuracy[-1], history.loss[-1], float(result["test_accuracy"]), float(result["test_loss"])
     )
 
 
-def _inside(figure: float, values: Sequence[float]) -> str:
-    """Say whether `figure`, printed with 3 decimals, lies in the range of `values` rounded likewise."""
+def _inside(metric: float, values: Sequence[float]) -> str:
+    """Say whether `metric`, printed with 3 decimals, lies in the range of `values` rounded alike."""
     if len(values) == 1:
         return "one seed: no range"
-    return "yes" if round(min(values), 3) <= figure <= round(max(values), 3) else "no"
+    return "yes" if round(min(values), 3) <= metric <= round(max(values), 3) else "no"
 
 
 def _differences(result: Mapping[str, Any]) -> Iterator[str]:
-    """Say in what a run differs from the notebook's so that their figures do not compare."""
+    """Yield the differences from the notebook that make a run's metrics incomparable."""
     dataset = result["dataset"]
     if dataset["name"] == "synthetic":
         yield "synthetic data"
@@ -171,5 +170,5 @@ def _differences(result: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _joined(values: Iterable[Any]) -> str:
-    """Return the distinct values in rising order, as "0, 1, 2"."""
+    """Return the distinct values in ascending order, as "0, 1, 2"."""
     return ", ".join(str(value) for value in sorted(set(values)))

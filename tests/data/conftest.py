@@ -1,13 +1,13 @@
-"""A cache of its own for each test, small made data, and the real data where a machine has it."""
+"""A separate cache for each test, a small folder of images, and the real data where a machine has it."""
 
 import os
 from pathlib import Path
 
 import cv2
 import pytest
-from data_helpers import made
+from data_helpers import noise
 
-REAL = os.environ.get("FMNIST_XP_DATA")  # read before the fixture below takes it away
+REAL = os.environ.get("FMNIST_XP_DATA")  # read before the fixture below unsets it
 
 
 @pytest.fixture(autouse=True)
@@ -36,9 +36,9 @@ def png_sample(real_folder: Path) -> Path:
 
 @pytest.fixture
 def image_folder(tmp_path: Path) -> Path:
-    """A folder of images, written with OpenCV: of made(20) for train and made(10, 1) for test."""
+    """A folder of images, written with OpenCV: noise(20) as train and noise(10, 1) as test."""
     folder = tmp_path / "images"
-    for split, dataset in (("train", made(20)), ("test", made(10, 1))):
+    for split, dataset in (("train", noise(20)), ("test", noise(10, 1))):
         for index, (image, label) in enumerate(zip(dataset.images, dataset.labels, strict=True)):
             path = folder / split / str(label) / f"{index // 10:04d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Made data and PNG files, and a way to compare data sets that are in different orders."""
+"""Images of noise, PNG files, and a way to compare data sets in different orders."""
 
 import itertools
 import struct
@@ -12,27 +12,27 @@ from numpy.typing import NDArray
 from fmnist_xp.data import Dataset
 
 
-def made(n: int, seed: int = 0) -> Dataset:
+def noise(n: int, seed: int = 0) -> Dataset:
     """Return n images of noise, labelled 0 to 9 in turn."""
     images = np.random.default_rng(seed).integers(0, 256, (n, 28, 28), dtype=np.uint8)
-    return Dataset(images, np.arange(n, dtype=np.uint8) % 10, "custom", "made")
+    return Dataset(images, np.arange(n, dtype=np.uint8) % 10, "custom", "here")
 
 
 def by_label(dataset: Dataset) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Return images and labels in order of label, within a label as they were."""
+    """Return images and labels sorted by label, otherwise in their own order."""
     order = np.argsort(dataset.labels, kind="stable")
     return dataset.images[order], dataset.labels[order]
 
 
 def opened(path: Path) -> NDArray[np.uint8]:
-    """Return what OpenCV itself reads from an image file, unchanged, as the notebook reads it."""
+    """Return an image file as OpenCV reads it, unchanged, as in the notebook."""
     image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     assert image is not None
     return np.asarray(image, np.uint8)
 
 
 def filtered(image: NDArray[np.uint8], filters: list[int]) -> bytes:
-    """Return the scanlines of an 8-bit grey image, row k by PNG's filter filters[k]: W3C PNG, section 9."""
+    """Return the scanlines of an 8-bit grey image, row k filtered by filters[k]: W3C PNG, section 9."""
     width = image.shape[1]
 
     def pixel(row: int, column: int) -> int:
@@ -66,7 +66,7 @@ def png(
     before: bytes = b"",
     parts: int = 1,
 ) -> bytes:
-    """Return a PNG file of `scanlines`, with the chunks `before` its IDAT, which is cut into `parts` chunks."""
+    """Return a PNG file of `scanlines`, with the chunks `before` its IDAT, which is split into `parts` chunks."""
     data = zlib.compress(scanlines)
     cuts = [len(data) * part // parts for part in range(parts + 1)]
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlace))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_helpers import made
+from data_helpers import noise
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -21,18 +21,18 @@ from fmnist_xp.errors import DataError
 
 
 class Build:
-    """Makes a data set and counts how often."""
+    """Builds a data set and counts how often."""
 
     def __init__(self) -> None:
         self.calls = 0
 
     def __call__(self) -> tuple[Dataset, Dataset]:
         self.calls += 1
-        return made(20), made(10, 1)
+        return noise(20), noise(10, 1)
 
 
-def assert_made(splits: tuple[Dataset, Dataset]) -> None:
-    for read, expected in zip(splits, (made(20), made(10, 1)), strict=True):
+def assert_is_noise(splits: tuple[Dataset, Dataset]) -> None:
+    for read, expected in zip(splits, (noise(20), noise(10, 1)), strict=True):
         assert np.array_equal(read.images, expected.images)
         assert np.array_equal(read.labels, expected.labels)
         assert read.name == "custom"
@@ -40,12 +40,12 @@ def assert_made(splits: tuple[Dataset, Dataset]) -> None:
 
 def test_a_key_is_built_once(cache: Path) -> None:
     build = Build()
-    assert_made(cached("a", "here", build))
+    assert_is_noise(cached("a", "here", build))
     again = cached("a", "there", build)
-    assert_made(again)
+    assert_is_noise(again)
     assert build.calls == 1
     assert again[0].source == "there"
-    assert_made(cached("b", "here", build))
+    assert_is_noise(cached("b", "here", build))
     assert build.calls == 2
     assert len(list(cache.iterdir())) == 2
 
@@ -54,33 +54,33 @@ def flip_a_pixel(content: bytes) -> bytes:
     return content[:-1000] + bytes([content[-1000] ^ 1]) + content[-999:]
 
 
-def test_a_cache_that_can_only_be_read_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_only_cache_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     build = Build()
     cached("a", "here", build)
     monkeypatch.setattr(os, "utime", refuse)
-    assert_made(cached("a", "here", build))
+    assert_is_noise(cached("a", "here", build))
     assert build.calls == 1
 
 
-def test_what_is_kept_for_a_place_lasts_as_long_as_its_state(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_entry_is_valid_as_long_as_its_state(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "fmnist_xp")
     build = Build()
     for state in ("first", "first", "second", "second"):
-        assert_made(cached("a", "here", build, partial(str, state)))
+        assert_is_noise(cached("a", "here", build, partial(str, state)))
     assert build.calls == 2
     (path,) = cache.iterdir()
     assert caplog.messages == [f"{path}: not used (made from something that has changed since); building it again"]
 
 
-def test_a_state_is_not_asked_for_before_something_is_kept() -> None:
+def test_state_is_called_before_build_only_if_there_is_an_entry() -> None:
     calls = []
 
     def build() -> tuple[Dataset, Dataset]:
         calls.append("build")
-        return made(20), made(10, 1)
+        return noise(20), noise(10, 1)
 
     def state() -> str:
         calls.append("state")
@@ -91,12 +91,12 @@ def test_a_state_is_not_asked_for_before_something_is_kept() -> None:
     assert calls == ["build", "state", "state"]
 
 
-def test_a_pixel_that_has_changed_is_told(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_changed_pixel_is_reported(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "fmnist_xp")
     cached("a", "here", Build())
     (path,) = cache.iterdir()
     path.write_bytes(flip_a_pixel(path.read_bytes()))
-    assert_made(cached("a", "here", Build()))
+    assert_is_noise(cached("a", "here", Build()))
     assert caplog.messages == [
         f"{path}: not used (it does not have the checksum it was written with); building it again"
     ]
@@ -111,29 +111,29 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_a_damaged_cache_is_built_again(cache: Path, damage: Callable[[bytes], bytes]) -> None:
+def test_a_damaged_entry_is_rebuilt(cache: Path, damage: Callable[[bytes], bytes]) -> None:
     build = Build()
     cached("a", "here", build)
     (path,) = cache.iterdir()
     path.write_bytes(damage(path.read_bytes()))
-    for _ in range(2):  # built again, and then it is whole
-        assert_made(cached("a", "here", build))
+    for _ in range(2):  # rebuilt, then read
+        assert_is_noise(cached("a", "here", build))
     assert build.calls == 2
 
 
-def test_a_cache_that_cannot_be_written_costs_one_warning(
+def test_a_cache_that_cannot_be_written_gives_one_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("FMNIST_XP_CACHE", str(tmp_path / "file" / "cache"))
     with caplog.at_level(logging.WARNING, "fmnist_xp"):
-        assert_made(cached("a", "here", Build()))
+        assert_is_noise(cached("a", "here", Build()))
     (record,) = caplog.records
     assert "cannot be written" in record.getMessage()
 
 
 @pytest.mark.usefixtures("downloads")
-def test_the_platforms_folder_is_used_where_none_is_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_platforms_folder_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FMNIST_XP_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path))
     folder = cache_folder()
@@ -142,8 +142,8 @@ def test_the_platforms_folder_is_used_where_none_is_chosen(tmp_path: Path, monke
 
 
 @pytest.mark.usefixtures("downloads")
-def test_a_folder_below_no_home_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As older versions of what pooch asks have it."""
+def test_a_folder_below_an_unknown_home_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As returned by older versions of pooch's dependency."""
     monkeypatch.delenv("FMNIST_XP_CACHE")
     monkeypatch.setattr("pooch.os_cache", lambda name: f"~/.cache/{name}")
     assert cache_folder() is None
@@ -154,7 +154,7 @@ def test_a_chosen_folder_needs_no_pooch(cache: Path, monkeypatch: pytest.MonkeyP
     assert cache_folder() == cache
     build = Build()
     for _ in range(2):
-        assert_made(cached("a", "here", build))
+        assert_is_noise(cached("a", "here", build))
     assert build.calls == 1
 
 
@@ -165,7 +165,7 @@ def test_without_pooch_there_is_no_cache_and_one_warning(
     monkeypatch.setitem(sys.modules, "pooch", None)
     assert cache_folder() is None
     with caplog.at_level(logging.INFO, "fmnist_xp"):
-        assert_made(cached("a", "here", Build()))
+        assert_is_noise(cached("a", "here", Build()))
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert record.getMessage() == (
@@ -175,12 +175,12 @@ def test_without_pooch_there_is_no_cache_and_one_warning(
     assert cache_files() == clear_cache() == []
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="homes are POSIX's here")
+@pytest.mark.skipif(sys.platform == "win32", reason="only for POSIX homes")
 @pytest.mark.usefixtures("downloads")
 def test_a_user_without_a_home_has_no_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As of a container whose user is a number alone."""
+    """As in a container whose user is only a number."""
 
     def unknown(uid: int) -> None:
         raise KeyError(f"getpwuid(): uid not found: {uid}")
@@ -190,7 +190,7 @@ def test_a_user_without_a_home_has_no_cache(
     for name in ("FMNIST_XP_CACHE", "HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     assert cache_folder() is None
-    assert_made(cached("a", "here", Build()))
+    assert_is_noise(cached("a", "here", Build()))
     assert "no cache" in caplog.text
     assert not list(tmp_path.iterdir())
 
@@ -214,17 +214,17 @@ def test_a_folder_that_changes_is_kept_once(image_folder: Path, cache: Path) -> 
 
 
 def test_changed_idx_files_are_noticed(tmp_path: Path) -> None:
-    export(made(20), made(10, 1), tmp_path / "idx", "idx")
+    export(noise(20), noise(10, 1), tmp_path / "idx", "idx")
     first = load_fashion_mnist(tmp_path / "idx")[0]
-    export(made(20, 5), made(10, 1), tmp_path / "other", "idx")
+    export(noise(20, 5), noise(10, 1), tmp_path / "other", "idx")
     name = "train-images-idx3-ubyte.gz"
     (tmp_path / "other" / name).replace(tmp_path / "idx" / name)
-    assert np.array_equal(first.images, made(20).images)
-    assert np.array_equal(load_fashion_mnist(tmp_path / "idx")[0].images, made(20, 5).images)
+    assert np.array_equal(first.images, noise(20).images)
+    assert np.array_equal(load_fashion_mnist(tmp_path / "idx")[0].images, noise(20, 5).images)
 
 
 def test_no_flipped_bit_of_a_cached_file_changes_what_is_read(cache: Path) -> None:
-    """Of its header, byte by byte, which tells shapes, dtypes and names; the arrays have their checksum."""
+    """Flips a bit in each byte of the header, with shapes, dtypes and names; the arrays have their checksum."""
     build = Build()
     cached("a", "here", build)
     (path,) = cache.iterdir()
@@ -234,34 +234,34 @@ def test_no_flipped_bit_of_a_cached_file_changes_what_is_read(cache: Path) -> No
         damaged = bytearray(whole)
         damaged[position] ^= 1 << position % 8
         path.write_bytes(damaged)
-        assert_made(cached("a", "here", build))
+        assert_is_noise(cached("a", "here", build))
     assert build.calls > 100
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no FIFOs")
-def test_a_fifo_or_a_folder_in_the_place_of_a_cached_file(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_fifo_or_a_folder_instead_of_a_cached_file(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     cached("a", "here", Build())
     (path,) = cache.iterdir()
     path.unlink()
     os.mkfifo(path)
-    assert_made(cached("a", "here", Build()))
+    assert_is_noise(cached("a", "here", Build()))
     assert path.is_file()
     assert not caplog.records
     path.unlink()
     path.mkdir()
-    assert_made(cached("a", "here", Build()))
+    assert_is_noise(cached("a", "here", Build()))
     assert "cannot be written" in caplog.text
 
 
 @pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(28, "No space left on device")])
-def test_a_file_that_cannot_be_made_costs_one_warning(
+def test_a_file_that_cannot_be_created_gives_one_warning(
     cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: OSError
 ) -> None:
     def fail(*_: object) -> None:
         raise error
 
     monkeypatch.setattr("fmnist_xp.files.os.open", fail)
-    assert_made(cached("a", "here", Build()))
+    assert_is_noise(cached("a", "here", Build()))
     (record,) = caplog.records
     said = record.getMessage()
     assert said.startswith(f"{cache / 'decoded-'}")
@@ -269,27 +269,27 @@ def test_a_file_that_cannot_be_made_costs_one_warning(
     assert said.endswith("at each start")
 
 
-def test_a_disk_that_is_full_costs_one_warning(
+def test_a_full_disk_gives_one_warning(
     cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*_: object) -> None:
         raise SafetensorError("No space left on device")
 
     monkeypatch.setattr("fmnist_xp.data.cache.save_file", fail)
-    assert_made(cached("a", "here", Build()))
+    assert_is_noise(cached("a", "here", Build()))
     (said,) = caplog.messages
     assert said.endswith(": cannot be written (No space left on device); the data set is decoded at each start")
     assert not names(cache)
 
 
-def test_a_home_of_nobody_is_an_error_that_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_home_is_an_error_that_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FMNIST_XP_CACHE", "~no-such-user-here/cache")
     with pytest.raises(DataError, match="FMNIST_XP_CACHE=~no-such-user-here/cache: there is no such home"):
         load_fashion_mnist("synthetic")
 
 
-@pytest.mark.skipif(os.name != "posix", reason="file modes are of POSIX systems")
-def test_cached_files_are_as_readable_as_the_mask_says(cache: Path) -> None:
+@pytest.mark.skipif(os.name != "posix", reason="only POSIX has file modes")
+def test_cached_files_have_the_mode_of_the_umask(cache: Path) -> None:
     before = os.umask(0o027)
     try:
         cached("a", "here", Build())
@@ -305,19 +305,19 @@ def names(cache: Path) -> set[str]:
 
 @pytest.fixture
 def filled(cache: Path) -> dict[str, Path]:
-    """Three decoded sets, "a" written first, each by its key."""
+    """Three decoded sets by key, "a" written first."""
     paths: dict[str, Path] = {}
     for hour, key in enumerate("abc"):
-        cached(key, f"source {key}", lambda key=key: (replace(made(20), source=f"source {key}"), made(10, 1)))
+        cached(key, f"source {key}", lambda key=key: (replace(noise(20), source=f"source {key}"), noise(10, 1)))
         (paths[key],) = (path for path in cache.iterdir() if path not in paths.values())
         os.utime(paths[key], (1e9 + 3600 * hour, 1e9 + 3600 * hour))
     return paths
 
 
-def test_the_least_recently_used_goes_where_the_cache_is_full(
+def test_a_full_cache_drops_the_least_recently_used(
     filled: dict[str, Path], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cached("a", "here", Build())  # read, and so used last
+    cached("a", "here", Build())  # now the most recently used
     size = filled["a"].stat().st_size
     monkeypatch.setattr("fmnist_xp.data.cache.cache_size", lambda: 3 * size + size // 2)
     cached("d", "here", Build())
@@ -327,20 +327,20 @@ def test_the_least_recently_used_goes_where_the_cache_is_full(
     assert {filled["a"].name, filled["c"].name} <= kept
 
 
-def test_a_cache_without_room_keeps_no_decoded_set(
+def test_a_cache_of_size_0_stores_nothing(
     cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("FMNIST_XP_CACHE_SIZE", "0")
     monkeypatch.setattr("fmnist_xp.data.cache._save", lambda *_given: pytest.fail("written to be deleted"))
     caplog.set_level(logging.INFO, "fmnist_xp")
-    assert_made(cached("a", "here", Build()))
+    assert_is_noise(cached("a", "here", Build()))
     assert not names(cache)
     (said,) = caplog.messages
     assert said.startswith(f"{cache / 'decoded-'}")
     assert said.endswith(".safetensors: not written, FMNIST_XP_CACHE_SIZE is less than it takes")
 
 
-def test_as_many_bytes_as_there_is_room_for_are_kept(
+def test_the_cache_is_filled_to_its_limit(
     filled: dict[str, Path], cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "fmnist_xp")
@@ -349,7 +349,7 @@ def test_as_many_bytes_as_there_is_room_for_are_kept(
         path.unlink()
     monkeypatch.setattr("fmnist_xp.data.cache.cache_size", lambda: sizes["a"] + sizes["b"])
     for key in "ab":
-        cached(key, f"source {key}", lambda key=key: (replace(made(20), source=f"source {key}"), made(10, 1)))
+        cached(key, f"source {key}", lambda key=key: (replace(noise(20), source=f"source {key}"), noise(10, 1)))
     assert names(cache) == {filled["a"].name, filled["b"].name}
     monkeypatch.setattr("fmnist_xp.data.cache.cache_size", lambda: 30 * 784)  # the images alone
     cached("c", "here", Build())
@@ -357,7 +357,7 @@ def test_as_many_bytes_as_there_is_room_for_are_kept(
     assert not caplog.records
 
 
-def test_litter_goes_first_where_the_cache_is_full(
+def test_a_full_cache_drops_litter_first(
     filled: dict[str, Path], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left = litter(cache, 2 * 3600)
@@ -370,7 +370,7 @@ def test_litter_goes_first_where_the_cache_is_full(
     assert {path.name for path in filled.values()} < names(cache)
 
 
-def test_litter_is_an_hour_old(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_litter_is_more_than_an_hour_old(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     left = litter(cache, 0)
     for path in left:
         os.utime(path, (1e9, 1e9))
@@ -381,27 +381,27 @@ def test_litter_is_an_hour_old(cache: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert not list(cache.iterdir())
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are of POSIX systems")
-def test_a_link_to_a_pipe_in_the_cache_is_not_waited_for(cache: Path, tmp_path: Path) -> None:
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_link_to_a_pipe_in_the_cache_does_not_block(cache: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     cache.mkdir(exist_ok=True)
     link = cache / f"decoded-{'0' * 32}.safetensors"
     link.symlink_to(tmp_path / "pipe")
     assert [file.source for file in cache_files()] == ["unknown (damaged, or of another version)"]
-    assert_made(cached("a", "here", Build()))
+    assert_is_noise(cached("a", "here", Build()))
     assert {file.path for file in clear_cache()} >= {link}
     assert (tmp_path / "pipe").exists()
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")
-def test_a_folder_in_the_cache_that_cannot_be_read_is_no_failure_to_write(
+def test_an_unreadable_folder_in_the_cache_does_not_prevent_writing(
     cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     fetched = cache / "fashion-mnist"
     fetched.mkdir(parents=True)
     fetched.chmod(0)
     try:
-        assert_made(cached("a", "here", Build()))
+        assert_is_noise(cached("a", "here", Build()))
     finally:
         fetched.chmod(0o700)
     assert not caplog.records
@@ -428,7 +428,7 @@ FOREIGN = (
 
 
 def litter(cache: Path, age: float) -> list[Path]:
-    """Leave what killed processes leave, so many seconds ago."""
+    """Create what killed processes leave behind, `age` seconds old."""
     (cache / "fashion-mnist").mkdir(exist_ok=True)
     left = [
         cache / f".decoded-{'0' * 32}-0123456789abcdef.safetensors",
@@ -440,7 +440,7 @@ def litter(cache: Path, age: float) -> list[Path]:
     return left
 
 
-def test_what_killed_processes_left_is_swept(cache: Path) -> None:
+def test_leftovers_of_killed_processes_are_removed(cache: Path) -> None:
     left = litter(cache, 2 * 3600)
     cached("a", "here", Build())
     assert not any(path.exists() for path in left)
@@ -451,7 +451,7 @@ def test_what_killed_processes_left_is_swept(cache: Path) -> None:
     assert all(path.exists() for path in left)
 
 
-def test_what_is_ours_is_told(filled: dict[str, Path], cache: Path) -> None:
+def test_own_files_are_listed(filled: dict[str, Path], cache: Path) -> None:
     for name in FOREIGN:
         (cache / name).parent.mkdir(exist_ok=True)
         (cache / name).write_bytes(b"mine")
@@ -474,7 +474,7 @@ def test_what_is_ours_is_told(filled: dict[str, Path], cache: Path) -> None:
     ]
 
 
-def test_what_is_ours_is_removed_and_nothing_else(filled: dict[str, Path], cache: Path) -> None:
+def test_only_own_files_are_removed(filled: dict[str, Path], cache: Path) -> None:
     for name in FOREIGN:
         (cache / name).parent.mkdir(exist_ok=True)
         (cache / name).write_bytes(b"mine")
@@ -488,7 +488,7 @@ def test_what_is_ours_is_removed_and_nothing_else(filled: dict[str, Path], cache
     assert clear_cache() == []
 
 
-def test_what_another_process_removes_while_it_is_listed_is_left_out(
+def test_a_file_removed_while_listing_is_left_out(
     filled: dict[str, Path], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = next(iter(cache.iterdir()))
@@ -502,7 +502,7 @@ def test_what_another_process_removes_while_it_is_listed_is_left_out(
     assert [file.path for file in cache_files()] == [path for path in filled.values() if path != first]
 
 
-def test_what_cannot_be_removed_to_make_room_is_left(
+def test_a_file_that_cannot_be_removed_stays_when_trimming(
     filled: dict[str, Path], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unlink = Path.unlink
@@ -515,11 +515,11 @@ def test_what_cannot_be_removed_to_make_room_is_left(
     monkeypatch.setattr(Path, "unlink", refuse)
     room = filled["a"].stat().st_size
     monkeypatch.setattr("fmnist_xp.data.cache.cache_size", lambda: room)
-    assert_made(cached("d", "here", Build()))
+    assert_is_noise(cached("d", "here", Build()))
     assert names(cache) == {path.name for path in filled.values()}
 
 
-def test_what_another_process_removes_meanwhile_is_no_failure(
+def test_a_file_removed_by_another_process_is_no_error(
     filled: dict[str, Path], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = cache_files()
@@ -529,7 +529,7 @@ def test_what_another_process_removes_meanwhile_is_no_failure(
     assert not names(cache)
 
 
-def test_what_cannot_be_removed_is_named(filled: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_cannot_be_removed_is_named(filled: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
@@ -547,7 +547,7 @@ def test_a_link_is_removed_and_not_what_it_points_to(filled: dict[str, Path], tm
     assert not filled["a"].is_symlink()
 
 
-def test_a_cache_that_is_not_there_is_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_cache_is_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FMNIST_XP_CACHE", str(tmp_path / "nowhere"))
     assert cache_files() == clear_cache() == []
     assert not (tmp_path / "nowhere").exists()
@@ -563,17 +563,17 @@ def test_a_cache_that_is_a_file_cannot_be_read(tmp_path: Path, monkeypatch: pyte
         assert str(raised.value) == f"{tmp_path / 'file'}: cannot be read ({words}); set FMNIST_XP_CACHE"
 
 
-def test_a_folder_in_the_cache_that_cannot_be_read_is_no_matter_for_a_start(
+def test_a_file_instead_of_the_fetched_folder_does_not_stop_a_start(
     cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     cache.mkdir(exist_ok=True)
     (cache / FETCHED).write_text("mine")
     build = Build()
     for _ in range(2):
-        assert_made(cached("a", "here", build))
+        assert_is_noise(cached("a", "here", build))
     assert (build.calls, caplog.messages) == (1, [])
 
 
-def test_a_decoded_set_that_does_not_say_of_what_it_is_of_another_version(cache: Path) -> None:
+def test_a_decoded_set_without_a_source_is_of_another_version(cache: Path) -> None:
     save_file({"train": np.zeros(1)}, cache / f"decoded-{'0' * 32}.safetensors")
     assert [file.source for file in cache_files()] == ["unknown (damaged, or of another version)"]

@@ -2,20 +2,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from data_helpers import made
+from data_helpers import noise
 
 from fmnist_xp.data import Dataset, preprocess
 
-IMAGES, LABELS = made(10).images, made(10).labels
+IMAGES, LABELS = noise(10).images, noise(10).labels
 
 
-def test_whole_numbers_of_another_width_are_taken() -> None:
-    dataset = Dataset(IMAGES.astype(np.int64), LABELS.tolist(), "custom", "made")  # type: ignore[arg-type]
+def test_integers_of_another_width_are_converted() -> None:
+    dataset = Dataset(IMAGES.astype(np.int64), LABELS.tolist(), "custom", "here")  # type: ignore[arg-type]
     assert dataset.images.dtype == dataset.labels.dtype == np.uint8
     assert np.array_equal(dataset.images, IMAGES)
     assert np.array_equal(dataset.labels, LABELS)
-    assert dataset.sha256 == made(10).sha256
-    assert Dataset(IMAGES, LABELS, "custom", "made").images is IMAGES
+    assert dataset.sha256 == noise(10).sha256
+    assert Dataset(IMAGES, LABELS, "custom", "here").images is IMAGES
 
 
 WRONG: dict[str, tuple[Any, Any, type[Exception], str]] = {
@@ -28,8 +28,8 @@ WRONG: dict[str, tuple[Any, Any, type[Exception], str]] = {
     "images as text": (IMAGES.astype(str), LABELS, TypeError, "images of dtype <U3 given"),
     "scaled images": (IMAGES / 255, LABELS, TypeError, "images of dtype float64 given"),
     "labels as text": (IMAGES, LABELS.astype(str), TypeError, "labels of dtype <U3 given; whole numbers from 0 to 9"),
-    "labels with a part": (IMAGES, LABELS + 0.5, TypeError, "labels of dtype float64 given"),
-    "truth for labels": (IMAGES, LABELS > 3, TypeError, "labels of dtype bool given"),
+    "fractional labels": (IMAGES, LABELS + 0.5, TypeError, "labels of dtype float64 given"),
+    "booleans as labels": (IMAGES, LABELS > 3, TypeError, "labels of dtype bool given"),
     "images that wrap": (IMAGES + np.int64(256), LABELS, ValueError, r"images from 25\d to 511 given; .*0 to 255"),
     "a label below 0": (IMAGES, LABELS - np.int64(1), ValueError, "labels from -1 to 8 given; they go from 0 to 9"),
     "a label beyond 9": (IMAGES, LABELS + 1, ValueError, "labels from 1 to 10 given; they go from 0 to 9"),
@@ -43,17 +43,15 @@ WRONG: dict[str, tuple[Any, Any, type[Exception], str]] = {
     "fewer labels": (IMAGES, LABELS[:9], ValueError, r"labels of shape \(9,\) given"),
     "a column of labels": (IMAGES, LABELS[:, None], ValueError, r"labels of shape \(10, 1\) given"),
     "one label in a column": (IMAGES[:1], LABELS[:1, None], ValueError, r"labels of shape \(1, 1\) given"),
-    "a label alone": (IMAGES[:1], LABELS[0], ValueError, r"labels of shape \(\) given"),
+    "a scalar label": (IMAGES[:1], LABELS[0], ValueError, r"labels of shape \(\) given"),
     "nothing": (IMAGES[:0], LABELS[:0], ValueError, "n at least 1"),
 }
 
 
 @pytest.mark.parametrize(("images", "labels", "error", "message"), WRONG.values(), ids=WRONG)
-def test_what_would_be_read_as_something_else_is_refused(
-    images: Any, labels: Any, error: type[Exception], message: str
-) -> None:
+def test_values_that_would_change_are_refused(images: Any, labels: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        Dataset(images, labels, "custom", "made")
+        Dataset(images, labels, "custom", "here")
 
 
 @pytest.mark.parametrize(
@@ -61,13 +59,13 @@ def test_what_would_be_read_as_something_else_is_refused(
 )
 def test_a_seed_is_a_whole_number(seed: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match=r"shuffle_seed must be (a whole number|at least 0), got "):
-        preprocess(made(10), shuffle_seed=seed)
+        preprocess(noise(10), shuffle_seed=seed)
 
 
-def test_a_seed_may_be_numpys() -> None:
-    assert np.array_equal(preprocess(made(10), np.int64(3))[0], preprocess(made(10), 3)[0])  # type: ignore[arg-type]
+def test_a_seed_may_be_a_numpy_integer() -> None:
+    assert np.array_equal(preprocess(noise(10), np.int64(3))[0], preprocess(noise(10), 3)[0])  # type: ignore[arg-type]
 
 
-def test_what_is_no_dataset_is_refused() -> None:
+def test_anything_but_a_dataset_is_refused() -> None:
     with pytest.raises(TypeError, match="dataset must be a Dataset, not ndarray"):
         preprocess(IMAGES)  # type: ignore[arg-type]

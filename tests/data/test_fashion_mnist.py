@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_helpers import by_label, made
+from data_helpers import by_label, noise
 
 from fmnist_xp.data import Dataset, describe, export, is_published, load_fashion_mnist, published
 from fmnist_xp.errors import DataError
 
 
-def test_a_source_that_is_nothing_says_what_is_allowed() -> None:
+def test_an_unknown_source_says_what_is_allowed() -> None:
     with pytest.raises(DataError, match="download: no such folder or file; give a path, 'auto' or 'synthetic'"):
         load_fashion_mnist("download")
 
@@ -35,25 +35,25 @@ def test_a_source_that_cannot_be_a_path_is_refused(source: str) -> None:
 
 
 def test_auto_takes_the_path_in_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    export(made(20), made(10, 1), tmp_path / "idx", "idx")
+    export(noise(20), noise(10, 1), tmp_path / "idx", "idx")
     monkeypatch.setenv("FMNIST_XP_DATA", str(tmp_path / "idx"))
     train, test = load_fashion_mnist()
-    assert np.array_equal(train.images, made(20).images)
-    assert np.array_equal(test.images, made(10, 1).images)
+    assert np.array_equal(train.images, noise(20).images)
+    assert np.array_equal(test.images, noise(10, 1).images)
 
 
-def test_a_variable_that_is_wrong_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_variable_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FMNIST_XP_DATA", str(tmp_path / "gone"))
     with pytest.raises(DataError, match="FMNIST_XP_DATA") as raised:
         load_fashion_mnist()
     assert str(tmp_path / "gone") in str(raised.value)
 
 
-def test_figures_of_a_small_set() -> None:
+def test_statistics_of_a_small_set() -> None:
     images = np.zeros((4, 28, 28), np.uint8)
     images[:2] = 255
-    train = Dataset(images, np.array([0, 1, 1, 9], np.uint8), "custom", "made")
-    first, second = describe(train, made(10))
+    train = Dataset(images, np.array([0, 1, 1, 9], np.uint8), "custom", "here")
+    first, second = describe(train, noise(10))
     assert (first.split, second.split) == ("train", "test")
     assert first.shape == (4, 28, 28)
     assert first.dtype == "uint8"
@@ -61,17 +61,17 @@ def test_figures_of_a_small_set() -> None:
     assert first.pixel_mean == pytest.approx(0.5)
     assert first.pixel_std == pytest.approx(0.5)
     assert first.sha256 == train.sha256
-    assert (first.name, first.source) == ("custom", "made")
+    assert (first.name, first.source) == ("custom", "here")
     assert first.published is second.published is False
     assert second.class_counts == (1,) * 10
-    assert describe(train, Dataset(images, np.zeros(4, np.uint8), "custom", "made"))[1].class_counts == (4, *[0] * 9)
-    assert not is_published(train, made(10))
+    assert describe(train, Dataset(images, np.zeros(4, np.uint8), "custom", "here"))[1].class_counts == (4, *[0] * 9)
+    assert not is_published(train, noise(10))
 
 
-def test_pixel_figures_do_not_depend_on_the_pieces_they_are_counted_in() -> None:
-    dataset = made(2345)
+def test_pixel_statistics_do_not_depend_on_the_chunks() -> None:
+    dataset = noise(2345)
     dataset.images[:1000] //= 3  # pieces that are not alike
-    info, _ = describe(dataset, made(10))
+    info, _ = describe(dataset, noise(10))
     assert info.pixel_mean == pytest.approx((dataset.images / 255).mean())
     assert info.pixel_std == pytest.approx((dataset.images / 255).std())
 
@@ -87,7 +87,7 @@ def test_the_real_set_is_the_published_one_in_either_order(real_folder: Path) ->
     assert not is_published(Dataset(changed, train.labels, train.name, "changed"), test)
 
 
-def test_the_real_files_verify_whatever_compressed_them(real_folder: Path) -> None:
+def test_the_real_files_are_verified_by_name_and_size(real_folder: Path) -> None:
     for name in published.FILES:
         published.verify(real_folder / name, name)
     train, test = "train-labels-idx1-ubyte.gz", "t10k-labels-idx1-ubyte.gz"
@@ -97,7 +97,7 @@ def test_the_real_files_verify_whatever_compressed_them(real_folder: Path) -> No
         published.verify(real_folder / train, test)
 
 
-def test_the_real_files_have_the_sizes_that_are_known(real_folder: Path) -> None:
+def test_the_real_files_have_the_published_sizes(real_folder: Path) -> None:
     for name, expected in published.FILES.items():
         content = (real_folder / name).read_bytes()
         assert len(gzip.decompress(content)) == expected.size
@@ -107,7 +107,7 @@ def test_the_real_files_have_the_sizes_that_are_known(real_folder: Path) -> None
 
 
 def test_another_name_keeps_the_images_and_the_checksum() -> None:
-    dataset = made(20)
+    dataset = noise(20)
     before = dataset.renamed("one")
     checksum = dataset.sha256
     after = dataset.renamed("other")

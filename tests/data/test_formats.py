@@ -4,17 +4,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_helpers import by_label, made, opened
+from data_helpers import by_label, noise, opened
 from table_helpers import folder_of, idx_files, same, zip_to
 
 from fmnist_xp.data import Dataset, export, formats, idx, load_fashion_mnist, stored
 from fmnist_xp.errors import DataError
 
-SPLITS = made(20), made(10, 1)
+SPLITS = noise(20), noise(10, 1)
 
 
 def test_png_files_are_numbered_within_their_class(tmp_path: Path) -> None:
-    train, test = made(30), made(10, 1)
+    train, test = noise(30), noise(10, 1)
     export(train, test, tmp_path / "out", "png")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["test", "train"]
     for label in range(10):
@@ -27,8 +27,8 @@ def test_png_files_are_numbered_within_their_class(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("format", ["png", "idx"])
 def test_what_is_exported_is_read_back(tmp_path: Path, format: str) -> None:
-    splits = made(30), made(10, 1)
-    (tmp_path / "out").mkdir()  # an empty folder may be there
+    splits = noise(30), noise(10, 1)
+    (tmp_path / "out").mkdir()  # an empty folder may exist
     export(*splits, tmp_path / "out", format)
     for written, read in zip(splits, load_fashion_mnist(tmp_path / "out"), strict=True):
         for one, other in zip(by_label(written), by_label(read), strict=True):
@@ -36,16 +36,16 @@ def test_what_is_exported_is_read_back(tmp_path: Path, format: str) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_empty_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     for target in (tmp_path, tmp_path / "mine.txt"):
         with pytest.raises(DataError, match="not an empty folder") as raised:
-            export(made(10), made(10), target, "idx")
+            export(noise(10), noise(10), target, "idx")
         assert str(target) in str(raised.value)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_nothing_half_made_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_export_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = idx.write
 
     def fail_on_test(dataset: Dataset, split: str, folder: Path) -> None:
@@ -55,22 +55,22 @@ def test_nothing_half_made_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(idx, "write", fail_on_test)
     with pytest.raises(DataError, match=r"out: cannot be written \(No space left on device\)"):
-        export(made(10), made(10), tmp_path / "out", "idx")
+        export(noise(10), noise(10), tmp_path / "out", "idx")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_class_without_images_cannot_be_exported_as_a_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="test/9: no image of this label"):
-        export(made(10), made(9), tmp_path / "out", "png")
+        export(noise(10), noise(9), tmp_path / "out", "png")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="format 'jpg': not known; choose one of png, idx"):
-        export(made(10), made(10), tmp_path / "out", "jpg")
+        export(noise(10), noise(10), tmp_path / "out", "jpg")
 
 
-def test_the_real_images_survive_the_way_through_png(real_folder: Path, tmp_path: Path) -> None:
+def test_the_real_images_survive_a_round_trip_through_png(real_folder: Path, tmp_path: Path) -> None:
     train, test = load_fashion_mnist(real_folder)
     part = Dataset(train.images[:2000], train.labels[:2000], train.name, train.source)
     export(part, test, tmp_path / "png", "png")
@@ -81,8 +81,8 @@ def test_the_real_images_survive_the_way_through_png(real_folder: Path, tmp_path
 
 def test_only_the_published_images_are_called_fashion_mnist(real_folder: Path, tmp_path: Path) -> None:
     assert {split.name for split in load_fashion_mnist(real_folder)} == {"fashion-mnist"}
-    export(made(30), made(10, 1), tmp_path / "made", "idx")
-    assert {split.name for split in load_fashion_mnist(tmp_path / "made")} == {"custom"}
+    export(noise(30), noise(10, 1), tmp_path / "here", "idx")
+    assert {split.name for split in load_fashion_mnist(tmp_path / "here")} == {"custom"}
 
 
 def test_the_current_folder_is_filled_and_stays_the_current_folder(
@@ -109,14 +109,14 @@ def test_a_link_stays_a_link(tmp_path: Path, there: bool) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "link"]
 
 
-def test_links_in_a_circle_are_refused(tmp_path: Path) -> None:
+def test_circular_links_are_refused(tmp_path: Path) -> None:
     (tmp_path / "circle").symlink_to("circle")
     with pytest.raises(DataError, match="circle: cannot be written"):
         export(*SPLITS, tmp_path / "circle", "idx")
 
 
 def test_a_mount_point_is_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the system does it: a mount point cannot be removed or renamed onto, and is a file system of its own."""
+    """A mount point cannot be removed or replaced, and is a separate file system."""
     disk = tmp_path / "disk"
     (disk / "lost+found").mkdir(parents=True)
     rename, rmdir = Path.rename, Path.rmdir
@@ -137,7 +137,7 @@ def test_a_mount_point_is_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert sorted(path.name for path in disk.iterdir()) == ["lost+found", "test", "train"]
 
 
-def test_a_folder_that_cannot_be_filled_whole_stays_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_filled_stays_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "out").mkdir()
     rename = Path.rename
 
@@ -152,8 +152,8 @@ def test_a_folder_that_cannot_be_filled_whole_stays_empty(tmp_path: Path, monkey
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_what_is_accepted_does_not_depend_on_what_is_kept(tmp_path: Path, cache: Path) -> None:
-    """The same bytes under other names, in another form, or where they do not belong."""
+def test_what_is_accepted_does_not_depend_on_the_cache(tmp_path: Path, cache: Path) -> None:
+    """The same bytes under other names, in another format, or in the wrong place."""
     files = idx_files(*SPLITS)
     assert same(load_fashion_mnist(folder_of(tmp_path / "good", files)), SPLITS)
     packed = {f"{name}.gz": content for name, content in files.items()}
@@ -178,7 +178,7 @@ def test_what_is_accepted_does_not_depend_on_what_is_kept(tmp_path: Path, cache:
     assert same(load_fashion_mnist(tmp_path / "good"), SPLITS)
 
 
-def test_what_other_readers_kept_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_entries_of_other_reader_versions_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = folder_of(tmp_path / "data", idx_files(*SPLITS))
     load_fashion_mnist(folder)
     monkeypatch.setattr(formats, "VERSION", formats.VERSION + 1)
@@ -187,12 +187,14 @@ def test_what_other_readers_kept_is_not_taken(tmp_path: Path, monkeypatch: pytes
         load_fashion_mnist(folder)
 
 
-def test_files_that_change_while_they_are_read_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_change_while_they_are_read_are_not_cached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = folder_of(tmp_path / "data", idx_files(*SPLITS))
     read = idx.read
 
     def replaced_first(files: list[stored.Stored], source: str) -> tuple[Dataset, Dataset]:
-        folder_of(folder, idx_files(made(30), made(10)))
+        folder_of(folder, idx_files(noise(30), noise(10)))
         return read(files, source)
 
     monkeypatch.setattr(idx, "read", replaced_first)
@@ -210,7 +212,7 @@ def archives(folder: Path, count: int) -> Path:
 
 
 @pytest.mark.parametrize("count", [2, 3, 4, 6])
-def test_first_of_several_are_named_and_the_others_counted(tmp_path: Path, count: int) -> None:
+def test_the_first_of_several_are_named_and_the_others_counted(tmp_path: Path, count: int) -> None:
     named = {2: "0.zip; 1.zip", 3: "0.zip; 1.zip; 2.zip", 4: "0.zip; 1.zip; 2.zip and 1 more"}
     with pytest.raises(DataError) as raised:
         load_fashion_mnist(archives(tmp_path, count))
@@ -218,7 +220,7 @@ def test_first_of_several_are_named_and_the_others_counted(tmp_path: Path, count
     assert str(raised.value) == f"{tmp_path}: several data sets found ({words}); give one of them"
 
 
-def test_first_files_are_named_where_there_is_no_set(tmp_path: Path) -> None:
+def test_the_first_files_are_named_if_there_is_no_set(tmp_path: Path) -> None:
     for names, words in (
         ([], "no file"),
         (["a" * 150], "a" * 100),
@@ -241,7 +243,7 @@ def test_first_files_are_named_where_there_is_no_set(tmp_path: Path) -> None:
     )
 
 
-def test_way_out_of_several_sets_is_the_one_that_there_is(tmp_path: Path) -> None:
+def test_the_advice_for_several_sets_fits_the_source(tmp_path: Path) -> None:
     files = idx_files(*SPLITS)
     two = {**files, **{f"emnist-{name}": content for name, content in files.items()}}
     for path, way_out in (
@@ -252,15 +254,15 @@ def test_way_out_of_several_sets_is_the_one_that_there_is(tmp_path: Path) -> Non
             load_fashion_mnist(path)
 
 
-def test_set_that_has_two_names_and_is_damaged_twice_is_told_by_the_first(tmp_path: Path) -> None:
-    """None of the two holds: what is wrong with the first is said, and not that there is nothing."""
+def test_of_two_damaged_sets_the_first_is_reported(tmp_path: Path) -> None:
+    """Neither is usable: the error is that of the first, not that there is no data set."""
     files = dict.fromkeys(idx_files(*SPLITS), b"")
     two = {**files, **{f"emnist-{name}": content for name, content in files.items()}}
     with pytest.raises(DataError, match=r"emnist-train-images-idx3-ubyte: "):
         load_fashion_mnist(folder_of(tmp_path / "folder", two))
 
 
-def test_one_file_stands_for_the_set_in_its_own_folder(tmp_path: Path) -> None:
+def test_one_file_means_the_set_in_its_own_folder(tmp_path: Path) -> None:
     files = idx_files(*SPLITS)
     folder_of(tmp_path, {**files, **{f"below/{name}": b"" for name in files}})
     splits = load_fashion_mnist(tmp_path / "train-images-idx3-ubyte")
@@ -270,7 +272,7 @@ def test_one_file_stands_for_the_set_in_its_own_folder(tmp_path: Path) -> None:
         load_fashion_mnist(tmp_path / "below" / "train-images-idx3-ubyte")
 
 
-def test_splits_say_where_they_come_from_whether_kept_or_not(tmp_path: Path, image_folder: Path) -> None:
+def test_splits_give_their_source_cached_or_not(tmp_path: Path, image_folder: Path) -> None:
     files = idx_files(*SPLITS)
     images = {
         str(path.relative_to(image_folder)): path.read_bytes() for path in image_folder.rglob("*") if path.is_file()
@@ -285,7 +287,7 @@ def test_splits_say_where_they_come_from_whether_kept_or_not(tmp_path: Path, ima
             assert [split.source for split in load_fashion_mnist(path)] == [f"{form}{path}"] * 2
 
 
-def test_same_bytes_as_an_archive_and_as_a_file_are_kept_apart(tmp_path: Path, cache: Path) -> None:
+def test_the_same_bytes_as_archive_and_as_files_have_separate_entries(tmp_path: Path, cache: Path) -> None:
     files = idx_files(*SPLITS)
     load_fashion_mnist(zip_to(tmp_path / "files.zip", files))
     load_fashion_mnist(folder_of(tmp_path / "folder", files))
@@ -295,9 +297,7 @@ def test_same_bytes_as_an_archive_and_as_a_file_are_kept_apart(tmp_path: Path, c
     assert len(list(cache.glob("decoded-*"))) == 2
 
 
-def test_file_that_cannot_be_read_is_named_with_the_systems_words(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreadable_file_is_named_with_the_systems_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = zip_to(tmp_path / "files.zip", idx_files(*SPLITS))
     for error, words in (
         (OSError(errno.EIO, "Input/output error"), "Input/output error"),
@@ -313,7 +313,7 @@ def test_file_that_cannot_be_read_is_named_with_the_systems_words(
         assert str(raised.value) == f"{path}: cannot be read ({words})"
 
 
-def test_export_makes_the_folders_above_and_hides_what_is_unfinished(
+def test_export_creates_parent_folders_and_hides_unfinished_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     places, write = [], idx.write
@@ -331,7 +331,7 @@ def test_export_makes_the_folders_above_and_hides_what_is_unfinished(
     assert hidden.name.startswith(".out-")
 
 
-def test_what_is_published_is_called_fashion_mnist_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_splits_are_renamed_only_if_published(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(formats, "is_published", lambda *splits: asked.append(splits) or len(asked) == 1)
     renamed = formats._named(*SPLITS)

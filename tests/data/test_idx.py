@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_helpers import made
+from data_helpers import noise
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_plain_files_are_read_as_the_bytes_say(folder: Path) -> None:
+def test_plain_files_are_read(folder: Path) -> None:
     train, test = load_fashion_mnist(folder)
     expected = np.array([i % 251 for i in range(3 * 784)], np.uint8).reshape(3, 28, 28)
     for split in (train, test):
@@ -42,7 +42,7 @@ def test_plain_files_are_read_as_the_bytes_say(folder: Path) -> None:
         assert str(folder) in split.source
 
 
-def test_gzip_files_are_read_and_may_stand_beside_plain_ones(folder: Path) -> None:
+def test_gzip_files_are_read_and_may_lie_beside_plain_ones(folder: Path) -> None:
     plain = folder / TRAIN_LABELS
     (folder / f"{TRAIN_LABELS}.gz").write_bytes(gzip.compress(labels_file(b"\x01\x02\x03")))
     assert load_fashion_mnist(folder)[0].labels.tolist() == [2, 0, 9]
@@ -53,15 +53,15 @@ def test_gzip_files_are_read_and_may_stand_beside_plain_ones(folder: Path) -> No
 WRONG = {
     "wrong magic": (TRAIN_IMAGES, images_file(magic=0x0801), "00000801 found"),
     "labels' magic": (TRAIN_LABELS, labels_file(magic=0x0803), "00000803 found"),
-    "nothing in it": (TRAIN_IMAGES, b"", "nothing found"),
+    "empty": (TRAIN_IMAGES, b"", "nothing found"),
     "cut in the header": (TRAIN_IMAGES, images_file()[:10], "cut short in its header"),
     "cut in the images": (TRAIN_IMAGES, images_file()[:-1], "2351 bytes of images found, its header promises 2352"),
-    "bytes too many": (TRAIN_LABELS, labels_file() + b"\x00", "4 bytes of labels found, its header promises 3"),
+    "a byte too many": (TRAIN_LABELS, labels_file() + b"\x00", "4 bytes of labels found, its header promises 3"),
     "counts differ": (TRAIN_LABELS, labels_file(b"\x01\x02"), "2 labels found for the 3 images"),
     "label over 9": (TRAIN_LABELS, labels_file(b"\x01\x0a\x02"), "label 10 found"),
     "size": (TRAIN_IMAGES, images_file(side=32), "32 x 32 pixels found; 28 x 28 are needed"),
     "no images": (TRAIN_IMAGES, images_file(n=0), "promises 0 images"),
-    "no sane number": (TRAIN_IMAGES, struct.pack(">IIII", 0x0803, 2**32 - 1, 28, 28), "promises 4294967295"),
+    "an absurd number": (TRAIN_IMAGES, struct.pack(">IIII", 0x0803, 2**32 - 1, 28, 28), "promises 4294967295"),
 }  # fmt: skip
 
 
@@ -104,16 +104,14 @@ WHOLE = {
 
 
 @pytest.mark.parametrize(("name", "content", "message"), WHOLE.values(), ids=WHOLE)
-def test_a_file_of_another_size_than_it_promises_is_told_both(
-    folder: Path, name: str, content: bytes, message: str
-) -> None:
+def test_messages_are_exact(folder: Path, name: str, content: bytes, message: str) -> None:
     (folder / name).write_bytes(content)
     with pytest.raises(DataError) as raised:
         load_fashion_mnist(folder)
     assert str(raised.value) == f"{folder / name}: {message}"
 
 
-def test_as_many_images_as_there_may_be_are_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_than_the_most_images_are_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(idx, "MOST_IMAGES", 3)
     assert len(load_fashion_mnist(folder)[0]) == 3
     monkeypatch.setattr(idx, "MOST_IMAGES", 2)
@@ -121,7 +119,7 @@ def test_as_many_images_as_there_may_be_are_read(folder: Path, monkeypatch: pyte
         load_fashion_mnist(folder)
 
 
-def test_a_file_that_changes_once_it_is_judged_is_named(folder: Path) -> None:
+def test_a_file_that_changes_after_the_check_is_named(folder: Path) -> None:
     contents = iter([labels_file(), labels_file(magic=0)])
 
     def changing() -> stored.Opened:
@@ -159,8 +157,8 @@ def test_a_missing_file_is_named(folder: Path) -> None:
         load_fashion_mnist(folder)
 
 
-def test_written_files_are_the_format_and_the_same_bytes_each_time(tmp_path: Path) -> None:
-    train, test = made(12), made(3, 1)
+def test_written_files_have_the_format_and_the_same_bytes_every_time(tmp_path: Path) -> None:
+    train, test = noise(12), noise(3, 1)
     for name in ("a", "b"):
         export(train, test, tmp_path / name, "idx")
     names = sorted(path.name for path in (tmp_path / "a").iterdir())
@@ -175,7 +173,7 @@ def test_written_files_are_the_format_and_the_same_bytes_each_time(tmp_path: Pat
     assert content == struct.pack(">II", 2049, 3) + test.labels.tobytes()
 
 
-def test_files_are_compressed_as_gzip_does_by_default(tmp_path: Path) -> None:
+def test_files_are_compressed_at_gzips_default_level(tmp_path: Path) -> None:
     train, _ = make_synthetic(40, 10)
     idx.write(train, "train", tmp_path)
     content = struct.pack(">IIII", 2051, 40, 28, 28) + train.images.tobytes()
@@ -186,7 +184,7 @@ def test_files_are_compressed_as_gzip_does_by_default(tmp_path: Path) -> None:
 def test_what_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, labels: bytes, seed: int) -> None:
     folder = tmp_path_factory.mktemp("idx")
     values = np.frombuffer(labels, np.uint8)
-    dataset = Dataset(made(len(labels), seed).images, values, "custom", "made")
+    dataset = Dataset(noise(len(labels), seed).images, values, "custom", "here")
     for split in ("train", "test"):
         idx.write(dataset, split, folder)
     (found,) = idx.find(stored.in_folder(folder))
@@ -195,7 +193,7 @@ def test_what_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, 
         assert np.array_equal(read.labels, values)
 
 
-def test_the_real_files_have_the_real_figures(real_folder: Path) -> None:
+def test_the_real_files_have_the_known_statistics(real_folder: Path) -> None:
     train, test = load_fashion_mnist(real_folder)
     assert train.images.shape == (60_000, 28, 28)
     assert test.images.shape == (10_000, 28, 28)

@@ -6,14 +6,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from data_helpers import chunk, filtered, made, png
+from data_helpers import chunk, filtered, noise, png
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fmnist_xp.data.imagefile import judge, read_file
+from fmnist_xp.data.imagefile import check_image, read_file
 from fmnist_xp.errors import DataError
 
-IMAGE = made(1).images[0]
+IMAGE = noise(1).images[0]
 LINES = filtered(IMAGE, [row % 5 for row in range(28)])
 PLAIN = png(LINES)
 COLOUR = np.dstack([IMAGE, 255 - IMAGE, IMAGE // 2])
@@ -45,8 +45,8 @@ PNGS = {
 
 
 @pytest.mark.parametrize("file", PNGS.values(), ids=PNGS)
-def test_right_png_is_decoded_as_it_was(file: bytes) -> None:
-    width, height, kept = judge(file)
+def test_a_correct_png_is_decoded_unchanged(file: bytes) -> None:
+    width, height, kept = check_image(file)
     assert (width, height) == (28, 28)
     assert len(kept) <= len(file)
     before, after = decoded(file), decoded(kept)
@@ -55,48 +55,49 @@ def test_right_png_is_decoded_as_it_was(file: bytes) -> None:
     assert np.array_equal(before, after)
 
 
-def test_what_changes_no_pixel_is_left_out() -> None:
+def test_chunks_that_affect_no_pixel_are_dropped() -> None:
     behind = PLAIN[:-12] + chunk(b"tIME", bytes(7)) + PLAIN[-12:] + b"more"
     animated = chunk(b"acTL", struct.pack(">II", 1_000_000, 0)) + chunk(b"iCCP", b"no profile")
     for file in (png(LINES, before=TEXT), behind, png(LINES, before=animated)):
-        assert judge(file).file == PLAIN
+        assert check_image(file).file == PLAIN
 
 
-def test_the_plainest_png_is_handed_on_and_not_copied() -> None:
-    assert judge(PLAIN).file is PLAIN
+def test_the_plainest_png_is_not_copied() -> None:
+    assert check_image(PLAIN).file is PLAIN
 
 
 def test_transparency_is_kept_where_it_shows() -> None:
-    image = decoded(judge(PNGS["one colour transparent"]).file)
+    image = decoded(check_image(PNGS["one colour transparent"]).file)
     assert image is not None
     assert np.array_equal(image[..., 3] == 0, IMAGE // 100 == 1)
     beyond_8_bits = bytes([1, 1, 0, 2, 0, 3])
     for wrong in (beyond_8_bits, bytes(2)):
-        assert judge(RGB[:33] + chunk(b"tRNS", wrong) + RGB[33:]).file == RGB
+        assert check_image(RGB[:33] + chunk(b"tRNS", wrong) + RGB[33:]).file == RGB
     deep = encoded(".png", COLOUR.astype(np.uint16) * 257)
     deep = deep[:33] + chunk(b"tRNS", beyond_8_bits) + deep[33:]
-    assert judge(deep).file == deep
+    assert check_image(deep).file == deep
 
 
-def test_transparency_of_a_palette_has_at_most_a_value_an_entry() -> None:
+def test_transparency_of_a_palette_has_at_most_one_value_per_entry() -> None:
     palette = chunk(b"PLTE", bytes(6))
     one, two, three = (chunk(b"tRNS", bytes(length)) for length in (1, 2, 3))
     bits = filtered(IMAGE[:, :4], [0] * 28)
     for right in (palette, palette + one, palette + two):
         file = png(bits, depth=1, colour=3, before=right)
-        assert judge(file).file == file
+        assert check_image(file).file == file
     for wrong in (palette + three, one + palette):
-        assert judge(png(bits, depth=1, colour=3, before=wrong)).file == png(bits, depth=1, colour=3, before=palette)
+        file = png(bits, depth=1, colour=3, before=wrong)
+        assert check_image(file).file == png(bits, depth=1, colour=3, before=palette)
 
 
-def test_photograph_keeps_how_the_camera_was_held() -> None:
-    entry = struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0)  # orientation 6: turned by a quarter
+def test_a_photograph_keeps_its_orientation() -> None:
+    entry = struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0)  # orientation 6: a quarter turn
     held = chunk(b"eXIf", b"MM\0*" + struct.pack(">IH", 8, 1) + entry + bytes(4))
-    file = judge(png(LINES, before=TEXT + held)).file
+    file = check_image(png(LINES, before=TEXT + held)).file
     assert file == png(LINES, before=held)
     little = png(LINES, before=chunk(b"eXIf", b"II*\0" + bytes(20)))
-    assert judge(little).file == little
-    assert judge(png(LINES, before=chunk(b"eXIf", b"nothing"))).file == PLAIN
+    assert check_image(little).file == little
+    assert check_image(png(LINES, before=chunk(b"eXIf", b"nothing"))).file == PLAIN
 
 
 @given(
@@ -105,11 +106,11 @@ def test_photograph_keeps_how_the_camera_was_held() -> None:
     value=st.integers(0, 255),
 )
 @settings(max_examples=400, deadline=None)
-def test_png_with_any_byte_changed_is_refused_or_shows_the_same(file: bytes, place: float, value: int) -> None:
+def test_a_png_with_any_byte_changed_is_refused_or_looks_the_same(file: bytes, place: float, value: int) -> None:
     changed = bytearray(file)
     changed[int(place * len(file))] = value
     try:
-        width, height, kept = judge(bytes(changed))
+        width, height, kept = check_image(bytes(changed))
     except ValueError:
         return
     assert (width, height) == (28, 28)
@@ -123,7 +124,7 @@ def test_each_byte_of_the_plainest_png_counts() -> None:
     for place in range(len(PLAIN)):
         for changed in (PLAIN[:place], PLAIN[:place] + bytes([PLAIN[place] ^ 1]) + PLAIN[place + 1 :]):
             with pytest.raises(ValueError, match=r"damaged|not an image|empty"):
-                judge(changed)
+                check_image(changed)
 
 
 KINDS = [b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"tEXt", b"eXIf", b"acTL", b"fdAT", b"ABCD"]
@@ -133,10 +134,10 @@ CHUNKS = st.tuples(st.sampled_from(KINDS), st.binary(max_size=30))
 
 @given(header=HEADERS, chunks=st.lists(CHUNKS, max_size=6), pixels=st.binary(max_size=2000))
 @settings(max_examples=300, deadline=None)
-def test_of_any_chunks_only_those_of_a_picture_come_through(
+def test_only_the_chunks_of_an_image_come_through(
     header: tuple[int, ...], chunks: list[tuple[bytes, bytes]], pixels: bytes
 ) -> None:
-    """OpenCV may still find the pixels wrong, but is asked for no more than the header says."""
+    """OpenCV may still reject the pixels, but allocates no more than the header says."""
     all_chunks = [
         (b"IHDR", struct.pack(">IIBBBBB", *header)),
         *chunks,
@@ -144,7 +145,7 @@ def test_of_any_chunks_only_those_of_a_picture_come_through(
         (b"IEND", b""),
     ]
     try:
-        width, height, kept = judge(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in all_chunks))
+        width, height, kept = check_image(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in all_chunks))
     except ValueError:
         return
     assert (width, height) == header[:2]
@@ -165,10 +166,10 @@ WRONG_PNGS = {
     "no columns": png(LINES, width=0),
     "no palette": png(LINES, colour=3),
     "an empty palette": png(LINES, colour=3, before=chunk(b"PLTE", b"")),
-    "a palette of halves": png(LINES, colour=3, before=chunk(b"PLTE", bytes(767))),
+    "an incomplete palette": png(LINES, colour=3, before=chunk(b"PLTE", bytes(767))),
     "too large a palette": png(LINES, colour=3, depth=4, before=chunk(b"PLTE", bytes(51))),
-    "palette behind the pixels": png(LINES, colour=3)[:-12] + chunk(b"PLTE", bytes(768)) + PLAIN[-12:],
-    "transparency behind the pixels": RGB[:-12] + chunk(b"tRNS", bytes(6)) + RGB[-12:],
+    "palette after the pixels": png(LINES, colour=3)[:-12] + chunk(b"PLTE", bytes(768)) + PLAIN[-12:],
+    "transparency after the pixels": RGB[:-12] + chunk(b"tRNS", bytes(6)) + RGB[-12:],
     "packed in an unknown way": PLAIN[:8] + chunk(b"IHDR", PLAIN[16:26] + b"\1\0\0") + PLAIN[33:],
     "filtered in an unknown way": PLAIN[:8] + chunk(b"IHDR", PLAIN[16:26] + b"\0\1\0") + PLAIN[33:],
     "an unknown chunk that counts": png(LINES, before=chunk(b"ABCD", b"")),
@@ -176,14 +177,14 @@ WRONG_PNGS = {
 
 
 @pytest.mark.parametrize("file", WRONG_PNGS.values(), ids=WRONG_PNGS)
-def test_wrong_png_is_refused_before_it_is_decoded(file: bytes) -> None:
+def test_a_wrong_png_is_refused_before_decoding(file: bytes) -> None:
     with pytest.raises(ValueError, match=r"damaged or cut short|a PNG made wrongly|0 x 28 pixels"):
-        judge(file)
+        check_image(file)
 
 
 def test_one_pixel_is_an_image() -> None:
     file = png(bytes(2), width=1, height=1)
-    assert judge(file) == (1, 1, file)
+    assert check_image(file) == (1, 1, file)
 
 
 DAMAGED = "not a whole image: damaged or cut short; copy it again"
@@ -196,16 +197,16 @@ SAID = {
         png(LINES, depth=3),
         "a PNG made wrongly: its header is not in the standard",
     ),
-    "a sound": (RIFF, f"not an image in PNG, JPEG, WebP or BMP (it begins with {RIFF[:8]!r})"),
-    "a JPEG of no frame": (b"\xff\xd8\xff\xda\xff\xd9", "an image of 0 x 0 pixels"),
+    "a sound file": (RIFF, f"not an image in PNG, JPEG, WebP or BMP (it begins with {RIFF[:8]!r})"),
+    "a JPEG without a frame": (b"\xff\xd8\xff\xda\xff\xd9", "an image of 0 x 0 pixels"),
     "a JPEG whose end is in a comment": (b"\xff\xd8\xff\xfe\0\4\xff\xd9\xff\xda", DAMAGED),
 }
 
 
 @pytest.mark.parametrize(("file", "words"), SAID.values(), ids=SAID)
-def test_what_is_refused_is_told_why(file: bytes, words: str) -> None:
+def test_the_reason_for_a_refusal_is_exact(file: bytes, words: str) -> None:
     with pytest.raises(ValueError, match=r"^.*$") as raised:
-        judge(file)
+        check_image(file)
     assert str(raised.value) == words
 
 
@@ -216,7 +217,7 @@ OTHERS = {
     "JPEG, colour": encoded(".jpg", np.dstack([PORTRAIT] * 3)),
     "JPEG, progressive": encoded(".jpg", PORTRAIT, cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
     "JPEG, with restarts": encoded(".jpg", PORTRAIT, cv2.IMWRITE_JPEG_RST_INTERVAL, 1),
-    "JPEG, filled up": JPEG[:2] + b"\xff" + JPEG[2:20] + b"\xff" + JPEG[20:],
+    "JPEG, padded": JPEG[:2] + b"\xff" + JPEG[2:20] + b"\xff" + JPEG[20:],
     "JPEG, with a long comment": JPEG[:2] + b"\xff\xfe" + struct.pack(">H", 40_000) + bytes(39_998) + JPEG[2:],
     "JPEG, with its end in a comment too": JPEG[:2] + b"\xff\xfe\0\4\xff\xd9" + JPEG[2:],
     "WebP": encoded(".webp", np.dstack([PORTRAIT] * 3), cv2.IMWRITE_WEBP_QUALITY, 80),
@@ -228,14 +229,14 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("file", OTHERS.values(), ids=OTHERS)
-def test_size_of_other_forms_is_that_of_the_image(file: bytes) -> None:
+def test_other_formats_give_the_size_of_the_image(file: bytes) -> None:
     image = decoded(file)
     assert image is not None
     assert image.shape[:2] == (60, 42)
-    assert judge(file) == (42, 60, file)
+    assert check_image(file) == (42, 60, file)
 
 
-def test_size_of_an_extended_webp_is_that_of_the_image() -> None:
+def test_an_extended_webp_gives_the_size_of_the_image() -> None:
     see_through = np.dstack([PORTRAIT] * 4)
     picture = encoded(".webp", see_through, cv2.IMWRITE_WEBP_QUALITY, 80)[12:]
     if not picture.startswith(b"VP8X"):
@@ -243,24 +244,24 @@ def test_size_of_an_extended_webp_is_that_of_the_image() -> None:
             b"VP8X" + struct.pack("<I", 10) + b"\x10\0\0\0" + (41).to_bytes(3, "little") + bytes([59, 0, 0]) + picture
         )
     file = b"RIFF" + struct.pack("<I", len(picture) + 4) + b"WEBP" + picture
-    assert judge(file) == (42, 60, file)
+    assert check_image(file) == (42, 60, file)
 
 
-def test_webp_that_lacks_a_byte_is_refused() -> None:
+def test_a_webp_that_lacks_a_byte_is_refused() -> None:
     with pytest.raises(ValueError, match="damaged or cut short"):
-        judge(OTHERS["WebP"][:-1])
+        check_image(OTHERS["WebP"][:-1])
 
 
-def test_width_in_an_old_bmp_has_no_sign() -> None:
+def test_the_width_of_an_old_bmp_is_unsigned() -> None:
     file = b"BM" + struct.pack("<IIIIHHHH", 26, 0, 26, 12, 40_000, 50_000, 1, 24)
-    assert judge(file) == (40_000, 50_000, file)
+    assert check_image(file) == (40_000, 50_000, file)
 
 
 @pytest.mark.parametrize("file", [*OTHERS.values(), PLAIN])
-def test_file_cut_short_anywhere_is_refused_or_not_decoded(file: bytes) -> None:
+def test_a_file_cut_short_anywhere_is_refused_or_not_decoded(file: bytes) -> None:
     for length in range(0, len(file), 7):
         try:
-            kept = judge(file[:length]).file
+            kept = check_image(file[:length]).file
         except ValueError:
             continue
         assert decoded(kept) is None
@@ -271,12 +272,12 @@ def test_file_cut_short_anywhere_is_refused_or_not_decoded(file: bytes) -> None:
     changes=st.lists(st.tuples(st.integers(0, 300), st.integers(0, 255)), max_size=4),
 )
 @settings(max_examples=300, deadline=None)
-def test_what_is_decoded_has_the_size_that_was_judged(file: bytes, changes: list[tuple[int, int]]) -> None:
+def test_a_decoded_image_has_the_size_that_was_checked(file: bytes, changes: list[tuple[int, int]]) -> None:
     changed = bytearray(file)
     for place, value in changes:
         changed[place] = value
     try:
-        width, height, kept = judge(bytes(changed))
+        width, height, kept = check_image(bytes(changed))
     except ValueError:
         return
     if width * height < 1_000_000:
@@ -287,17 +288,17 @@ def test_what_is_decoded_has_the_size_that_was_judged(file: bytes, changes: list
 @given(
     st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF\0\0\0\0WEBP", b"BM", b"GIF89a"]), st.binary()
 )
-def test_any_bytes_are_judged_or_refused_in_words(start: bytes, rest: bytes) -> None:
+def test_any_bytes_are_accepted_or_refused_with_a_reason(start: bytes, rest: bytes) -> None:
     try:
-        judged = judge(start + rest)
+        checked = check_image(start + rest)
     except ValueError as error:
-        assert "\n" not in str(error)  # noqa: PT017 (both ends are right)
+        assert "\n" not in str(error)  # noqa: PT017 (both outcomes are right)
     else:
-        assert judged.width > 0
-        assert judged.height > 0
+        assert checked.width > 0
+        assert checked.height > 0
 
 
-def test_file_is_read_with_its_state(tmp_path: Path) -> None:
+def test_a_file_is_read_with_its_stat(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(PLAIN)
     os.utime(path, ns=(1, 1_234_567_890_000_000_000))
@@ -309,9 +310,7 @@ def test_file_is_read_with_its_state(tmp_path: Path) -> None:
     assert str(path) in str(raised.value)
 
 
-def test_file_comes_in_pieces_and_grows_and_is_read_as_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_grows_is_read_at_its_first_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(PLAIN)
     read = os.read
@@ -328,7 +327,7 @@ def test_file_comes_in_pieces_and_grows_and_is_read_as_it_was(
     assert state.st_size == len(PLAIN)
 
 
-def test_file_of_200_gb_is_not_read(tmp_path: Path) -> None:
+def test_a_file_of_200_gb_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "sparse.png"
     try:
         with path.open("wb") as file:
@@ -339,7 +338,7 @@ def test_file_of_200_gb_is_not_read(tmp_path: Path) -> None:
         read_file(str(path), 1000)
 
 
-def test_what_is_no_file_is_named(tmp_path: Path) -> None:
+def test_anything_but_a_file_is_named(tmp_path: Path) -> None:
     for path, words in ((tmp_path / "gone", "cannot be read"), (tmp_path, "a folder found|cannot be read")):
         with pytest.raises(DataError, match=words) as raised:
             read_file(str(path), 1000)
@@ -347,13 +346,13 @@ def test_what_is_no_file_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
-def test_pipe_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_pipe_does_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(DataError, match="pipe: a named pipe found where an image file should be"):
         read_file(str(tmp_path / "pipe"), 1000)
 
 
-def test_device_is_not_read() -> None:
+def test_a_device_is_not_read() -> None:
     if not Path("/dev/zero").is_char_device():
         pytest.skip("this system has no /dev/zero")
     with pytest.raises(DataError, match="/dev/zero: a device found where an image file should be"):

@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from data_helpers import by_label, chunk, filtered, made, opened, png
+from data_helpers import by_label, chunk, filtered, noise, opened, png
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,8 +22,8 @@ from fmnist_xp.data import CLASS_NAMES, Dataset, images, load_fashion_mnist
 from fmnist_xp.errors import DataError
 
 
-def assert_is_the_made_data(train: Dataset, test: Dataset) -> None:
-    for read, expected in ((train, made(20)), (test, made(10, 1))):
+def assert_is_the_noise(train: Dataset, test: Dataset) -> None:
+    for read, expected in ((train, noise(20)), (test, noise(10, 1))):
         images, labels = by_label(expected)
         assert np.array_equal(read.images, images)
         assert np.array_equal(read.labels, labels)
@@ -33,14 +33,14 @@ def assert_is_the_made_data(train: Dataset, test: Dataset) -> None:
 
 def zipped(folder: Path, path: Path, top: str = "", method: int = zipfile.ZIP_DEFLATED) -> Path:
     with zipfile.ZipFile(path, "w", method) as archive:
-        for file in sorted(folder.rglob("*"), reverse=True):  # not in the order they are to be read in
+        for file in sorted(folder.rglob("*"), reverse=True):  # not in the order in which they are to be read
             archive.write(file, top + file.relative_to(folder).as_posix())
     return path
 
 
 def test_a_folder_is_read_sorted_by_label_then_name(image_folder: Path) -> None:
     train, test = load_fashion_mnist(image_folder)
-    assert_is_the_made_data(train, test)
+    assert_is_the_noise(train, test)
     assert str(image_folder) in train.source
 
 
@@ -62,7 +62,7 @@ LITTER = [
 ]
 
 
-def test_what_systems_leave_behind_is_passed_over_and_counted(
+def test_files_left_behind_by_systems_are_skipped_and_counted(
     image_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "fmnist_xp")
@@ -72,11 +72,11 @@ def test_what_systems_leave_behind_is_passed_over_and_counted(
             (image_folder / name).parent.mkdir(parents=True, exist_ok=True)
             (image_folder / name).write_bytes(b"anything")
             made += 1
-        except OSError:  # Windows takes some of these names for something else
+        except OSError:  # Windows does not allow some of these names
             continue
     for source in (image_folder, zipped(image_folder, tmp_path / "images.zip")):
         caplog.clear()
-        assert_is_the_made_data(*load_fashion_mnist(source))
+        assert_is_the_noise(*load_fashion_mnist(source))
         (record,) = (record for record in caplog.records if "skipped" in record.getMessage())
         assert f"{source}: skipped what is no image of the data set, {made} in all: " in record.getMessage()
         assert record.getMessage().count("'") == 2 * 3
@@ -84,33 +84,31 @@ def test_what_systems_leave_behind_is_passed_over_and_counted(
         assert record.levelname == "WARNING"
 
 
-def test_what_lies_beside_the_one_folder_is_counted_too(
+def test_files_beside_the_top_folder_are_counted_too(
     image_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "above").mkdir()
     image_folder.rename(tmp_path / "above" / "images")
     (tmp_path / "above" / "README").write_text("all about it")
     (tmp_path / "above" / "images" / "licence.pdf").write_text("as is")
-    assert_is_the_made_data(*load_fashion_mnist(tmp_path / "above"))
+    assert_is_the_noise(*load_fashion_mnist(tmp_path / "above"))
     (record,) = caplog.records
     assert record.getMessage().endswith("2 in all: 'README', 'licence.pdf'")
 
 
-def test_nothing_is_said_aloud_of_what_systems_alone_leave_behind(
-    image_folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_files_left_behind_by_systems_give_no_warning(image_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     (image_folder / "train" / ".DS_Store").write_bytes(b"anything")
     (image_folder / "train" / "3" / "Thumbs.db").write_bytes(b"anything")
-    assert_is_the_made_data(*load_fashion_mnist(image_folder))
+    assert_is_the_noise(*load_fashion_mnist(image_folder))
     assert not caplog.records
 
 
 @pytest.mark.parametrize("top", ["", "fashion_mnist_images/", "FOR X/"])
-def test_a_zip_is_read_bare_or_below_one_folder(image_folder: Path, tmp_path: Path, top: str) -> None:
+def test_a_zip_is_read_with_or_without_a_top_folder(image_folder: Path, tmp_path: Path, top: str) -> None:
     path = zipped(image_folder, tmp_path / "images.zip", top)
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(f"__MACOSX/{top}train/0/._0000.png", b"anything")
-    assert_is_the_made_data(*load_fashion_mnist(path))
+    assert_is_the_noise(*load_fashion_mnist(path))
 
 
 def encoded(image: np.ndarray, suffix: str = ".png") -> bytes:
@@ -118,7 +116,7 @@ def encoded(image: np.ndarray, suffix: str = ".png") -> bytes:
 
 
 GOOD = encoded(np.full((28, 28), 7, np.uint8))
-IMAGE = made(1).images[0]
+IMAGE = noise(1).images[0]
 NOISE = encoded(IMAGE)
 LINES = filtered(IMAGE, [row % 5 for row in range(28)])
 RAMP = np.tile(np.arange(28, dtype=np.uint8), (28, 1))
@@ -140,21 +138,21 @@ RIGHT = {
     "plain": png(LINES),
     "three IDAT chunks": png(LINES, parts=3),
     "a title": png(LINES, before=chunk(b"tEXt", b"Title\0shoe")),
-    "a comment behind": png(LINES)[:-12] + chunk(b"tEXt", b"Comment\0boot") + png(LINES)[-12:],
-    "bytes behind": png(LINES) + b"more",
+    "a comment after the pixels": png(LINES)[:-12] + chunk(b"tEXt", b"Comment\0boot") + png(LINES)[-12:],
+    "bytes after the end": png(LINES) + b"more",
     "interlaced": interlaced(IMAGE),
     "RGB": encoded(np.dstack([IMAGE] * 3)),
     "RGBA": encoded(np.dstack([IMAGE] * 3 + [OPAQUE])),
     "palette": png(filtered(255 - IMAGE, [0] * 28), colour=3, before=chunk(b"PLTE", PALETTE)),
     "one grey transparent": png(LINES, before=chunk(b"tRNS", b"\1\7")),
-    "a profile that is none": png(LINES, before=chunk(b"iCCP", b"nothing")),
+    "an invalid profile": png(LINES, before=chunk(b"iCCP", b"nothing")),
     "animated": png(LINES, before=chunk(b"acTL", bytes([0, 0, 0, 9, 0, 0, 0, 0]))),
 }
 
 
 @pytest.mark.parametrize("content", RIGHT.values(), ids=RIGHT)
 @pytest.mark.parametrize("form", ["folder", "zip"])
-def test_a_right_image_is_read_in_whatever_form_it_is(
+def test_a_correct_image_is_read_in_any_encoding(
     image_folder: Path, tmp_path: Path, content: bytes, form: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (image_folder / "train" / "6" / "0001.png").write_bytes(content)
@@ -184,7 +182,7 @@ WRONG = {
     "a chunk of 4 GB": (NOISE[:33] + b"\xff" + NOISE[34:], "damaged or cut short; copy it again"),
     "16,000 x 16,000 pixels": (png(LINES, 16_000, 16_000), "16000 x 16000 pixels found; 28 x 28"),
     "a JPEG cut short": (encoded(RAMP, ".jpg")[:-30], "damaged or cut short; copy it again"),
-    "no filter of PNG's": (png(b"\5" + LINES[1:]), "not an image that OpenCV can decode$"),
+    "an unknown filter": (png(b"\5" + LINES[1:]), "not an image that OpenCV can decode$"),
     "not an image": (b"<html>not found</html>", r"not an image in PNG.* \(it begins with b'<html>no'\)$"),
     "empty": (b"", r"not an image in PNG.* \(it is empty\)$"),
     "size": (encoded(np.zeros((30, 28), np.uint8)), "28 x 30 pixels found; 28 x 28 pixels of grey needed"),
@@ -236,7 +234,7 @@ def test_names_may_have_any_characters(image_folder: Path, name: str) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
-def test_a_pipe_among_the_images_is_named_and_not_waited_for(image_folder: Path) -> None:
+def test_a_pipe_among_the_images_is_named_and_does_not_block(image_folder: Path) -> None:
     os.mkfifo(image_folder / "train" / "3" / "pipe.png")
     with pytest.raises(DataError, match=r"3/pipe\.png: a named pipe found where an image file should be"):
         load_fashion_mnist(image_folder)
@@ -282,7 +280,7 @@ SPELT["both"][0] = "0_Tshirt-Top"
 @pytest.mark.parametrize("labels", SPELT.values(), ids=SPELT)
 @pytest.mark.parametrize("splits", [("Train", "TEST"), ("training", "testing"), ("train", "val"), ("train", "valid")])
 @pytest.mark.parametrize("below", [False, True])
-def test_folders_may_have_other_names_and_lie_one_further_down(
+def test_folders_may_have_other_names_and_be_one_level_down(
     image_folder: Path, tmp_path: Path, labels: list[str], splits: tuple[str, str], below: bool
 ) -> None:
     folder = tmp_path / "named"
@@ -291,15 +289,15 @@ def test_folders_may_have_other_names_and_lie_one_further_down(
             (folder / "data" / other).mkdir(parents=True, exist_ok=True)
             (image_folder / split / str(label)).rename(folder / "data" / other / name)
     (folder / "README.md").write_text("all about it")
-    assert_is_the_made_data(*load_fashion_mnist(folder if below else folder / "data"))
-    assert_is_the_made_data(*load_fashion_mnist(zipped(folder if below else folder / "data", tmp_path / "named.zip")))
+    assert_is_the_noise(*load_fashion_mnist(folder if below else folder / "data"))
+    assert_is_the_noise(*load_fashion_mnist(zipped(folder if below else folder / "data", tmp_path / "named.zip")))
 
 
-def test_validation_images_beside_test_images_are_left_aside_with_a_warning(
+def test_validation_images_beside_test_images_are_ignored_with_a_warning(
     image_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (image_folder / "valid" / "0").mkdir(parents=True)
-    assert_is_the_made_data(*load_fashion_mnist(image_folder))
+    assert_is_the_noise(*load_fashion_mnist(image_folder))
     (record,) = (record for record in caplog.records if record.levelname == "WARNING")
     assert record.getMessage() == f"{image_folder / 'valid'}: left aside, since there is test too"
 
@@ -315,7 +313,7 @@ def test_two_folders_for_the_same_images_are_named(image_folder: Path, tmp_path:
 
 
 @pytest.mark.parametrize("label", ["10", "a", "000", "³", "1 Bag", "٣"])
-def test_a_folder_that_is_no_label_is_named(image_folder: Path, label: str) -> None:
+def test_a_folder_that_is_not_a_label_is_named(image_folder: Path, label: str) -> None:
     (image_folder / "test" / label).mkdir()
     (image_folder / "test" / label / "0000.png").write_bytes(GOOD)
     with pytest.raises(DataError, match="not a label folder") as raised:
@@ -332,7 +330,7 @@ def test_a_file_among_the_label_folders_is_named(image_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["0000.gif", "0000", "0000.png.bak"])
-def test_a_file_that_is_not_called_as_an_image_is_named(image_folder: Path, name: str) -> None:
+def test_a_file_without_an_image_suffix_is_named(image_folder: Path, name: str) -> None:
     (image_folder / "train" / "0" / name).write_bytes(GOOD)
     with pytest.raises(DataError, match=rf"0/{re.escape(name)}: neither a \.png nor a \.jpg file"):
         load_fashion_mnist(image_folder)
@@ -345,11 +343,13 @@ def test_a_folder_among_the_images_is_named(image_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [3, 4])
-def test_three_of_what_is_skipped_are_named(image_folder: Path, caplog: pytest.LogCaptureFixture, count: int) -> None:
-    """A file that is called as a split is one of them."""
+def test_three_of_the_skipped_files_are_named(
+    image_folder: Path, caplog: pytest.LogCaptureFixture, count: int
+) -> None:
+    """A file with the name of a split is one of them."""
     for name in ("Testing", "valid", "x", "y")[:count]:
         (image_folder / name).write_bytes(b"anything")
-    assert_is_the_made_data(*load_fashion_mnist(image_folder))
+    assert_is_the_noise(*load_fashion_mnist(image_folder))
     (said,) = caplog.messages
     start = f"{image_folder}: skipped what is no image of the data set, {count} in all: "
     assert said.startswith(start)
@@ -357,7 +357,7 @@ def test_three_of_what_is_skipped_are_named(image_folder: Path, caplog: pytest.L
     assert (len(names), end) == (3, count == 4)
 
 
-def test_where_both_splits_are_missing_that_is_said(tmp_path: Path) -> None:
+def test_two_missing_splits_are_reported(tmp_path: Path) -> None:
     with pytest.raises(DataError) as raised:
         images.Folder(tmp_path)
     assert str(raised.value) == f"{tmp_path / 'train'}: missing; train and test are needed, neither found"
@@ -409,7 +409,7 @@ def test_a_member_without_a_name_is_refused(image_folder: Path, tmp_path: Path) 
     assert str(raised.value) == f"{path}: a member without a name found; copy the zip again"
 
 
-def test_a_file_that_is_no_zip_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_zip_is_named(tmp_path: Path) -> None:
     path = tmp_path / "images.zip"
     path.write_bytes(b"PK but no more")
     with pytest.raises(DataError, match="not a zip file") as raised:
@@ -421,7 +421,7 @@ METHODS = {"stored": zipfile.ZIP_STORED, "deflate": zipfile.ZIP_DEFLATED}
 
 
 def place_of(archive: bytes, member: str) -> tuple[int, int]:
-    """Return where the headers of a member begin: before its data, and in the list at the end."""
+    """Return where the two headers of a member begin: before its data, and in the central directory."""
     return archive.index(member.encode()) - 30, archive.rindex(member.encode()) - 46
 
 
@@ -462,7 +462,7 @@ def test_a_member_compressed_in_another_way_is_named(image_folder: Path, tmp_pat
 
 @pytest.mark.parametrize("name", ["train/6/0001.png", "./train/6//0001.png"])
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_a_member_that_is_there_twice_is_refused(image_folder: Path, tmp_path: Path, name: str) -> None:
+def test_a_duplicate_member_is_refused(image_folder: Path, tmp_path: Path, name: str) -> None:
     path = zipped(image_folder, tmp_path / "images.zip")
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(name, GOOD)
@@ -471,7 +471,7 @@ def test_a_member_that_is_there_twice_is_refused(image_folder: Path, tmp_path: P
 
 
 def traced_peak(run: Callable[[], object]) -> int:
-    """Return the most bytes that Python and NumPy held at a time while `run` went on."""
+    """Return the peak memory of Python and NumPy, in bytes, during `run`."""
     tracemalloc.start()
     try:
         run()
@@ -507,8 +507,8 @@ def test_files_of_the_largest_size_are_read(
     archive = zipped(image_folder, tmp_path / "images.zip")
     largest = max(path.stat().st_size for path in image_folder.rglob("*.png"))
     monkeypatch.setattr(images, "_LARGEST", largest)
-    assert_is_the_made_data(*images.Folder(image_folder).read("here"))
-    assert_is_the_made_data(*images.read_zip(archive, "here"))
+    assert_is_the_noise(*images.Folder(image_folder).read("here"))
+    assert_is_the_noise(*images.read_zip(archive, "here"))
     monkeypatch.setattr(images, "_LARGEST", largest - 1)
     for read in (images.Folder(image_folder).read, functools.partial(images.read_zip, archive)):
         with pytest.raises(DataError, match=f"{largest} bytes found; an image file may have {largest - 1} here$"):
@@ -520,7 +520,7 @@ def small_zip(method: int) -> bytes:
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", method) as archive:
         for split, seed in (("train", 0), ("test", 1)):
-            for label, image in enumerate(made(10, seed).images):
+            for label, image in enumerate(noise(10, seed).images):
                 archive.writestr(f"{split}/{label}/0.png", encoded(image))
     return content.getvalue()
 
@@ -539,7 +539,7 @@ def outcome(path: Path) -> str | tuple[Dataset, Dataset]:
     kept=st.sampled_from([1, 1, 1, 0.99, 0.5]),
 )
 @settings(max_examples=200, deadline=None)
-def test_a_zip_with_bytes_changed_is_read_right_or_refused(
+def test_a_zip_with_changed_bytes_is_read_correctly_or_refused(
     tmp_path_factory: pytest.TempPathFactory,
     method: int,
     changes: list[tuple[float, int]],
@@ -556,9 +556,9 @@ def test_a_zip_with_bytes_changed_is_read_right_or_refused(
     if isinstance(found, str):
         assert found.startswith(f"{path}: ")
         assert "\n" not in found
-    else:  # in another order, if it was a name that changed
+    else:  # in another order, if a name changed
         read = [bytes(image) for split in found for image in split.images]
-        assert sorted(read) == sorted(bytes(image) for seed in (0, 1) for image in made(10, seed).images)
+        assert sorted(read) == sorted(bytes(image) for seed in (0, 1) for image in noise(10, seed).images)
 
 
 def test_an_empty_folder_and_a_missing_one_are_named(tmp_path: Path) -> None:
@@ -570,18 +570,18 @@ def test_an_empty_folder_and_a_missing_one_are_named(tmp_path: Path) -> None:
     assert str(tmp_path / "nowhere") in str(raised.value)
 
 
-def test_no_program_is_started(image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where Python is part of another program, `sys.executable` is that program."""
+def test_no_process_is_started(image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Python is embedded in another program, `sys.executable` is that program."""
 
     def refuse(event: str, _: object) -> None:
         if active and event in {"subprocess.Popen", "os.fork", "os.posix_spawn", "os.system", "os.exec"}:
             raise AssertionError(event)
 
     active = [True]
-    sys.addaudithook(refuse)  # for good; `active` is what ends it
+    sys.addaudithook(refuse)  # it cannot be removed; `active` switches it off
     monkeypatch.setattr(images, "_PIECE", 3)
     try:
-        assert_is_the_made_data(*images.Folder(image_folder).read("here"))
+        assert_is_the_noise(*images.Folder(image_folder).read("here"))
     finally:
         active.clear()
 
@@ -592,13 +592,13 @@ def test_the_fingerprint_is_the_same_before_and_after_reading(image_folder: Path
     expected = images.Folder(image_folder).fingerprint()
     if first == "read":
         folder.read("here")
-        os.utime(image_folder / "train" / "6" / "0001.png", ns=(0, 1))  # what was read was older
+        os.utime(image_folder / "train" / "6" / "0001.png", ns=(0, 1))  # changed after it was read
     assert folder.fingerprint() == expected
     os.utime(image_folder / "train" / "6" / "0001.png", ns=(0, 2))
     assert images.Folder(image_folder).fingerprint() != expected
 
 
-def test_images_may_be_older_than_the_systems_clock(image_folder: Path) -> None:
+def test_images_may_be_older_than_1970(image_folder: Path) -> None:
     path = image_folder / "train" / "6" / "0001.png"
     try:
         os.utime(path, ns=(0, -1_000_000_000))
@@ -614,12 +614,10 @@ def test_images_may_be_older_than_the_systems_clock(image_folder: Path) -> None:
 def test_many_files_are_read_in_batches(image_folder: Path, monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
     monkeypatch.setattr(images, "_BATCH", batch)
     monkeypatch.setattr(images, "_PIECE", 3)
-    assert_is_the_made_data(*images.Folder(image_folder).read("here"))
+    assert_is_the_noise(*images.Folder(image_folder).read("here"))
 
 
-def test_a_batch_is_decoded_once_it_has_more_bytes_than_are_held(
-    image_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_batch_is_decoded_once_it_exceeds_its_size(image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for path in image_folder.rglob("*.png"):
         path.write_bytes(GOOD)
     batches: list[list[int]] = []
@@ -638,7 +636,7 @@ def test_a_batch_is_decoded_once_it_has_more_bytes_than_are_held(
     assert batches == [[0, 3], [6, 9], [12, 15], [18, 21], [24, 27]]
 
 
-def test_the_bar_ends_where_the_last_image_does(image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bar_ends_with_the_last_image(image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each image is counted when it is read and when it is decoded."""
     counts: list[int] = []
     steps: list[int] = []
@@ -655,7 +653,7 @@ def test_the_bar_ends_where_the_last_image_does(image_folder: Path, monkeypatch:
     assert sorted(steps) == [2, 2] + [4] * 14
 
 
-def test_a_bar_is_shown_on_a_terminal_alone(
+def test_a_bar_is_shown_only_on_a_terminal(
     image_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images.Folder(image_folder).read("here")

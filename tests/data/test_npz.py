@@ -4,38 +4,38 @@ from typing import Any
 
 import numpy as np
 import pytest
-from data_helpers import made
+from data_helpers import noise
 from table_helpers import npy_file, npz_arrays, same, zip_to
 
 from fmnist_xp.data import load_fashion_mnist, npz
 from fmnist_xp.data.stored import in_archive
 from fmnist_xp.errors import DataError
 
-SPLITS = made(20), made(10, 1)
+SPLITS = noise(20), noise(10, 1)
 ARRAYS = npz_arrays(*SPLITS)
 IMAGES, LABELS = SPLITS[0].images, SPLITS[0].labels
 
 ACCEPTED: dict[str, dict[str, Any]] = {
     "as Keras has it": {},
-    "in rows": {"x_train": IMAGES.reshape(20, 784)},
+    "as rows": {"x_train": IMAGES.reshape(20, 784)},
     "with a channel": {"x_train": IMAGES[..., None]},
     "labels in a column": {"y_train": LABELS[:, None]},
     "wide numbers": {"x_train": IMAGES.astype(np.int64), "y_train": LABELS.astype(np.uint64)},
-    "the other order of bytes": {"x_train": IMAGES.astype(">i4"), "y_train": LABELS.astype(">i2")},
+    "big-endian numbers": {"x_train": IMAGES.astype(">i4"), "y_train": LABELS.astype(">i2")},
     "by columns": {"x_train": np.asfortranarray(IMAGES), "x_test": np.asfortranarray(ARRAYS["x_test"], np.int16)},
-    "something else beside": {"allow": np.array(["x"])},
+    "another array besides": {"allow": np.array(["x"])},
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 @pytest.mark.parametrize("changes", ACCEPTED.values(), ids=ACCEPTED)
-def test_what_is_understood(tmp_path: Path, changes: dict[str, Any], save: Any) -> None:
+def test_accepted_files_are_read(tmp_path: Path, changes: dict[str, Any], save: Any) -> None:
     save(tmp_path / "mnist.npz", **ARRAYS | changes)
     assert same(load_fashion_mnist(tmp_path / "mnist.npz"), SPLITS)
 
 
 class Trap:
-    """What pickle would make of it, were it asked, is a failure."""
+    """An object that fails the test when it is unpickled."""
 
     def __reduce__(self) -> Any:
         return pytest.fail, ("unpickled",)
@@ -46,7 +46,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "text": ({"y_train": np.array(["1"] * 20)}, "y_train.npy: values of type <U1 found; whole numbers"),
     "complex": ({"x_train": IMAGES + 1j}, "x_train.npy: values of type complex128 found"),
     "scaled": ({"x_train": IMAGES / 255}, "x_train.npy: values of type float64 found; .*pixels must not be scaled"),
-    "floats for labels": ({"y_train": LABELS + 0.7}, "y_train.npy: values of type float64 found"),
+    "floats as labels": ({"y_train": LABELS + 0.7}, "y_train.npy: values of type float64 found"),
     "below 0": ({"x_train": IMAGES.astype(np.int16) - 255}, r"x_train.npy: -\d+ found; values from 0 to 255"),
     "beyond a byte": ({"y_train": LABELS + np.int64(256)}, "y_train.npy: 265 found; values from 0 to 255"),
     "letters": ({"y_train": LABELS + np.uint8(17)}, "y_train.npy: label 26 found; labels go from 0 to 9"),
@@ -54,15 +54,15 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"x_train": np.zeros((20, 32, 32, 3), np.uint8)},
         r"shape \(20, 32, 32, 3\) found; \(n, 28, 28\)",
     ),
-    "no dimension": ({"x_train": np.uint8(3)}, r"an array of shape \(\) found"),
-    "one label each class": ({"y_train": np.eye(10, dtype=np.uint8)[LABELS]}, r"shape \(20, 10\) found; \(n,\) is"),
-    "nothing in it": ({"x_train": IMAGES[:0], "y_train": LABELS[:0]}, "promises 0 rows"),
+    "a scalar": ({"x_train": np.uint8(3)}, r"an array of shape \(\) found"),
+    "one-hot labels": ({"y_train": np.eye(10, dtype=np.uint8)[LABELS]}, r"shape \(20, 10\) found; \(n,\) is"),
+    "empty": ({"x_train": IMAGES[:0], "y_train": LABELS[:0]}, "promises 0 rows"),
     "counts": ({"y_train": LABELS[:-1]}, "y_train.npy: 19 labels found for the 20 images of x_train.npy"),
 }
 
 
 @pytest.mark.parametrize(("changes", "message"), REFUSED.values(), ids=REFUSED)
-def test_what_is_not_understood_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_refused_files_are_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     path = tmp_path / "mnist.npz"
     np.savez(path, **ARRAYS | changes)
     with pytest.raises(DataError, match=message) as raised:
@@ -94,7 +94,7 @@ HEADERS = {
 
 
 @pytest.mark.parametrize("content", HEADERS.values(), ids=HEADERS)
-def test_a_header_that_is_wrong_is_refused_before_memory_is_taken(
+def test_a_wrong_header_is_refused_before_memory_is_allocated(
     tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = {f"{name}.npy": npy_file(array) for name, array in ARRAYS.items()}
@@ -106,19 +106,19 @@ def test_a_header_that_is_wrong_is_refused_before_memory_is_taken(
     assert "\n" not in str(raised.value)
 
 
-def judge(path: Path) -> None:
-    """Look at headers and sizes alone."""
+def check(path: Path) -> None:
+    """Check only headers and sizes."""
     with in_archive(path) as files:
         npz.check(npz.find(files)[0].files)
 
 
-def test_both_splits_have_bytes_and_their_source(tmp_path: Path) -> None:
+def test_both_splits_are_uint8_with_their_source(tmp_path: Path) -> None:
     path = tmp_path / "mnist.npz"
     np.savez(path, **ARRAYS | {"x_train": IMAGES.astype(np.int64), "y_test": ARRAYS["y_test"].astype(np.int16)})
     with in_archive(path) as files:
-        splits = npz.read(npz.find(files)[0].files, "made")
+        splits = npz.read(npz.find(files)[0].files, "here")
     for split in splits:
-        assert (split.images.dtype, split.labels.dtype, split.source) == (np.uint8, np.uint8, "made")
+        assert (split.images.dtype, split.labels.dtype, split.source) == (np.uint8, np.uint8, "here")
 
 
 MESSAGES: dict[str, tuple[dict[str, Any], str]] = {
@@ -150,7 +150,7 @@ MESSAGES: dict[str, tuple[dict[str, Any], str]] = {
         {"x_train": np.zeros((20, 783), np.uint8)},
         "x_train.npy: an array of shape (20, 783) found; (n, 28, 28) or (n, 784) is needed",
     ),
-    "nothing in it": (
+    "empty": (
         {"x_train": IMAGES[:0], "y_train": LABELS[:0]},
         "x_train.npy: its header promises 0 rows; is it the right file?",
     ),
@@ -158,7 +158,7 @@ MESSAGES: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("changes", "message"), MESSAGES.values(), ids=MESSAGES)
-def test_message_is_whole(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_messages_are_exact(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     path = tmp_path / "mnist.npz"
     np.savez(path, **ARRAYS | changes)
     with pytest.raises(DataError) as raised:
@@ -166,14 +166,14 @@ def test_message_is_whole(tmp_path: Path, changes: dict[str, Any], message: str)
     assert str(raised.value) == f"{path}: member {message}"
 
 
-def test_as_many_images_as_there_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_than_the_most_images_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "mnist.npz"
     np.savez(path, **ARRAYS | {"x_test": ARRAYS["x_test"][:1], "y_test": ARRAYS["y_test"][:1]})
     monkeypatch.setattr(npz, "MOST_IMAGES", 20)
     assert [len(split) for split in load_fashion_mnist(path)] == [20, 1]
     monkeypatch.setattr(npz, "MOST_IMAGES", 19)
     with pytest.raises(DataError, match=r"x_train\.npy: its header promises 20 rows; is it the right file\?$"):
-        judge(path)
+        check(path)
 
 
 def test_both_versions_of_the_header_are_read_and_no_other(tmp_path: Path) -> None:
@@ -193,20 +193,20 @@ def test_both_versions_of_the_header_are_read_and_no_other(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("kind", ["<u1", "<u8"])
 @pytest.mark.parametrize("missing", [1, 100])
-def test_member_that_is_too_short_is_told_by_its_header(tmp_path: Path, kind: str, missing: int) -> None:
+def test_a_short_member_is_detected_by_its_header(tmp_path: Path, kind: str, missing: int) -> None:
     files = {f"{name}.npy": npy_file(array) for name, array in ARRAYS.items()}
     whole = npy_file(IMAGES.astype(kind))
     promised = IMAGES.size * np.dtype(kind).itemsize
     path = zip_to(tmp_path / "mnist.npz", files | {"x_train.npy": whole[:-missing]})
     with pytest.raises(DataError) as raised:
-        judge(path)
+        check(path)
     assert str(raised.value) == (
         f"{path}: member x_train.npy: at most {promised - missing} bytes of values found, "
         f"its header promises {promised}; copy or fetch it again"
     )
 
 
-def test_header_beyond_pythons_parser_is_told_so(tmp_path: Path) -> None:
+def test_a_header_too_deep_for_pythons_parser_is_refused(tmp_path: Path) -> None:
     files = {f"{name}.npy": npy_file(array) for name, array in ARRAYS.items()}
     path = zip_to(tmp_path / "mnist.npz", files | {"x_train.npy": HEADERS["that is deep"]})
     with pytest.raises(DataError) as raised:

@@ -21,14 +21,14 @@ def without_cv2(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
 
 def test_opencv_says_nothing_on_stderr(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     logging = cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging
-    logging.setLogLevel(4)  # OpenCV's usual level, and a step more
+    logging.setLogLevel(4)  # one level above OpenCV's default
     cv2.imread(str(tmp_path / "gone.png"))
     assert "gone.png" in capfd.readouterr().err
     opencv().imread(str(tmp_path / "gone.png"))
     assert capfd.readouterr().err == ""
 
 
-def test_missing_opencv_is_to_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_opencv_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(DataError, match=r"pip install opencv-python-headless$"):
         opencv()
@@ -37,13 +37,13 @@ def test_missing_opencv_is_to_be_installed(monkeypatch: pytest.MonkeyPatch) -> N
 BROKEN = {
     "no libGL": "raise ImportError('libGL.so.1: cannot open shared object file: No such file or directory')",
     "no extension": "raise ImportError('ERROR: recursion is detected during loading of \"cv2\" binary extensions.')",
-    "a module of it gone": "import cv2.no_such_module",
-    "nothing in it": "",
+    "a missing submodule": "import cv2.no_such_module",
+    "an empty module": "",
 }
 
 
 @pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
-def test_broken_opencv_is_to_be_mended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str) -> None:
+def test_broken_opencv_says_how_to_repair_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str) -> None:
     (tmp_path / "cv2").mkdir()
     (tmp_path / "cv2" / "__init__.py").write_text(content)
     without_cv2(monkeypatch, tmp_path)
@@ -52,7 +52,7 @@ def test_broken_opencv_is_to_be_mended(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert "pip uninstall -y opencv-python, then" in str(raised.value)
 
 
-def test_folder_that_a_removed_package_left_is_no_opencv(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_folder_left_by_a_removed_package_is_not_opencv(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "cv2" / "__pycache__").mkdir(parents=True)
     without_cv2(monkeypatch, tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
@@ -61,7 +61,7 @@ def test_folder_that_a_removed_package_left_is_no_opencv(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("major", [4, 5])
-def test_opencv_is_silenced_where_its_version_has_that(monkeypatch: pytest.MonkeyPatch, major: int) -> None:
+def test_opencv_is_silenced_in_each_major_version(monkeypatch: pytest.MonkeyPatch, major: int) -> None:
     levels: list[int] = []
     logging = SimpleNamespace(setLogLevel=levels.append)
     module = SimpleNamespace(imdecode=None, **({"utils": SimpleNamespace(logging=logging)} if major == 5 else {}))
@@ -73,7 +73,7 @@ def test_opencv_is_silenced_where_its_version_has_that(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(("cores", "expected"), [(2, 2), (100, 8)])
-def test_a_few_items_are_worked_on_at_a_time(monkeypatch: pytest.MonkeyPatch, cores: int, expected: int) -> None:
+def test_a_few_items_are_processed_at_a_time(monkeypatch: pytest.MonkeyPatch, cores: int, expected: int) -> None:
     monkeypatch.setattr("fmnist_xp.data.opencv.usable_cores", lambda: cores)
     together = threading.Barrier(expected, timeout=10)
     threads = set()
@@ -86,7 +86,7 @@ def test_a_few_items_are_worked_on_at_a_time(monkeypatch: pytest.MonkeyPatch, co
     assert len(threads) == expected
 
 
-def test_what_waits_when_an_item_fails_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_items_are_not_started_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fmnist_xp.data.opencv.usable_cores", lambda: 1)
     begun = []
 

@@ -23,7 +23,7 @@ def saved(path: Path, image: NDArray[Any]) -> Path:
 
 
 def garment() -> Image:
-    """A shape of full height: bright, with a dark stripe, brighter to the right than to the left."""
+    """A shape of full height: bright, with a dark stripe, getting brighter to the right."""
     image = np.zeros((28, 28), np.uint8)
     image[:, 6:22] = np.linspace(120, 230, 16).astype(np.uint8)
     image[10:13, 6:22] = 60
@@ -31,14 +31,14 @@ def garment() -> Image:
 
 
 def on_canvas(image: Image) -> Image:
-    """Put `image`, seven times as large, away from the middle of 300 x 260 black pixels."""
+    """Put `image`, enlarged seven times, off-centre on 300 x 260 black pixels."""
     canvas = np.zeros((300, 260), np.uint8)
     canvas[20:216, 50:246] = np.kron(image, np.ones((7, 7), np.uint8))
     return canvas
 
 
 def with_alpha(canvas: Image) -> Image:
-    """A cut-out: negated on white, transparent where there is nothing, with any colour there."""
+    """A cut-out: negated, and transparent where there is nothing, with an arbitrary colour there."""
     opaque = canvas > 0
     colour = np.where(opaque, 255 - canvas, 77).astype(np.uint8)
     return np.dstack([colour, colour, colour, opaque.astype(np.uint8) * 255])
@@ -55,7 +55,7 @@ PHOTOGRAPHS: dict[str, Callable[[Image], NDArray[Any]]] = {
 
 
 @pytest.mark.parametrize("photograph", PHOTOGRAPHS)
-def test_a_photograph_comes_back_as_the_garment(tmp_path: Path, photograph: str) -> None:
+def test_a_photograph_gives_the_garment(tmp_path: Path, photograph: str) -> None:
     path = saved(tmp_path / "photo.png", PHOTOGRAPHS[photograph](on_canvas(garment())))
     result = prepare_photograph(path)
     assert result.shape == (28, 28)
@@ -64,7 +64,7 @@ def test_a_photograph_comes_back_as_the_garment(tmp_path: Path, photograph: str)
     assert not result[:, :5].any()
 
 
-def test_noise_and_specks_on_a_grey_background_are_no_part_of_the_garment(tmp_path: Path) -> None:
+def test_noise_and_specks_on_a_grey_background_are_not_part_of_the_garment(tmp_path: Path) -> None:
     canvas = 230.0 - on_canvas(garment()) * 0.8 + np.random.default_rng(0).normal(0, 2, (300, 260))
     canvas[5, 5] = 0
     path = saved(tmp_path / "photo.png", canvas.clip(0, 255).astype(np.uint8))
@@ -81,9 +81,7 @@ def test_a_white_garment_on_a_grey_wall_is_light_on_black(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("height", "width"), [(400, 100), (100, 400), (6, 3)])
-def test_the_longest_edge_fills_the_square_and_the_rest_is_in_the_middle(
-    tmp_path: Path, height: int, width: int
-) -> None:
+def test_the_longest_edge_fills_the_square_and_the_other_is_centred(tmp_path: Path, height: int, width: int) -> None:
     canvas = np.full((height + 20, width + 30), 255, np.uint8)
     canvas[4 : 4 + height, 9 : 9 + width] = 40
     result = prepare_photograph(saved(tmp_path / "photo.png", canvas))
@@ -94,7 +92,7 @@ def test_the_longest_edge_fills_the_square_and_the_rest_is_in_the_middle(
     assert abs(columns[0] - (27 - columns[-1])) <= 1
 
 
-def test_the_data_sets_own_form_comes_back_unchanged(tmp_path: Path) -> None:
+def test_an_image_of_the_data_set_is_returned_unchanged(tmp_path: Path) -> None:
     image = garment()
     image[5, 5] = 3  # too faint for a photograph to show
     assert np.array_equal(prepare_photograph(saved(tmp_path / "image.png", image)), image)
@@ -112,7 +110,7 @@ def test_a_blank_image_is_an_error(tmp_path: Path, value: int, side: int) -> Non
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", None])
-def test_a_file_that_is_no_image_is_an_error(tmp_path: Path, content: bytes | None) -> None:
+def test_a_file_that_is_not_an_image_is_an_error(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "photo.png"
     if content is not None:
         path.write_bytes(content)
@@ -136,7 +134,7 @@ def test_names_may_have_any_characters(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".webp", ".bmp"])
-def test_other_forms_are_read(tmp_path: Path, suffix: str) -> None:
+def test_other_formats_are_read(tmp_path: Path, suffix: str) -> None:
     canvas = on_canvas(garment())
     expected = prepare_photograph(saved(tmp_path / "photo.png", canvas))
     found = prepare_photograph(saved(tmp_path / f"photo{suffix}", np.dstack([canvas] * 3)))
@@ -156,7 +154,7 @@ def test_a_photograph_that_promises_too_much_is_refused_undecoded(
 ) -> None:
     path = tmp_path / "photo.png"
     path.write_bytes(content)
-    monkeypatch.setattr(cv2, "imdecode", None)  # which would make room for it
+    monkeypatch.setattr(cv2, "imdecode", None)  # which would allocate memory for it
     with pytest.raises(DataError, match=r"pixels found, more than 50,000,000; make it smaller|damaged or cut short"):
         prepare_photograph(path)
     assert capfd.readouterr() == ("", "")
@@ -173,7 +171,7 @@ def test_a_photograph_of_200_gb_is_not_read(tmp_path: Path) -> None:
         prepare_photograph(path)
 
 
-def test_a_photograph_that_is_no_file_is_named(tmp_path: Path) -> None:
+def test_a_photograph_that_is_not_a_file_is_named(tmp_path: Path) -> None:
     if not hasattr(os, "mkfifo") or not Path("/dev/zero").is_char_device():
         pytest.skip("this system has no named pipes or no /dev/zero")
     os.mkfifo(tmp_path / "pipe.png")
@@ -184,7 +182,7 @@ def test_a_photograph_that_is_no_file_is_named(tmp_path: Path) -> None:
             prepare_photograph(path)
 
 
-def test_real_images_come_back(real_folder: Path, tmp_path: Path) -> None:
+def test_real_images_are_recovered(real_folder: Path, tmp_path: Path) -> None:
     _, test = load_fashion_mnist(real_folder)
     whole = [i for i in test.images[:60] if max(np.ptp(np.flatnonzero(i.any(axis))) for axis in (0, 1)) == 27]
     assert len(whole) > 40
@@ -203,7 +201,7 @@ def test_real_images_come_back(real_folder: Path, tmp_path: Path) -> None:
 
 
 def blocks(values: NDArray[Any], side: int) -> NDArray[Any]:
-    """Return `values` with every pixel as a square of `side` pixels."""
+    """Return `values` with every pixel enlarged to `side` x `side`."""
     return np.kron(values, np.ones((side, side), values.dtype))
 
 
@@ -212,7 +210,7 @@ def on_background(garment: NDArray[Any], value: int, border: int = 9) -> NDArray
 
 
 def sharpened(image: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A third of the difference to a Gaussian of 3 x 3 and deviation 1 is added, where there is anything."""
+    """Add 0.3 times the difference from a Gaussian blur (3 x 3, deviation 1) to the pixels that are not 0."""
     weights = np.exp(-(np.array([-1.0, 0.0, 1.0]) ** 2) / 2)
     weights /= weights.sum()
     padded = np.pad(image, 1, mode="reflect")
@@ -222,7 +220,7 @@ def sharpened(image: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def squared(light: NDArray[np.float64]) -> NDArray[np.float64]:
-    """In the middle of 28 x 28, an odd pixel above or to the left."""
+    """Centre in 28 x 28, an odd pixel going above or to the left."""
     height, width = light.shape
     image = np.zeros((28, 28))
     top, left = (29 - height) // 2, (29 - width) // 2
@@ -231,7 +229,7 @@ def squared(light: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def patches(height: int, width: int, *values: int) -> NDArray[np.uint8]:
-    """Return pixels at random; of `values` in some of them, and never in the corners."""
+    """Return random pixels, with each of `values` in some of them, but not at the edges."""
     generator = np.random.default_rng(0)
     pixels = generator.integers(60, 256, (height, width), dtype=np.uint8)
     inside = generator.choice((height - 2) * (width - 2), 12 * len(values), replace=False)
@@ -242,9 +240,7 @@ def patches(height: int, width: int, *values: int) -> NDArray[np.uint8]:
 
 @pytest.mark.parametrize("background", [0, 20])
 @pytest.mark.parametrize(("height", "width"), [(28, 17), (12, 28)])
-def test_light_garment_on_dark_is_what_the_steps_give(
-    tmp_path: Path, background: int, height: int, width: int
-) -> None:
+def test_a_light_garment_on_dark_matches_the_steps(tmp_path: Path, background: int, height: int, width: int) -> None:
     garment = patches(height, width, background, background + 1, 255)
     path = saved(tmp_path / "photo.png", on_background(blocks(garment, 4), background))
     light = (garment.astype(float) - background) * 255 / (255 - background)
@@ -253,7 +249,7 @@ def test_light_garment_on_dark_is_what_the_steps_give(
     assert np.mean(prepare_photograph(path) == expected) > 0.99
 
 
-def test_dark_garment_on_light_is_what_the_steps_give(tmp_path: Path) -> None:
+def test_a_dark_garment_on_light_matches_the_steps(tmp_path: Path) -> None:
     garment = 240 - patches(28, 18, 1, 240) // 2
     path = saved(tmp_path / "photo.png", on_background(blocks(garment, 3), 240))
     light = (240 - garment.astype(float)) * 255 / 240
@@ -262,7 +258,7 @@ def test_dark_garment_on_light_is_what_the_steps_give(tmp_path: Path) -> None:
     assert np.mean(prepare_photograph(path) == expected) > 0.99
 
 
-def test_large_garment_is_the_mean_of_its_pixels(tmp_path: Path) -> None:
+def test_a_large_garment_is_averaged(tmp_path: Path) -> None:
     garment = patches(112, 68, 0)
     path = saved(tmp_path / "photo.png", on_background(garment, 0))
     means = garment.astype(float).reshape(28, 4, 17, 4).mean(axis=(1, 3))
@@ -270,7 +266,7 @@ def test_large_garment_is_the_mean_of_its_pixels(tmp_path: Path) -> None:
     np.testing.assert_allclose(prepare_photograph(path), expected, atol=1)
 
 
-def test_faintest_pixel_within_a_garment_is_kept(tmp_path: Path) -> None:
+def test_the_faintest_pixel_within_a_garment_is_kept(tmp_path: Path) -> None:
     garment = np.zeros((28, 28), np.uint8)
     garment[0, 0] = garment[-1, -1] = 255
     garment[14, 14] = 1
@@ -279,7 +275,7 @@ def test_faintest_pixel_within_a_garment_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("lighter", "darker"), [(50, 50), (51, 50), (90, 30)])
-def test_garment_that_is_lighter_and_darker_is_light_where_it_is_lighter(
+def test_a_garment_lighter_and_darker_than_its_background_is_light_where_lighter(
     tmp_path: Path, lighter: int, darker: int
 ) -> None:
     garment = np.full((28, 28), 100 + lighter, np.uint8)
@@ -290,13 +286,13 @@ def test_garment_that_is_lighter_and_darker_is_light_where_it_is_lighter(
     np.testing.assert_allclose(prepare_photograph(path), expected, atol=1)
 
 
-def test_garment_of_the_right_size_is_only_moved(tmp_path: Path) -> None:
+def test_a_garment_of_the_right_size_is_only_moved(tmp_path: Path) -> None:
     garment = patches(28, 11, 0)
     path = saved(tmp_path / "photo.png", on_background(garment, 0, 3))
     np.testing.assert_array_equal(prepare_photograph(path), squared(garment))
 
 
-def test_smaller_garment_is_drawn_between_its_pixels_and_not_sharpened(tmp_path: Path) -> None:
+def test_a_smaller_garment_is_interpolated_and_not_sharpened(tmp_path: Path) -> None:
     garment = patches(21, 12, 0)
     path = saved(tmp_path / "photo.png", on_background(garment, 0))
 
@@ -311,7 +307,7 @@ def test_smaller_garment_is_drawn_between_its_pixels_and_not_sharpened(tmp_path:
 
 
 @pytest.mark.parametrize("upright", [False, True])
-def test_garment_that_is_hardly_there_is_a_line_of_one_pixel(tmp_path: Path, upright: bool) -> None:
+def test_a_very_thin_garment_becomes_a_line_of_one_pixel(tmp_path: Path, upright: bool) -> None:
     canvas = on_background(np.full((280, 4), 200, np.uint8), 0)
     result = prepare_photograph(saved(tmp_path / "photo.png", canvas if upright else canvas.T))
     result = result if upright else result.T
@@ -320,15 +316,13 @@ def test_garment_that_is_hardly_there_is_a_line_of_one_pixel(tmp_path: Path, upr
 
 
 def edges(path: Path, canvas: NDArray[Any]) -> tuple[int, int]:
-    """Return how many rows and columns are taken for the garment, of a canvas without a garment beside it."""
+    """Return how many rows and columns of the prepared canvas show the garment."""
     result = prepare_photograph(saved(path, canvas))
     return int(result.any(1).sum()), int(result.any(0).sum())
 
 
 @pytest.mark.parametrize(("noise", "least"), [(0, 10), (2, 20)])
-def test_only_what_differs_by_more_than_the_background_does_is_part_of_it(
-    tmp_path: Path, noise: int, least: int
-) -> None:
+def test_only_differences_beyond_the_backgrounds_noise_count(tmp_path: Path, noise: int, least: int) -> None:
     canvas = np.full((60, 60), 50, np.uint8)
     canvas[0, :] += np.uint8(noise)
     canvas[-1, :] -= np.uint8(noise)
@@ -344,12 +338,14 @@ def test_only_what_differs_by_more_than_the_background_does_is_part_of_it(
 
 
 @pytest.mark.parametrize(("side", "speck", "counts"), [(99, 1, True), (100, 2, False), (100, 3, True)])
-def test_specks_of_a_large_picture_are_no_part_of_it(tmp_path: Path, side: int, speck: int, counts: bool) -> None:
+def test_specks_of_a_large_image_are_not_part_of_the_garment(
+    tmp_path: Path, side: int, speck: int, counts: bool
+) -> None:
     canvas = np.zeros((side, side), np.uint8)
     canvas[10:38, 10:38] = 250
     canvas[80 : 80 + speck, 20 : 20 + speck] = 250
     _rows, columns = edges(tmp_path / "photo.png", canvas)
-    assert columns == (11 if counts else 28)  # with the speck it is higher than wide
+    assert columns == (11 if counts else 28)  # with the speck it is taller than wide
 
 
 def test_border_is_all_four_edges() -> None:
@@ -358,7 +354,7 @@ def test_border_is_all_four_edges() -> None:
 
 
 @pytest.mark.parametrize("border", [16, 17])
-def test_border_of_the_data_sets_form_is_black(tmp_path: Path, border: int) -> None:
+def test_an_image_of_the_data_set_has_a_black_border(tmp_path: Path, border: int) -> None:
     image = np.full((28, 28), border, np.uint8)
     image[8:20, 8:20] = 200
     path = saved(tmp_path / "image.png", image)
@@ -366,7 +362,7 @@ def test_border_of_the_data_sets_form_is_black(tmp_path: Path, border: int) -> N
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_what_is_transparent_lets_white_through_in_every_row(tmp_path: Path, dtype: type) -> None:
+def test_transparency_shows_white_in_every_row(tmp_path: Path, dtype: type) -> None:
     most = np.iinfo(dtype).max
     shade, opaque = np.linspace(0, 1, 600)[:, None] * np.ones(30), np.linspace(1, 0, 30)[None, :] * np.ones((600, 1))
     image = np.rint(np.dstack([shade, shade, shade, opaque]) * most).astype(dtype)
@@ -377,7 +373,7 @@ def test_what_is_transparent_lets_white_through_in_every_row(tmp_path: Path, dty
     assert np.mean(_read_grey(path) == expected) > 0.99
 
 
-def test_most_pixels_are_taken_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_than_the_most_pixels_are_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = saved(tmp_path / "photo.png", on_canvas(garment()))
     monkeypatch.setattr("fmnist_xp.data.photographs.MOST_PIXELS", 260 * 300)
     prepare_photograph(path)
@@ -388,7 +384,9 @@ def test_most_pixels_are_taken_and_no_more(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("failing", [cv2.IMREAD_UNCHANGED, cv2.IMREAD_GRAYSCALE])
-def test_picture_that_opencv_gives_up_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int) -> None:
+def test_an_image_that_opencv_cannot_decode_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
     path = saved(tmp_path / "photo.png", on_canvas(garment()))
     real = decoder
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_helpers import by_label, made
+from data_helpers import by_label, noise
 
 from fmnist_xp.data import Dataset, is_published, make_synthetic, published
 from fmnist_xp.errors import DataError
@@ -15,7 +15,7 @@ NAME = "t10k-images-idx3-ubyte.gz"
 
 @pytest.fixture
 def content(monkeypatch: pytest.MonkeyPatch) -> bytes:
-    """What the published file of this name has in it here: drawn garments."""
+    """Synthetic garments, published as the content of `NAME`."""
     images = make_synthetic(40, 10)[0].images.tobytes()
     publish(monkeypatch, images)
     return images
@@ -30,13 +30,13 @@ def publish(monkeypatch: pytest.MonkeyPatch, content: bytes) -> published.Publis
     return table
 
 
-def test_what_came_unpacked_is_packed_without_a_time(content: bytes) -> None:
+def test_decompressed_content_is_compressed_without_a_timestamp(content: bytes) -> None:
     assert published.as_gzip(content, NAME) == gzip.compress(content, 6, mtime=0)
     for other in (content[:-1], b""):
         assert published.as_gzip(other, NAME) == other
 
 
-def test_of_what_came_packed_twice_no_more_is_unpacked_than_there_can_be(content: bytes) -> None:
+def test_doubly_compressed_content_is_decompressed_up_to_the_limit(content: bytes) -> None:
     inner = gzip.compress(content)
     assert published.as_gzip(gzip.compress(inner), NAME) == inner
     endless = b"\x1f\x8b" + bytes(10_000_000)
@@ -44,7 +44,7 @@ def test_of_what_came_packed_twice_no_more_is_unpacked_than_there_can_be(content
     assert published.as_gzip(gzip.compress(endless), NAME) == endless[: 2 + limit]
 
 
-def test_a_file_has_the_most_bytes_that_it_can_have_and_not_one_more(tmp_path: Path, content: bytes) -> None:
+def test_a_file_may_have_the_maximum_size_and_not_a_byte_more(tmp_path: Path, content: bytes) -> None:
     limit = 40 * 784 + 31 + 1024
     (tmp_path / "a").write_bytes(bytes(limit))
     with pytest.raises(DataError, match=rf"^{NAME}: what came is no whole gzip file \(Not a gzipped file .*\)$"):
@@ -54,8 +54,8 @@ def test_a_file_has_the_most_bytes_that_it_can_have_and_not_one_more(tmp_path: P
         published.verify(tmp_path / "a", NAME)
 
 
-def test_content_is_the_published_one_to_its_last_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the content is as long as what is unpacked at a time, and where it is longer."""
+def test_content_is_compared_to_the_last_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With content as long as what is decompressed at a time, and longer."""
     for size in (1 << 20, 3 << 19):
         right = bytes(size)
         publish(monkeypatch, right)
@@ -76,9 +76,7 @@ def test_content_is_the_published_one_to_its_last_byte(tmp_path: Path, monkeypat
             published.verify(tmp_path / "other", NAME)
 
 
-def test_md5_is_asked_for_where_it_may_not_be_used_for_security(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
-) -> None:
+def test_md5_is_declared_as_not_for_security(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
     md5 = hashlib.md5
 
     def fips(*data: bytes, usedforsecurity: bool = True) -> "hashlib._Hash":
@@ -91,7 +89,7 @@ def test_md5_is_asked_for_where_it_may_not_be_used_for_security(
     published.verify(tmp_path / "a", NAME)
 
 
-def test_much_in_a_small_file_is_not_held_in_memory(tmp_path: Path, content: bytes) -> None:
+def test_a_gzip_bomb_is_not_held_in_memory(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "bomb").write_bytes(gzip.compress(bytes(30_000_000)))
     tracemalloc.start()
     try:
@@ -102,23 +100,23 @@ def test_much_in_a_small_file_is_not_held_in_memory(tmp_path: Path, content: byt
         tracemalloc.stop()
 
 
-def test_checksum_is_of_the_order_by_label() -> None:
-    mixed = made(20)
-    ordered = Dataset(*by_label(mixed), "custom", "made")
+def test_the_checksum_is_that_of_the_order_by_label() -> None:
+    mixed = noise(20)
+    ordered = Dataset(*by_label(mixed), "custom", "here")
     expected = hashlib.sha256(ordered.images.tobytes() + ordered.labels.tobytes()).hexdigest()
     assert published.sorted_sha256(ordered) == published.sorted_sha256(mixed) == expected
     images = mixed.images[:3]
-    nearly = Dataset(images, np.array([0, 2, 1], np.uint8), "custom", "made")
+    nearly = Dataset(images, np.array([0, 2, 1], np.uint8), "custom", "here")
     expected = hashlib.sha256(images[[0, 2, 1]].tobytes() + bytes([0, 1, 2])).hexdigest()
     assert published.sorted_sha256(nearly) == expected
 
 
 def test_both_splits_are_published_or_neither_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    train, test = made(20), made(10, 1)
+    train, test = noise(20), noise(10, 1)
     assert not is_published(train, test)
     for split, dataset in (("train", train), ("test", test)):
         monkeypatch.setitem(published.SORTED_SHA256, split, published.sorted_sha256(dataset))
     assert is_published(train, test)
-    other = made(10, 2)
+    other = noise(10, 2)
     for splits in ((other, test), (train, other), (test, train)):
         assert not is_published(*splits)

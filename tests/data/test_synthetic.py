@@ -23,13 +23,13 @@ def test_shapes_names_and_balance(splits: tuple[Dataset, Dataset]) -> None:
         assert np.any(np.diff(split.labels.astype(int)) < 0)  # shuffled
 
 
-def test_drawings_are_those_of_their_version() -> None:
-    """As they look on the picture beside this file: the decoded cache is kept as long as the version stays."""
+def test_drawings_match_their_version() -> None:
+    """They look like the picture beside this file: cache entries are valid as long as the version stays."""
     train, _ = make_synthetic(240, 10, seed=1)
     by_class = train.images[np.argsort(train.labels, kind="stable")].reshape(10, 24, 28, 28)
     sheet = by_class.swapaxes(1, 2).reshape(280, 672)
     kept = cv2.imread(str(Path(__file__).with_name(f"garments-{VERSION}.png")), cv2.IMREAD_GRAYSCALE)
-    # Other versions of NumPy and OpenCV may round a corner, or a shade, to its neighbour.
+    # Other versions of NumPy and OpenCV may round a corner or a shade differently.
     assert (np.abs(sheet.astype(int) - kept) > 2).mean() < 1e-4
 
 
@@ -49,7 +49,7 @@ def test_the_same_seed_gives_the_same_bits_on_any_number_of_threads(monkeypatch:
     assert make_synthetic(3 * _BLOCK, 40, seed=6)[0].sha256 not in {train for train, _ in sums}
 
 
-def test_every_block_has_a_generator_of_its_own() -> None:
+def test_every_block_has_its_own_generator() -> None:
     train, test = make_synthetic(2 * _BLOCK + 10, 20, seed=4)
     for start in (0, _BLOCK, 2 * _BLOCK):
         block = slice(start, start + _BLOCK)
@@ -59,20 +59,20 @@ def test_every_block_has_a_generator_of_its_own() -> None:
     assert train.source == test.source == "drawn by make_synthetic"
 
 
-def test_as_many_as_in_fashion_mnist_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_sizes_are_those_of_fashion_mnist(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(synthetic, "_draw_split", lambda n, seed: asked.append((n, seed)))
     make_synthetic()
     assert asked == [(60_000, (0, 0)), (10_000, (0, 1))]
 
 
-def test_no_image_is_there_twice_or_empty(splits: tuple[Dataset, Dataset]) -> None:
+def test_no_image_is_duplicate_or_empty(splits: tuple[Dataset, Dataset]) -> None:
     images = np.concatenate([split.images for split in splits])
     assert len({image.tobytes() for image in images}) == len(images)
     assert images.max(axis=(1, 2)).min() > 30
 
 
-def test_pixels_are_of_the_order_of_the_real_ones(splits: tuple[Dataset, Dataset]) -> None:
+def test_pixel_statistics_resemble_the_real_ones(splits: tuple[Dataset, Dataset]) -> None:
     pixels = splits[0].images / 255
     assert 0.15 < pixels.mean() < 0.35
     assert 0.25 < pixels.std() < 0.4

@@ -1,4 +1,4 @@
-"""Whatever lies where a data set should: what is read is right, or refused in a line that names it."""
+"""Damaged data sets are either read correctly or refused, with a one-line error that names the place."""
 
 import csv
 import gzip
@@ -18,7 +18,7 @@ from fmnist_xp.data import Dataset, load_fashion_mnist
 Splits = tuple[Dataset, Dataset]
 
 
-def as_made(read: Splits) -> bool:
+def undamaged(read: Splits) -> bool:
     return same(read, fuzz.SPLITS)
 
 
@@ -28,7 +28,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 
 
 def load(files: dict[str, bytes], name: str = "", right: Callable[[Splits], bool] | None = None) -> Splits | None:
-    """Return what comes of files in a folder, or of the one called `name`: the same twice, and `right`."""
+    """Load files from a folder, or the one called `name`; check that the result is the same twice, and `right`."""
     with fuzz.placed(files) as folder:
         size = sum(map(len, files.values()))
         first, again = (fuzz.tried(load_fashion_mnist, folder / name, size) for _ in range(2))
@@ -50,7 +50,7 @@ def one_of_them(files: dict[str, bytes], change: Callable[[bytes], st.SearchStra
 
 @fuzz.fuzzed(150)
 @given(one_of_them(fuzz.IDX, fuzz.mutated))
-def test_idx_files_with_bytes_that_changed(files: dict[str, bytes]) -> None:
+def test_idx_files_with_changed_bytes(files: dict[str, bytes]) -> None:
     def right(read: Splits) -> bool:
         return all(
             split.images.tobytes() == files[f"{prefix}-images-idx3-ubyte"][16:]
@@ -64,20 +64,20 @@ def test_idx_files_with_bytes_that_changed(files: dict[str, bytes]) -> None:
 @fuzz.fuzzed(120)
 @given(st.fixed_dictionaries({name: fuzz.idx_files_odd(values) for name, values in fuzz.IDX_VALUES.items()}))
 def test_idx_files_whose_headers_lie(files: dict[str, bytes]) -> None:
-    load(files, right=as_made)
+    load(files, right=undamaged)
 
 
 @fuzz.fuzzed(120)
 @given(one_of_them({f"{name}.gz": gzip.compress(content) for name, content in fuzz.IDX.items()}, fuzz.mutated))
-def test_gzip_files_with_bytes_that_changed(files: dict[str, bytes]) -> None:
-    load(files, right=as_made)
+def test_gzip_files_with_changed_bytes(files: dict[str, bytes]) -> None:
+    load(files, right=undamaged)
 
 
 TEST_CSV = csv_file(csv_rows(fuzz.SPLITS[1]))
 
 
 def values_of(content: bytes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return labels and pixels of a CSV file by Python's own reader."""
+    """Return labels and pixels of a CSV file, read with Python's own reader."""
     rows = [row for row in csv.reader(io.StringIO(content.decode(), newline="")) if row]
     column = rows.pop(0).index("label") if "label" in rows[0] else 0
     values = np.array([[int(float(field)) for field in row] for row in rows])
@@ -100,7 +100,7 @@ def test_csv_files_with_odd_fields_and_lines(odd: tuple[bytes, bool], suffix: st
 
 @fuzz.fuzzed(20)
 @given(fuzz.mutated(TEST_CSV))
-def test_csv_files_with_bytes_that_changed(content: bytes) -> None:
+def test_csv_files_with_changed_bytes(content: bytes) -> None:
     load({"train.csv": csv_file(csv_rows(fuzz.SPLITS[0])), "test.csv": content})
 
 
@@ -132,28 +132,28 @@ def test_zips(kind: str, data: st.DataObject) -> None:
 @fuzz.fuzzed(120)
 @given(fuzz.tar_files_odd(fuzz.IDX), st.sampled_from([bytes, gzip.compress]))
 def test_tars_whose_headers_lie(content: bytes, pack: Callable[[bytes], bytes]) -> None:
-    load({"data.tar": pack(content)}, "data.tar", as_made)
+    load({"data.tar": pack(content)}, "data.tar", undamaged)
 
 
 @fuzz.fuzzed(120)
 @given(fuzz.mutated(tar_file(fuzz.IDX)))
-def test_tars_with_bytes_that_changed(content: bytes) -> None:
+def test_tars_with_changed_bytes(content: bytes) -> None:
     load({"data.tar": content}, "data.tar")
 
 
 @fuzz.fuzzed(120)
 @given(fuzz.mutated(gzip.compress(tar_file(fuzz.IDX))))
-def test_packed_tars_with_bytes_that_changed(content: bytes) -> None:
-    load({"data.tgz": content}, "data.tgz", as_made)
+def test_compressed_tars_with_changed_bytes(content: bytes) -> None:
+    load({"data.tgz": content}, "data.tgz", undamaged)
 
 
 @fuzz.fuzzed(120)
 @given(one_of_them(fuzz.IMAGES, lambda content: st.one_of(fuzz.mutated(content), fuzz.png_files_odd(content))))
-def test_a_folder_of_images_of_which_one_changed(files: dict[str, bytes]) -> None:
+def test_a_folder_with_one_changed_image(files: dict[str, bytes]) -> None:
     load(files)
 
 
 @fuzz.fuzzed(120)
 @given(one_of_them(fuzz.IMAGES, fuzz.png_files_odd))
-def test_a_zip_of_images_of_which_one_changed(files: dict[str, bytes]) -> None:
+def test_a_zip_with_one_changed_image(files: dict[str, bytes]) -> None:
     load({"data.zip": zip_file(files, 0)}, "data.zip")

@@ -1,4 +1,4 @@
-"""Pictures whatever matplotlib is set to by Jupyter, a user's settings or a folder that cannot be written."""
+"""Pictures do not depend on matplotlib's backend, the user's settings, or a writable cache folder."""
 
 import math
 import os
@@ -26,7 +26,7 @@ def short_history() -> History:
 
 
 def draw(tmp_path: Path, before: str = "", after: str = "", **environment: str) -> str:
-    """Draw a picture in a process with `environment`; return what it printed, with nothing on stderr."""
+    """Draw a picture in a process with `environment`; return what it printed, and check that stderr is empty."""
     code = f"""
 import os, sys
 sys.path[:0] = [{str(ROOT)!r}]
@@ -36,7 +36,7 @@ from fmnist_xp.train.history import History
 history = History()
 history.append(0, 0.1, 2.3, 1.0, 0.0)
 {before}
-plots.plot_metrics(history, Path("picture.png"), title="衣服", experiment="sgd")  # which the font lacks
+plots.plot_metrics(history, Path("picture.png"), title="衣服", experiment="sgd")  # not in the font
 assert "matplotlib.pyplot" not in sys.modules
 {after}
 """
@@ -55,20 +55,20 @@ assert "matplotlib.pyplot" not in sys.modules
 
 @pytest.fixture
 def matplotlib_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the test be the first to import matplotlib; afterwards the others' is back."""
+    """Let the test import matplotlib for the first time; restore the modules afterwards."""
     for name in list(sys.modules):
         if name.partition(".")[0] in ("matplotlib", "mpl_toolkits"):
             monkeypatch.delitem(sys.modules, name)
 
 
 def chosen_backend(settings: str = "rcParams") -> object:
-    """Return what pyplot would use, without asking for it: that would choose one."""
+    """Return the backend that pyplot would use, bypassing the lookup, which would choose one."""
     return dict.__getitem__(getattr(sys.modules["matplotlib"], settings), "backend")
 
 
 @pytest.mark.usefixtures("matplotlib_anew")
 @pytest.mark.parametrize("backend", ["svg", "module://nowhere"])
-def test_first_figure_hands_on_the_users_backend(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+def test_the_first_figure_keeps_the_users_backend(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
     monkeypatch.setenv("MPLBACKEND", backend)
     assert type(new_figure((4.0, 3.0), 50)) is sys.modules["matplotlib.figure"].Figure
     assert (chosen_backend(), os.environ["MPLBACKEND"]) == (backend, backend)
@@ -76,17 +76,17 @@ def test_first_figure_hands_on_the_users_backend(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.usefixtures("matplotlib_anew")
 @pytest.mark.parametrize("backend", ["no backend at all", "", None])
-def test_first_figure_where_no_such_backend_is_known(monkeypatch: pytest.MonkeyPatch, backend: str | None) -> None:
+def test_the_first_figure_ignores_an_unknown_backend(monkeypatch: pytest.MonkeyPatch, backend: str | None) -> None:
     if backend is None:
         monkeypatch.delenv("MPLBACKEND", raising=False)
     else:
         monkeypatch.setenv("MPLBACKEND", backend)
     assert new_figure((4.0, 3.0), 50).get_size_inches().tolist() == [4.0, 3.0]
     assert os.environ.get("MPLBACKEND") == backend
-    assert chosen_backend() == chosen_backend("rcParamsOrig")  # as a file of settings has it
+    assert chosen_backend() == chosen_backend("rcParamsOrig")  # as in the settings file
 
 
-def test_later_figures_leave_alone_what_was_chosen_since(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_later_figures_keep_a_backend_chosen_since(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matplotlib, "rcParams", matplotlib.rcParams.copy())
     matplotlib.rcParams["backend"] = "pdf"
     monkeypatch.setenv("MPLBACKEND", "svg")
@@ -95,35 +95,35 @@ def test_later_figures_leave_alone_what_was_chosen_since(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("backend", [JUPYTER, "module://nowhere", "inline", "TkAgg", "no backend at all", "", "pdf"])
-def test_whatever_the_environment_has_for_a_backend(tmp_path: Path, backend: str) -> None:
+def test_any_backend_in_the_environment_is_accepted(tmp_path: Path, backend: str) -> None:
     assert draw(tmp_path, after="print(os.environ['MPLBACKEND'])", MPLBACKEND=backend) == backend
 
 
-def test_backend_stays_the_users(tmp_path: Path) -> None:
+def test_the_backend_stays_the_users(tmp_path: Path) -> None:
     chosen = "import matplotlib; print(matplotlib.rcParams['backend'])"
     assert draw(tmp_path, after=chosen, MPLBACKEND="svg") == "svg"
     assert draw(tmp_path, before="import matplotlib; matplotlib.use('pdf')", after=chosen, MPLBACKEND="svg") == "pdf"
 
 
-def test_cache_folder_that_cannot_be_written_is_no_matter(tmp_path: Path) -> None:
+def test_an_unwritable_cache_folder_does_not_matter(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     draw(tmp_path, MPLCONFIGDIR=str(tmp_path / "file"))
-    draw(tmp_path, MPLCONFIGDIR=str(tmp_path / "new"))  # where the font list is made anew
+    draw(tmp_path, MPLCONFIGDIR=str(tmp_path / "new"))  # where the font list has to be built
 
 
-def test_settings_that_matplotlib_does_not_know_are_no_matter(tmp_path: Path) -> None:
+def test_unknown_settings_do_not_matter(tmp_path: Path) -> None:
     (tmp_path / "matplotlibrc").write_text("backend: no such\nlines.linewidth: thick\nno setting at all\n")
     draw(tmp_path)
 
 
-def test_settings_stay_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_are_not_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(matplotlib.rcParams, "lines.linewidth", 7.0)
-    before = dict(dict.items(matplotlib.rcParams))  # as they lie there: to ask for the backend would choose one
+    before = dict(dict.items(matplotlib.rcParams))  # bypasses the lookup, which would choose a backend
     plots.plot_run(short_history(), tmp_path, title="a run", experiment="sgd")
     assert dict(dict.items(matplotlib.rcParams)) == before
 
 
-def test_figure_has_the_size_asked_for_and_is_a_png_whatever_its_name_says(tmp_path: Path) -> None:
+def test_a_figure_has_its_size_and_is_a_png_whatever_its_suffix(tmp_path: Path) -> None:
     figure = new_figure((4.0, 3.0), 50)
     for name in ("picture.png", "picture.pdf", "picture"):
         assert save_figure(figure, tmp_path / name) == tmp_path / name
@@ -133,7 +133,7 @@ def test_figure_has_the_size_asked_for_and_is_a_png_whatever_its_name_says(tmp_p
     assert sorted(path.name for path in tmp_path.iterdir()) == ["picture", "picture.pdf", "picture.png"]
 
 
-def test_what_is_beyond_1e300_is_infinite() -> None:
+def test_values_beyond_1e300_become_infinite() -> None:
     values = [[0, 1e300, math.nextafter(1e300, math.inf)], [-1e300, -1e308, math.nan]]
     np.testing.assert_array_equal(
         drawable(values), np.array([[0.0, 1e300, math.inf], [-1e300, -math.inf, math.nan]]), strict=True

@@ -10,7 +10,7 @@ def test_history_is_every_tenth_epoch(experiment: str) -> None:
 
 
 @pytest.mark.parametrize("experiment", ["sgd", "momentum", "adam"])
-def test_final_training_figures_are_the_last_ones_printed(experiment: str) -> None:
+def test_final_training_metrics_are_the_last_ones_printed(experiment: str) -> None:
     history, final = notebook_history(experiment), NOTEBOOK_TEST[experiment]
     assert (history.accuracy[-1], history.loss[-1]) == (final.train_accuracy, final.train_loss)
 

@@ -1,4 +1,4 @@
-"""The tables and the picture of a comparison, from a record made by hand."""
+"""The tables and the picture of a comparison, from a record written by hand."""
 
 import math
 from pathlib import Path
@@ -85,11 +85,11 @@ def test_markdown_exact() -> None:
 
 
 def test_threads_come_first_and_one_machine_is_named_once() -> None:
-    made = record(threads=[comparison(tensor="parameters")], passed=True, reference={"hardware": "a GPU"})
-    first, second, *_ = parity_tables(made)
+    compared = record(threads=[comparison(tensor="parameters")], passed=True, reference={"hardware": "a GPU"})
+    first, second, *_ = parity_tables(compared)
     assert (first.title, second.title[:11]) == ("One thread and several: the same bits", "Operations:")
     assert [row[:2] for row in first.rows] == [("Dense", "parameters")]
-    text = parity_markdown(made | {"pairs": made["pairs"] * 2}).splitlines()[0]
+    text = parity_markdown(compared | {"pairs": compared["pairs"] * 2}).splitlines()[0]
     assert text == (
         "cuda:0 tf32 and cpu float32 · cuda:0 tf32 and cpu float32, on a GPU, with 60,000 images of synthetic and "
         "3 epochs. All agree within their tolerances."
@@ -103,9 +103,9 @@ def test_threads_come_first_and_one_machine_is_named_once() -> None:
         (0.996, "100%"), (1.0, "100%"), (12.0, "1200%"), (math.inf, "∞"), (math.nan, "∞"), (None, "∞"),
     ],
 )  # fmt: skip
-def test_share_in_words(share: float | None, text: str) -> None:
-    made = record(threads=[comparison(used=share), comparison(loose=share)])
-    rows = next(parity_tables(made)).rows
+def test_shares_are_formatted(share: float | None, text: str) -> None:
+    compared = record(threads=[comparison(used=share), comparison(loose=share)])
+    rows = next(parity_tables(compared)).rows
     assert (rows[0][7], rows[1][8]) == (text, text)
 
 
@@ -113,7 +113,7 @@ def test_share_in_words(share: float | None, text: str) -> None:
     ("value", "text"),
     [(0.0, "0"), (0.96, "9.6e-01"), (1234.0, "1.2e+03"), (math.inf, "∞"), (math.nan, "∞"), (None, "∞")],
 )
-def test_figures_in_words(value: float | None, text: str) -> None:
+def test_numbers_are_formatted(value: float | None, text: str) -> None:
     units = ("absolute", "relative", "ulps", "tolerance")
     for place, unit in enumerate(units, start=3):
         row = next(parity_tables(record(threads=[comparison(**{unit: value})]))).rows[0]
@@ -131,7 +131,7 @@ def test_figures_in_words(value: float | None, text: str) -> None:
 )
 @pytest.mark.parametrize(("parts", "exceeds"), [(None, None), (0, None), (None, 0), (-1, -2)])
 def test_epochs_shown_side_by_side(epochs: int, shown: list[int], parts: int | None, exceeds: int | None) -> None:
-    """About 20, the last one, and those at which something happens; epochs here are logged every tenth."""
+    """About 20, the last one, and those where curves part or exceed a tolerance; every tenth epoch is logged."""
     numbers = [10 * epoch for epoch in range(epochs)]
     if -2 in (parts, exceeds) and epochs > 2:
         parts, exceeds = 1, epochs - 2
@@ -143,17 +143,17 @@ def test_epochs_shown_side_by_side(epochs: int, shown: list[int], parts: int | N
         used=[0.0] * epochs,
         parts=None if parts is None else numbers[parts], exceeds=None if exceeds is None else numbers[exceeds],
     )  # fmt: skip
-    made = record()
-    made["pairs"][0]["curves"] = [long]
-    *_, table = parity_tables(made)
+    compared = record()
+    compared["pairs"][0]["curves"] = [long]
+    *_, table = parity_tables(compared)
     expected = {*shown, *(epoch for epoch in (parts, exceeds) if epoch is not None)}
     assert [row[0] for row in table.rows] == [str(10 * epoch) for epoch in sorted(expected)]
 
 
 def test_picture_shows_losses_above_and_differences_below(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plots, "DPI", 50)
-    made = record()
-    figure = curves_figure(made, made["pairs"][0])
+    compared = record()
+    figure = curves_figure(compared, compared["pairs"][0])
     assert figure.get_suptitle() == (
         "Training loss: cuda:0 tf32 and cpu float32\nsynthetic (60,000 images) · a GPU beside a CPU"
     )
@@ -191,9 +191,9 @@ def test_picture_shows_losses_above_and_differences_below(monkeypatch: pytest.Mo
 
 def test_pictures_are_one_for_each_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plots, "DPI", 50)
-    made = record()
-    made["pairs"].append(made["pairs"][0] | {"precision": "float16", "curves": [curve()]})
-    paths = plot_parity(made, tmp_path)
+    compared = record()
+    compared["pairs"].append(compared["pairs"][0] | {"precision": "float16", "curves": [curve()]})
+    paths = plot_parity(compared, tmp_path)
     assert paths == [tmp_path / "curves-tf32.png", tmp_path / "curves-float16.png"]
     for path in paths:
         read_picture(path)

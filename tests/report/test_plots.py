@@ -23,7 +23,7 @@ LATER_FILES = ["accuracy-from-300.png", "loss-from-300.png", "learning-rate-from
 ANY: dict[str, Any] = {"title": "t", "experiment": "run"}
 
 
-def made(epochs: int = 1100, every: int = 10, shift: float = 0.0) -> History:
+def logged(epochs: int = 1100, every: int = 10, shift: float = 0.0) -> History:
     history = History()
     for epoch in range(0, epochs, every):
         decay = math.exp(-epoch / 200)
@@ -64,7 +64,7 @@ def png(figure: Figure) -> bytes:
 
 
 def check_that_nothing_is_cut_off(figure: Figure) -> None:
-    """Whatever belongs to the axes (names of ticks, labels, the cells' text) is inside the picture."""
+    """Everything that belongs to the axes (tick labels, axis labels, text in cells) is inside the picture."""
     figure.draw_without_rendering()
     for axes in figure.axes:
         box = axes.get_tightbbox()
@@ -77,8 +77,8 @@ def test_what_is_written_is_what_was_drawn(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(plots, "DPI", 50)
     run: dict[str, Any] = {"title": "a run", "experiment": "adam", "notebook": notebook_history("adam")}
     one: dict[str, Any] = {"title": "a run", "experiment": "sgd"}
-    two = {"sgd": made(epochs=41), "adam": made(epochs=41, shift=0.1)}
-    seeds = {1: made(epochs=41), 2: made(epochs=41, shift=0.1)}
+    two = {"sgd": logged(epochs=41), "adam": logged(epochs=41, shift=0.1)}
+    seeds = {1: logged(epochs=41), 2: logged(epochs=41, shift=0.1)}
     matrix, image = np.eye(10, dtype=np.int64), np.eye(28, dtype=np.uint8)
     named: dict[str, Any] = {"title": "of adam", "class_names": CLASS_NAMES}
     figures = {
@@ -108,14 +108,14 @@ def test_what_is_written_is_what_was_drawn(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_run_files_are_pngs_of_10_by_5_inches(tmp_path: Path) -> None:
-    paths = plots.plot_run(made(), tmp_path / "new" / "run", title="sgd", experiment="sgd")
+    paths = plots.plot_run(logged(), tmp_path / "new" / "run", title="sgd", experiment="sgd")
     assert paths == [tmp_path / "new" / "run" / name for name in RUN_FILES + LATER_FILES]
     assert {size(path) for path in paths} == {(10 * plots.DPI, 5 * plots.DPI)}
     assert sorted(paths[0].parent.iterdir()) == sorted(paths)
 
 
 def test_run_draws_each_quantity_under_its_own_title() -> None:
-    history = made()
+    history = logged()
     figures = plots.run_figures(history, title="adam, seed 3", experiment="adam")
     for name, label, values in (
         ("accuracy", "Training accuracy", history.accuracy),
@@ -132,7 +132,7 @@ def test_run_draws_each_quantity_under_its_own_title() -> None:
 
 
 def test_run_beside_the_notebook() -> None:
-    history, notebook = made(), notebook_history("sgd")
+    history, notebook = logged(), notebook_history("sgd")
     figure = plots.run_figures(history, title="t", experiment="sgd", notebook=notebook)["loss-from-300.png"]
     assert drawn(only_axes(figure)) == {
         "sgd": (history.epoch[30:], history.loss[30:]),
@@ -141,17 +141,17 @@ def test_run_beside_the_notebook() -> None:
 
 
 def test_short_run_has_no_later_pictures_and_cuts_the_notebook_to_its_length() -> None:
-    figures = plots.run_figures(made(epochs=41), **ANY, notebook=notebook_history("adam"))
+    figures = plots.run_figures(logged(epochs=41), **ANY, notebook=notebook_history("adam"))
     assert list(figures) == RUN_FILES
     assert drawn(only_axes(figures["accuracy.png"]))["notebook"][0] == [0, 10, 20, 30, 40]
 
 
-def test_run_logged_at_300_only_has_later_pictures() -> None:
-    assert list(plots.run_figures(made(epochs=301), **ANY)) == RUN_FILES + LATER_FILES
+def test_run_that_just_reaches_epoch_300_has_later_pictures() -> None:
+    assert list(plots.run_figures(logged(epochs=301), **ANY)) == RUN_FILES + LATER_FILES
 
 
-def test_nothing_logged_gives_no_picture(tmp_path: Path) -> None:
-    assert plots.plot_run(History(), tmp_path, **ANY, notebook=made()) == []
+def test_an_empty_history_gives_no_picture(tmp_path: Path) -> None:
+    assert plots.plot_run(History(), tmp_path, **ANY, notebook=logged()) == []
     assert plots.plot_comparison({}, tmp_path, title="t") == []
     assert plots.plot_seeds({}, tmp_path, experiment="sgd", title="t") == []
     assert list(tmp_path.iterdir()) == []
@@ -159,13 +159,13 @@ def test_nothing_logged_gives_no_picture(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("every", "step"), [(1, 44), (10, 5), (43, 2), (44, 1), (400, 1)])
 def test_markers_are_spaced(every: int, step: int) -> None:
-    """At most 25 of them: of 1,100 epochs every 44th has one, or of each second of 26."""
-    line = only_axes(plots.run_figures(made(every=every), **ANY)["accuracy.png"]).lines[0]
+    """At most 25: of 1,100 epochs every 44th has one, of 26 every second."""
+    line = only_axes(plots.run_figures(logged(every=every), **ANY)["accuracy.png"]).lines[0]
     assert line.get_markevery() == step
     assert line.get_marker() != "None"
 
 
-def test_lines_and_ticks_are_drawn_so_whatever_a_user_has_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_and_ticks_do_not_depend_on_the_users_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"lines.linewidth": 7.0, "lines.markersize": 20.0, "axes.formatter.useoffset": True, "grid.alpha": 1.0}
     for name, value in settings.items():
         monkeypatch.setitem(matplotlib.rcParams, name, value)
@@ -176,7 +176,7 @@ def test_lines_and_ticks_are_drawn_so_whatever_a_user_has_set(monkeypatch: pytes
     for axis in (axes.xaxis, axes.yaxis):
         assert axis.get_gridlines()[0].get_alpha() == 0.3
     figure.draw_without_rendering()
-    # No +1e5 at the end of the axis that one would have to add; and there is no half of an epoch.
+    # No offset such as +1e5 at the end of an axis, and no fraction of an epoch.
     assert [label.get_text() for label in axes.get_xticklabels()][1:-1] == ["100001", "100002"]
     assert [axis.get_offset_text().get_text() for axis in (axes.xaxis, axes.yaxis)] == ["", ""]
     assert "0.8700014" in [label.get_text() for label in axes.get_yticklabels()]
@@ -184,11 +184,11 @@ def test_lines_and_ticks_are_drawn_so_whatever_a_user_has_set(monkeypatch: pytes
 
 def test_experiments_keep_their_colours() -> None:
     alone = {
-        name: only_axes(plots.run_figures(made(), title="t", experiment=name)["loss.png"]).lines[0].get_color()
+        name: only_axes(plots.run_figures(logged(), title="t", experiment=name)["loss.png"]).lines[0].get_color()
         for name in ("sgd", "momentum", "adam")
     }
     together = only_axes(
-        plots.comparison_figures(dict.fromkeys(("adam", "better", "sgd", "momentum"), made()), title="t")[
+        plots.comparison_figures(dict.fromkeys(("adam", "better", "sgd", "momentum"), logged()), title="t")[
             "comparison-accuracy.png"
         ]
     )
@@ -198,16 +198,16 @@ def test_experiments_keep_their_colours() -> None:
 
 
 def test_two_runs_keep_their_own_pictures(tmp_path: Path) -> None:
-    first = plots.plot_run(made(), tmp_path / "sgd", title="sgd", experiment="sgd")
+    first = plots.plot_run(logged(), tmp_path / "sgd", title="sgd", experiment="sgd")
     before = [path.read_bytes() for path in first]
-    second = plots.plot_run(made(), tmp_path / "adam", title="adam", experiment="adam")
+    second = plots.plot_run(logged(), tmp_path / "adam", title="adam", experiment="adam")
     assert not set(first) & set(second)
     assert [path.read_bytes() for path in first] == before
     assert all(path.read_bytes() != old for path, old in zip(second, before, strict=True))
 
 
 def test_long_title_is_wrapped_inside_the_picture() -> None:
-    figure = plots.run_figures(made(), title="a synthetic run " * 12, experiment="run")["accuracy.png"]
+    figure = plots.run_figures(logged(), title="a synthetic run " * 12, experiment="run")["accuracy.png"]
     figure.draw_without_rendering()
     (title,) = figure.texts
     box = title.get_window_extent()
@@ -217,7 +217,7 @@ def test_long_title_is_wrapped_inside_the_picture() -> None:
     assert title.get_text().count("\n") == 2
 
 
-def test_title_is_broken_where_115_characters_do_not_hold_it() -> None:
+def test_title_wraps_after_115_characters() -> None:
     for characters, lines in ((115, 2), (116, 3)):
         figure = plots.grey_values_figure(
             np.zeros((28, 28), np.uint8), title=f"{'x' * 100} {'y' * (characters - 101)}"
@@ -226,7 +226,7 @@ def test_title_is_broken_where_115_characters_do_not_hold_it() -> None:
 
 
 def test_failing_write_leaves_the_old_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (path, *_) = plots.plot_run(made(), tmp_path, title="old", experiment="run")
+    (path, *_) = plots.plot_run(logged(), tmp_path, title="old", experiment="run")
     old = path.read_bytes()
 
     def fill_the_disk(self: Figure, target: Path, **_: Any) -> None:
@@ -235,7 +235,7 @@ def test_failing_write_leaves_the_old_picture(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(Figure, "savefig", fill_the_disk)
     with pytest.raises(OSError, match="no space left"):
-        plots.plot_run(made(), tmp_path, title="new", experiment="run")
+        plots.plot_run(logged(), tmp_path, title="new", experiment="run")
     assert path.read_bytes() == old
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted(RUN_FILES + LATER_FILES)
 
@@ -244,14 +244,14 @@ def test_failing_write_leaves_the_old_picture(tmp_path: Path, monkeypatch: pytes
 
 
 def spiked(*values: float) -> History:
-    history = made(epochs=100)
+    history = logged(epochs=100)
     for index, value in enumerate(values):
         history.loss[index] = value
     return history
 
 
 @pytest.mark.parametrize("spike", [3.2, 40.0, math.inf])
-def test_spike_of_the_loss_is_cut_and_the_axis_says_so(spike: float) -> None:
+def test_loss_spike_is_cut_off_and_the_axis_says_so(spike: float) -> None:
     axes = only_axes(plots.run_figures(spiked(2.3, spike, 4.0), **ANY)["loss.png"])
     assert axes.get_ylim() == (0, 3)
     assert axes.get_ylabel() == "Training loss (cut off above 3)"
@@ -274,7 +274,7 @@ def test_run_that_ended_in_nan_is_still_drawn(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("huge", [1e301, 1e308, -1.7e308])
-def test_figures_as_large_as_numbers_get_are_gaps(tmp_path: Path, huge: float) -> None:
+def test_huge_values_are_gaps(tmp_path: Path, huge: float) -> None:
     """matplotlib fails on such an axis: arange: cannot compute length."""
     history = History([0, 10, 20], [0.5] * 3, [2.3, huge, 1e300], [huge, huge, 0.1], [huge, 0.0, 0.0])
     axes = only_axes(plots.run_figures(history, **ANY)["learning-rate.png"])
@@ -288,7 +288,7 @@ def test_figures_as_large_as_numbers_get_are_gaps(tmp_path: Path, huge: float) -
 
 
 def test_comparison(tmp_path: Path) -> None:
-    runs = {"sgd": made(), "adam": made(shift=0.02), "short": made(epochs=200)}
+    runs = {"sgd": logged(), "adam": logged(shift=0.02), "short": logged(epochs=200)}
     paths = plots.plot_comparison(runs, tmp_path, title="three")
     assert [path.name for path in paths] == ["comparison-accuracy.png", "comparison-accuracy-from-700.png"]
     assert {size(path) for path in paths} == {(10 * plots.DPI, 5 * plots.DPI)}
@@ -302,7 +302,7 @@ def test_comparison(tmp_path: Path) -> None:
 
 
 def test_seeds_show_median_and_range(tmp_path: Path) -> None:
-    runs = {seed: made(shift=shift) for seed, shift in ((0, 0.0), (1, 0.01), (7, 0.05))}
+    runs = {seed: logged(shift=shift) for seed, shift in ((0, 0.0), (1, 0.01), (7, 0.05))}
     notebook = notebook_history("momentum")
     figures = plots.seeds_figures(runs, experiment="momentum", title="t", notebook=notebook)
     assert list(figures) == [
@@ -332,14 +332,14 @@ def test_seeds_show_median_and_range(tmp_path: Path) -> None:
 
 
 def test_seeds_draw_the_epochs_all_of_them_logged() -> None:
-    runs = {0: made(epochs=100), 1: made(epochs=60), 2: made(epochs=100, every=20)}
+    runs = {0: logged(epochs=100), 1: logged(epochs=60), 2: logged(epochs=100, every=20)}
     axes = only_axes(plots.seeds_figures(runs, experiment="sgd", title="t")["sgd-seeds-accuracy.png"])
     assert drawn(axes)["sgd: median of 3 seeds"][0] == [0, 20, 40]
 
 
 @pytest.mark.parametrize(("seeds", "words"), [(1, "1 seed"), (2, "2 seeds")])
 def test_few_seeds(seeds: int, words: str) -> None:
-    figures = plots.seeds_figures(dict.fromkeys(range(seeds), made(epochs=50)), experiment="sgd", title="t")
+    figures = plots.seeds_figures(dict.fromkeys(range(seeds), logged(epochs=50)), experiment="sgd", title="t")
     assert legend(only_axes(figures["sgd-seeds-loss.png"]))[0] == f"sgd: median of {words}"
 
 
@@ -347,7 +347,7 @@ def test_few_seeds(seeds: int, words: str) -> None:
 
 
 def test_metrics_shows_loss_and_its_data_part(tmp_path: Path) -> None:
-    history = made()
+    history = logged()
     figure = plots.metrics_figure(history, title="adam", experiment="adam")
     accuracy, loss, rate = figure.axes
     assert figure.get_suptitle() == "Accuracy, loss and learning rate\nadam"
@@ -368,7 +368,7 @@ def test_metrics_shows_loss_and_its_data_part(tmp_path: Path) -> None:
     assert size(path) == (10 * plots.DPI, 10 * plots.DPI)
 
 
-def test_metrics_of_nothing_logged_are_empty_axes() -> None:
+def test_metrics_of_an_empty_history_are_empty_axes() -> None:
     figure = plots.metrics_figure(History(), **ANY)
     assert [np.size(axes.lines[0].get_xdata()) for axes in figure.axes] == [0, 0, 0]
 
@@ -410,7 +410,7 @@ def test_confusion_has_counts_as_text_and_shares_as_colours(tmp_path: Path) -> N
     assert size(path) == (10 * plots.DPI, 9 * plots.DPI)
 
 
-def test_samples_stand_in_the_row_of_their_class(tmp_path: Path) -> None:
+def test_samples_are_in_the_row_of_their_class(tmp_path: Path) -> None:
     # Class 2 has two images, class 0 more than fit, the others none.
     labels = np.array([2] + [0] * 20 + [2], dtype=np.uint8)
     images = np.stack([np.full((28, 28), value, dtype=np.uint8) for value in range(22)])
@@ -460,7 +460,7 @@ def test_grey_values_are_printed_in_their_cells(tmp_path: Path) -> None:
 
 
 def test_a_value_has_the_same_colour_in_every_picture() -> None:
-    """Black is 0 and white 255, also of images that have neither; and a matrix may lack shares of 0 and 1."""
+    """0 is black and 255 white even in images with neither; likewise for a matrix without shares of 0 and 1."""
     image = np.full((28, 28), 77, dtype=np.uint8)
     for figure in (
         plots.grey_values_figure(image, title="t"),
@@ -473,9 +473,9 @@ def test_a_value_has_the_same_colour_in_every_picture() -> None:
     assert (shown.get_cmap().name, shown.get_clim()) == ("Blues", (0, 1))
 
 
-def test_names_are_drawn_as_they_are() -> None:
-    """Between dollars matplotlib would look for a formula; half of a character it cannot write at all."""
-    figure = plots.run_figures(made(30), title="$\\foo$ of caf\udce9", experiment="$x$")["loss.png"]
+def test_names_are_drawn_literally() -> None:
+    """matplotlib would read text in dollars as a formula, and cannot write a lone surrogate."""
+    figure = plots.run_figures(logged(30), title="$\\foo$ of caf\udce9", experiment="$x$")["loss.png"]
     title = figure.get_suptitle()
     assert title.splitlines() == ["Training loss over the epochs", r"\$\foo\$ of caf\udce9"]
     assert legend(only_axes(figure)) == [r"\$x\$"]

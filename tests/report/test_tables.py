@@ -16,8 +16,8 @@ from fmnist_xp.report.tables import (
 )
 from fmnist_xp.train.history import History
 
-# Three classes: of 4 a's, 3 are seen and 1 is taken for b; both b's are seen; c has no samples, and the
-# b's aside nothing is taken for it.
+# Three classes: of 4 a's, 3 are recognized and 1 is predicted as b; both b's are recognized; c has no samples and is
+# never predicted.
 LABELS = [0, 0, 0, 0, 1, 1]
 PREDICTIONS = [0, 0, 0, 1, 1, 1]
 MATRIX = np.array([[3, 1, 0], [0, 2, 0], [0, 0, 0]])
@@ -79,7 +79,7 @@ def test_class_report_by_hand() -> None:
     assert c == ("c", 0.0, 0.0, 0.0, 0)
 
 
-def test_class_never_right_scores_zero() -> None:
+def test_class_never_predicted_correctly_scores_zero() -> None:
     scores = class_report(np.array([[0, 2], [3, 0]]), ("a", "b"))
     assert scores == [("a", 0.0, 0.0, 0.0, 2), ("b", 0.0, 0.0, 0.0, 3)]
 
@@ -188,7 +188,7 @@ def test_reproduce_with_one_seed_has_no_range() -> None:
         ({"dataset": SYNTHETIC, "epochs": 50}, "50 epochs, synthetic data"),
     ],
 )
-def test_reproduce_says_what_keeps_runs_from_comparing(changes: dict[str, Any], reason: str) -> None:
+def test_reproduce_says_why_runs_are_not_comparable(changes: dict[str, Any], reason: str) -> None:
     runs = [result("momentum", seed, **changes) for seed in range(2)]
     table = reproduce_table({"momentum": runs}, {"momentum": [ended(0.8, 0.7), ended(0.9, 0.6)]})
     assert table.count(f"| not comparable: {reason} |\n") == 4
