@@ -15,10 +15,10 @@ class Ours(Engine):
     """`FullBatch` and the optimizer, with loss and accuracy in every epoch."""
 
     name = "fmnist_xp"
-    figures = True
+    metrics = True
 
     def __init__(self, task: Task) -> None:
-        """Make the network; the weights are copied."""
+        """Make the network with a copy of the weights."""
         self._backend = task.backend
         self._network = task.experiment.make_network(task.backend, seed=0, dtype=task.precision)
         self._network.load_state_dict(task.state)
@@ -29,31 +29,31 @@ class Ours(Engine):
 
     def epoch(self) -> tuple[Any, Any]:
         """Return the loss with its penalty, and the accuracy, still on the device."""
-        figures = self._batch.compute_gradients(figures=self.figures)
+        metrics = self._batch.compute_gradients(figures=self.metrics)
         self._optimizer.step(self._network)
-        # Copies: the next epoch writes its figures to the same place.
-        return (figures[0] + figures[2], figures[1] + 0) if self.figures else (None, None)
+        # Copies: the next epoch writes its metrics to the same place.
+        return (metrics[0] + metrics[2], metrics[1] + 0) if self.metrics else (None, None)
 
     def synchronize(self) -> None:
         """Wait for the backend."""
         self._backend.synchronize()
 
     def session(self) -> AbstractContextManager[Any]:
-        """Hold what training holds: on the CPU, BLAS to one thread in each of the engine's own."""
+        """Return the context of training: on the CPU, BLAS held to one thread in each of the engine's own."""
         context: AbstractContextManager[Any] = self._backend.computing()
         return context
 
 
-class OursWithoutFigures(Ours):
+class OursWithoutMetrics(Ours):
     """The epochs between two logged ones."""
 
     name = "fmnist_xp, no figures"
     note = "neither loss nor accuracy is computed, as between two logged epochs"
-    figures = False
+    metrics = False
 
 
 class OursCudaGraphs(Ours):
-    """Ten epochs as one CUDA graph, as training runs them from one logged epoch to the next."""
+    """Ten epochs as one CUDA graph, as in training from one logged epoch to the next."""
 
     name = "fmnist_xp, CUDA graphs"
     note = "10 epochs in one launch, figures in the first of them, as training logs"
@@ -72,5 +72,5 @@ class OursCudaGraphs(Ours):
 
     def epoch(self) -> tuple[Any, Any]:
         """Return loss and accuracy of the first of ten epochs."""
-        figures: Any = self._epochs.run(self.epochs_a_call, figures=True)
-        return figures[0] + figures[2], figures[1] + 0  # copies: the next call writes there
+        metrics: Any = self._epochs.run(self.epochs_a_call, figures=True)
+        return metrics[0] + metrics[2], metrics[1] + 0  # copies: the next call writes there
