@@ -61,7 +61,7 @@ Without = Annotated[
 ]
 Out = Annotated[Path, typer.Option(help="Folder for the JSON file and the picture.")]
 RESULTS = Path("bench/results")
-QUICK_RESULTS = Path("bench/quick/results")  # whose report is a README.md of its own
+QUICK_RESULTS = Path("bench/quick/results")  # with a README.md of their own
 
 
 @app.command("throughput")
@@ -136,8 +136,8 @@ def write_report(out: Out = RESULTS) -> None:
 def _finish(
     run: Callable[[Options], Path], draw: Callable[[dict[str, Any]], Figure] | None, options: Options
 ) -> dict[str, Any]:
-    """Measure, draw, say where both lie and return the record; an error is one line and exit code 1."""
-    if options.quick and options.out == RESULTS:  # what was measured in earnest stays
+    """Measure, draw, print both files' paths and return the record; an error is one line and exit code 1."""
+    if options.quick and options.out == RESULTS:  # keeps the committed results
         options = replace(options, out=QUICK_RESULTS)
     try:
         path = run(options)

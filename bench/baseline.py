@@ -1,12 +1,9 @@
 """The notebook's arithmetic as its owner runs it: with NumPy alone, in a fresh process each round.
 
-It makes arrays of 31 and 61 MB anew in every step. Whether the allocator has that memory or asks the system for it
-depends on what else the process has allocated: in a process with the other sides, its time would tell of them.
-`python -m bench.baseline JSON` is one round.
+It allocates arrays of 31 and 61 MB in every step. Whether the allocator has that memory or asks the system for it
+depends on what else the process has allocated: in the process of the other sides, its time would depend on them.
 """
 
-import json
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,11 +25,11 @@ def write_rows(folder: Path, X: Array, y: Array) -> None:
 
 
 class Rounds:
-    """The notebook's turns: called, it starts a process and returns the seconds of its epochs once they have settled.
+    """The notebook's side of a comparison: a call is one round and returns the seconds of its epochs after warm-up.
 
-    A process trains on the rows in `folder` from the weights `state`: `WARM_UP` epochs, then the `epochs` that count,
-    with as many threads as NumPy's BLAS takes by itself. `experiment` has the fields of an `Experiment`. After it,
-    `pause` seconds pass. `first` has the seconds of each process's first epoch.
+    Each round's process trains on the rows in `folder` from the weights `state`: `WARM_UP` epochs, then `epochs` that
+    count, with as many threads as NumPy's BLAS takes by itself; `pause` seconds pass after it. `experiment` has the
+    fields of an `Experiment`. `first` has the seconds of each process's first epoch.
     """
 
     def __init__(
@@ -44,13 +41,12 @@ class Rounds:
         self.first: list[float] = []
 
     def __call__(self) -> list[float]:
-        seconds: list[float] = in_fresh_process("bench.baseline", self._arguments)["seconds"]
-        time.sleep(self._pause)
+        seconds: list[float] = in_fresh_process(time_notebook, self._arguments, self._pause)["seconds"]
         self.first.append(seconds[0])
         return seconds[WARM_UP:]
 
 
-def measure(*, folder: str, experiment: Mapping[str, Any], epochs: int) -> dict[str, list[float]]:
+def time_notebook(*, folder: str, experiment: Mapping[str, Any], epochs: int) -> dict[str, list[float]]:
     """Return the seconds and the losses of `epochs` epochs."""
     X, y = np.load(Path(folder, "X.npy")), np.load(Path(folder, "y.npy"))
     with np.load(Path(folder, f"{experiment['name']}.npz")) as state:
@@ -62,7 +58,3 @@ def measure(*, folder: str, experiment: Mapping[str, Any], epochs: int) -> dict[
         seconds.append(time.perf_counter() - started)
         losses.append(loss)
     return {"seconds": seconds, "losses": losses}
-
-
-if __name__ == "__main__":
-    print(json.dumps(measure(**json.loads(sys.argv[1]))))

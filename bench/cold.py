@@ -1,4 +1,4 @@
-"""A cold disk: files that have to be fetched from it, as after a start of the machine."""
+"""A cold disk cache, as after a start of the machine."""
 
 import os
 from contextlib import suppress
@@ -10,12 +10,12 @@ DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 def make_cold(folder: Path, *, whole: bool) -> str | None:
     """Empty the disk cache and return how, in words, or None where that cannot be done.
 
-    `whole` empties all of it, names and places of files included, where this process may: on Linux, as root.
-    Otherwise, on systems that take the advice, the contents alone of the files below `folder` go. A folder in
-    memory (tmpfs) stays there.
+    `whole` drops all of it, directory entries and inodes included, where this process may: on Linux, as root.
+    Otherwise, on systems with posix_fadvise, only the contents of the files below `folder` are dropped. A folder in
+    memory (tmpfs) is not affected.
     """
     if hasattr(os, "sync"):
-        os.sync()  # what has not been written yet would stay
+        os.sync()  # pages that are not written yet would stay cached
     if whole:
         with suppress(OSError):
             DROP_CACHES.write_text("3")

@@ -14,8 +14,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from bench import markdown
 from bench.cold import make_cold
-from bench.measure import Summary, alternate, summarize
+from bench.markdown import Record
+from bench.measure import Summary, alternate, rounded, summarize
 from bench.notebook import load_mnist_dataset
 from bench.pictures import COLOURS, bars, figure_with_axes
 from bench.results import Options, about, save
@@ -24,7 +26,7 @@ from fmnist_xp.data import Dataset, export, load_fashion_mnist
 
 NOTEBOOK = "notebook's loop"
 COLD = "cold: "
-"""What goes before the name of a side whose files come from the disk."""
+"""Prefix of the name of a side that reads with a cold disk cache."""
 COLD_SIDES = (NOTEBOOK, "image folder, first time", "zip, first time")
 CACHE = "FMNIST_XP_CACHE"
 Arrays = tuple[NDArray[np.uint8], NDArray[np.uint8]]
@@ -47,60 +49,55 @@ def run(options: Options) -> Path:
         _zip(folder / "images", folder / "images.zip")
         forms = {"image folder": folder / "images", "zip": folder / "images.zip", "IDX, gzip": folder / "idx"}
         _check(forms, folder, (train.images, train.labels))
-        sides: dict[str, Callable[[], list[float]]] = {NOTEBOOK: partial(_timed_loop, folder / "images")}
+        sides: dict[str, Callable[[], list[float]]] = {NOTEBOOK: partial(_timed, _loop_over, folder / "images")}
         for name, path in forms.items():
             sides[f"{name}, first time"] = partial(_timed_first, path)
             sides[f"{name}, from the cache"] = partial(_timed_again, path, folder / "cache")
         samples = alternate(sides, settings["rounds"])
-        # Behind the others, which would be cold too; what a side imports has been imported by then.
+        # After the warm sides: these would be cold too, and have done the imports by then.
         cool = partial(make_cold, folder, whole=not options.quick)
         settings["cold_disk_cache"] = cool()
         if settings["cold_disk_cache"]:
-            cold = {COLD + name: _after(cool, sides[name]) for name in COLD_SIDES}
+            cold = {COLD + name: partial(_after, cool, sides[name]) for name in COLD_SIDES}
             samples |= alternate(cold, settings["rounds"])
     readers = {name: summarize(seconds) for name, seconds in samples.items()}
-    ratios = {name: float(f"{_loop(readers, name) / reader['median']:.3g}") for name, reader in readers.items()}
+    ratios = {name: rounded(_loop(readers, name) / reader["median"], 3) for name, reader in readers.items()}
     left_out = [COLD + name for name in COLD_SIDES if COLD + name not in readers]
     results = {"readers": readers, "times_faster_than_notebook": ratios, "left_out": left_out}
     return save("loading", options, get_backend("cpu"), settings, results)
 
 
 def _loop(readers: Mapping[str, Summary], name: str) -> float:
-    """Return the seconds of the notebook's loop from where the reader `name` had its files."""
+    """Return the seconds of the notebook's loop with the disk cache as cold or warm as for the reader `name`."""
     return readers[COLD + NOTEBOOK if name.startswith(COLD) else NOTEBOOK]["median"]
 
 
-def _after(prepare: Callable[[], Any], timed: Callable[[], list[float]]) -> Callable[[], list[float]]:
-    def run() -> list[float]:
-        prepare()
-        return timed()
-
-    return run
+def _after(prepare: Callable[[], Any], timed: Callable[[], list[float]]) -> list[float]:
+    prepare()
+    return timed()
 
 
-def _timed_loop(folder: Path) -> list[float]:
+def _timed(read: Callable[..., object], *arguments: object) -> list[float]:
     start = time.perf_counter()
-    for split in ("train", "test"):
-        load_mnist_dataset(split, str(folder))
+    read(*arguments)
     return [time.perf_counter() - start]
 
 
+def _loop_over(folder: Path) -> None:
+    for split in ("train", "test"):
+        load_mnist_dataset(split, str(folder))
+
+
 def _timed_first(path: Path) -> list[float]:
-    """Return the seconds of a first reading, in which the cache is written."""
+    """Return the seconds of a first read, which writes the cache."""
     with tempfile.TemporaryDirectory() as empty, _cache_in(Path(empty)):
-        return _timed_read(path)
+        return _timed(load_fashion_mnist, path)
 
 
 def _timed_again(path: Path, cache: Path) -> list[float]:
     with _cache_in(cache):
-        load_fashion_mnist(path)  # written here, if this is the first round
-        return _timed_read(path)
-
-
-def _timed_read(path: Path) -> list[float]:
-    start = time.perf_counter()
-    load_fashion_mnist(path)
-    return [time.perf_counter() - start]
+        load_fashion_mnist(path)  # writes the cache in the first round
+        return _timed(load_fashion_mnist, path)
 
 
 @contextmanager
@@ -127,7 +124,7 @@ def _head(dataset: Dataset, rows: int) -> Dataset:
 
 
 def _check(forms: dict[str, Path], folder: Path, expected: Arrays) -> None:
-    """Raise `RuntimeError` where a reader, or the loop, gives other images than were written (in any order)."""
+    """Raise `RuntimeError` where a reader, or the loop, returns other images than were written (in any order)."""
     wanted = _in_order(*expected)
     found = {NOTEBOOK: load_mnist_dataset("train", str(folder / "images"))}
     with _cache_in(folder / "check"):
@@ -145,7 +142,7 @@ def _in_order(images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> NDArray[n
 
 
 def draw(record: dict[str, Any]) -> Figure:
-    """Return bars of the median seconds, warm and cold apart, and how many times faster than the loop that is."""
+    """Return bars of the median seconds, warm and cold apart, labelled with the speedup over the loop."""
     readers, times = record["results"]["readers"], record["results"]["times_faster_than_notebook"]
     data = record["settings"]["data"]
     title = f"Reading {data['rows'] + data['test_rows']:,} images from disk"
@@ -161,3 +158,26 @@ def draw(record: dict[str, Any]) -> Figure:
         colours = [COLOURS["other"] if loop else COLOURS["ours"] for loop in loops]
         bars(ax, names, [readers[name] for name in names], labels, colours)
     return figure
+
+
+def tables(record: Record) -> list[str]:
+    """Return the table of a loading file."""
+    found = record["results"]
+    rows = [
+        [name, *markdown.spread(summary), f"{found['times_faster_than_notebook'][name]:.3g}"]
+        for name, summary in found["readers"].items()
+    ]
+    data = record["settings"]["data"]
+    cold = record["settings"].get("cold_disk_cache")
+    notes = [
+        f"{data['rows']:,} + {data['test_rows']:,} images. A first time ends when the decoded cache is written.",
+        f"Disk cache {record['settings']['disk_cache']}.",
+        f"Cold: {cold} before each sample; the ratio is to the loop as cold." if cold else "",
+    ]
+    parts = [
+        markdown.table(["", "time", "min – max", "IQR", "times the notebook's speed"], rows),
+        " ".join(filter(None, notes)) + "\n",
+    ]
+    if left_out := found.get("left_out"):
+        parts.append(f"Left out, since the disk cache cannot be emptied here: {'; '.join(left_out)}.\n")
+    return parts

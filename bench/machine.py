@@ -1,4 +1,4 @@
-"""What the machine is, in words that name no host and no path."""
+"""A description of the machine, without names of hosts and paths."""
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -20,7 +20,7 @@ PACKAGES = {
 
 
 def describe(backend: Backend) -> dict[str, Any]:
-    """Return the hardware and the versions; None for what is not there or does not tell."""
+    """Return the hardware and the versions; None for what is missing or unknown."""
     return {
         "cpu": cpu_name(),
         "cores_usable": usable_cores(),
@@ -43,7 +43,7 @@ def _version(*distributions: str) -> str | None:
 
 
 def _gpu(backend: Backend) -> dict[str, str | bool | None]:
-    if backend.name == "cpu":
+    if backend.cuda_index is None:
         return {"gpu": None, "cuda_graphs": None, "cuda": None, "driver": None}
     nvml, _handle = nvml_device(backend)
     driver = nvml.nvmlSystemGetDriverVersion() if nvml else None

@@ -1,15 +1,12 @@
-"""Timing that can be trusted: sides take turns, medians and spread, memory and energy beside the clock.
+"""What the benchmarks measure with: sides that take turns, medians and spread, peak memory, energy, and the floor.
 
-What the package itself measures with (`gemm_sampler`, `copy_rate`, `epoch_flops`, `time_epochs`) is in
-`fmnist_xp.measure`.
+`fmnist_xp.measure` has what the package needs too: `gemm_sampler`, `copy_rate`, `epoch_flops`, `time_epochs`.
 """
 
 import gc
 import importlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path
 from statistics import median
 from typing import Any, TypedDict
 
@@ -33,26 +30,25 @@ def summarize(samples: Sequence[float]) -> Summary:
     if not samples:
         raise ValueError("there are no samples to summarize")
     low, high = np.quantile(samples, [0.25, 0.75])
-    figures = (median(samples), min(samples), max(samples), float(high - low))
     return Summary(
-        median=rounded(figures[0]),
-        min=rounded(figures[1]),
-        max=rounded(figures[2]),
-        iqr=rounded(figures[3]),
+        median=rounded(median(samples)),
+        min=rounded(min(samples)),
+        max=rounded(max(samples)),
+        iqr=rounded(float(high - low)),
         samples=[rounded(sample) for sample in samples],
     )
 
 
-def rounded(value: float) -> float:
-    """Return `value` with 6 significant digits: what a clock can tell, and files that can be read."""
-    return float(f"{value:.6g}")
+def rounded(value: float, digits: int = 6) -> float:
+    """Return `value` with as many significant digits: 6 are what a clock resolves, and keep files readable."""
+    return float(f"{value:.{digits}g}")
 
 
 def alternate(sides: Mapping[str, Callable[[], Sequence[float]]], rounds: int) -> dict[str, list[float]]:
     """Return the samples of each side, which take turns: A B C A B C …, so that a slow minute slows all.
 
-    A side warms itself up and returns the samples of what it timed. Garbage is collected before each, and what
-    was there before is not looked through again.
+    A side warms itself up and returns its samples. Garbage is collected before each turn, of what was allocated
+    since the first one.
     """
     samples: dict[str, list[float]] = {name: [] for name in sides}
     gc.collect()
@@ -68,18 +64,18 @@ def alternate(sides: Mapping[str, Callable[[], Sequence[float]]], rounds: int) -
 
 
 class Peak(TypedDict):
-    """How `gemm_sampler` takes one sample of the device's best."""
+    """Options of `gemm_sampler`."""
 
     size: int
     repeats: int
 
 
 def peak_settings(backend: Backend, quick: bool) -> Peak:
-    """Return the size of the square products, and of how many in a row the fastest is taken.
+    """Return the size of the square matrices, and of how many products in a row the fastest counts.
 
-    A GPU needs several: its clock has fallen while the host did something else.
+    A GPU needs several: its clock rate has dropped while it waited for the host.
     """
-    size, repeats = (2048, 1) if backend.name == "cpu" else (8192, 10)
+    size, repeats = (8192, 10) if backend.asynchronous else (2048, 1)
     return Peak(size=size // 4 if quick else size, repeats=repeats)
 
 
@@ -93,11 +89,11 @@ def fitted_exponent(sizes: Sequence[float], values: Sequence[float]) -> float | 
 
 
 def epoch_bytes(widths: Sequence[int], rows: int, itemsize: int) -> int:
-    """Return the fewest bytes an epoch moves through a device's memory when each array is read once a product.
+    """Return the fewest bytes an epoch moves through a device's memory when each product reads its operands once.
 
     The rows are read twice (forward, gradient of the weights). Each output of a Dense layer is written, read by
     the next product and by the gradient of the next weights; its gradient is written and read by both products of
-    the layer behind. Everything element-wise is taken to ride along.
+    the layer behind. All element-wise work counts as fused into these.
     """
     return itemsize * rows * (2 * widths[0] + 6 * sum(widths[1:]))
 
@@ -105,38 +101,15 @@ def epoch_bytes(widths: Sequence[int], rows: int, itemsize: int) -> int:
 def floor_seconds(
     widths: Sequence[int], rows: int, itemsize: int, flops: int, gemm: float, copy: float | None
 ) -> float:
-    """Return the shortest an epoch can take: `flops` at the rate `gemm` or, where `copy` is known, bytes at that."""
+    """Return the shortest time of an epoch: `flops` at the rate `gemm` or, with a `copy` rate, its bytes at that."""
     memory = epoch_bytes(widths, rows, itemsize) / copy if copy else 0.0
     return max(flops / gemm, memory)
 
 
-def resident_bytes(backend: Backend) -> int | None:
-    """Return what is held now: resident memory on the CPU, the memory pool on a GPU; None where nobody tells."""
-    return _status("VmRSS") if backend.name == "cpu" else backend.peak_memory()
-
-
-def peak_bytes(backend: Backend) -> int | None:
-    """Return the most held since `reset_peak`, where the system lets it be reset, else since the start."""
-    return backend.peak_memory()
-
-
-def reset_peak(backend: Backend) -> None:
-    """Forget the peak so far, where the system allows it."""
+def reset_peak(backend: Backend) -> int | None:
+    """Free what nothing refers to and make the peak memory what is left; return that as the backend does."""
     gc.collect()
-    if backend.name == "cpu":
-        with suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak becomes what is resident now
-    else:
-        with backend.computing():
-            backend.xp.get_default_memory_pool().free_all_blocks()
-
-
-def _status(field: str) -> int | None:
-    with suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith(f"{field}:"):
-                return int(line.split()[1]) * 1024
-    return None
+    return backend.reset_peak_memory()
 
 
 class Energy:
@@ -157,16 +130,15 @@ class Energy:
 
 def nvml_device(backend: Backend) -> tuple[Any, Any]:
     """Return the module pynvml and the handle of the backend's GPU, or (None, None)."""
-    if backend.name == "cpu":
+    if backend.cuda_index is None:
         return None, None
     try:
         nvml = importlib.import_module("pynvml")
     except ImportError:
         return None, None
-    index = int(backend.name.partition(":")[2] or 0)
     try:
         nvml.nvmlInit()
-        bus = backend.xp.cuda.runtime.deviceGetPCIBusId(index)
+        bus = backend.xp.cuda.runtime.deviceGetPCIBusId(backend.cuda_index)
         return nvml, nvml.nvmlDeviceGetHandleByPciBusId(bus.encode() if isinstance(bus, str) else bus)
     except nvml.NVMLError:
         return None, None

@@ -1,12 +1,13 @@
 """Peers: our engine beside the notebook's arithmetic, PyTorch, JAX and scikit-learn, taking turns.
 
-All in one process, but for the notebook's arithmetic: see `bench.baseline`.
+All run in this process but the notebook's arithmetic: see `bench.baseline`.
 """
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
@@ -15,7 +16,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from bench import baseline, processes
+from bench import baseline, markdown, processes
+from bench.agreement import DRIFTS, LATE_DRIFTS, TOLERANCES, DisagreementError, check, references
 from bench.engines import (
     ENGINES,
     LOG_EVERY,
@@ -24,34 +26,16 @@ from bench.engines import (
     NotHereError,
     Ours,
     OursCudaGraphs,
-    OursWithoutFigures,
+    OursWithoutMetrics,
     Task,
 )
 from bench.engines.base import first_line
+from bench.markdown import Record
 from bench.measure import alternate, peak_settings, rounded, summarize
 from bench.pictures import COLOURS, bars, figure_with_axes, seconds_in_words
-from bench.results import Options, about, save
-from fmnist_xp.data import preprocess
+from bench.results import Options, save
 from fmnist_xp.experiments import EXPERIMENTS
 from fmnist_xp.measure import epoch_flops, gemm_sampler
-
-TOLERANCES = {"float64": 1e-9, "float32": 1e-4, "tf32": 1e-4, "float16": 1e-4}
-"""Relative difference of two losses beyond which two programs do not compute the same, by precision.
-
-Seen after two updates: 1e-15 in float64, 2e-6 in float32. The first loss tells in every precision whether a program
-leaves out the penalty, which is 1e-3 of it.
-"""
-DRIFTS = {"float64": 0.0, "float32": 0.0, "tf32": 0.1, "float16": 0.1}
-"""Difference beyond that which is granted after an update, as a share of how far the loss has come from the first.
-
-TF32 and halves keep 11 bits of each operand, and Adam, which divides small gradients by their size, makes much of
-what they lose: seen up to 4% of the way.
-"""
-LATE_DRIFTS = {"float64": 1e-6, "float32": 0.01, "tf32": 0.25, "float16": 0.25}
-"""The same where a program makes `LOG_EVERY` updates before the next loss, in which what differs grows.
-
-Seen: 1e-15 in float64, and with Adam on 6,000 rows 4e-5 in float32 and 9% in float16 (on 60,000 2e-5 and 0.4%).
-"""
 
 
 def run(options: Options, engines: Sequence[type[Engine]] = ENGINES) -> Path:
@@ -61,15 +45,11 @@ def run(options: Options, engines: Sequence[type[Engine]] = ENGINES) -> Path:
     """
     engines = wanted(engines, options.without)
     backend = replace(options, graphs=False).backend()  # graphs are a side of their own
-    on_gpu = backend.name != "cpu"
-    train, _ = options.load()
-    X, y = preprocess(train, shuffle_seed=0)
-    if options.quick:
-        X, y = X[:6_000].copy(), y[:6_000].copy()
+    X, y, data = options.rows()
     settings: dict[str, Any] = {
-        "data": about(train) | {"rows": len(X)},
-        "rounds": options.rounds or (2 if options.quick else 8 if on_gpu else 12),
-        "epochs_a_round_on_cpu": 1 if options.quick or on_gpu else 3,
+        "data": data,
+        "rounds": options.rounds or (2 if options.quick else 8 if backend.asynchronous else 12),
+        "epochs_a_round_on_cpu": 1 if options.quick or backend.asynchronous else 3,
         "epochs_a_round_on_gpu": 10 if options.quick else 50,
         "pause_after_notebook": 0 if options.quick else processes.PAUSE,
         "tolerance": TOLERANCES[options.precision],
@@ -90,9 +70,9 @@ def run(options: Options, engines: Sequence[type[Engine]] = ENGINES) -> Path:
 
 
 def wanted(engines: Sequence[type[Engine]], without: Iterable[str]) -> list[type[Engine]]:
-    """Return the engines but those that `without` names, each by the whole name or, in any case, how names begin.
+    """Return the engines without those that `without` names: each by its name, or several by how theirs begin.
 
-    Raises `ValueError` where a text is none of them.
+    The case of a beginning does not matter. Raises `ValueError` for a text that fits no name.
     """
     names = [kind.name for kind in engines]
     for text in without:
@@ -111,7 +91,7 @@ def _measure(
     folder: Path,
     gemm: Callable[[], float],
 ) -> dict[str, Any]:
-    """Return what one experiment gave: samples and ratios by engine, who was left out and why, and who disagreed.
+    """Return the record of one experiment: samples and ratios by engine, who was left out and why, and who disagreed.
 
     `folder` has the rows for the notebook's processes, and `gemm` samples the rate of large products.
     """
@@ -125,41 +105,31 @@ def _measure(
             engine = kind(task)
             losses[kind.name] = check(task, engine, expected)
             engines[kind.name] = engine
-        except NotHereError as reason:
+        except (NotHereError, DisagreementError) as reason:
             left_out[kind.name] = str(reason)
-        except DisagreementError as error:
-            left_out[kind.name] = str(error)
-            disagreed.append(kind.name)
+            disagreed += [kind.name] * isinstance(reason, DisagreementError)
         except Exception as error:
             left_out[kind.name] = _failure(error)
 
     def timed(engine: Engine) -> Callable[[], float]:
-        on_gpu = task.on_gpu and engine.gpu
-        epochs = settings["epochs_a_round_on_gpu" if on_gpu else "epochs_a_round_on_cpu"]
-        return lambda: time_round(engine, epochs)
+        device = "gpu" if task.on_gpu and engine.gpu else "cpu"
+        return partial(time_round, engine, settings[f"epochs_a_round_on_{device}"])
 
-    def unless_it_fails(name: str, sample: Callable[[], float]) -> Callable[[], list[float]]:
-        def side() -> list[float]:
-            if name in left_out:
-                return []
+    def unless_it_fails(name: str, sample: Callable[[], float]) -> list[float]:
+        if name not in left_out:
             try:
                 return [sample()]
             except Exception as error:
                 left_out[name] = _failure(error)
-                return []
-
-        return side
+        return []
 
     sides = {name: timed(engine) for name, engine in engines.items()}
     if Notebook.name in sides:
-        epochs = settings["epochs_a_round_on_cpu"]
-        pause = settings["pause_after_notebook"]
-        notebook = baseline.Rounds(folder, asdict(task.experiment), task.state, epochs, pause)
+        turn = settings["epochs_a_round_on_cpu"], settings["pause_after_notebook"]
+        notebook = baseline.Rounds(folder, asdict(task.experiment), task.state, *turn)
         sides[Notebook.name] = lambda: fmean(notebook())
-    samples = alternate(
-        {"": lambda: [gemm()], **{name: unless_it_fails(name, sample) for name, sample in sides.items()}},
-        settings["rounds"],
-    )
+    turns = {"": lambda: [gemm()]} | {name: partial(unless_it_fails, name, side) for name, side in sides.items()}
+    samples = alternate(turns, settings["rounds"])
     rates = samples.pop("")
     flops = epoch_flops(widths, len(task.X))
     summaries = {
@@ -189,7 +159,7 @@ def _failure(error: Exception) -> str:
 
 
 def disagreements(record: dict[str, Any]) -> list[str]:
-    """Return what is to be said of each program that was left out because it computes something else than ours."""
+    """Return a sentence on each program that was left out because it computes something else than ours."""
     return [
         f"{name}: {result['left_out'][name]}" for result in record["results"].values() for name in result["disagreed"]
     ]
@@ -202,87 +172,37 @@ def time_round(engine: Engine, epochs: int) -> float:
         engine.epoch()
         engine.synchronize()
         start = time.perf_counter()
-        figures = [engine.epoch() for _ in range(calls)]
+        metrics = [engine.epoch() for _ in range(calls)]
         engine.synchronize()
         seconds = (time.perf_counter() - start) / (calls * engine.epochs_a_call)
-    del figures  # kept until here, as a program would that prints them
+    del metrics  # kept until here, as by a program that prints them
     return seconds
 
 
-class DisagreementError(Exception):
-    """A program computes something else than ours; the message says after how many updates, and both losses."""
-
-
-def references(task: Task, kinds: Iterable[type[Engine]]) -> dict[bool, list[float]]:
-    """Return our losses before each of the first updates, by whether there is L2, as the `kinds` need them."""
-    experiment = task.experiment
-    return {
-        l2: _losses(Ours(replace(task, experiment=experiment if l2 else replace(experiment, l2=0.0))), LOG_EVERY + 1)
-        for l2 in {kind.l2 for kind in kinds}
-    }
-
-
-def check(task: Task, engine: Engine, expected: Mapping[bool, Sequence[float]]) -> list[float]:
-    """Return the losses of `engine` on the task's weights and after 1 and 2 updates, or after those of one call.
-
-    Raises `DisagreementError` where one differs from ours by more than the precision grants; engines without L2 are
-    held against ours without it. Our engine is checked by the others, above all by the notebook's float64.
-    """
-    late = engine.epochs_a_call > 1
-    updates = range(0, engine.epochs_a_call + 1, engine.epochs_a_call) if late else range(3)
-    losses = _losses(engine, len(updates))
-    if isinstance(engine, OursWithoutFigures):
-        return []  # has none, but shall have trained as long as the rest
-    first, *_ = ours = expected[engine.l2]
-    granted = (LATE_DRIFTS if late else DRIFTS)[task.precision]
-    for update, loss in zip(updates, losses, strict=True):
-        drift = granted * abs(ours[update] - first)
-        if not math.isclose(loss, ours[update], rel_tol=TOLERANCES[task.precision], abs_tol=drift):
-            raise DisagreementError(
-                f"it does not compute what fmnist_xp computes: {task.experiment.name} after {update} updates has the "
-                f"loss {loss:.7g}, not {ours[update]:.7g}"
-            )
-    return [rounded(loss) for loss in losses]
-
-
-def _losses(engine: Engine, calls: int) -> list[float]:
-    with engine.session():
-        losses = [engine.epoch()[0] for _ in range(calls)]
-        engine.synchronize()
-        return [float(loss) for loss in losses if loss is not None]
-
-
 def _mixed(summaries: dict[str, Any]) -> float | None:
-    """Return our median epoch where figures are computed every 10th time, from the two that were measured."""
-    if not {Ours.name, OursWithoutFigures.name} <= summaries.keys():
+    """Return our median epoch with metrics every 10th time, from the medians with and without them."""
+    if not {Ours.name, OursWithoutMetrics.name} <= summaries.keys():
         return None
-    with_figures, without = (summaries[kind.name]["median"] for kind in (Ours, OursWithoutFigures))
-    return rounded((with_figures + (LOG_EVERY - 1) * without) / LOG_EVERY)
+    with_metrics, without = (summaries[kind.name]["median"] for kind in (Ours, OursWithoutMetrics))
+    return rounded((with_metrics + (LOG_EVERY - 1) * without) / LOG_EVERY)
 
 
 def ratios(summaries: dict[str, Any], floor: float) -> dict[str, dict[str, float]]:
-    """Return by engine: its median over ours, the notebook's over its, and the floor over its.
+    """Return for each engine its median over ours, the notebook's over its own, and the floor over its own.
 
-    Ours is what training does: with CUDA graphs where they were measured.
+    Ours is as `train` runs: with CUDA graphs where these were measured.
     """
-    bases = {
-        key: next(summaries[kind.name]["median"] for kind in kinds if kind.name in summaries)
-        for key, kinds in _BASES.items()
-        if any(kind.name in summaries for kind in kinds)
-    }
-    table = {}
-    for name, summary in summaries.items():
-        seconds = summary["median"]
+    medians = {name: summary["median"] for name, summary in summaries.items()}
+    ours, notebook = medians.get(OursCudaGraphs.name, medians.get(Ours.name)), medians.get(Notebook.name)
+    found = {}
+    for name, seconds in medians.items():
         row = {"floor": floor / seconds}
-        if "ours" in bases:
-            row["ours"] = seconds / bases["ours"]
-        if "notebook" in bases:
-            row["notebook"] = bases["notebook"] / seconds
-        table[name] = {key: float(f"{value:.3g}") for key, value in row.items()}
-    return table
-
-
-_BASES: dict[str, Sequence[type[Engine]]] = {"ours": (OursCudaGraphs, Ours), "notebook": (Notebook,)}
+        if ours:
+            row["ours"] = seconds / ours
+        if notebook:
+            row["notebook"] = notebook / seconds
+        found[name] = {key: rounded(value, 3) for key, value in row.items()}
+    return found
 
 
 def draw(record: dict[str, Any]) -> Figure:
@@ -304,3 +224,82 @@ def draw(record: dict[str, Any]) -> Figure:
         ax.set_title(f"{name}: {'-'.join(map(str, result['widths']))}")
     axes[0].legend(loc="lower right", fontsize=8, frameon=False)
     return figure
+
+
+def tables(record: Record) -> list[str]:
+    """Return the tables of a peers file, one an experiment."""
+    parts = []
+    notes: dict[tuple[str, str], list[str]] = {}
+    left_out: dict[tuple[str, str], list[str]] = {}
+    for name, result in record["results"].items():
+        rows = []
+        for engine, summary in result["engines"].items():
+            ratio = result["ratios"][engine]
+            times = [f"{ratio[key]:.2f}" if key in ratio else "–" for key in ("ours", "notebook", "floor")]
+            rows.append([engine, *markdown.spread(summary), *times, _frequency(summary)])
+            if summary["note"]:
+                notes.setdefault((engine, summary["note"]), []).append(name)
+        for engine, reason in result["left_out"].items():
+            left_out.setdefault((engine, reason), []).append(name)
+        parts.append(f"**{name}**, {'-'.join(map(str, result['widths']))}\n")
+        parts += _fastest_frameworks(result)
+        head = ["", "epoch", "min – max", "IQR", "× ours", "times the notebook's speed", "floor / epoch", "figures"]
+        parts.append(markdown.table(head, rows))
+        if result["seconds_logging_every_10th"] is not None:
+            seconds = markdown.seconds(result["seconds_logging_every_10th"])
+            graphs = any(_calls(e) > 1 for engine, e in result["engines"].items() if engine.startswith("fmnist_xp"))
+            when = "but without CUDA graphs" if graphs else "as `train` logs"
+            parts.append(f"fmnist_xp with figures in every 10th epoch, {when}: {seconds} an epoch.\n")
+    granted = record["settings"].get("drift", 0.0)
+    drift = f", or to {granted:.0%} of what the updates made of them" if granted else ""
+    parts.append(
+        "Loss and accuracy are computed in every epoch by all, unless noted. All were checked before: their losses\n"
+        "on the same weights, and after one and two updates, agree with ours to "
+        f"{record['settings']['tolerance']:g} relative{drift}.\n"
+    )
+    if late := record["settings"].get("late_drift"):
+        parts.append(
+            f"Where several epochs are one call, their loss after one call does, to {late:g} of what it changed.\n"
+        )
+
+    def where(experiments: Sequence[str]) -> str:
+        return "" if len(experiments) == len(record["results"]) else f" ({', '.join(experiments)})"
+
+    parts += [f"- {engine}{where(names)}: {note}." for (engine, note), names in notes.items()]
+    parts += [f"- {engine}{where(names)}: left out, {reason}." for (engine, reason), names in left_out.items()]
+    return [*parts, " "] if notes or left_out else parts
+
+
+def _calls(summary: Record) -> int:
+    """Return how many epochs one call made: one in older files, which do not say."""
+    return int(summary.get("epochs_a_call", 1))
+
+
+def _frequency(summary: Record) -> str:
+    """Return how often a program computed loss and accuracy."""
+    if not summary["losses"]:
+        return "none"
+    return "every epoch" if _calls(summary) == 1 else f"every {_calls(summary)}th"
+
+
+def _fastest_frameworks(result: Record) -> list[str]:
+    """Return a sentence on the fastest of PyTorch, JAX and scikit-learn, beside ours with metrics as often.
+
+    One for those with metrics in every epoch, and one for each number of epochs that some make in one call: there
+    ours is the fastest that does so too, or what its epochs with and without metrics come to.
+    """
+    sentences = []
+    for calls in sorted({_calls(summary) for summary in result["engines"].values()}):
+        medians = {name: e["median"] for name, e in result["engines"].items() if _calls(e) == calls and e["losses"]}
+        found = {name: m for name, m in medians.items() if name.startswith(("PyTorch", "JAX", "scikit-learn"))}
+        if calls == 1:
+            ours, when = medians.get("fmnist_xp"), ""
+        else:
+            alike = [median for name, median in medians.items() if name.startswith("fmnist_xp")]
+            ours = min(alike, default=result["seconds_logging_every_10th"])
+            when = f" with figures in every {calls}th epoch"
+        if found and ours:
+            fastest = min(found, key=lambda name: found[name])
+            times = found[fastest] / ours
+            sentences.append(f"The fastest of the frameworks{when}, {fastest}, takes {times:.2f}× our time.\n")
+    return sentences

@@ -9,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from bench.results import hardware
 from fmnist_xp.files import replacing
 
 # Okabe and Ito's colours, which stay apart for colour-blind readers.
@@ -21,11 +22,9 @@ def figure_with_axes(
 ) -> tuple[Figure, list[Axes]]:
     """Return a figure with a title that names the hardware, and its axes row by row."""
     figure = Figure(figsize=(width, height), layout="constrained")
-    machine = record["machine"]
-    hardware = machine["gpu"] or f"{machine['cpu']}, {machine['cores_usable']} cores"
     note = " — quick sizes, not a result" if record["quick"] else ""
     precision = f", {record['precision']}" if record["precision"] else ""
-    figure.suptitle(f"{title}\n{hardware}{precision}, {record['date']}{note}", fontsize=12)
+    figure.suptitle(f"{title}\n{hardware(record)}{precision}, {record['date']}{note}", fontsize=12)
     axes = figure.subplots(rows, columns, squeeze=False)
     return figure, list(axes.flat)
 
@@ -45,7 +44,7 @@ def bars(
     names_shown: bool = True,
     unit: str = "time",
 ) -> None:
-    """Draw one horizontal bar a name, its median long with whiskers to minimum and maximum, and a label after it."""
+    """Draw a horizontal bar for each name: its median, whiskers to minimum and maximum, and a label."""
     medians = [summary["median"] for summary in summaries]
     low = [summary["median"] - summary["min"] for summary in summaries]
     high = [summary["max"] - summary["median"] for summary in summaries]
@@ -64,7 +63,7 @@ def bars(
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write `figure` as a PNG, beside `path` and then renamed."""
+    """Write `figure` as a PNG to `path`, atomically."""
     FigureCanvasAgg(figure)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=120, format="png", metadata={"Software": None})

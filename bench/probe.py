@@ -1,7 +1,7 @@
-"""Probe: what each call of an epoch takes on a GPU, what asking for it costs the host, and what else could do it.
+"""Probe: the time of each call of an epoch on a GPU, what queueing it costs the host, and alternatives to it.
 
-A call is timed with device events around a row of it, behind a product that keeps the device busy until the host has
-asked for all of them: so the device's time is told apart from the host's.
+Device events time a series of the same call, behind a product that keeps the device busy until the host has queued
+all of them: this tells the device's time from the host's.
 """
 
 import time
@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from bench import markdown
+from bench.markdown import Record
 from bench.measure import rounded
 from bench.results import Options, save
 from fmnist_xp.backend import Array, Backend, Product, RowSum, Step
@@ -25,7 +27,10 @@ ROWS = 60_000
 NETWORKS = ("adam", "sgd")
 """One experiment of each architecture."""
 WIDTHS = (10, 64, 128)
-"""Of what is summed over the rows in them."""
+"""Of the arrays whose rows are summed."""
+
+LONGEST = 5
+"""Calls of an epoch that the table shows."""
 
 Calls = Callable[[], Any]
 
@@ -33,7 +38,7 @@ Calls = Callable[[], Any]
 def run(options: Options) -> Path:
     """Measure and return the path of the JSON file; raise `DeviceError` on a CPU."""
     backend = options.backend()
-    if backend.name == "cpu":
+    if not backend.asynchronous:
         raise DeviceError("the probe times single calls of a GPU, and --device is cpu: name cuda")
     rows = ROWS // 10 if options.quick else ROWS
     settings = {"rows": rows, "repeats": 20, "samples": 3, "epochs": 200}
@@ -73,7 +78,7 @@ class _Timer:
             call()
             for _ in range(self._samples):
                 backend.synchronize()
-                backend.dot(*self._busy)  # some 20 ms, in which the host asks for what follows
+                backend.dot(*self._busy)  # some 20 ms, in which the host queues what follows
                 marks = [backend.mark()]
                 started = time.perf_counter()
                 for _ in range(self._repeats):
@@ -139,7 +144,7 @@ def repeated(backend: Backend, steps: Sequence[Step]) -> Calls:
 
 
 def _sums(backend: Backend, precision: str, rows: int, timed: _Timer) -> Iterator[tuple[str, dict[str, float]]]:
-    """Yield how long a sum over the rows takes by each of the ways that there are, bias gradients' work."""
+    """Yield the time of a sum over the rows, as for bias gradients, by each of the ways to compute it."""
     xp, kind = backend.xp, backend.precision(precision)
     for width in WIDTHS:
         with backend.computing():
@@ -166,7 +171,7 @@ def _made(backend: Backend, rows: int, dtype: str) -> tuple[Array, Array]:
 
 
 def _upload(backend: Backend, rows: int) -> dict[str, float]:
-    """Return the seconds that the rows take from the host to the device, as float32 and as bytes."""
+    """Return the seconds of copying the rows from the host to the device, as float32 and as uint8."""
     found = {}
     for dtype in ("float32", "uint8"):
         host = np.ones((rows, N_INPUTS), dtype=dtype)
@@ -179,3 +184,57 @@ def _upload(backend: Backend, rows: int) -> dict[str, float]:
             seconds.append(time.perf_counter() - started)
         found[dtype] = rounded(median(seconds))
     return found
+
+
+def tables(record: Record) -> list[str]:
+    """Return the tables of a probe file: the sum and the longest calls of each epoch, and the sums over the rows."""
+    results = record["results"]
+    copy, upload = results["copy_bytes_per_second"], results["upload_seconds"]
+    uploads = " and ".join(f"{markdown.seconds(seconds)} as {dtype}" for dtype, seconds in upload.items())
+    summed, longest = [], []
+    for precision, found in results["precisions"].items():
+        rate = f"{found['gemm_flops_per_second'] / 1e9:,.0f}"
+        for name, epoch in found["epochs"].items():
+            calls = calls_of_epoch(epoch["calls"])
+            device, host = (sum(call[key] for call in calls) for key in ("device_us", "host_us"))
+            side = f"{name}, {precision}"
+            summed.append([side, *map(_microseconds, (epoch["epoch_us"], device, host)), rate])
+            for call in sorted(calls, key=lambda call: -float(call["device_us"]))[:LONGEST]:
+                times = (_microseconds(call[key]) for key in ("device_us", "host_us"))
+                longest.append([call["call"], side, *times, f"{call['device_us'] / device:.0%}"])
+    sums = {precision: found["sums_over_rows"] for precision, found in results["precisions"].items()}
+    ways = dict.fromkeys(way for found in sums.values() for way in found)
+    rows = [
+        [way, *(_microseconds(found[way]["device_us"]) if way in found else "–" for found in sums.values())]
+        for way in ways
+    ]
+    head = ["epoch", "as training runs it", "sum of its calls", "asking for them", "GFLOP/s of large products"]
+    return [
+        "All times are in µs. Steps that training takes together are one call here too.\n",
+        markdown.table(head, summed),
+        f"The {LONGEST} calls of each that take longest:\n",
+        markdown.table(["call", "epoch", "the device", "asking for it", "of the sum"], longest),
+        f"Sums over the {record['settings']['rows']:,} rows, by the ways that there are:\n",
+        markdown.table(["sum over rows", *sums], rows),
+        f"Copy: {copy / 1e9:,.0f} GB/s. The rows go to the device in {uploads}.\n",
+    ]
+
+
+def calls_of_epoch(calls: Sequence[Record]) -> list[Record]:
+    """Return the calls that an epoch makes: the probe's, with one that takes several steps in place of those of each.
+
+    The name of such a call has its steps after a colon.
+    """
+    together = {steps: call for call in calls if (steps := call["call"].partition(": ")[2])}
+    left = [call for call in calls if ": " not in call["call"]]
+    made: list[Record] = []
+    while left:
+        several = {"; ".join(call["call"] for call in left[:size]): size for size in (2, 3)}
+        steps = max(several.keys() & together.keys(), key=len, default="")
+        made.append(together.get(steps, left[0]))
+        del left[: several.get(steps, 1)]
+    return made
+
+
+def _microseconds(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"

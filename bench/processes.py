@@ -1,11 +1,17 @@
-"""Measurements in processes of their own: `python -m MODULE JSON`, which prints JSON."""
+"""Functions that are called in processes of their own: `python -m bench.processes MODULE FUNCTION ARGUMENTS`.
 
+ARGUMENTS is a JSON object of keyword arguments; what the function returns is printed as JSON. Such a process imports
+the standard library and what MODULE imports.
+"""
+
+import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +20,21 @@ PAUSE = 4.0
 the machine is a virtual one it hands that to its host after two seconds: epochs of 0.1 s then took up to 0.5 s."""
 
 
-def in_fresh_process(module: str, arguments: Mapping[str, Any]) -> Any:
-    """Return what `python -m module` printed, given `arguments`; a `RuntimeError` says how it ended otherwise."""
+def in_fresh_process(function: Callable[..., Any], arguments: Mapping[str, Any], pause: float = 0.0) -> Any:
+    """Return `function(**arguments)`, computed in a new process after whose end `pause` seconds pass.
+
+    The function stands at the top of its module. A `RuntimeError` says how the process ended where it failed.
+    """
+    command = ["-m", "bench.processes", function.__module__, function.__name__]
+    given = json.dumps(arguments)
     root = Path(__file__).parents[1]
     paths = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
-        [sys.executable, "-m", module, json.dumps(arguments)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": paths},
+        [sys.executable, *command, given], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths}
     )
     if done.returncode:
-        raise RuntimeError(f"python -m {module} {_ending(done)}; it was given {json.dumps(arguments)}")
+        raise RuntimeError(f"python {' '.join(command)} {_ending(done)}; it was given {given}")
+    time.sleep(pause)
     return json.loads(done.stdout)
 
 
@@ -35,3 +44,8 @@ def _ending(done: subprocess.CompletedProcess[str]) -> str:
     how = f"was ended by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"failed with exit code {code}"
     words = done.stderr.strip().splitlines()
     return f"{how}: {words[-1]}" if words else how
+
+
+if __name__ == "__main__":
+    module, name, given = sys.argv[1:]
+    print(json.dumps(getattr(importlib.import_module(module), name)(**json.loads(given))))

@@ -1,4 +1,4 @@
-"""Results on disk: one JSON file a benchmark and device, and the options that every benchmark takes."""
+"""Results on disk, one JSON file for each benchmark and device, and the options that every benchmark takes."""
 
 import json
 import re
@@ -8,9 +8,12 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bench.machine import describe
 from fmnist_xp.backend import Backend, get_backend
-from fmnist_xp.data import Dataset, load_fashion_mnist
+from fmnist_xp.data import Dataset, load_fashion_mnist, preprocess
 from fmnist_xp.errors import DeviceError
 from fmnist_xp.files import write_text
 
@@ -19,7 +22,7 @@ NAMED_SOURCES = ("auto", "synthetic")
 
 @dataclass(frozen=True)
 class Options:
-    """What was asked for on the command line."""
+    """The options of a command line."""
 
     device: str = "auto"
     quick: bool = False
@@ -28,13 +31,13 @@ class Options:
     precision: str = "float32"
     """Empty where nothing is computed, and where all precisions are measured."""
     label: str = ""
-    """What tells the files of one machine from those of another."""
+    """Suffix that tells the files of one machine from those of another."""
     rounds: int | None = None
-    """How often each side takes its turn, where it is not as often as the benchmark has it."""
+    """How often each side takes its turn; None for the benchmark's own number."""
     without: tuple[str, ...] = ()
-    """Sides that are not measured, by their names or how these begin."""
+    """Names of sides to leave out, or how these begin."""
     graphs: bool | None = None
-    """Whether a GPU trains as CUDA graphs; None for what it does by itself."""
+    """Whether a GPU trains as CUDA graphs; None for where it can."""
 
     def backend(self) -> Backend:
         """Return the backend asked for, with all cores; raise `DeviceError` where it lacks the precision."""
@@ -50,8 +53,16 @@ class Options:
         """Return (train, test) of the source asked for."""
         return load_fashion_mnist(self.data)
 
+    def rows(self) -> tuple[NDArray[np.float32], NDArray[np.uint8], dict[str, Any]]:
+        """Return inputs, labels and a description of the training data; of few rows where `quick`."""
+        train, _ = self.load()
+        X, y = preprocess(train, shuffle_seed=0)
+        if self.quick:
+            X, y = X[:6_000].copy(), y[:6_000].copy()
+        return X, y, about(train) | {"rows": len(X)}
+
     def command(self, benchmark: str, backend: Backend) -> str:
-        """Return the command that repeats the run, without anybody's paths."""
+        """Return the command that repeats the run, without local paths."""
         data = "" if self.data == "auto" else f" --data {self.data if self.data in NAMED_SOURCES else 'FOLDER'}"
         precision = "" if self.precision in ("", "float32") else f" --precision {self.precision}"
         label = f" --label {self.label}" if self.label else ""
@@ -69,7 +80,7 @@ def kind(backend: Backend) -> str:
 
 
 def about(dataset: Dataset) -> dict[str, Any]:
-    """Return what names a data set: never where it lies."""
+    """Return what identifies a data set, without its path."""
     return {"name": dataset.name, "sha256": dataset.sha256, "rows": len(dataset)}
 
 
@@ -108,3 +119,9 @@ def load(path: Path) -> dict[str, Any]:
     """Return what `save` wrote."""
     record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return record
+
+
+def hardware(record: dict[str, Any]) -> str:
+    """Return the processor that a record was measured on, in words."""
+    machine = record["machine"]
+    return str(machine["gpu"] or f"{machine['cpu']}, {machine['cores_usable']} cores")

@@ -1,75 +1,78 @@
 """Scaling: time, share of the GEMM rate and memory as rows, width and threads grow; each point in a fresh process."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from time import sleep
 from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
+from bench import markdown
+from bench.markdown import Record
 from bench.measure import fitted_exponent, peak_settings, rounded, summarize
 from bench.pictures import COLOURS, SERIES, figure_with_axes
+from bench.point import measure_point
 from bench.processes import PAUSE, in_fresh_process
 from bench.results import Options, save
 from fmnist_xp.backend import Backend
+from fmnist_xp.experiments import N_INPUTS
+from fmnist_xp.machine import memory_bytes
 
 ROWS = (6_000, 20_000, 60_000, 200_000, 600_000)
 WIDTHS = (64, 128, 256, 512, 1024, 2048)
 QUICK_ROWS = (1_000, 3_000, 9_000)
 QUICK_WIDTHS = (32, 64, 128)
-ROW_BYTES = 784 * 4
+ROW_BYTES = 4 * N_INPUTS
 
 Point = dict[str, Any]
-"""A process to start: what `bench.child` takes."""
+"""What `measure_point` takes, and later what it returned."""
 
 
 def run(options: Options) -> Path:
-    """Measure every point in turn, as often as there are rounds, and return the path of the JSON file."""
+    """Measure every point once a round and return the path of the JSON file."""
     backend = options.backend()
     points, left_out = plan(backend, options.quick)
     settings: dict[str, Any] = {
         "data": {"name": "made"},
         "rounds": 1 if options.quick else 2,
-        "epochs": 2 if options.quick else 5 if backend.name == "cpu" else 50,
+        "epochs": 2 if options.quick else 50 if backend.asynchronous else 5,
         "peak": peak_settings(backend, options.quick),
-        "pause": 0 if options.quick or backend.name != "cpu" else PAUSE,
+        "pause": 0 if options.quick or backend.own_memory else PAUSE,
     }
     asked = {"precision": options.precision, "epochs": settings["epochs"], "peak": settings["peak"]}
     samples: list[list[Point]] = [[] for _ in points]
     for _ in range(settings["rounds"]):
         for point, found in zip(points, samples, strict=True):
-            found.append(in_fresh_process("bench.child", {**point, **asked}))
-            sleep(settings["pause"])
-    measured = [{**point, **figures(found)} for point, found in zip(points, samples, strict=True)]
+            found.append(in_fresh_process(measure_point, {**point, **asked}, settings["pause"]))
+    measured = [{**point, **combined(found)} for point, found in zip(points, samples, strict=True)]
     results = {**{sweep: series(measured, sweep) for sweep in ("rows", "width", "threads")}, "left_out": left_out}
     return save("scaling", options, backend, settings, results)
 
 
-def figures(found: Sequence[Point]) -> dict[str, Any]:
-    """Return what the processes of one point found together."""
+def combined(found: Sequence[Point]) -> dict[str, Any]:
+    """Return one record of what the processes of one point measured."""
     flops = found[0]["flops_per_epoch"]
     epoch = summarize([seconds for one in found for seconds in one["epoch_seconds"]])
     gemm = median(one["gemm_flops_per_second"] for one in found)
+    memory = [one["memory_added_bytes"] for one in found if one["memory_added_bytes"] is not None]
     return {
         "flops_per_epoch": flops,
         "epoch_seconds": epoch,
         "gemm_flops_per_second": rounded(gemm),
         "fraction_of_gemm": rounded(flops / epoch["median"] / gemm),
-        "memory_added_bytes": _largest([one["memory_added_bytes"] for one in found]),
+        "memory_added_bytes": max(memory, default=None),
     }
 
 
 def plan(backend: Backend, quick: bool) -> tuple[list[Point], list[str]]:
-    """Return the points to measure, and in words those that the machine is too small for."""
+    """Return the points to measure, and in words those that do not fit into this machine's memory."""
     row_counts, widths = (QUICK_ROWS, QUICK_WIDTHS) if quick else (ROWS, WIDTHS)
     some = row_counts[-1] if quick else 60_000
     threads = backend.threads
     points: list[Point] = []
     left_out = []
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+    memory = memory_bytes()
     base = {"device": backend.name, "threads": threads}
     for rows in row_counts:
         if memory and rows * ROW_BYTES > memory / 2:
@@ -77,7 +80,7 @@ def plan(backend: Backend, quick: bool) -> tuple[list[Point], list[str]]:
             continue
         points += [{**base, "sweep": "rows", "experiment": e, "rows": rows} for e in ("sgd", "adam")]
     points += [{**base, "sweep": "width", "experiment": "sgd", "rows": some, "width": width} for width in widths]
-    if backend.name == "cpu":
+    if not backend.asynchronous:  # the work is done by threads of the host
         counts = sorted({2**power for power in range(threads.bit_length())} | {threads})
         points += [
             {**base, "sweep": "threads", "experiment": e, "rows": some, "threads": count}
@@ -101,12 +104,8 @@ def series(measured: Sequence[Point], sweep: str) -> dict[str, Any]:
     return found
 
 
-def _largest(values: Sequence[int | None]) -> int | None:
-    return max((value for value in values if value is not None), default=None)
-
-
 def draw(record: dict[str, Any]) -> Figure:
-    """Return time, share of the GEMM rate and memory, over rows, width and threads, with the fitted exponents."""
+    """Return plots of time, share of the GEMM rate and memory over rows, width and threads, with fitted exponents."""
     sweeps = {name: found for name in ("rows", "width", "threads") if (found := record["results"][name])}
     figure, axes = figure_with_axes(
         3, len(sweeps), width=4.6 * len(sweeps), height=9.5, title="How time and memory grow", record=record
@@ -148,3 +147,40 @@ def draw(record: dict[str, Any]) -> Figure:
 
 def _label(experiment: str, sweep: str, exponent: float | None) -> str:
     return experiment if exponent is None else f"{experiment}: ∝ {sweep}^{exponent:.2f}"
+
+
+def tables(record: Record) -> list[str]:
+    """Return the tables of a scaling file, one a sweep."""
+    parts = []
+    for sweep in ("rows", "width", "threads"):
+        found = record["results"][sweep]
+        if not found:
+            continue
+        rows = [
+            [
+                f"{point[sweep]:,}",
+                experiment,
+                *markdown.spread(point["epoch_seconds"]),
+                f"{point['flops_per_epoch'] / point['epoch_seconds']['median'] / 1e9:,.0f}",
+                markdown.number(point.get("fraction_of_gemm"), ".2f"),
+                markdown.megabytes(point["memory_added_bytes"]),
+            ]
+            for experiment, one in found.items()
+            for point in one["points"]
+        ]
+        head = [
+            sweep, "experiment", "epoch", "min – max", "IQR", "GFLOP/s", "of the GEMM rate", "MB added by fit",
+        ]  # fmt: skip
+        parts.append(markdown.table(head, rows))
+        fits = [
+            f"{experiment}: "
+            + ", ".join(f"{what} ∝ {sweep}^{_exponent(one[f'{what}_exponent'])}" for what in ("time", "memory"))
+            for experiment, one in found.items()
+        ]
+        parts.append(f"{'; '.join(fits)}.\n")
+    parts += [f"- Left out: {reason}." for reason in record["results"]["left_out"]]
+    return parts
+
+
+def _exponent(value: float | None) -> str:
+    return "?" if value is None else f"{value:.2f}"

@@ -1,4 +1,4 @@
-"""Throughput: each experiment on the device, beside what the device could do at most."""
+"""Throughput: the epochs of each experiment on the device, beside the device's limits."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -12,22 +12,21 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from bench import baseline, processes
+from bench import baseline, markdown, processes
+from bench.markdown import Record
 from bench.measure import (
     Energy,
     alternate,
     epoch_bytes,
     floor_seconds,
-    peak_bytes,
     peak_settings,
     reset_peak,
     rounded,
     summarize,
 )
 from bench.pictures import COLOURS, bars, figure_with_axes, seconds_in_words
-from bench.results import Options, about, save
+from bench.results import Options, save
 from fmnist_xp.backend import Backend
-from fmnist_xp.data import preprocess
 from fmnist_xp.experiments import EXPERIMENTS, Experiment
 from fmnist_xp.measure import copy_rate, epoch_flops, gemm_sampler, time_epochs
 from fmnist_xp.model import Sequential
@@ -41,39 +40,33 @@ LOG_EVERY = 10
 def run(options: Options) -> Path:
     """Measure every experiment and return the path of the JSON file."""
     backend = options.backend()
-    on_gpu = backend.name != "cpu"
-    dataset, _ = options.load()
-    data = about(dataset)
-    rows, labels = preprocess(dataset, shuffle_seed=0)
-    del dataset
-    if options.quick:
-        rows, labels = rows[:6_000].copy(), labels[:6_000].copy()
+    rows, labels, data = options.rows()
     with backend.computing():
         X, y = backend.asarray(rows, dtype=backend.precision(options.precision).operands), backend.asarray(labels)
     del rows
     settings: dict[str, Any] = {
-        "data": data | {"rows": len(X)},
+        "data": data,
         "rounds": options.rounds or (2 if options.quick else 10),
-        "epochs_a_round": (20 if options.quick else 100) if on_gpu else (2 if options.quick else 10),
-        "notebook_epochs_a_round": 0 if on_gpu else 1 if options.quick else 3,
+        "epochs_a_round": (20 if options.quick else 100) if backend.asynchronous else (2 if options.quick else 10),
+        "notebook_epochs_a_round": 0 if backend.own_memory else 1 if options.quick else 3,
         "pause_after_notebook": 0 if options.quick else processes.PAUSE,
         "log_every": LOG_EVERY,
         "peak": peak_settings(backend, options.quick),
-        "trainings": (1 if options.quick else 5) if on_gpu else 0,
+        "trainings": (1 if options.quick else 5) if backend.asynchronous else 0,
     }
     peak = settings["peak"]
     runs = {e.name: _Run(e, backend, X, y, options.precision) for e in EXPERIMENTS.values()}
     memory = {name: one.peak_memory() for name, one in runs.items()}
     joules = {name: one.joules() for name, one in runs.items()}
 
-    gemm_rate = gemm_sampler(backend, options.precision, **peak)  # after the memory was looked at: it holds some
+    gemm_rate = gemm_sampler(backend, options.precision, **peak)  # holds memory, and so after that was measured
     sides: dict[str, Callable[[], list[float]]] = {"gemm": lambda: [gemm_rate()]}
-    if on_gpu:
+    if backend.own_memory:
         sides["copy"] = lambda: [copy_rate(backend, repeats=peak["repeats"])]
     sides |= {name: one.timed(settings["epochs_a_round"]) for name, one in runs.items()}
     notebooks: dict[str, baseline.Rounds] = {}
     with TemporaryDirectory() as folder:
-        if not on_gpu:
+        if settings["notebook_epochs_a_round"]:
             baseline.write_rows(Path(folder), X, y)
             for name, experiment in EXPERIMENTS.items():
                 state = experiment.make_network(backend, seed=0).state_dict()
@@ -96,10 +89,10 @@ def run(options: Options) -> Path:
         },
         "experiments": {
             name: {
-                **figures(one.network, len(X), samples[name], gemm_rates, copy_rates),
+                **metrics(one.network, len(X), samples[name], gemm_rates, copy_rates),
                 "peak_memory_bytes": memory[name],
                 "joules_per_epoch": joules[name],
-                "training": runs[name].training(trainings[name]) if on_gpu else None,
+                "training": one.training(trainings[name]) if trainings[name] else None,
             }
             for name, one in runs.items()
         },
@@ -108,7 +101,7 @@ def run(options: Options) -> Path:
 
 
 class _Run:
-    """An experiment that trains on and on."""
+    """An experiment whose network goes on training whenever it is timed."""
 
     def __init__(self, experiment: Experiment, backend: Backend, X: Any, y: Any, dtype: str) -> None:
         self._experiment, self._dtype = experiment, dtype
@@ -127,10 +120,10 @@ class _Run:
         """Return the most memory held during an epoch, rows included."""
         reset_peak(self._backend)
         self.timed(1)()
-        return peak_bytes(self._backend)
+        return self._backend.peak_memory()
 
     def train(self) -> list[float]:
-        """Return the seconds by the clock of a whole training from its first weights; rows and kernels are there."""
+        """Return the wall time of a whole training run, with the rows on the device and the kernels compiled."""
         network, optimizer = self._fresh()
         self._backend.synchronize()
         started = perf_counter()
@@ -141,7 +134,7 @@ class _Run:
         return [perf_counter() - started]
 
     def training(self, seconds: list[float]) -> dict[str, Any]:
-        """Return what whole trainings took, and the last logged figures, null where they are no numbers."""
+        """Return the record of whole training runs; the last loss and accuracy are None where they are not finite."""
         last = {"loss": self._history.loss[-1], "accuracy": self._history.accuracy[-1]}
         return {
             "epochs": self._experiment.epochs,
@@ -150,7 +143,7 @@ class _Run:
         }
 
     def joules(self, seconds: float = 2.0) -> float | None:
-        """Return the joules of an epoch, over enough of them for the counter, which moves a few times a second."""
+        """Return the joules of an epoch, averaged over `seconds`: the counter is updated a few times a second."""
         energy = Energy(self._backend)
         if energy.read() is None:
             return None
@@ -161,11 +154,11 @@ class _Run:
         return None if before is None or after is None else rounded((after - before) / epochs)
 
 
-def figures(
+def metrics(
     network: Sequential, rows: int, seconds: list[float], gemm_rates: list[float], copy_rates: list[float] | None
 ) -> dict[str, Any]:
-    """Return the figures of one experiment from its epochs and the rates measured between them."""
-    # Nearly all that an epoch moves enters or leaves a product.
+    """Return the record of one experiment's epochs, from their seconds and the rates measured between them."""
+    # In the operands' dtype: nearly all bytes that an epoch moves enter or leave a product.
     widths, itemsize = network.widths, np.dtype(network.precision.operands).itemsize
     flops = epoch_flops(widths, rows)
     summary = summarize(seconds)
@@ -188,12 +181,12 @@ def figures(
 
 def draw(record: dict[str, Any]) -> Figure:
     """Return bars of the median epoch, with the floor of each."""
-    experiments = record["results"]["experiments"]
+    experiments, copy = record["results"]["experiments"], record["results"]["copy_bytes_per_second"]
     figure, (ax,) = figure_with_axes(
         1, 1, width=10, height=3.6, title="A full-batch epoch and its floor", record=record
     )
     products = "the matrix products at the GEMM rate"
-    floor = f"{products}, or the bytes at the rate of a copy" if record["device"] == "cuda" else products
+    floor = f"{products}, or the bytes at the rate of a copy" if copy else products
     names = [f"{name}\n{'-'.join(map(str, e['widths']))}" for name, e in experiments.items()]
     labels = [_label(e) for e in experiments.values()]
     summaries = [e["epoch_seconds"] for e in experiments.values()]
@@ -211,7 +204,7 @@ def draw(record: dict[str, Any]) -> Figure:
 
 
 def _label(experiment: dict[str, Any]) -> str:
-    """Return the figures of an experiment in two lines, on a GPU three."""
+    """Return the metrics of an experiment in two lines, on a GPU three."""
     epoch, training = experiment["epoch_seconds"]["median"], experiment["training"]
     text = (
         f"{seconds_in_words(epoch)} · {experiment['samples_per_second'] / 1e3:,.0f} k samples/s\n"
@@ -222,3 +215,49 @@ def _label(experiment: dict[str, Any]) -> str:
     if training is not None:
         text += f"\n{training['epochs']:,} epochs in {training['seconds']['median']:.3g} s"
     return text
+
+
+def tables(record: Record) -> list[str]:
+    """Return the tables of a throughput file."""
+    found = record["results"]
+    gemm, copy = found["gemm_flops_per_second"], found["copy_bytes_per_second"]
+    rows = [
+        [
+            f"{name}, {'-'.join(map(str, e['widths']))}",
+            *markdown.spread(e["epoch_seconds"]),
+            f"{e['epochs_per_second']:.3g}",
+            f"{e['samples_per_second'] / 1e3:,.0f} k",
+            f"{e['flops_per_second'] / 1e9:,.0f}",
+            f"{e['fraction_of_gemm']:.2f}",
+            f"{e['fraction_of_best_gemm']:.2f}",
+            markdown.number(e["fraction_of_bandwidth"], ".2f"),
+            f"{e['floor_seconds'] / e['epoch_seconds']['median']:.2f}",
+            markdown.megabytes(e["peak_memory_bytes"]),
+            markdown.number(e["joules_per_epoch"], ".3g"),
+        ]
+        for name, e in found["experiments"].items()
+    ]
+    head = [
+        "experiment", "epoch", "min – max", "IQR", "epochs/s", "samples/s", "GFLOP/s", "of the GEMM rate",
+        "of its best", "of the bandwidth", "floor / epoch", "peak MB", "J/epoch",
+    ]  # fmt: skip
+    rates = f"GEMM rate: median {gemm['median'] / 1e9:,.0f}, best {gemm['max'] / 1e9:,.0f} GFLOP/s."
+    if copy:
+        rates += f" Copy: median {copy['median'] / 1e9:,.0f} GB/s."
+    lines = [markdown.table(head, rows), rates + "\n"]
+    if notebook := found.get("notebook"):
+        ours = {name: e["epoch_seconds"]["median"] for name, e in found["experiments"].items()}
+        rows = [
+            [
+                name,
+                *markdown.spread(theirs),
+                f"{theirs['median'] / ours[name]:.2f}",
+                markdown.seconds(theirs["first_epoch"]["median"]),
+                f"{theirs['first_epoch']['median'] / ours[name]:.2f}",
+            ]
+            for name, theirs in notebook.items()
+        ]
+        head = ["experiment", "epoch", "min – max", "IQR", "× ours", "first epoch", "× ours"]
+        lines.append("The notebook's arithmetic in plain NumPy, in processes of its own between the same epochs:\n")
+        lines.append(markdown.table(head, rows))
+    return lines

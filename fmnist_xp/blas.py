@@ -1,4 +1,4 @@
-"""NumPy's BLAS library: which it is, what holds it back, and how many threads it has."""
+"""NumPy's BLAS library: its name, what slows it down, and its number of threads."""
 
 import os
 import threading
@@ -12,7 +12,7 @@ from threadpoolctl import OpenBLASController, threadpool_info, threadpool_limits
 from fmnist_xp.machine import cpuinfo
 
 # Vector instructions, each with twice the arithmetic of those before; the flag of a processor that has them, and the
-# kernels of OpenBLAS and BLIS and the settings of MKL that go no further.
+# kernels of OpenBLAS and BLIS and the settings of MKL that use these at most.
 INSTRUCTIONS = (
     ("SSE", "sse2", "core2 penryn dunnington prescott nehalem generic compatible sse2 ssse3 sse4_1 sse4_2"),
     ("AVX", "avx", "sandybridge avx"),
@@ -27,7 +27,7 @@ KERNEL_VARIABLES = {
 
 
 def blas_name() -> str:
-    """Return NumPy's BLAS library with its version, its kernels and what makes its threads, as far as it tells."""
+    """Return NumPy's BLAS library with its version, its kernels and its threading layer, as far as known."""
     library = _numpys_blas()
     if not library:
         return "unknown"
@@ -51,7 +51,7 @@ def older_kernels() -> str | None:
     there = max((level for level, (_, flag, _) in enumerate(INSTRUCTIONS) if flag in flags), default=0)
     for variable in KERNEL_VARIABLES.get(library["internal_api"], ()):
         setting = os.environ.get(variable, "")
-        kernels = library.get("architecture") or setting.partition(",")[0]  # MKL does not tell
+        kernels = library.get("architecture") or setting.partition(",")[0]  # MKL reports none
         for level, (name, _, known) in enumerate(INSTRUCTIONS[:there]):
             if setting and kernels.lower() in known.split():
                 return (
@@ -62,30 +62,30 @@ def older_kernels() -> str | None:
 
 
 class _Blas:
-    """Who holds BLAS to one thread: a setting of the whole process, whoever asks for it."""
+    """The holders of BLAS at one thread, which is a setting of the whole process."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
-        self.holders: Counter[int] = Counter()  # by thread: after a fork, only one of them is left
+        self.holders: Counter[int] = Counter()  # by thread: a fork keeps one thread alone
         self.limits: threadpool_limits
-        if hasattr(os, "register_at_fork"):  # nobody is half way in or out when the process is copied
+        if hasattr(os, "register_at_fork"):  # no fork while a holder enters or leaves
             os.register_at_fork(
                 before=self.lock.acquire, after_in_parent=self.lock.release, after_in_child=self.after_fork
             )
 
     def limit(self) -> threadpool_limits:
-        """Hold BLAS to one thread; return what puts the number back that was."""
+        """Limit BLAS to one thread; return the object that restores the number before."""
         with self.obeyed():
             return threadpool_limits(1, user_api="blas")
 
     def release(self) -> None:
-        """Put back the number of threads that BLAS had before the first holder."""
+        """Restore the number of threads that BLAS had before the first holder."""
         with self.obeyed():
             self.limits.restore_original_limits()
 
     @contextmanager
     def obeyed(self) -> Iterator[None]:
-        """Let this thread set limits, and then any other: threadpoolctl, since 3.8, obeys the first alone."""
+        """Let this thread set limits, and any other later: threadpoolctl, since 3.8, obeys the first one alone."""
         clear = getattr(OpenBLASController, "clear_controlling_thread", lambda force: None)
         clear(force=True)
         yield
@@ -103,7 +103,7 @@ class _Blas:
 
 
 class _Here(threading.local):
-    """What is known of this thread."""
+    """The state of this thread."""
 
     limited = False
 
@@ -114,7 +114,7 @@ _here = _Here()
 
 @contextmanager
 def single_threaded_blas() -> Iterator[None]:
-    """Hold BLAS to one thread until the last of those who ask for it, on whatever thread, is done."""
+    """Hold BLAS to one thread until the last holder, on whatever thread, is done."""
     thread = threading.get_ident()
     with _blas.lock:
         if not _blas.holders:
@@ -125,18 +125,18 @@ def single_threaded_blas() -> Iterator[None]:
     finally:
         with _blas.lock:
             _blas.holders[thread] -= 1
-            _blas.holders = +_blas.holders  # those left
+            _blas.holders = +_blas.holders  # without zeros
             if not _blas.holders:
                 _blas.release()
 
 
 def keep_blas_single_threaded_here() -> None:
-    """Hold BLAS to one thread on this thread from now on: for MKL and OpenMP, the number is each thread's own.
+    """Hold BLAS to one thread on this thread from now on: MKL and OpenMP have a number for each thread.
 
     For threads that compute nothing else, while somebody holds `single_threaded_blas`.
     """
     if not _here.limited:
         with _blas.lock:
-            if _blas.holders:  # else the process would keep what we set
+            if _blas.holders:  # else nobody would restore the number
                 _blas.limit()
                 _here.limited = True

@@ -1,4 +1,4 @@
-"""What the command `devices` tells: what was found to compute with, and what is missing for CUDA."""
+"""What the command `devices` prints: the hardware and libraries that were found, and what is missing for CUDA."""
 
 import re
 import shutil
@@ -40,7 +40,7 @@ def survey() -> list[tuple[str, str]]:
 
 
 def _limits() -> str:
-    """Return what the environment has to say of the number of threads."""
+    """Return the limits that the environment sets to the number of threads."""
     limits = ", ".join(f"{name}={limit}" for name, limit in thread_limits().items())
     return f" ({limits})" if limits else ""
 
@@ -55,7 +55,7 @@ def _graphs() -> str:
 
 
 def _driver() -> str:
-    """Return what nvidia-smi says of the driver, which needs no CuPy."""
+    """Return the driver's version and the GPU's name from nvidia-smi, which needs no CuPy."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return "none found (there is no nvidia-smi)"

@@ -1,4 +1,4 @@
-"""What this machine is: its cores, its processor, and how much memory the process has used."""
+"""This machine: its cores, its processor and its memory, and the memory that the process has used."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ THREAD_VARIABLES = (
     "BLIS_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
 )
-"""What sets the number of threads of a BLAS library; our threads take BLAS's place, so it bounds theirs."""
+"""Variables that limit the threads of a BLAS library; our threads replace BLAS's, so they limit ours too."""
 
 
 def usable_cores() -> int:
@@ -34,7 +34,7 @@ def thread_limits() -> dict[str, int]:
     """Return the number of threads that each of `THREAD_VARIABLES` allows, of those that hold one."""
     limits = {}
     for name in THREAD_VARIABLES:
-        # OpenMP takes a list, of which the first is for threads that are not made by threads.
+        # OpenMP takes a list, by level of nesting; the first is for the outermost.
         with suppress(KeyError, ValueError):
             limits[name] = int(os.environ[name].split(",")[0])
     return {name: limit for name, limit in limits.items() if limit > 0}
@@ -43,8 +43,8 @@ def thread_limits() -> dict[str, int]:
 def cgroup_cores(root: Path = Path("/")) -> float | None:
     """Return the CPU quota of the process in cores, or None where it has none.
 
-    It is the least of the quotas of its control group and of all groups above, in whichever of the two versions;
-    what cannot be read limits nothing. `root` is the file system's.
+    It is the least of the quotas of its control group and of all groups above, in either version of cgroups; files
+    that cannot be read limit nothing. `root` is the file system's.
     """
     quotas = [quota for group in _control_groups(root) if (quota := _quota(group)) is not None]
     return min(quotas, default=None)
@@ -53,7 +53,7 @@ def cgroup_cores(root: Path = Path("/")) -> float | None:
 def _control_groups(root: Path) -> Iterator[Path]:
     """Yield the folders of the process's control groups, each and those above it, that may have a CPU quota.
 
-    Those of the same name under version 1's other controllers come along: they have no such files.
+    Those of the same name under version 1's other controllers are among them: they have no such files.
     """
     paths: dict[str, PurePosixPath] = {}  # by the file system's name
     for line in _lines(root / "proc/self/cgroup"):
@@ -68,7 +68,7 @@ def _control_groups(root: Path) -> Iterator[Path]:
         fields, kind = mount.split(), system.partition(" ")[0]
         if len(fields) < 5 or kind not in paths:
             continue
-        # What is mounted may be a group itself, as in a container, and the process in one outside of it.
+        # In a container the mount may be a group itself, and the process in one outside of it.
         group, mounted, point = paths[kind], *map(_unescaped, fields[3:5])
         inside = group.relative_to(mounted) if group.is_relative_to(mounted) else PurePosixPath()
         top = root / point.lstrip("/")
@@ -77,7 +77,11 @@ def _control_groups(root: Path) -> Iterator[Path]:
 
 def _quota(group: Path) -> float | None:
     """Return the quota that a control group itself has, in cores."""
-    files = ("cpu.max", "cpu.cfs_quota_us", "cpu.cfs_period_us")  # both figures in one, or one in each of two
+    files = (
+        "cpu.max",
+        "cpu.cfs_quota_us",
+        "cpu.cfs_period_us",
+    )  # version 2 has both numbers in one file, version 1 in two
     try:
         quota, period = map(int, " ".join(line for name in files for line in _lines(group / name)).split())
         return quota / period if quota > 0 and period > 0 else None
@@ -86,7 +90,7 @@ def _quota(group: Path) -> float | None:
 
 
 def _unescaped(path: str) -> str:
-    """Return a path of mountinfo, in which blanks and backslashes are octal numbers, as it is."""
+    """Return a path of mountinfo with its octal escapes of blanks and backslashes decoded."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), path)
 
 
@@ -94,14 +98,14 @@ def _lines(path: Path) -> list[str]:
     """Return the lines of a small file of the system; none where it cannot be read."""
     try:
         return os.fsdecode(path.read_bytes()).splitlines()
-    except (OSError, ValueError):  # a path with a NUL in it is no path
+    except (OSError, ValueError):  # a path that contains NUL
         return []
 
 
 def cpu_name() -> str:
-    """Return the processor's name as the operating system has it, with the numbers that tell it from its kin.
+    """Return the processor's name as the operating system has it, with the numbers of its model.
 
-    Virtual machines call very different processors "AMD EPYC".
+    Very different processors are called "AMD EPYC" in virtual machines.
     """
     fields = cpuinfo()
     name = fields.get("model name") or platform.processor() or platform.machine()
@@ -121,16 +125,25 @@ def cpuinfo() -> dict[str, str]:
 
 
 def memory_bytes() -> int | None:
-    """Return how much memory the machine has, in bytes, or None where the system does not tell."""
+    """Return how much memory the machine has, in bytes, or None where that is unknown."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
         return None
 
 
+def reset_peak_resident_bytes() -> int | None:
+    """Make the peak resident size the present one and return it in bytes; None where that cannot be done."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # Linux
+    except OSError:
+        return None
+    return peak_resident_bytes()
+
+
 def peak_resident_bytes() -> int | None:
-    """Return the peak resident size of this process in bytes, or None where the system does not tell."""
-    # Not ru_maxrss, which on Linux starts from the size of the process that started this one.
+    """Return the peak resident size of this process in bytes, or None where that is unknown."""
+    # Not ru_maxrss, which on Linux starts at the size of the parent process.
     for line in _lines(Path("/proc/self/status")):
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024

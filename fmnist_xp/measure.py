@@ -1,4 +1,4 @@
-"""How fast the machine is and how fast the engine: products, copies, epochs, and an epoch's cost in operations.
+"""Rates of the machine and times of the engine: matrix products, copies, epochs, and an epoch's operations.
 
 What `python -m bench` and `fmnist-xp bench` both measure with. Each function returns plain numbers.
 """
@@ -26,7 +26,7 @@ def epoch_flops(widths: Sequence[int], rows: int) -> int:
 def gemm_sampler(
     backend: Backend, precision: str = "float32", *, size: int = 2048, repeats: int = 5
 ) -> Callable[[], float]:
-    """Make the factors of large matrix products, and return a function for a sample of their rate in flop/s.
+    """Prepare large matrix products, and return a function that measures a sample of their rate in flop/s.
 
     A sample is the best of `repeats`, after one to warm up. As many products of `size` × `size` run at once as the
     backend has threads, each on one, as the engine's blocks do; on a GPU it is one. The matrices are held for as
@@ -34,8 +34,8 @@ def gemm_sampler(
     """
     kind, xp = backend.precision(precision), backend.xp
     with backend.computing():
-        # Not constants: a GPU saves power on those, and clocks higher than it does in training. Made on the device
-        # from two vectors of the host's: sums without their whole part are as even over [0, 1) as what is added.
+        # Not constants: with those a GPU draws less power, and clocks higher than in training. Computed on the device
+        # from two vectors of the host: the fractional parts of sums are as uniform over [0, 1) as the summands.
         vectors = backend.generator(0).random((2, 2, size), "float32")
         left, right = (
             backend.asarray(xp.remainder(xp.add(rows[:, None], columns), 1), kind.operands)
@@ -48,12 +48,7 @@ def gemm_sampler(
 
     def sample() -> float:
         with backend.computing():
-            marks = []
-            for _ in range(repeats + 1):
-                marks.append(backend.mark())
-                backend.map(work, backend.threads)
-            marks.append(backend.mark())
-            return 2 * size**3 * backend.threads / min(backend.seconds_between(marks)[1:])
+            return 2 * size**3 * backend.threads / _least_seconds(backend, work, repeats)
 
     return sample
 
@@ -72,12 +67,16 @@ def copy_rate(backend: Backend, *, megabytes: int = 256, repeats: int = 5) -> fl
             source, target = pairs[worker]
             target[...] = source
 
-        marks = []
-        for _ in range(repeats + 1):
-            marks.append(backend.mark())
-            backend.map(work, backend.threads)
+        return 2 * part * backend.threads / _least_seconds(backend, work, repeats)
+
+
+def _least_seconds(backend: Backend, work: Callable[[int], None], repeats: int) -> float:
+    """Return the seconds of the fastest of `repeats` calls of `work` on all threads, after one to warm up."""
+    marks = [backend.mark()]
+    for _ in range(repeats + 1):
+        backend.map(work, backend.threads)
         marks.append(backend.mark())
-        return 2 * part * backend.threads / min(backend.seconds_between(marks)[1:])
+    return min(backend.seconds_between(marks)[1:])
 
 
 def time_epochs(
@@ -90,7 +89,7 @@ def time_epochs(
     log_every: int = 10,
     block_rows: int | None = None,
 ) -> list[float]:
-    """Train on for `epochs` epochs and return the seconds of each, after one to warm up, or two launches' worth.
+    """Train for `epochs` more epochs and return the seconds of each, after one to warm up, or those of two launches.
 
     `X` and `y` are arrays of the network's backend. This is the training loop itself, so loss and accuracy are
     computed and fetched every `log_every`th epoch, as `fit` does.

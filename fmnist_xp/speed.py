@@ -19,7 +19,7 @@ class Speed:
     """The speed of one experiment.
 
     `epoch_seconds` is the median; `flops` the rate of the epoch's matrix products in flop/s, and `gemm_flops` that of
-    large matrix products in the same process, the higher of before and after.
+    large matrix products in the same process, the higher of the rates before and after.
     """
 
     experiment: str
@@ -32,7 +32,7 @@ class Speed:
 def measure_speed(
     backend: Backend, precision: str, epochs: int, rows: int = ROWS, block_rows: int | None = None
 ) -> Iterator[Speed]:
-    """Yield the speed of each experiment over `epochs` epochs of `rows` made images, in blocks of `block_rows`.
+    """Yield the speed of each experiment over `epochs` epochs of `rows` synthetic images, in blocks of `block_rows`.
 
     The images are noise in [−1, 1]: arithmetic takes the same time on any finite numbers that are not mostly zeros.
     """

@@ -32,7 +32,7 @@ and a test holds it to the record beside the picture.
 
 
 class CollectError(Exception):
-    """There is nothing to take over, in a line for the user."""
+    """Nothing can be taken over; the message is a line for the user."""
 
 
 def collect(archive: Path, root: Path) -> Iterator[str]:
@@ -58,7 +58,7 @@ def collect(archive: Path, root: Path) -> Iterator[str]:
 
 
 def read(archive: Path) -> dict[str, bytes]:
-    """Return what the archive of a round holds, by its path there."""
+    """Return the files of a round's archive by their paths in it."""
     try:
         with tarfile.open(archive) as tar:
             files = {
@@ -74,7 +74,7 @@ def read(archive: Path) -> dict[str, bytes]:
 
 
 def check(files: dict[str, bytes]) -> None:
-    """Raise `CollectError` where the results are none to keep: of small sizes, or of made images."""
+    """Raise `CollectError` where the results are none to keep: of small sizes, or of synthetic images."""
     if json.loads(files["round.json"])["quick"]:
         raise CollectError("the round was --quick, at small sizes: there are no results to take over")
     for name, data in files.items():
@@ -86,7 +86,7 @@ def check(files: dict[str, bytes]) -> None:
 
 
 def _write(path: Path, data: bytes) -> str:
-    """Write a file, and return what that did to the one that was there."""
+    """Write a file, and return what became of the one before it."""
     before = path.read_bytes() if path.is_file() else None
     if before == data:
         return "unchanged"
@@ -128,7 +128,7 @@ def gpu_sections(folder: Path) -> Iterator[str]:
 
 
 def main() -> int:
-    """Do it and return the exit status."""
+    """Take the archive over and return the exit status."""
     try:
         for line in collect(Path(sys.argv[1]), ROOT):
             print(line)

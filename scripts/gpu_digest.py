@@ -1,4 +1,4 @@
-"""The few lines that matter of what a part of the GPU round wrote: of its log, or of the JSON file that it names."""
+"""A summary of a part of the GPU round in a few lines, from its log or from the JSON file that the log names."""
 
 import json
 import re
@@ -27,9 +27,9 @@ def digest(name: str, log: str, failed: bool) -> list[str]:
 
 def _choose(name: str, lines: list[str]) -> list[str]:
     kind = name.partition("-")[0]
-    if kind in _FIGURES:
+    if kind in _SUMMARIES:
         paths = [Path(line) for line in lines if line.endswith(".json")]
-        return _FIGURES[kind](json.loads(paths[-1].read_text(encoding="utf-8"))["results"]) if paths else []
+        return _SUMMARIES[kind](json.loads(paths[-1].read_text(encoding="utf-8"))["results"]) if paths else []
     if kind == "devices":
         return [" ".join(re.sub("[│|]", " ", line).split()) for line in lines if re.search("CUDA|CuPy|cuda:", line)]
     if kind == "tests":
@@ -44,7 +44,9 @@ def _probe(results: dict[str, Any]) -> list[str]:
     for precision, found in results["precisions"].items():
         epochs = []
         for name, epoch in found["epochs"].items():
-            steps = [call for call in epoch["calls"] if ": " not in call["call"]]  # else several, once more together
+            steps = [
+                call for call in epoch["calls"] if ": " not in call["call"]
+            ]  # others are of several steps at once
             device, host = (sum(step[key] for step in steps) for key in ("device_us", "host_us"))
             epochs.append(
                 f"{name}: {epoch['epoch_us']:,.0f} µs an epoch; {len(steps)} steps one by one, "
@@ -75,4 +77,4 @@ def _peers(results: dict[str, Any]) -> list[str]:
     return shown
 
 
-_FIGURES = {"probe": _probe, "throughput": _throughput, "peers": _peers}
+_SUMMARIES = {"probe": _probe, "throughput": _throughput, "peers": _peers}

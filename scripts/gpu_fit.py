@@ -1,4 +1,4 @@
-"""Train a network on made rows in every precision of a device: does anything run at all? Exits with 1 where not.
+"""Train a network on synthetic rows in every precision of a device, a smoke test; exits with 1 where one fails.
 
 `python scripts/gpu_fit.py [DEVICE]`, by default cuda. A part of scripts/gpu-check.
 """
@@ -15,7 +15,7 @@ ROWS, EPOCHS = 1_000, 30
 
 
 def fit(backend: Backend, precision: str) -> str:
-    """Return what came of a training in `precision`; raise `ArithmeticError` where the loss did not fall by half."""
+    """Train in `precision` and return the losses in words; raise `ArithmeticError` where the loss did not halve."""
     generator = np.random.default_rng(0)
     labels = generator.integers(0, 10, ROWS, dtype="uint8")
     centres = generator.standard_normal((10, N_INPUTS))
@@ -37,7 +37,7 @@ def main(device: str = "cuda") -> int:
     for precision in backend.precisions:
         try:
             print(f"{precision}: {fit(backend, precision)}", flush=True)
-        except Exception as error:  # whatever it is, the next precision may do
+        except Exception as error:  # the next precision may work
             print(f"{precision}: {type(error).__name__}: {error}", flush=True)
             failed = 1
     return failed

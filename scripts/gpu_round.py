@@ -1,8 +1,8 @@
 """The round of scripts/gpu-check: the parts one after another, each under a limit, their results packed after each.
 
 Called by scripts/gpu-check, which says how it is used, with OUT, PYTHON, PYTHONPATH and WHEELS in the environment.
-It needs the standard library alone. What is in OUT at any moment is all that there is so far: the archive and the
-summary, each made anew beside the old one and renamed, and the log of the part that is under way.
+It needs the standard library alone. OUT holds all results so far at any moment: the archive and the summary, each
+replaced atomically after a part, and the log of the part that is running.
 """
 
 import argparse
@@ -30,11 +30,11 @@ from gpu_digest import digest
 ROOT = Path(__file__).parents[1]
 ARCHIVE, SUMMARY, RUNNING = "gpu-check.tar.gz", "summary.txt", "running.log"
 GRACE = 5
-"""Seconds from the request to end, at a part's limit, to the kill."""
+"""Seconds from SIGTERM, at a part's limit, to SIGKILL."""
 RESERVE = GRACE + 5
-"""Seconds of the whole that no part is given: for the kill, and for the last archive."""
+"""Seconds at the end that no part is given: for the kill and the last archive."""
 MOST_BYTES = 15 << 20
-"""Of the archive: what is larger than 16 MiB does not come back from such machines."""
+"""Limit of the archive's size, so that it is quick to fetch; files that do not fit are left out."""
 MOST_LOG = 1 << 20
 
 PRECISIONS = ("float32", "tf32", "float16", "float64")
@@ -70,11 +70,11 @@ class Outcome:
 
     @property
     def failed(self) -> bool:
-        """Whether it was begun and did not end well."""
+        """Whether it was started and did not succeed."""
         return self.status in ("failed", "cut")
 
     def lines(self) -> list[str]:
-        """Return what the summary says of it."""
+        """Return its lines of the summary."""
         reason = f": {self.reason}" if self.reason else ""
         return [
             f"{self.status:<9}{self.seconds:6.1f} s  {self.name}{reason}",
@@ -127,7 +127,7 @@ def choose_parts(kept: Path, wheels: Path | None, packages: Path, quick: bool) -
     for precision in PRECISIONS:
         yield Part(f"parity-{precision}", 10, 60, parity(precision))
     if not quick:
-        # Without the comparisons that the parts before have made. Plugins that complain of each other are left out.
+        # Without the comparisons of the parts before. Plugins that warn about each other are left out.
         options = ("-m", "cuda and not parity", "--device", "cuda", "-n", 4, "-q")
         plugins = ("-p", "no:cacheprovider", "-p", "no:benchmark")
         yield Part("tests", 20, 110, python("pytest", *options, *plugins), without_pytest)
@@ -151,19 +151,19 @@ def choose_parts(kept: Path, wheels: Path | None, packages: Path, quick: bool) -
     yield train("momentum")
     if not quick:
         yield Part("scaling", 30, 200, benchmark("scaling"))
-    # Such machines have many cores: how fast the images are read there.
+    # GPU machines have many cores: how fast they read the images.
     yield Part("loading", 30, 200, benchmark("loading", "--label", "gpuhost"))
     yield Part("report", 2, 20, python("bench", "report", "--out", results))
 
 
 @functools.cache
 def eager_again() -> str:
-    """Return why a part without CUDA graphs would be the one before once more; nothing where it would not."""
+    """Return why a part without CUDA graphs would only repeat the one before; empty where it would not."""
     return _lacks("nvmath-python", "from nvmath.bindings import cublas; cublas.get_version(cublas.create())")
 
 
 def without_pytest() -> str:
-    """Return why the tests cannot run here; nothing where they can."""
+    """Return why the tests cannot run here; empty where they can."""
     return _lacks("pytest with pytest-xdist", "import pytest, xdist")
 
 
@@ -177,7 +177,7 @@ def _lacks(what: str, code: str) -> str:
 
 
 class Round:
-    """The parts that were done so far, and their results in `out`."""
+    """The parts that have run, and their results in `out`."""
 
     def __init__(self, out: Path, kept: Path, deadline: float, quick: bool) -> None:
         self.out, self.kept, self.quick = out, kept, quick
@@ -187,7 +187,7 @@ class Round:
         self.left_out: list[str] = []
 
     def run(self, part: Part) -> None:
-        """Do `part`, and pack what there is."""
+        """Run `part`, and pack the results so far."""
         outcome = Outcome(part.name, "running", command=shlex.join(part.command))
         self.outcomes.append(outcome)
         if self._left() < part.needs:
@@ -195,7 +195,7 @@ class Round:
         elif missing := part.missing():
             outcome.status, outcome.reason = "left out", missing
         else:
-            with suppress(OSError):  # a full disk, say: what there is stays, and the archive may have room again
+            with suppress(OSError):  # such as a full disk: the old files stay, and the archive may have room again
                 self.write_summary()
             self._do(part, outcome, max(1, int(min(part.limit, self._left()))))
             self.pack()
@@ -205,7 +205,7 @@ class Round:
         running = self.out / RUNNING
         started = time.monotonic()
         command = ["timeout", f"--kill-after={GRACE}", str(limit), *part.command]
-        outcome.status, outcome.reason = "cut", "the round was ended"  # unless it gets to its end
+        outcome.status, outcome.reason = "cut", "the round was ended"  # unless it ends by itself
         try:
             with running.open("wb") as log:
                 process = subprocess.Popen(
@@ -214,7 +214,7 @@ class Round:
                 try:
                     code = process.wait()
                 except BaseException:
-                    process.terminate()  # which `timeout` hands on, and kills after the grace
+                    process.terminate()  # `timeout` forwards it, and kills after `GRACE`
                     process.wait()
                     raise
             outcome.seconds = time.monotonic() - started
@@ -231,7 +231,7 @@ class Round:
             outcome.shown = digest(part.name, log_path.read_text("utf-8", "replace"), outcome.failed)
 
     def pack(self) -> None:
-        """Make the archive and the summary anew. Where that cannot be done, the old ones stay, and it is said."""
+        """Replace the archive and the summary; where that fails, the old ones stay and a line says so."""
         try:
             self.write_summary()
             parts = [
@@ -248,7 +248,7 @@ class Round:
             print(f"gpu-check: the archive could not be made anew: {error}", file=sys.stderr, flush=True)
 
     def write_summary(self) -> None:
-        """Make the summary anew, beside the old one, and among what is packed."""
+        """Replace the summary, and put it among what is packed."""
         text = "\n".join(self.summary()) + "\n"
         (self.kept / SUMMARY).write_text(text, encoding="utf-8")
         beside = self.out / f".{SUMMARY}"
@@ -256,7 +256,7 @@ class Round:
         beside.replace(self.out / SUMMARY)
 
     def summary(self) -> list[str]:
-        """Return the lines of the summary: for each part its status, its seconds, and what matters of its log."""
+        """Return the lines of the summary: for each part its status, its seconds, and a digest of its log."""
         quick = " at small sizes: not a result" if self.quick else ""
         lines = [f"gpu-check of {self.date:%Y-%m-%d %H:%M} UTC{quick}: {self._spent():.0f} of {self.deadline:.0f} s"]
         for outcome in self.outcomes:
@@ -266,7 +266,7 @@ class Round:
         return lines
 
     def failed(self) -> list[str]:
-        """Return the names of the parts that did not end well."""
+        """Return the names of the parts that failed."""
         return [outcome.name for outcome in self.outcomes if outcome.failed]
 
     def _spent(self) -> float:
@@ -277,7 +277,7 @@ class Round:
 
 
 def keep_log(log: Path, kept: Path) -> None:
-    """Copy a log, of a very long one the beginning and the end."""
+    """Copy a log; of a very long one, its beginning and its end."""
     kept.parent.mkdir(exist_ok=True)
     with log.open("rb") as source, kept.open("wb") as target:
         size = source.seek(0, os.SEEK_END)
@@ -292,7 +292,7 @@ def keep_log(log: Path, kept: Path) -> None:
 
 
 def pack(folder: Path, archive: Path) -> list[str]:
-    """Pack all files below `folder`, beside `archive` and then renamed; return the names of those that did not fit.
+    """Pack all files below `folder`, replacing `archive` atomically; return the names of those that did not fit.
 
     The smallest come first, so that one that is very large keeps no other out.
     """
@@ -311,7 +311,7 @@ def pack(folder: Path, archive: Path) -> list[str]:
 
 
 class _OneLine(argparse.ArgumentParser):
-    """A parser that complains in one line."""
+    """A parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
         print(f"gpu-check: {message}", file=sys.stderr)
@@ -323,7 +323,7 @@ def _stop(number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def main() -> int:
-    """Do the round and return the exit status."""
+    """Run the round and return the exit status."""
     parser = _OneLine(prog="gpu-check", allow_abbrev=False, description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--deadline", type=float, default=560, metavar="SECONDS", help="of the whole; by default 560")
     parser.add_argument("--quick", action="store_true", help="small sizes")
@@ -341,7 +341,7 @@ def main() -> int:
         kept, packages = Path(scratch, "kept"), Path(scratch, "packages")
         (kept / "logs").mkdir(parents=True)
         os.environ.setdefault("FMNIST_XP_CACHE", str(Path(scratch, "cache")))
-        os.environ["PYTHONUNBUFFERED"] = "1"  # so that a log is up to date wherever a part is broken off
+        os.environ["PYTHONUNBUFFERED"] = "1"  # so that a log is complete wherever a part is cut
         os.environ["COLUMNS"] = "160"  # of tables
         os.environ["PYTHONPATH"] = f"{packages}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
 

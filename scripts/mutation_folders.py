@@ -1,4 +1,4 @@
-"""The folders of the package for scripts/mutation: what of each is mutated, and by which tests it is judged.
+"""The folders of the package for scripts/mutation: the files of each to mutate, and the tests to kill the mutants.
 
 `python mutation_folders.py` prints their names; with names, it makes mutants/<name>/, in which mutmut runs.
 """
@@ -13,70 +13,40 @@ WORK = ROOT / "mutants"
 
 
 class Folder(NamedTuple):
-    """The files that are mutated, and the tests that are run where they come by a mutated function."""
+    """The files that are mutated, and the tests, of which those run that call a mutated function."""
 
     files: list[str]
     tests: list[str]
 
 
-def rooms(*names: str) -> list[str]:
+def modules(*names: str) -> list[str]:
     """Return the files of modules at the top of the package."""
     return [f"fmnist_xp/{name}.py" for name in names]
 
 
+def tests(*names: str) -> list[str]:
+    """Return the files of tests by their names below tests/, without "test_"."""
+    return [
+        f"tests/{folder}{slash}test_{name}.py" for folder, slash, name in (path.rpartition("/") for path in names)
+    ]
+
+
+RUNS = ("model", "runs", "evaluation", "reproduce", "experiments", "files", "arguments", "errors", "plain_json")
+MACHINE = ("machine", "devices", "measure", "speed", "blas")
+PARITY = ("bounds", "comparison", "curves", "operations", "step", "suite")
 FOLDERS = {
-    "nn": Folder(["fmnist_xp/nn/*.py", *rooms("optim")], ["tests/nn", "tests/test_optim.py", "tests/test_model.py"]),
-    "train": Folder(
-        ["fmnist_xp/train/*.py"],
-        ["tests/train", "tests/test_model.py", "tests/nn/test_own_layers.py", "tests/backend/test_graphs.py"],
-    ),
-    "backend": Folder(["fmnist_xp/backend/*.py"], ["tests/backend", "tests/parity/test_training_on_standin.py"]),
-    "parity": Folder(
-        ["fmnist_xp/parity/*.py"],
-        [
-            f"tests/parity/test_parity_{name}.py"
-            for name in ("bounds", "comparison", "curves", "operations", "step", "suite")
-        ],
-    ),
+    "nn": Folder(["fmnist_xp/nn/*.py", *modules("optim")], ["tests/nn", *tests("optim", "model")]),
+    "train": Folder(["fmnist_xp/train/*.py"], ["tests/train", *tests("model", "nn/own_layers", "backend/graphs")]),
+    "backend": Folder(["fmnist_xp/backend/*.py"], ["tests/backend", *tests("parity/training_on_standin")]),
+    "parity": Folder(["fmnist_xp/parity/*.py"], tests(*(f"parity/parity_{name}" for name in PARITY))),
     "report": Folder(["fmnist_xp/report/*.py"], ["tests/report"]),
     "data": Folder(["fmnist_xp/data/*.py"], ["tests/data"]),
     "cli": Folder(["fmnist_xp/cli/*.py"], ["tests/cli"]),
     "runs": Folder(
-        rooms(
-            *(
-                "model",
-                "runs",
-                "evaluation",
-                "reproduce",
-                "experiments",
-                "files",
-                "arguments",
-                "errors",
-                "plain_json",
-            ),
-            *("__init__", "__main__", "public"),
-        ),
-        [
-            f"tests/test_{name}.py"
-            for name in (
-                *("model", "runs", "run_files", "evaluation", "reproduce", "experiments", "files", "arguments"),
-                *("plain_json", "errors"),
-            )
-        ]
-        + ["tests/backend/test_cuda.py"],  # half precision
+        modules(*RUNS, "__init__", "__main__", "public"),
+        tests(*RUNS, "run_files", "backend/cuda"),  # the last for half precision
     ),
-    "machine": Folder(
-        rooms("machine", "devices", "measure", "speed", "blas"),
-        [
-            "tests/test_machine.py",
-            "tests/test_devices.py",
-            "tests/test_measure.py",
-            "tests/test_speed.py",
-            "tests/test_blas.py",
-            "tests/cli/test_cli_bench.py",
-            "tests/cli/test_cli_devices.py",
-        ],
-    ),
+    "machine": Folder(modules(*MACHINE), tests(*MACHINE, "cli/cli_bench", "cli/cli_devices")),
 }
 COPIED = ("fmnist_xp", "tests", "bench", "scripts", "docs", "README.md", "CHANGELOG.md", "LICENSE")
 

@@ -66,7 +66,7 @@ stands outside of functions, such as tables, there are no mutants either.
 
 
 def mutants() -> list[dict[str, Any]]:
-    """Return of each mutant of the folders that were run its file, function, status, and both lines."""
+    """Return file, function, status and both lines of each mutant of the folders that were run."""
     found = []
     for folder in FOLDERS:
         if not (WORK / folder / "mutants").is_dir():

@@ -55,14 +55,14 @@ KERNELS: dict[str, tuple[str, str, str | None, dict[str, str], str | None]] = {
     "MKL, compatible": (AVX2, "mkl", None, {"MKL_CBWR": "COMPATIBLE"}, "SSE, .* AVX2: .* 4 times"),
     "MKL, the second": (AVX2, "mkl", None, {"MKL_ENABLE_INSTRUCTIONS": "SSE4_2"}, "SSE, .* AVX2: .* 4 times"),
     "MKL, automatic": (AVX512, "mkl", None, {"MKL_CBWR": "AUTO"}, None),
-    "kernels nobody knows": (AVX512, "openblas", "Newest", {"OPENBLAS_CORETYPE": "Newest"}, None),
-    "no flag known": ("", "openblas", "generic", {"OPENBLAS_CORETYPE": "generic"}, None),
+    "unknown kernels": (AVX512, "openblas", "Newest", {"OPENBLAS_CORETYPE": "Newest"}, None),
+    "no known flag": ("", "openblas", "generic", {"OPENBLAS_CORETYPE": "generic"}, None),
     "no x86": ("", "openblas", "neoversen1", {"OPENBLAS_CORETYPE": "neoversen1"}, None),
 }
 
 
 @pytest.mark.parametrize(("flags", "library", "kernels", "environment", "said"), KERNELS.values(), ids=KERNELS)
-def test_older_kernels_that_the_environment_chose_are_told_with_their_cost(
+def test_older_kernels_chosen_by_the_environment_are_reported_with_their_cost(
     monkeypatch: pytest.MonkeyPatch,
     flags: str,
     library: str,
@@ -87,7 +87,7 @@ def test_older_kernels_that_the_environment_chose_are_told_with_their_cost(
         assert re.fullmatch(rf"{name}={value} holds BLAS to {said} as long", sentence)
 
 
-def test_without_flags_nothing_is_said_of_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_older_kernels_are_not_reported_without_cpu_flags(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENBLAS_CORETYPE", "generic")
     monkeypatch.setattr(blas, "cpuinfo", dict)
     found = {"user_api": "blas", "filepath": "", "internal_api": "openblas", "architecture": "generic"}
@@ -95,7 +95,7 @@ def test_without_flags_nothing_is_said_of_kernels(monkeypatch: pytest.MonkeyPatc
     assert blas.older_kernels() is None
 
 
-def test_without_blas_nothing_is_said_of_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_older_kernels_are_not_reported_without_blas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blas, "threadpool_info", list)
     assert blas.older_kernels() is None
 
@@ -125,7 +125,7 @@ class Process:
 
 @pytest.fixture
 def process(monkeypatch: pytest.MonkeyPatch) -> Process:
-    """A process in which nobody has held BLAS to one thread yet."""
+    """A process in which BLAS has not been held to one thread yet."""
     made = Process()
     monkeypatch.setattr(blas, "threadpool_limits", made.limit)
     monkeypatch.setattr(os, "register_at_fork", lambda **hooks: made.hooks.update(hooks), raising=False)
@@ -181,7 +181,7 @@ def test_each_thread_that_computes_is_limited_once_while_somebody_holds_blas(pro
     assert process.threads == {"blas": 4, "openmp": 6}
 
 
-def test_fork_waits_for_who_is_half_way_and_leaves_the_parent_as_it_was(process: Process) -> None:
+def test_fork_waits_for_a_holder_that_enters_or_leaves_and_keeps_the_parents_state(process: Process) -> None:
     with blas.single_threaded_blas():
         assert is_free()
         process.hooks["before"]()
@@ -219,7 +219,7 @@ def test_child_forgets_the_holder_that_stayed_in_the_parent(process: Process) ->
         assert process.threads["blas"] == 4
 
 
-def test_child_of_a_holder_holds_on(process: Process) -> None:
+def test_child_of_a_holder_is_a_holder(process: Process) -> None:
     with held_by_another_thread(), blas.single_threaded_blas():
         process.hooks["before"]()
         process.hooks["after_in_child"]()

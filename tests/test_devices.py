@@ -63,7 +63,7 @@ def test_cuda_is_tried_without_graphs_and_then_with_them(two_gpus: None, monkeyp
     assert asked == [("cuda", {"graphs": False}), ("cuda", {"graphs": True}), ("auto", {})]
 
 
-def test_what_bounds_the_threads_and_slows_blas_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thread_limits_and_slow_blas_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cupy", None)
     for name in THREAD_VARIABLES:
         monkeypatch.delenv(name, raising=False)
@@ -89,7 +89,7 @@ def test_two_cupy_packages_are_both_named(monkeypatch: pytest.MonkeyPatch) -> No
     assert found["--device auto"] == "cpu"
 
 
-def test_what_graphs_lack_is_told(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_graphs_lack_is_shown(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
     def get_backend(_device: str, graphs: bool | None = None) -> CpuBackend:
         if graphs:
             raise DeviceError("CUDA graphs were asked for, but nvmath-python is not installed: pip install it")
@@ -114,7 +114,7 @@ def test_gpu_that_cannot_compute_is_listed_with_the_reason(two_gpus: None, monke
     assert found["--device auto"] == "cpu"
 
 
-def test_without_cupy_the_rest_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rest_is_shown_without_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cupy", None)
     found = dict(survey())
     assert "CuPy" not in found
@@ -144,7 +144,7 @@ def test_cupy_that_does_not_load_is_reported(
     else:
         (tmp_path / "cupy.py").write_text(source)
     for name in ["cupy", *(name for name in sys.modules if name.startswith("cupy."))]:
-        monkeypatch.setitem(sys.modules, name, None)  # notes what to put back, also where there is nothing
+        monkeypatch.setitem(sys.modules, name, None)  # restores the module, or its absence
         del sys.modules[name]
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     found = dict(survey())

@@ -22,11 +22,11 @@ NEEDS = {part.name: part.needs for part in gpu_round.choose_parts(Path(), None, 
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32" or BASH is None, reason="the scripts need bash")
 
-# Of the system, nothing but what the scripts call and the fake programs need.
+# The programs of the system that the scripts and the fake programs call.
 TOOLS = ("bash", "sh", "dirname", "basename", "mkdir", "mktemp", "cat", "cp", "sleep")
 PRECISIONS = ("float32", "tf32", "float16", "float64")
 SECONDS = 7
-"""What a part takes unless it is told otherwise, by the clock."""
+"""Seconds of a part by the clock, unless its plan says otherwise."""
 
 # `timeout --kill-after=5 LIMIT COMMAND...` by the clock. Before a part it copies what would be left if all was killed
 # now, and does what the part's plan says, where there is one.
@@ -110,11 +110,11 @@ class Machine:
         return Results(self.here / "out put")
 
     def seen(self, part: int) -> Results:
-        """Return what lay in OUT when the part of this number was begun: what a kill then would have left."""
+        """Return a copy of OUT at the start of the part of this number, which a kill would have left."""
         return Results(self.here / f"seen-{part}")
 
     def plan(self, part: int, text: str) -> None:
-        """Let the part of this number, from 1 on, do as told."""
+        """Set the plan of the part of this number, from 1 on."""
         (self.here / f"plan-{part}").write_text(text)
 
     def calls(self) -> list[str]:
@@ -197,7 +197,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
 # The round
 
 
-def test_all_is_done_in_every_precision_and_comes_back_in_two_files(whole: Whole) -> None:
+def test_all_parts_run_in_every_precision_and_the_results_are_two_files(whole: Whole) -> None:
     assert (whole.done.returncode, whole.done.stderr) == (0, "")
     results, calls = whole.machine.results, whole.machine.calls()
     assert {path.name for path in results.folder.iterdir()} == {"gpu-check.tar.gz", "summary.txt"}
@@ -220,7 +220,7 @@ def test_all_is_done_in_every_precision_and_comes_back_in_two_files(whole: Whole
     assert all("--device cuda" in call for call in calls if not call.partition(" --")[0].endswith(without))
 
 
-def test_what_matters_most_comes_first(whole: Whole) -> None:
+def test_most_important_parts_run_first(whole: Whole) -> None:
     kinds = [name.partition("-")[0] for name in whole.names]
     assert [*dict.fromkeys(kinds)] == [
         "devices", "fit", "probe", "parity", "tests", "throughput", "peers", "train", "scaling", "loading", "report",
@@ -258,8 +258,8 @@ def check_done_so_far(results: Results, done: list[str], under_way: str) -> None
         assert {f"logs/{name}.log" for name in done} <= results.files().keys()
 
 
-def test_whenever_all_is_killed_what_was_done_is_there(whole: Whole) -> None:
-    """Whichever part is under way: what lies in OUT then is all that a kill leaves."""
+def test_results_so_far_survive_a_kill_at_any_time(whole: Whole) -> None:
+    """OUT during each part is what a kill then leaves."""
     for place, name in enumerate(whole.names):
         check_done_so_far(whole.machine.seen(place + 1), whole.names[:place], name)
 
@@ -283,8 +283,8 @@ def wait_for(path: Path, process: "subprocess.Popen[str]") -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_round_that_is_asked_to_end_packs_what_there_is_and_ends_its_part(machine: Machine, number: int) -> None:
-    """With the system's own `timeout`, whose child must not live on."""
+def test_terminated_round_packs_its_results_and_ends_its_part(machine: Machine, number: int) -> None:
+    """With the system's own `timeout`, whose child must not survive."""
     use_real_timeout(machine)
     here = shlex.quote(str(machine.here))
     devices = f"echo half of it; echo $$ > {here}/child; : > {here}/reached; exec sleep 600"
@@ -298,7 +298,7 @@ def test_round_that_is_asked_to_end_packs_what_there_is_and_ends_its_part(machin
     assert machine.results.files()["logs/devices.log"] == "half of it\n"
     assert "devices: the round was ended" in out
     child = int((machine.here / "child").read_text())
-    for _ in range(1000):  # it is killed, but who takes note of that, and when, is the system's matter
+    for _ in range(1000):  # the system may take a while to reap a killed process
         if not lives(child):
             break
         time.sleep(0.01)
@@ -306,13 +306,13 @@ def test_round_that_is_asked_to_end_packs_what_there_is_and_ends_its_part(machin
 
 
 def lives(process: int) -> bool:
-    """Return whether there is such a process that is more than an entry nobody has collected."""
+    """Return whether there is such a process, other than a zombie."""
     try:
         os.kill(process, 0)
         return ") Z " not in Path(f"/proc/{process}/stat").read_text()
     except ProcessLookupError:
         return False
-    except FileNotFoundError:  # it has gone in between, or there is no /proc
+    except FileNotFoundError:  # it has ended meanwhile, or there is no /proc
         return Path("/proc/self/stat").exists() is False
 
 
@@ -345,7 +345,7 @@ def test_deadline_that_runs_out_in_a_part(machine: Machine, name: str) -> None:
     assert machine.clock() == deadline - gpu_round.RESERVE
 
 
-def test_part_that_never_ends_is_cut_at_its_own_limit_and_the_next_one_done(machine: Machine) -> None:
+def test_endless_part_is_cut_at_its_own_limit_and_the_next_one_runs(machine: Machine) -> None:
     machine.plan(2, "seconds=100000")
     done = machine.run()
     assert (done.returncode, done.stderr) == (1, "gpu-check: failed: fit\n")
@@ -353,19 +353,19 @@ def test_part_that_never_ends_is_cut_at_its_own_limit_and_the_next_one_done(mach
     assert [*machine.results.parts().values()][:4] == ["ok", "cut", "ok", "ok"]
 
 
-def test_short_part_is_done_where_there_is_no_time_for_a_long_one(machine: Machine) -> None:
+def test_short_part_runs_if_there_is_no_time_for_a_long_one(machine: Machine) -> None:
     done = machine.run(f"--deadline {SECONDS + NEEDS['report'] + gpu_round.RESERVE + 6} devices peers-tf32 report")
     assert done.returncode == 0
     assert machine.results.parts() == {"devices": "ok", "peers-tf32": "skipped", "report": "ok"}
 
 
-def test_what_making_the_environment_took_counts(machine: Machine) -> None:
+def test_time_of_setting_up_the_environment_counts(machine: Machine) -> None:
     machine.run("--deadline 100 --spent 80 devices fit probe")
     assert machine.results.parts() == {"devices": "ok", "fit": "skipped", "probe": "skipped"}
 
 
 def test_systems_timeout_ends_a_part(machine: Machine) -> None:
-    """By a real second; what the clock says of it is made up."""
+    """After a real second; the stand-in's clock does not count it."""
     use_real_timeout(machine)
     here = shlex.quote(str(machine.here))
     replace_python(machine, f"case $3 in devices) echo half of it; echo 1 > {here}/clock; exec sleep 600;; esac")
@@ -378,7 +378,7 @@ def test_systems_timeout_ends_a_part(machine: Machine) -> None:
 # Parts that fail, or cannot be done
 
 
-def test_part_that_fails_is_named_and_the_others_are_done(machine: Machine) -> None:
+def test_failing_part_is_named_and_the_others_run(machine: Machine) -> None:
     (machine.here / "failing").write_text("throughput --precision tf32")
     done = machine.run("--deadline 5000")
     assert (done.returncode, done.stderr) == (1, "gpu-check: failed: throughput-tf32 throughput-eager-tf32\n")
@@ -393,7 +393,7 @@ def test_part_that_fails_is_named_and_the_others_are_done(machine: Machine) -> N
     assert machine.results.files()["logs/throughput-tf32.log"].endswith("\nwent wrong\n")
 
 
-def test_what_lacks_a_package_is_left_out_with_the_reason(machine: Machine) -> None:
+def test_part_without_its_package_is_left_out_with_the_reason(machine: Machine) -> None:
     (machine.here / "lacking").touch()
     done = machine.run("--deadline 5000")
     assert (done.returncode, done.stderr) == (0, "")
@@ -404,7 +404,7 @@ def test_what_lacks_a_package_is_left_out_with_the_reason(machine: Machine) -> N
     assert "parity-eager-tf32: nvmath-python does not work here (ModuleNotFoundError: no such thing)" in text
 
 
-def test_archive_that_cannot_be_made_is_told_and_the_round_goes_on(machine: Machine) -> None:
+def test_failure_to_write_the_archive_is_reported_and_the_round_goes_on(machine: Machine) -> None:
     machine.plan(2, 'mkdir "$OUT/.gpu-check.tar.gz"')
     done = machine.run("devices fit probe")
     assert done.returncode == 0
@@ -414,7 +414,7 @@ def test_archive_that_cannot_be_made_is_told_and_the_round_goes_on(machine: Mach
 
 
 def replace_python(machine: Machine, first: str) -> None:
-    """Let Python do something else first."""
+    """Make Python do something else first."""
     python = machine.here / "programs" / "python3"
     python.write_text(python.read_text().replace("\n", f"\n{first}\n", 1))
 
@@ -439,9 +439,7 @@ def test_parts_are_chosen_by_the_beginnings_of_their_names(machine: Machine) -> 
         ("--collect nothing.tar.gz", 1, "--collect takes the archive of a round"),
     ],
 )
-def test_what_it_does_not_know_is_refused_in_a_line(
-    machine: Machine, arguments: str, status: int, message: str
-) -> None:
+def test_unknown_arguments_are_one_line_errors(machine: Machine, arguments: str, status: int, message: str) -> None:
     done = machine.run(arguments)
     assert (done.returncode, done.stdout) == (status, "")
     assert done.stderr.startswith(f"gpu-check: {message}")
@@ -484,7 +482,7 @@ def environment(machine: Machine) -> list[str]:
     return (machine.here / "environments").read_text().splitlines()[-1].split("|")
 
 
-def test_images_beside_the_project_are_taken_and_the_cache_is_not_the_users(machine: Machine) -> None:
+def test_images_beside_the_project_are_used_and_not_the_users_cache(machine: Machine) -> None:
     machine.run("devices")
     assert environment(machine)[0] == ""
     (machine.project / ".gpu-data").mkdir()
@@ -492,7 +490,7 @@ def test_images_beside_the_project_are_taken_and_the_cache_is_not_the_users(mach
     data, cache, _ = environment(machine)
     assert data == str(machine.project / ".gpu-data")
     assert Path(cache).is_absolute()
-    assert not Path(cache).parent.exists()  # it went with the round
+    assert not Path(cache).parent.exists()  # removed at the end of the round
     machine.run("devices", FMNIST_XP_DATA="/images", FMNIST_XP_CACHE="/cache", PYTHONPATH="/more")
     assert environment(machine)[:2] == ["/images", "/cache"]
     assert environment(machine)[2].endswith(f":{machine.project}:/more")
@@ -512,7 +510,7 @@ def test_too_large_a_file_is_left_out_and_named(tmp_path: Path, monkeypatch: pyt
     assert {path.name for path in tmp_path.iterdir()} == {"kept", "gpu-check.tar.gz"}
 
 
-def test_archive_stays_where_the_next_one_is_broken_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_archive_is_kept_if_writing_the_next_one_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, archive = tmp_path / "kept", tmp_path / "gpu-check.tar.gz"
     folder.mkdir()
     (folder / "a.txt").write_text("first")

@@ -23,13 +23,13 @@ PICTURE = (ROOT / "docs" / "parity" / "cpu" / "curves-float32.png").read_bytes()
 
 
 def benchmark(name: str, precision: str, **changes: Any) -> bytes:
-    """Return a result that the project keeps, as if a GPU had given it."""
+    """Return a committed result as if it were of a GPU."""
     record = read_json(ROOT / "bench" / "results" / f"{name}-cpu.json")
     return json.dumps(record | {"device": "cuda", "precision": precision, "date": "2026-05-04"} | changes).encode()
 
 
 def parity(precision: str, **changes: Any) -> bytes:
-    """Return the project's own record, as if a GPU had given it."""
+    """Return the committed record as if it were of a GPU."""
     record = read_json(ROOT / "docs" / "parity" / "cpu" / "parity.json")
     pair = record["pairs"][0] | {"device": f"cuda:0 {precision}", "precision": precision}
     return json.dumps(record | {"pairs": [pair], "threads": []} | changes).encode()
@@ -41,7 +41,7 @@ def round_record(quick: bool = False, **statuses: str) -> bytes:
 
 
 def probe() -> bytes:
-    """Return a probe of made data, as small as one can be."""
+    """Return a probe of the smallest size."""
     calls = [{"call": "mean", "device_us": 3.0, "host_us": 2.0}]
     found = {
         "gemm_flops_per_second": 5e13,
@@ -92,7 +92,7 @@ def project(tmp_path: Path) -> Path:
     shutil.copy(ROOT / "docs" / "parity.md", folder / "docs")
     shutil.copytree(ROOT / "bench" / "results", folder / "bench" / "results")
     shutil.copy(ROOT / "bench" / "README.md", folder / "bench")
-    for path in [*folder.rglob("*cuda*")]:  # whatever a round has brought before
+    for path in [*folder.rglob("*cuda*")]:  # results of earlier rounds
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     return folder
 
@@ -152,7 +152,7 @@ def test_pages_show_what_was_taken_over(collect: Collect, project: Path) -> None
     assert page[end:] == page_before[page_before.index("\n## Last measured: CPU\n") :]
 
 
-def test_a_second_time_changes_nothing_and_a_later_round_says_what_it_replaced(
+def test_repeating_changes_nothing_and_a_later_round_reports_what_it_replaced(
     collect: Collect, project: Path
 ) -> None:
     collect(RESULTS)
@@ -199,7 +199,7 @@ THROUGHPUT = read_json(ROOT / "bench" / "results" / "throughput-cpu.json")
     ],
     ids=["quick", "parity of synthetic images", "throughput of synthetic images"],
 )
-def test_what_is_no_result_is_refused_before_anything_is_written(
+def test_invalid_results_are_refused_before_anything_is_written(
     collect: Collect, project: Path, changes: dict[str, bytes], message: str
 ) -> None:
     before = files_below(project)
@@ -256,7 +256,7 @@ def test_the_script_takes_over_an_archive_of_the_callers_folder(
 
 
 @pytest.mark.parametrize("text", [b"", b"not an archive", PICTURE])
-def test_what_is_no_archive_is_refused(tmp_path: Path, text: bytes) -> None:
+def test_file_that_is_no_archive_is_refused(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "gpu-check.tar.gz").write_bytes(text)
     with pytest.raises(gpu_collect.CollectError, match="cannot be read"):
         gpu_collect.read(tmp_path / "gpu-check.tar.gz")

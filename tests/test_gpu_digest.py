@@ -14,14 +14,14 @@ ROOT = Path(__file__).parents[1]
 
 
 def measured(benchmark: str, folder: Path) -> tuple[dict[str, Any], str]:
-    """Return a result that the project keeps, written anew to `folder`, and the log of the part that wrote it."""
+    """Return a committed result, copied to `folder`, and the log of a part that would have written it."""
     path = folder / f"{benchmark}.json"
     path.write_text((ROOT / "bench" / "results" / f"{benchmark}-cpu.json").read_text(encoding="utf-8"), "utf-8")
     results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["results"]
     return results, f"{path}\n{path.with_suffix('.png')}\n"
 
 
-def test_throughput_is_epochs_beside_their_floor(tmp_path: Path) -> None:
+def test_throughput_shows_epochs_and_their_floor(tmp_path: Path) -> None:
     results, log = measured("throughput", tmp_path)
     lines = digest("throughput-tf32", log, failed=False)
     assert len(lines) == len(results["experiments"]) == 3
@@ -30,7 +30,7 @@ def test_throughput_is_epochs_beside_their_floor(tmp_path: Path) -> None:
         assert line == f"{name}: {epoch:,.0f} µs an epoch, floor {floor:,.0f} µs"
 
 
-def test_whole_training_is_told_where_there_is_one(tmp_path: Path) -> None:
+def test_whole_training_run_is_shown(tmp_path: Path) -> None:
     path = tmp_path / "throughput.json"
     training = {"epochs": 1100, "seconds": {"median": 0.25}}
     adam = {"epoch_seconds": {"median": 2e-4}, "floor_seconds": 1e-4, "training": training}
@@ -40,7 +40,7 @@ def test_whole_training_is_told_where_there_is_one(tmp_path: Path) -> None:
     ]
 
 
-def test_peers_stand_in_the_order_of_their_speed(tmp_path: Path) -> None:
+def test_peers_are_sorted_by_speed(tmp_path: Path) -> None:
     path = tmp_path / "peers.json"
     engines = {"fmnist_xp": {"median": 3e-4}, "JAX, jit": {"median": 2.5e-4}}
     adam = {"engines": engines, "left_out": {"PyTorch, eager": "PyTorch is not installed"}}
@@ -53,7 +53,7 @@ def test_peers_stand_in_the_order_of_their_speed(tmp_path: Path) -> None:
     assert len(digest("peers-float32", log, failed=False)) >= len(results)
 
 
-def test_probe_is_the_sum_of_its_calls(tmp_path: Path) -> None:
+def test_probe_shows_the_sum_of_its_calls(tmp_path: Path) -> None:
     path = tmp_path / "probe.json"
     times = {"a": (40.0, 5.0), "b": (60.0, 7.0), "taken together: a; b": (70.0, 6.0)}  # the last is no step
     calls = [{"call": name, "device_us": device, "host_us": host} for name, (device, host) in times.items()]
@@ -67,7 +67,7 @@ def test_probe_is_the_sum_of_its_calls(tmp_path: Path) -> None:
     ]
 
 
-def test_devices_are_what_concerns_the_gpu(
+def test_devices_shows_the_lines_about_the_gpu(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("fmnist_xp.devices.survey", lambda: [*survey()[:3], ("cuda:0", "NVIDIA H100, 80 GiB")])
@@ -75,7 +75,7 @@ def test_devices_are_what_concerns_the_gpu(
     assert digest("devices", capsys.readouterr().out, failed=False) == ["cuda:0 NVIDIA H100, 80 GiB"]
 
 
-def test_tests_are_the_failures_and_the_count() -> None:
+def test_tests_shows_the_failures_and_the_count() -> None:
     failures = [f"FAILED tests/test_a.py::test_{number} - AssertionError" for number in range(9)]
     log = "\n".join(["....F", *failures, "9 failed, 158 passed in 20.1s"])
     assert digest("tests", log, failed=False) == [
@@ -84,7 +84,7 @@ def test_tests_are_the_failures_and_the_count() -> None:
     assert digest("tests", "....\n167 passed in 20.1s\n\n", failed=False) == ["167 passed in 20.1s"]
 
 
-def test_of_others_the_last_line_and_where_they_fail_more_of_the_end() -> None:
+def test_other_parts_show_the_last_line_and_more_of_a_failure() -> None:
     log = "\n".join(f"line {number}" for number in range(20))
     assert digest("train-adam-tf32", log, failed=False) == ["line 19"]
     assert digest("train-adam-tf32", log, failed=True) == [f"line {number}" for number in range(14, 20)]
@@ -92,12 +92,12 @@ def test_of_others_the_last_line_and_where_they_fail_more_of_the_end() -> None:
 
 
 @pytest.mark.parametrize("text", ["{", "{}", '{"results": null}', '{"results": {"experiments": {"adam": {}}}}'])
-def test_figures_that_cannot_be_read_are_told(tmp_path: Path, text: str) -> None:
+def test_unreadable_results_are_reported(tmp_path: Path, text: str) -> None:
     (tmp_path / "throughput.json").write_text(text)
     for path in tmp_path / "throughput.json", tmp_path / "none.json":
         (line,) = digest("throughput-tf32", f"{path}\n", failed=False)
         assert line.startswith("its figures cannot be read: ")
 
 
-def test_lines_are_not_endless() -> None:
+def test_long_lines_are_cut() -> None:
     assert [len(line) for line in digest("report", "x" * 1000, failed=False)] == [250]

@@ -14,7 +14,7 @@ def test_every_precision_learns(capsys: pytest.CaptureFixture[str]) -> None:
         assert last < first / 2
 
 
-def test_precision_that_fails_is_told_and_the_next_one_tried(
+def test_failing_precision_is_reported_and_the_next_one_tried(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fit = gpu_fit.fit

@@ -1,4 +1,4 @@
-"""What the GPU round calls is what the commands take."""
+"""The commands accept the arguments that the GPU round calls them with."""
 
 from pathlib import Path
 from typing import Any

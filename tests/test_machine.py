@@ -70,8 +70,8 @@ GROUPS: dict[str, tuple[str, str, dict[str, str], float | None]] = {
     "no mounts": ("0::/a\n", "", v2("a", "200000 100000"), None),
     "no groups": ("", V2, v2("", "200000 100000"), None),
     "garbled quota": ("0::/a\n", V2, v2("a", "garbled") | v2("", "200000 100000"), 2),
-    "garbled figures": ("0::/a/b\n", V2, v2("a/b", "-5 100000") | v2("a", "100000 0") | v2("", "1e5 x"), None),
-    "figures beyond measure": ("0::/a/b\n", V2, v2("a/b", "9" * 4000 + " 1") | v2("a", "9" * 5000 + " 1"), None),
+    "garbled numbers": ("0::/a/b\n", V2, v2("a/b", "-5 100000") | v2("a", "100000 0") | v2("", "1e5 x"), None),
+    "huge numbers": ("0::/a/b\n", V2, v2("a/b", "9" * 4000 + " 1") | v2("a", "9" * 5000 + " 1"), None),
     "garbled lines": (
         "garbled\n\n0\n::\n4:cpu\n0::/a\n",
         "- cgroup2\n - cgroup2\n1 2 - cgroup2 x\n1 2 3 4 5 - cgroup\n1 2 3 / /\\000 - cgroup2 x y\n" + V2,
@@ -182,9 +182,7 @@ ARM = "processor\t: 0\nFeatures\t: fp asimd\nCPU implementer\t: 0x41\nCPU part\t
     ],
     ids=["x86", "first of two", "no numbers", "no family", "ARM", "no name", "no file"],
 )
-def test_cpu_is_named_with_what_tells_it_from_its_kin(
-    monkeypatch: pytest.MonkeyPatch, text: str | None, name: str
-) -> None:
+def test_cpu_name_has_the_numbers_of_its_model(monkeypatch: pytest.MonkeyPatch, text: str | None, name: str) -> None:
     set_file(monkeypatch, "/proc/cpuinfo", text)
     monkeypatch.setattr(platform, "processor", lambda: "")
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
@@ -198,7 +196,7 @@ def test_cpu_without_a_name_in_the_file_is_the_platforms(monkeypatch: pytest.Mon
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_peak_resident_size_is_between_todays_and_the_kernels_largest() -> None:
+def test_peak_resident_size_is_between_the_present_one_and_the_kernels_maximum() -> None:
     import resource
 
     held = np.ones(64 * 2**20, dtype="uint8")
@@ -206,15 +204,26 @@ def test_peak_resident_size_is_between_todays_and_the_kernels_largest() -> None:
     peak = machine.peak_resident_bytes()
     assert peak is not None
     assert held.all()
-    # The kernel counts pages in batches, and ru_maxrss may go back to the process that started this one.
+    # The kernel counts pages in batches, and ru_maxrss may be the parent process's.
     assert max(held.nbytes, 0.95 * pages * resource.getpagesize()) <= peak
     assert peak <= 1.05 * 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="of Linux, where it can be written")
+def test_peak_resident_size_is_reset_to_the_present_one() -> None:
+    held = np.ones(64 * 2**20, dtype="uint8")
+    before, size = machine.peak_resident_bytes() or 0, held.nbytes
+    del held
+    assert 0 < (machine.reset_peak_resident_bytes() or 0) <= before - 0.9 * size
+
+
+def test_peak_resident_size_that_cannot_be_reset_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "Path", lambda _path: tmp_path / "missing" / "clear_refs")
+    assert machine.reset_peak_resident_bytes() is None
+
+
 @pytest.mark.parametrize("text", [None, "Name:\tpython\n"], ids=["no file", "no line"])
-def test_peak_resident_size_is_none_where_the_system_does_not_tell(
-    monkeypatch: pytest.MonkeyPatch, text: str | None
-) -> None:
+def test_peak_resident_size_is_none_if_unknown(monkeypatch: pytest.MonkeyPatch, text: str | None) -> None:
     set_file(monkeypatch, "/proc/self/status", text)
     monkeypatch.setattr(platform, "system", lambda: "Windows")
     assert machine.peak_resident_bytes() is None
@@ -238,7 +247,7 @@ def test_memory_is_what_the_system_says_in_pages(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("error", [OSError, ValueError, AttributeError])
-def test_memory_that_the_system_does_not_tell(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_none_if_unknown(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_name: str) -> int:
         raise error
 

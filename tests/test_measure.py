@@ -12,7 +12,7 @@ from fmnist_xp.optim import SGD
 
 
 class Timed(CpuBackend):
-    """A backend on which what is asked for first takes the first of `seconds`, and so on to the last."""
+    """A backend on which the n-th call of `map` takes the n-th of `seconds`."""
 
     def __init__(self, threads: int, seconds: Sequence[float]) -> None:
         super().__init__(threads)
@@ -60,7 +60,7 @@ def test_gemm_rate_by_default_is_of_five_products_of_2048_square_matrices_of_flo
     assert backend.left == []
 
 
-def test_factors_of_the_gemm_rate_are_the_same_wherever_it_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gemm_operands_are_deterministic(monkeypatch: pytest.MonkeyPatch) -> None:
     backend, factors = Timed(1, [1, 1]), []
     monkeypatch.setattr(
         backend, "dot", lambda *matrices, tf32: factors.append([float(m[0, 0]) for m in matrices[:2]])
@@ -96,7 +96,7 @@ def test_copy_rate_by_default_is_of_five_copies_of_256_million_bytes(monkeypatch
     one = np.ones(1, dtype="uint8")
     views = SimpleNamespace(ones=lambda size, dtype: np.broadcast_to(one, size), empty=np.empty)
     monkeypatch.setattr(backend, "xp", views)
-    monkeypatch.setattr(CpuBackend, "map", lambda *_asked: None)  # nothing is copied, so no memory is taken
+    monkeypatch.setattr(CpuBackend, "map", lambda *_asked: None)  # without a copy, no memory is used
     assert copy_rate(backend) == 512_000_000 / 2
     assert backend.left == []
 
@@ -110,9 +110,7 @@ def test_rates_are_positive_and_finite(threads: int, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_samples_of_the_gemm_rate_are_products_of_the_same_uneven_matrices(
-    dtype: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gemm_samples_multiply_the_same_random_matrices(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = CpuBackend(2)
     products: list[tuple[np.ndarray, ...]] = []
 
@@ -137,7 +135,7 @@ def test_samples_of_the_gemm_rate_are_products_of_the_same_uneven_matrices(
         assert matrix.min() >= 0
         assert matrix.max() <= 1
         assert len(np.unique(matrix)) > 0.9 * matrix.size
-        assert matrix.std() == pytest.approx(12**-0.5, rel=0.1)  # that of an even spread over [0, 1)
+        assert matrix.std() == pytest.approx(12**-0.5, rel=0.1)  # of the uniform distribution over [0, 1)
     assert not np.array_equal(left, right)
 
 
@@ -172,7 +170,7 @@ class Noting(CpuBackend):
 
 
 def timed(backend: Noting, epochs: int, **options: Any) -> tuple[list[float], int]:
-    """Return the seconds of the epochs of a small training, and how many were made."""
+    """Return the seconds of the epochs of a small training run, and the number of epochs."""
     network, optimizer = Network([Dense(2, 3)], backend=backend, seed=0), SGD()
     seconds = time_epochs(network, np.ones((4, 2), "float32"), np.zeros(4, "uint8"), optimizer, epochs, **options)
     return seconds, optimizer.iterations
@@ -180,14 +178,12 @@ def timed(backend: Noting, epochs: int, **options: Any) -> tuple[list[float], in
 
 # 21 epochs: the logged ones are 0, 10 and 20, or 0, 4, 8, 12, 16 and 20.
 @pytest.mark.parametrize(("options", "logged"), [({}, 3), ({"log_every": 4}, 6)])
-def test_time_epochs_warms_up_with_one_epoch_and_logs_as_often_as_it_is_told(
-    options: dict[str, int], logged: int
-) -> None:
+def test_time_epochs_warms_up_with_one_epoch_and_logs_as_often_as_asked(options: dict[str, int], logged: int) -> None:
     backend = Noting(captures=False)
     assert timed(backend, 20, **options) == ([float(second) for second in range(2, 22)], 21)
     assert backend.fetched == logged
 
 
-def test_time_epochs_warms_up_with_two_launches_where_there_are_launches() -> None:
+def test_time_epochs_warms_up_with_two_launches_of_graphs() -> None:
     # Two launches of 4 epochs, one that compiles and one that captures, then those of 4 in 3 s and 2 in 4 s.
     assert timed(Noting(captures=True), 6, log_every=4) == ([3 / 4] * 4 + [4 / 2] * 2, 8 + 6)

@@ -186,7 +186,7 @@ def test_set_up_installs_again_what_changed(programs: Path, project: Path, tmp_p
     assert installs(log)[3:] == [".[test]"]
 
 
-def test_set_up_that_fails_is_said_and_tried_again(programs: Path, project: Path, tmp_path: Path) -> None:
+def test_failed_set_up_is_reported_and_tried_again(programs: Path, project: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     fake_python(programs / "python3", log, pip=1)
     for attempt in (1, 2):

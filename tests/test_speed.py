@@ -16,7 +16,7 @@ Asked = list[dict[str, Any]]
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
-    """Note what the training loop is asked for; its epochs take 1, 6 and 2 s, and large products have PEAKS."""
+    """Record the arguments of `time_epochs`, whose epochs take 1, 6 and 2 s; large products have the rates PEAKS."""
     found: Asked = []
     peaks = iter(PEAKS)
 
@@ -60,18 +60,18 @@ def test_training_is_that_of_the_experiments_in_the_precision_asked_for(asked: A
         assert one["y"].dtype == "uint8"
 
 
-def test_images_are_even_noise_and_the_labels_all_classes(asked: Asked) -> None:
+def test_images_are_uniform_noise_and_labels_cover_all_classes(asked: Asked) -> None:
     list(measure_speed(CpuBackend(1), "float32", 1, ROWS))
     X, y = asked[0]["X"], asked[0]["y"]
     assert X.shape == (ROWS, 784)
     assert -1 <= X.min() < -0.999
     assert 0.999 < X.max() <= 1
     assert abs(X.mean()) < 0.01
-    assert X.std() == pytest.approx(3**-0.5, rel=0.01)  # that of an even spread over [−1, 1]
+    assert X.std() == pytest.approx(3**-0.5, rel=0.01)  # of the uniform distribution over [−1, 1]
     assert set(y.tolist()) == set(range(10))
 
 
-def test_images_are_the_same_wherever_they_are_made(asked: Asked) -> None:
+def test_images_are_deterministic(asked: Asked) -> None:
     list(measure_speed(CpuBackend(1), "float32", 1, ROWS))
     first = np.random.default_rng(0).random(3, "float32")
     assert asked[0]["X"][0, :3].tolist() == (2 * first - 1).tolist()

@@ -1,15 +1,15 @@
-"""Programs that train the same network: ours, the notebook's arithmetic, and the frameworks, each in one file."""
+"""Programs that train the same network: ours, the notebook's arithmetic, and the frameworks, one file each."""
 
 from bench.engines.base import LOG_EVERY, Engine, NotHereError, Task
 from bench.engines.jax import Jax, JaxLoop
 from bench.engines.notebook import Notebook
-from bench.engines.ours import Ours, OursCudaGraphs, OursWithoutFigures
+from bench.engines.ours import Ours, OursCudaGraphs, OursWithoutMetrics
 from bench.engines.pytorch import PyTorch, PyTorchCompiled, PyTorchCudaGraphs, PyTorchWholeGraph
 from bench.engines.scikit_learn import ScikitLearn
 
 ENGINES: tuple[type[Engine], ...] = (
     Ours,
-    OursWithoutFigures,
+    OursWithoutMetrics,
     OursCudaGraphs,
     Notebook,
     PyTorch,
@@ -29,6 +29,6 @@ __all__ = [
     "Notebook",
     "Ours",
     "OursCudaGraphs",
-    "OursWithoutFigures",
+    "OursWithoutMetrics",
     "Task",
 ]

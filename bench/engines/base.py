@@ -1,4 +1,4 @@
-"""What a program must do to be compared: one epoch at a time, or ten, from given weights."""
+"""What a program must do to be compared: one or ten epochs at a time, from given weights."""
 
 import importlib
 from abc import ABC, abstractmethod
@@ -19,13 +19,13 @@ from fmnist_xp.machine import usable_cores
 LOSS_SCALE = 4096.0
 """Constant loss scale of the frameworks in float16.
 
-The gradient of a mean over 60,000 rows is some 1e-5 a logit and smaller behind it, and halves end at 6e-8; weights'
-gradients in halves end at 65504. This leaves a factor of thousands to both sides. A power of 2 rounds nothing.
+The gradient of a mean over 60,000 rows is some 1e-5 a logit and smaller behind it, and float16 underflows at 6e-8;
+gradients of weights overflow at 65504. This leaves a factor of thousands on both sides. A power of 2 rounds nothing.
 """
-
+SCALED = f"the loss is scaled by {LOSS_SCALE:g}, which the update divides out"
 
 LOG_EVERY = 10
-"""As training logs: figures of one epoch in so many, where a program computes them no more often."""
+"""Epochs from one with loss and accuracy to the next, as in training, of programs that do not always compute them."""
 
 
 class NotHereError(Exception):
@@ -49,25 +49,25 @@ class Task:
     @property
     def on_gpu(self) -> bool:
         """Whether the device is a GPU."""
-        return self.backend.name != "cpu"
+        return self.backend.cuda_index is not None
 
     @property
     def device_index(self) -> int:
-        """Number of the GPU."""
-        return int(self.backend.name.partition(":")[2] or 0)
+        """Number of the GPU; 0 on the CPU."""
+        return self.backend.cuda_index or 0
 
     @property
     def half(self) -> bool:
-        """Whether products are of halves, beside float32 parameters."""
+        """Whether products are of float16 operands, with float32 parameters."""
         return self.precision == "float16"
 
     @property
     def loss_scale(self) -> float:
-        """The factor on the loss before backward, to be divided out in the update: 1, but for halves `LOSS_SCALE`."""
+        """The factor on the loss before backward, divided out in the update: `LOSS_SCALE` for float16, else 1."""
         return LOSS_SCALE if self.half else 1.0
 
     def rows(self) -> NDArray[np.floating[Any]]:
-        """Return the rows in the dtype in which they enter a product, as they are held on the device."""
+        """Return the rows in the dtype of a product's operands, in which the device holds them."""
         return self.X.astype(PRECISIONS[self.precision].operands, copy=False)
 
     def dense(self) -> list[tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]]]:
@@ -79,7 +79,7 @@ class Task:
 class Engine(ABC):
     """A program with the task's network in it.
 
-    `name` is what tables call it, `note` what it does otherwise than the others, `l2` whether it regularizes the
+    `name` is what tables call it, `note` how it differs from the others, `l2` whether it regularizes the
     first layer as the experiment says, `gpu` whether it runs on a GPU, and `epochs_a_call` how many epochs `epoch`
     makes. The constructor raises `NotHereError` where the program cannot run.
     """
@@ -92,11 +92,11 @@ class Engine(ABC):
 
     @abstractmethod
     def __init__(self, task: Task) -> None:
-        """Take over the rows, the labels and the weights."""
+        """Take the rows, the labels and the weights."""
 
     @abstractmethod
     def epoch(self) -> tuple[Any, Any]:
-        """Make `epochs_a_call` updates, of which each is an epoch.
+        """Train for `epochs_a_call` epochs, one update each.
 
         Returns (loss, accuracy) before the first of them, as the program has them, without waiting for them.
         """
@@ -106,7 +106,7 @@ class Engine(ABC):
         return
 
     def session(self) -> AbstractContextManager[Any]:
-        """Return what to hold around epochs: here all usable cores for BLAS and OpenMP."""
+        """Return the context to run epochs in: here all usable cores for BLAS and OpenMP."""
         limits: AbstractContextManager[Any] = threadpool_limits(usable_cores())
         return limits
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.engines.base import LOG_EVERY, LOSS_SCALE, Engine, NotHereError, Schedule, Task, first_line, imported
+from bench.engines.base import LOG_EVERY, SCALED, Engine, NotHereError, Schedule, Task, first_line, imported
 from fmnist_xp.machine import usable_cores
 
 
@@ -18,7 +18,7 @@ class Jax(Engine):
 
     def __init__(self, task: Task) -> None:
         """Put all on the device; raise `NotHereError` without JAX or, on a GPU, without its CUDA build."""
-        # Both are read when JAX first starts a device: as many threads as the others, and memory as it is needed.
+        # Both are read when JAX first starts a device: as many threads as the others, and no memory in advance.
         os.environ.setdefault("PJRT_NPROC", str(usable_cores()))
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
         self._jax = jax = imported("jax", "JAX")
@@ -29,8 +29,7 @@ class Jax(Engine):
             raise NotHereError(f"the installed JAX finds no such device: {first_line(error)}") from error
         self._double = task.precision == "float64"
         if task.half:
-            scaled = f"the loss is scaled by {LOSS_SCALE:g}, which the update divides out"
-            self.note = f"halves enter the products, float32 comes out; {scaled}"
+            self.note = f"halves enter the products, float32 comes out; {SCALED}"
         moments = 2 if task.experiment.optimizer == "adam" else int(task.experiment.momentum > 0)
         with self.session():
             rows = task.rows(), task.y.astype("int32")
@@ -60,7 +59,7 @@ class Jax(Engine):
 
     @contextmanager
     def session(self) -> Iterator[None]:
-        """Hold all cores, and 64-bit arrays on where they are computed with, off where not."""
+        """Use all cores, and enable 64-bit arrays for float64 alone."""
         config = self._jax.config
         before = config.jax_enable_x64
         config.update("jax_enable_x64", self._double)
@@ -72,25 +71,25 @@ class Jax(Engine):
 
 
 class JaxLoop(Jax):
-    """Ten epochs as one compiled function, with a loop of the device's."""
+    """Ten epochs as one compiled function, with the loop on the device."""
 
     name = f"JAX, jit of {LOG_EVERY} epochs"
     epochs_a_call = LOG_EVERY
 
     def __init__(self, task: Task) -> None:
-        """Say beside the rest how often there are figures."""
+        """Note also how often loss and accuracy are computed."""
         super().__init__(task)
         loop = f"lax.fori_loop over {LOG_EVERY} epochs in one jit, with the figures of the first"
         self.note = "; ".join(filter(None, [loop, self.note]))
 
     def _calls(self, step: Callable[..., Any]) -> Callable[..., Any]:
-        # The count is known to the compiler: on a GPU the host would have to look at each epoch's end else.
+        # The compiler knows the count: otherwise the host of a GPU would have to check after each epoch.
         def epochs(parameters: Any, moments: Any, X: Any, y: Any, *scalars: Any) -> Any:
             def epoch(number: Any, parameters: Any, moments: Any) -> Any:
                 return step(parameters, moments, X, y, *(values[number] for values in scalars))
 
             parameters, moments, loss, accuracy = epoch(0, parameters, moments)
-            # Of the other epochs the figures are asked for by nobody, and so computed by nobody.
+            # Nothing uses the metrics of the other epochs, so the compiler drops them.
             state = self._jax.lax.fori_loop(1, LOG_EVERY, lambda i, s: epoch(i, *s)[:2], (parameters, moments))
             return *state, loss, accuracy
 
@@ -104,7 +103,7 @@ class JaxLoop(Jax):
 def _product(jax: Any, precision: str) -> Callable[[Any, Any], Any]:
     """Return a · b, differentiable, with products in `precision` forward and backward, sums never below float32."""
     if precision != "float16":
-        # To be said of every product: by itself JAX rounds float32 operands to TF32 on a GPU that has it.
+        # Set for every product: by default JAX rounds float32 operands to TF32 on a GPU that has it.
         kind = "tensorfloat32" if precision == "tf32" else "highest"
         return lambda a, b: jax.numpy.matmul(a, b, precision=kind)
 
@@ -120,7 +119,7 @@ def _product(jax: Any, precision: str) -> Callable[[Any, Any], Any]:
         gradient = gradient.astype("float16")
         return dot(gradient, b.T).astype("float16"), dot(a.T, gradient)
 
-    # JAX's own gradient of `dot` would multiply float32 by halves, which GPUs do as float32.
+    # JAX's own gradient of `dot` would multiply float32 by float16, which GPUs do as float32.
     halves = jax.custom_vjp(lambda a, b: forward(a, b)[0])
     halves.defvjp(forward, backward)
     return lambda a, b: halves(a.astype("float16"), b)
@@ -132,7 +131,7 @@ def _step(jax: Any, task: Task) -> Any:
     product = _product(jax, task.precision)
     b1, b2 = Schedule.beta_1, Schedule.beta_2
 
-    def figures(parameters: Any, X: Any, y: Any) -> Any:
+    def objective(parameters: Any, X: Any, y: Any) -> Any:
         values = X
         for weights, biases in parameters[:-1]:
             values = jax.nn.relu(product(values, weights) + biases)
@@ -144,7 +143,7 @@ def _step(jax: Any, task: Task) -> Any:
 
     def step(parameters: Any, moments: Any, X: Any, y: Any, rate: Any, k1: Any, k2: Any) -> Any:
         each = jax.tree.map
-        gradients, (loss, accuracy) = jax.grad(figures, has_aux=True)(parameters, X, y)
+        gradients, (loss, accuracy) = jax.grad(objective, has_aux=True)(parameters, X, y)
         gradients = each(lambda g: g / scale, gradients)
         if experiment.optimizer == "adam":
             m = each(lambda m, g: b1 * m + (1 - b1) * g, moments[0], gradients)

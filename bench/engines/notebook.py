@@ -1,4 +1,4 @@
-"""The notebook's arithmetic as an engine, held against the others' losses; `bench.baseline` takes its time."""
+"""The notebook's arithmetic as an engine whose losses check the others; `bench.baseline` times it."""
 
 from dataclasses import asdict
 from typing import Any

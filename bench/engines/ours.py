@@ -18,7 +18,7 @@ class Ours(Engine):
     logs = True
 
     def __init__(self, task: Task) -> None:
-        """Make the network; the weights are copied."""
+        """Make the network with a copy of the weights."""
         self._backend = task.backend
         self._network = task.experiment.make_network(task.backend, seed=0, dtype=task.precision)
         self._network.load_state_dict(task.state)
@@ -40,12 +40,12 @@ class Ours(Engine):
         self._backend.synchronize()
 
     def session(self) -> AbstractContextManager[Any]:
-        """Hold what training holds: on the CPU, BLAS to one thread in each of the engine's own."""
+        """Return the context of training: on the CPU, BLAS held to one thread in each of the engine's own."""
         context: AbstractContextManager[Any] = self._backend.computing()
         return context
 
 
-class OursWithoutFigures(Ours):
+class OursWithoutMetrics(Ours):
     """The epochs between two logged ones."""
 
     name = "fmnist_xp, no figures"
@@ -54,7 +54,7 @@ class OursWithoutFigures(Ours):
 
 
 class OursCudaGraphs(Ours):
-    """Ten epochs as one CUDA graph, as training runs them from one logged epoch to the next."""
+    """Ten epochs as one CUDA graph, as in training from one logged epoch to the next."""
 
     name = "fmnist_xp, CUDA graphs"
     note = "10 epochs in one launch, figures in the first of them, as training logs"

@@ -6,7 +6,7 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
-from bench.engines.base import LOG_EVERY, LOSS_SCALE, Engine, NotHereError, Schedule, Task, first_line, imported
+from bench.engines.base import LOG_EVERY, SCALED, Engine, NotHereError, Schedule, Task, first_line, imported
 from fmnist_xp.machine import usable_cores
 
 
@@ -14,9 +14,12 @@ class PyTorch(Engine):
     """Linear layers, cross-entropy and PyTorch's own fused optimizers, eager."""
 
     name = "PyTorch, eager"
+    graphs = False
 
     def __init__(self, task: Task) -> None:
-        """Put all on the device; raise `NotHereError` without PyTorch or, on a GPU, without its CUDA build."""
+        """Put all on the device; raise `NotHereError` without PyTorch or its CUDA build, and for graphs on a CPU."""
+        if self.graphs and not task.on_gpu:
+            raise NotHereError("CUDA graphs need a GPU")
         self._torch = torch = imported("torch", "PyTorch")
         if task.on_gpu and not torch.cuda.is_available():
             raise NotHereError("the installed PyTorch finds no CUDA device")
@@ -26,12 +29,11 @@ class PyTorch(Engine):
         dtype = torch.float64 if task.precision == "float64" else torch.float32
         self._experiment = task.experiment
         self._matmul_precision = "high" if task.precision == "tf32" else "highest"
-        # Each weight enters one product: a cache of what was cast gains nothing, and graphs must not meet one.
+        # Each weight enters one product: a cache of casts gains nothing, and must not be captured in a graph.
         casting = partial(torch.autocast, device.type, torch.float16, cache_enabled=False)
         self._casting = casting if task.half else nullcontext
         if task.half:
-            scaled = f"the loss is scaled by {LOSS_SCALE:g}, which the update divides out"
-            self.note = f"autocast; {scaled}, with no search for another scale"
+            self.note = f"autocast; {SCALED}, with no search for another scale"
         self._seed = torch.tensor(task.loss_scale, dtype=dtype, device=device)
         self._X = torch.from_numpy(task.rows()).to(device)
         self._y = torch.from_numpy(task.y).to(device, torch.int64)
@@ -56,7 +58,7 @@ class PyTorch(Engine):
             self._optimizer = torch.optim.SGD(parameters, lr=1.0, momentum=momentum, fused=True)
         self._schedule = Schedule(task.experiment)
         self._rate = task.experiment.learning_rate
-        self._figures = self._compute
+        self._forward = self._compute
 
     def epoch(self) -> tuple[Any, Any]:
         """Return loss and accuracy as tensors of the device."""
@@ -68,7 +70,7 @@ class PyTorch(Engine):
         self._rate = rate
         group["lr"] = rate / self._gradient_scale
         self._optimizer.zero_grad()
-        loss, accuracy = self._figures(self._X, self._y)
+        loss, accuracy = self._forward(self._X, self._y)
         loss.backward(self._seed)
         self._optimizer.step()
         return loss.detach(), accuracy
@@ -80,7 +82,7 @@ class PyTorch(Engine):
 
     @contextmanager
     def session(self) -> Iterator[None]:
-        """Hold all cores, float32 products to the precision asked for, and sums of halves to float32."""
+        """Use all cores, the precision asked for in float32 products, and float32 sums in float16 products."""
         torch, matmul = self._torch, self._torch.backends.cuda.matmul
         before = torch.get_float32_matmul_precision(), matmul.allow_fp16_reduced_precision_reduction
         torch.set_float32_matmul_precision(self._matmul_precision)
@@ -94,19 +96,19 @@ class PyTorch(Engine):
 
     def _compiled(self, mode: str = "default") -> Any:
         """Return `_compute` through `torch.compile`, which compiles when it is first called."""
-        # One limit holds for all engines together, and past it code runs eagerly without a word.
+        # One limit for all engines together, past which code silently runs eagerly.
         config: Any = imported("torch._dynamo.config", "PyTorch's compiler")
         config.recompile_limit = 64
         return self._torch.compile(self._compute, mode=mode)
 
-    def _compute(self, X: Any, y: Any, *, figures: bool = True) -> tuple[Any, Any]:
-        """Return the loss, and the accuracy if `figures`."""
+    def _compute(self, X: Any, y: Any, *, with_accuracy: bool = True) -> tuple[Any, Any]:
+        """Return the loss, and the accuracy `with_accuracy`."""
         with self._casting():
             logits = self._model(X)
         logits = logits.to(self._seed.dtype)
         first = self._model[0]
         penalty = self._experiment.l2 * (first.weight.square().sum() + first.bias.square().sum())
-        accuracy = (logits.argmax(1) == y).float().mean() if figures else None
+        accuracy = (logits.argmax(1) == y).float().mean() if with_accuracy else None
         return self._torch.nn.functional.cross_entropy(logits, y) + penalty, accuracy
 
 
@@ -119,11 +121,11 @@ class PyTorchCompiled(PyTorch):
     def __init__(self, task: Task) -> None:
         """Compile now; raise `NotHereError` where there is no compiler for it."""
         super().__init__(task)
-        self._figures = self._compiled(self.mode)
+        self._forward = self._compiled(self.mode)
         try:
-            # Once through all of it, so that a missing compiler shows here; no update is made.
+            # Forward and backward once, so that a missing compiler shows here; without an update.
             with self.session():
-                loss, _ = self._figures(self._X, self._y)
+                loss, _ = self._forward(self._X, self._y)
                 loss.backward(self._seed)
                 self.synchronize()
         except Exception as error:
@@ -137,12 +139,7 @@ class PyTorchCudaGraphs(PyTorchCompiled):
 
     name = "PyTorch, CUDA graphs"
     mode = "reduce-overhead"
-
-    def __init__(self, task: Task) -> None:
-        """Raise `NotHereError` on a CPU."""
-        if not task.on_gpu:
-            raise NotHereError("CUDA graphs need a GPU")
-        super().__init__(task)
+    graphs = True
 
     def epoch(self) -> tuple[Any, Any]:
         """Return copies of loss and accuracy: the next replay writes over the originals."""
@@ -152,13 +149,13 @@ class PyTorchCudaGraphs(PyTorchCompiled):
 
 
 class PyTorchSteps(PyTorch):
-    """Ten whole steps a call, all that changes from one to the next in a vector of the device: fit to be captured."""
+    """Ten whole steps a call, with all that changes between them in a table on the device: fit to be captured."""
 
     name = f"PyTorch, {LOG_EVERY} epochs a call"
     epochs_a_call = LOG_EVERY
 
     def __init__(self, task: Task) -> None:
-        """Make optimizers that take a device's numbers for the learning rate."""
+        """Make optimizers whose learning rate lies on the device."""
         super().__init__(task)
         torch, parameters = self._torch, list(self._model.parameters())
         self._adam = task.experiment.optimizer == "adam"
@@ -188,7 +185,7 @@ class PyTorchSteps(PyTorch):
         if not self._adam:
             rates = [rate * self._gradient_scale for rate in rates]
         table = self._torch.tensor(rates, dtype=self._table.dtype)[:, None].repeat(1, 4)
-        # From pinned memory, of which PyTorch keeps count, so that the host does not wait for the copy.
+        # From pinned memory, which PyTorch keeps until it is copied, so that the host does not wait.
         self._table.copy_(table.pin_memory() if self._on_gpu else table, non_blocking=True)
         loss, accuracy = self._call()
         return loss.clone(), accuracy.clone()
@@ -200,9 +197,9 @@ class PyTorchSteps(PyTorch):
         """Make the steps with what the table holds; return loss and accuracy before the first."""
         found = None
         for number in range(LOG_EVERY):
-            # None, not zeros: the first gradient is written where the others are added, and that is captured so.
+            # None, not zeros: the graph then writes the first gradient instead of adding it.
             self._optimizer.zero_grad(set_to_none=True)
-            loss, accuracy = self._figures(self._X, self._y, figures=number == 0)
+            loss, accuracy = self._forward(self._X, self._y, with_accuracy=number == 0)
             rate = self._table[number, 0]
             if self._adam:
                 self._optimizer.param_groups[0]["lr"] = rate
@@ -224,19 +221,18 @@ class PyTorchWholeGraph(PyTorchSteps):
     """Ten whole steps, the optimizer's included, captured as one CUDA graph, compiled where that works."""
 
     name = f"PyTorch, CUDA graph of {LOG_EVERY} epochs"
+    graphs = True
 
     def __init__(self, task: Task) -> None:
-        """Capture; raise `NotHereError` on a CPU."""
-        if not task.on_gpu:
-            raise NotHereError("CUDA graphs need a GPU")
+        """Capture the steps."""
         super().__init__(task)
         how = "compiled"
         try:
-            self._figures = self._compiled()
+            self._forward = self._compiled()
             self._capture()
         except Exception as error:
             how = f"eager, since compiled they cannot be captured ({first_line(error)})"
-            self._figures = self._compute
+            self._forward = self._compute
             self._capture()
         whole = f"{LOG_EVERY} whole steps, optimizer included, in one torch.cuda.graph, with the figures of the first"
         self.note = "; ".join(filter(None, [f"{whole}; forward, loss and backward {how}", self.note]))
@@ -244,7 +240,7 @@ class PyTorchWholeGraph(PyTorchSteps):
     def _capture(self) -> None:
         """Warm up on a stream of its own, as PyTorch asks for, and capture on another.
 
-        There the products' workspace is made anew, in the graph's memory: PyTorch gives up the others now and then.
+        There the products' workspace is allocated in the graph's memory: PyTorch frees the others now and then.
         """
         torch = self._torch
         graph, warm_up, capturing = torch.cuda.CUDAGraph(), *(torch.cuda.Stream(self._device) for _ in range(2))
@@ -259,7 +255,7 @@ class PyTorchWholeGraph(PyTorchSteps):
             torch.cuda.current_stream().wait_stream(warm_up)
             gc.collect()  # not while capturing: what is freed may be another graph
             # The outer context puts the stream back where a capture fails. Other threads of the process, such as
-            # JAX's, may do what they like meanwhile.
+            # JAX's, may call CUDA meanwhile.
             with (
                 torch.cuda.stream(capturing),
                 torch.cuda.graph(graph, stream=capturing, capture_error_mode="thread_local"),

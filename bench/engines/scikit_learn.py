@@ -1,4 +1,4 @@
-"""scikit-learn's MLPClassifier, as near to one full batch an epoch as it gets."""
+"""scikit-learn's MLPClassifier, made to train on one full batch an epoch."""
 
 import warnings
 from typing import Any
@@ -20,7 +20,7 @@ class ScikitLearn(Engine):
     gpu = False
 
     def __init__(self, task: Task) -> None:
-        """Let it draw its weights and replace them; raise `NotHereError` without scikit-learn, or on a GPU."""
+        """Replace the weights that it has drawn; raise `NotHereError` without scikit-learn, or on a GPU."""
         if task.on_gpu:
             raise NotHereError("scikit-learn's MLPClassifier has no GPU")
         module = imported("sklearn.neural_network", "scikit-learn")
@@ -52,7 +52,7 @@ class ScikitLearn(Engine):
         """Return the loss as a float, and no accuracy."""
         rate, _, correction_2 = self._schedule.next()
         optimizer = self._model._optimizer
-        # SGD takes the one, Adam makes its rate from the other and adds ε to an uncorrected root.
+        # SGD reads the first, Adam derives its rate from the second and adds ε to an uncorrected root.
         optimizer.learning_rate = optimizer.learning_rate_init = rate
         optimizer.epsilon = Schedule.epsilon * np.sqrt(correction_2)
         self._model.partial_fit(self._X, self._y)

@@ -129,8 +129,10 @@ class Backend(ABC):
 
     `name` is "cpu" or "cuda:<index>", `xp` the array module, `device_name` the hardware in words, `precisions` the
     names of those of `PRECISIONS` that it has, `threads` how many blocks of rows are worked on at once,
-    `stages_blocks` whether a block's rows are copied to a buffer that stays in a cache before they are worked on, and
-    `captures` whether `captured` makes one launch of much work.
+    `stages_blocks` whether a block's rows are copied to a buffer that stays in a cache before they are worked on,
+    `captures` whether `captured` makes one launch of much work, `own_memory` whether arrays lie in memory of the
+    device's own, `asynchronous` whether calls return before the device has done the work, and `cuda_index` the number
+    of a CUDA device.
     """
 
     name: str
@@ -140,6 +142,9 @@ class Backend(ABC):
     threads: int = 1
     stages_blocks: bool = False
     captures: bool = False
+    own_memory: bool = False
+    asynchronous: bool = False
+    cuda_index: int | None = None
 
     def __init__(self) -> None:
         """Start with nothing compiled."""
@@ -314,6 +319,10 @@ class Backend(ABC):
     @abstractmethod
     def seconds_between(self, marks: Sequence[Any]) -> list[float]:
         """Return the seconds from each mark to the next, once the device has passed the last one."""
+
+    @abstractmethod
+    def reset_peak_memory(self) -> int | None:
+        """Make `peak_memory` what is held now and return that; None where it cannot be reset."""
 
     @abstractmethod
     def peak_memory(self) -> int | None:

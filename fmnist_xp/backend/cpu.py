@@ -14,7 +14,7 @@ from fmnist_xp.arguments import whole_number
 from fmnist_xp.backend.base import Array, Backend, Call, Product
 from fmnist_xp.blas import blas_name, keep_blas_single_threaded_here, older_kernels, single_threaded_blas
 from fmnist_xp.errors import DeviceError
-from fmnist_xp.machine import cpu_name, peak_resident_bytes, usable_cores
+from fmnist_xp.machine import cpu_name, peak_resident_bytes, reset_peak_resident_bytes, usable_cores
 
 
 class CpuBackend(Backend):
@@ -78,6 +78,10 @@ class CpuBackend(Backend):
     def seconds_between(self, marks: Sequence[float]) -> list[float]:
         """Return the differences."""
         return [end - start for start, end in itertools.pairwise(marks)]
+
+    def reset_peak_memory(self) -> int | None:
+        """Make the peak resident size the present one, which Linux alone can."""
+        return reset_peak_resident_bytes()
 
     def peak_memory(self) -> int | None:
         """Return the process's peak resident size."""

@@ -52,6 +52,8 @@ class CudaBackend(Backend):
 
     # Share of the free memory that a block's buffers may take: the products need workspace besides.
     memory_share = 0.7
+    own_memory = True
+    asynchronous = True
 
     def __init__(self, index: int = 0, *, cupy: ModuleType | None = None) -> None:
         """Open device `index`.
@@ -62,7 +64,7 @@ class CudaBackend(Backend):
         super().__init__()
         self._process = os.getpid()
         self.xp = cupy or import_cupy()
-        self.name = f"cuda:{index}"
+        self.name, self.cuda_index = f"cuda:{index}", index
         count = cuda_device_count(self.xp)
         if index >= count:
             raise DeviceError(
@@ -253,6 +255,12 @@ class CudaBackend(Backend):
             marks[-1].synchronize()
         elapsed = self.xp.cuda.get_elapsed_time
         return [elapsed(start, end) / 1000 for start, end in itertools.pairwise(marks)]
+
+    def reset_peak_memory(self) -> int | None:
+        """Give back what the memory pool holds for later, and return what is left."""
+        with self.computing():
+            self.xp.get_default_memory_pool().free_all_blocks()
+        return self.peak_memory()
 
     def peak_memory(self) -> int | None:
         """Return what CuPy's memory pool holds; it gives nothing back while a training runs."""

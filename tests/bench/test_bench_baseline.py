@@ -1,7 +1,9 @@
+import importlib
+import json
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import baseline
+from bench import baseline, processes
 from bench.notebook import NotebookNetwork, OptimizerAdam, OptimizerSGD
 from bench.processes import in_fresh_process
 from fmnist_xp.experiments import Experiment
@@ -36,7 +38,7 @@ def written(folder: Path) -> tuple[Mapping[str, Any], Any, Any]:
 @pytest.mark.parametrize(
     ("experiment", "optimizer"), [(SGD, OptimizerSGD(0.5, 0.1, 0.5)), (ADAM, OptimizerAdam(0.1, 0.1))]
 )
-def test_each_round_is_a_process_that_does_the_notebooks_epochs_from_the_first_weights(
+def test_each_round_is_a_process_that_trains_from_the_initial_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, experiment: Experiment, optimizer: OptimizerSGD
 ) -> None:
     state, X, y = written(tmp_path)
@@ -44,8 +46,8 @@ def test_each_round_is_a_process_that_does_the_notebooks_epochs_from_the_first_w
     expected = [network.epoch(X, y)[0] for _ in range(baseline.WARM_UP + 3)]
     answers: list[dict[str, list[float]]] = []
 
-    def started(module: str, arguments: Mapping[str, Any]) -> Any:
-        answers.append(in_fresh_process(module, arguments))
+    def started(function: Callable[..., Any], *arguments: Any) -> Any:
+        answers.append(in_fresh_process(function, *arguments))
         return answers[-1]
 
     monkeypatch.setattr(baseline, "in_fresh_process", started)
@@ -67,7 +69,7 @@ def test_rows_are_float32_in_every_precision(tmp_path: Path) -> None:
     assert np.load(tmp_path / "y.npy").tolist() == [7]
 
 
-def test_a_process_holds_numpy_alone() -> None:
+def test_process_of_the_notebook_imports_numpy_alone() -> None:
     code = (
         "import sys; before = set(sys.modules); import bench.baseline;"
         "print(*{name.partition('.')[0] for name in set(sys.modules) - before})"
@@ -79,15 +81,27 @@ def test_a_process_holds_numpy_alone() -> None:
     assert not imported & {"fmnist_xp", "cv2", "matplotlib", "threadpoolctl", "scipy", "torch", "jax", "cupy"}
 
 
-def test_a_process_that_fails_says_with_what(tmp_path: Path) -> None:
+def test_error_of_a_failed_process(tmp_path: Path) -> None:
     rounds = baseline.Rounds(tmp_path, asdict(SGD), {}, 1, 0)
-    with pytest.raises(RuntimeError, match=r"^python -m bench\.baseline failed with exit code 1: FileNotFoundError"):
+    command = r"python -m bench\.processes bench\.baseline time_notebook"
+    ending = rf'^{command} failed with exit code 1: FileNotFoundError.*; it was given {{"folder": '
+    with pytest.raises(RuntimeError, match=ending):
         rounds()
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no signals here")
-def test_a_process_that_was_killed_says_by_what(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "killed.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
+def test_error_of_a_killed_process_names_the_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "import os, signal\ndef measure(rows):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    (tmp_path / "killed.py").write_text(code)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with pytest.raises(RuntimeError, match=r'^python -m killed was ended by signal 9 .*; it was given {"rows": 3}$'):
-        in_fresh_process("killed", {"rows": 3})
+    monkeypatch.syspath_prepend(tmp_path)
+    ending = r'^python -m bench\.processes killed measure was ended by signal 9 .*; it was given {"rows": 3}$'
+    with pytest.raises(RuntimeError, match=ending):
+        in_fresh_process(importlib.import_module("killed").measure, {"rows": 3})
+
+
+def test_a_pause_follows_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(processes.time, "sleep", pauses.append)
+    assert in_fresh_process(json.loads, {"s": "[1, 2]"}, 3.5) == [1, 2]
+    assert pauses == [3.5]

@@ -7,7 +7,9 @@ from bench import cold
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="this system takes no advice on its disk cache")
-def test_contents_of_the_files_below_a_folder_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_contents_of_the_files_below_a_folder_are_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     for name in ("a/one", "a/b/two"):
         (tmp_path / name).write_bytes(name.encode())

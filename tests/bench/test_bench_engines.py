@@ -1,4 +1,4 @@
-"""The frameworks in every precision against the notebook's float64, on the CPU: it has them all, if slowly."""
+"""The frameworks in every precision against the notebook's float64, on the CPU, which computes in all, if slowly."""
 
 import inspect
 from collections.abc import Iterator
@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 from parity.standin import StandInCupy, make_nvmath
 
+from bench.agreement import check, references
 from bench.engines import Engine, Notebook, NotHereError, Ours, OursCudaGraphs, Task, jax, ours, pytorch
 from bench.engines.jax import Jax, JaxLoop
 from bench.engines.pytorch import PyTorch, PyTorchSteps, PyTorchWholeGraph
 from bench.engines.scikit_learn import ScikitLearn
-from bench.peers import check, references
 from fmnist_xp.backend import PRECISIONS, CpuBackend, CudaBackend, CudaGraphBackend
 from fmnist_xp.errors import DeviceError
 from fmnist_xp.experiments import EXPERIMENTS
 
-# The frameworks are not ours to keep free of warnings.
+# The frameworks' own warnings are no failures.
 pytestmark = pytest.mark.filterwarnings("default")
 
 CPU = CpuBackend(2)
@@ -56,7 +56,7 @@ def losses(engine: Engine) -> list[float]:
 def test_losses_are_the_notebooks(kind: type[Engine], precision: str, name: str) -> None:
     task = make_task(precision, name)
     expected = losses(Notebook(task))
-    # Each update may add what the operands' 11 bits lose, and Adam makes more of it than descent.
+    # Each update may add the rounding of operands to 11 bits, which Adam amplifies more than SGD.
     granted = (1e-6, 1e-3, 5e-3) if precision in ("tf32", "float16") else (1e-6, 1e-6, 1e-5)
     for loss, exact, relative in zip(losses(start(kind, task)), expected, granted, strict=True):
         assert loss == pytest.approx(exact, rel=relative)
@@ -71,7 +71,7 @@ def test_losses_are_the_notebooks(kind: type[Engine], precision: str, name: str)
 def test_several_epochs_a_call_are_the_notebooks(
     kind: type[Engine], precision: str, name: str, epochs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The figures of three calls, each those of its first epoch."""
+    """Loss and accuracy of three calls are those of their first epochs."""
     for module in (jax, pytorch):
         monkeypatch.setattr(module, "LOG_EVERY", epochs)
     task = make_task(precision, name)
@@ -79,7 +79,7 @@ def test_several_epochs_a_call_are_the_notebooks(
     exact = [notebook.epoch() for _ in range(2 * epochs + 1)][::epochs]
     with engine.session():
         found = [tuple(map(float, engine.epoch())) for _ in range(3)]
-    granted = {"float64": 1e-6, "float32": 1e-3, "float16": 0.3}[precision]  # what training makes of the last bits
+    granted = {"float64": 1e-6, "float32": 1e-3, "float16": 0.3}[precision]  # rounding, as training amplifies it
     for (loss, accuracy), (exact_loss, exact_accuracy) in zip(found, exact, strict=True):
         assert loss == pytest.approx(exact_loss, rel=granted)
         assert accuracy == pytest.approx(exact_accuracy, abs=1e-6 if precision == "float64" else granted)
@@ -91,16 +91,14 @@ def test_whole_steps_as_a_graph_need_a_gpu(torch: Any) -> None:
         PyTorchWholeGraph(make_task("float32"))
 
 
-class GpuInName(CpuBackend):
-    """What a task needs of a GPU."""
+class SecondGpu(CpuBackend):
+    """The CPU with the number of a GPU."""
 
-    def __init__(self) -> None:
-        super().__init__(1)
-        self.name = "cuda:1"
+    cuda_index = 1
 
 
 class FakeTorch:
-    """PyTorch whose GPU is the CPU: what is captured is computed too, and a replay makes the steps again."""
+    """PyTorch whose GPU is the CPU: capturing also computes, and a replay repeats the steps."""
 
     def __init__(self, torch: Any) -> None:
         self.real, self.log = torch, []
@@ -138,7 +136,7 @@ class FakeTorch:
     def capture(self, graph: Any, **options: Any) -> Iterator[None]:
         inspect.signature(self.real.cuda.graph).bind(graph, **options)
         assert options["stream"] is self.stream
-        assert options["stream"] not in self.streams[:-1]  # but on one that has no workspace yet
+        assert options["stream"] not in self.streams[:-1]  # which has no workspace yet
         self.log.append("capture")
         yield
         self.log.append("end")
@@ -163,7 +161,7 @@ def test_a_captured_call_is_replayed_from_the_tasks_weights(name: str, precision
     task = make_task(precision, name)
     notebook = Notebook(task)
     exact = [notebook.epoch() for _ in range(11)][::10]
-    engine = fake_torch.engine = PyTorchWholeGraph(replace(task, backend=GpuInName()))
+    engine = fake_torch.engine = PyTorchWholeGraph(replace(task, backend=SecondGpu(1)))
     assert "forward, loss and backward compiled" in engine.note
     assert fake_torch.log == ["capture", "end"]
     assert len(fake_torch.streams) == 2
@@ -175,14 +173,14 @@ def test_a_captured_call_is_replayed_from_the_tasks_weights(name: str, precision
     assert found[1] == pytest.approx(exact[1], rel=0.3 if precision == "float16" else 1e-3)
 
 
-def test_where_compiled_code_cannot_be_captured_it_is_eager_and_told(
+def test_steps_that_cannot_be_captured_compiled_are_eager_with_a_note(
     fake_torch: FakeTorch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_arguments: Any, **_options: Any) -> Any:
         raise RuntimeError("no compiler\nat all")
 
     monkeypatch.setattr(fake_torch, "compile", lambda _function, mode: fail)
-    engine = PyTorchWholeGraph(replace(make_task("float32"), backend=GpuInName()))
+    engine = PyTorchWholeGraph(replace(make_task("float32"), backend=SecondGpu(1)))
     assert "backward eager, since compiled they cannot be captured (no compiler)" in engine.note
     assert fake_torch.log == ["capture", "end"]
     assert len(fake_torch.streams) == 3  # to warm up twice, and to capture
@@ -220,7 +218,7 @@ def test_ten_epochs_as_a_graph_are_ten_of_ours(precision: str, name: str, monkey
     assert found == expected
     ((index, cupy),) = opened
     assert index == 1
-    assert len(cupy.launches) == 3  # of four stretches, the first of which is asked for call by call
+    assert len(cupy.launches) == 3  # of four calls, the first of which launches kernel by kernel
 
 
 def test_cuda_graphs_that_fail_are_left_out_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,7 +231,7 @@ def test_cuda_graphs_that_fail_are_left_out_with_the_reason(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("kind", [PyTorch, Jax])
-def test_halves_round_and_say_how_the_loss_is_scaled(kind: type[Engine]) -> None:
+def test_float16_rounds_and_notes_the_loss_scale(kind: type[Engine]) -> None:
     half, single = (start(kind, make_task(precision)) for precision in ("float16", "float32"))
     assert "4096" in half.note
     assert single.note == ""
@@ -255,7 +253,7 @@ def test_loss_scale_is_divided_out_of_the_update(
     ("precision", "wanted"),
     [("float32", "highest"), ("tf32", "high"), ("float16", "highest"), ("float64", "highest")],
 )
-def test_pytorch_rounds_to_tf32_only_where_asked_and_only_meanwhile(torch: Any, precision: str, wanted: str) -> None:
+def test_pytorch_uses_tf32_only_if_asked_and_only_in_its_session(torch: Any, precision: str, wanted: str) -> None:
     before = torch.get_float32_matmul_precision()
     matmul = torch.backends.cuda.matmul
     reduced = matmul.allow_fp16_reduced_precision_reduction
@@ -273,7 +271,7 @@ def test_pytorch_rounds_to_tf32_only_where_asked_and_only_meanwhile(torch: Any, 
 @pytest.mark.parametrize(
     ("precision", "wanted"), [("float32", "HIGHEST"), ("tf32", "HIGH"), ("float64", "HIGHEST"), ("float16", None)]
 )
-def test_jax_is_told_of_every_product_how_to_round(precision: str, wanted: str | None) -> None:
+def test_precision_of_every_jax_product_is_set(precision: str, wanted: str | None) -> None:
     engine = start(Jax, make_task(precision))
     with engine.session():
         arguments = engine._parameters, engine._moments, engine._X, engine._y, *engine._schedule.next()
@@ -288,7 +286,7 @@ def test_jax_is_told_of_every_product_how_to_round(precision: str, wanted: str |
             assert operands.endswith("xf32>")
 
 
-def test_jax_is_left_as_it_was() -> None:
+def test_jax_configuration_is_restored() -> None:
     jax = pytest.importorskip("jax")
     before = jax.config.jax_enable_x64
     engine = start(Jax, make_task("float64"))

@@ -1,6 +1,8 @@
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
+from parity.standin import StandInCupy
 
 from bench.measure import (
     alternate,
@@ -8,10 +10,11 @@ from bench.measure import (
     fitted_exponent,
     floor_seconds,
     peak_settings,
+    reset_peak,
     rounded,
     summarize,
 )
-from fmnist_xp.backend import CpuBackend
+from fmnist_xp.backend import CpuBackend, CudaBackend
 
 
 @pytest.mark.parametrize("exponent", [-1.0, 0.0, 0.5, 1.0, 2.0])
@@ -57,12 +60,19 @@ def test_sides_take_turns() -> None:
     assert samples == {"A": [1, 0.5, 4, 0.5], "B": [2, 0.5, 5, 0.5], "C": [3, 0.5, 6, 0.5]}
 
 
-def test_peak_is_of_larger_products_and_of_several_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gemm_rate_of_a_gpu_is_of_larger_products_and_the_best_of_several(monkeypatch: pytest.MonkeyPatch) -> None:
     backend = CpuBackend(1)
     assert peak_settings(backend, quick=False) == {"size": 2048, "repeats": 1}
-    monkeypatch.setattr(backend, "name", "cuda:0")
+    monkeypatch.setattr(backend, "asynchronous", True)
     assert peak_settings(backend, quick=False) == {"size": 8192, "repeats": 10}
     assert peak_settings(backend, quick=True) == {"size": 2048, "repeats": 10}
+
+
+def test_reset_peak_is_what_the_pool_of_a_gpu_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, held = CudaBackend(cupy=StandInCupy(pool=(2, 5))), [5]
+    pool = SimpleNamespace(free_all_blocks=lambda: held.append(3), total_bytes=lambda: held[-1])
+    monkeypatch.setattr(backend.xp, "_pool", pool)
+    assert (backend.peak_memory(), reset_peak(backend), backend.peak_memory()) == (5, 3, 3)
 
 
 def test_bytes_and_floor_by_hand() -> None:

@@ -17,7 +17,7 @@ from bench.results import Options, load
 from fmnist_xp.backend import CudaBackend, CudaGraphBackend
 from fmnist_xp.measure import copy_rate, gemm_sampler, time_epochs
 
-# A step that is made again and again on its own results runs away from the numbers that training has.
+# A step that is repeated on its own results overflows, unlike in training.
 pytestmark = pytest.mark.filterwarnings("ignore:(overflow|invalid value|divide by zero):RuntimeWarning")
 
 ROWS = 240
@@ -26,7 +26,7 @@ HIDDEN = {"adam": 64, "sgd": 128}
 
 
 def steps(h: int) -> list[str]:
-    """Return the steps of an epoch of 784-h-h-10, but for the copies of the weights that halves need."""
+    """Return the steps of an epoch of 784-h-h-10, without the copies of the weights for float16."""
     n = ROWS
     return [
         f"product ({n}, 784) · (784, {h})", f"biased_relu ({n}, {h}) (1, {h}) ({n}, {h})",
@@ -60,7 +60,7 @@ def record(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     folder, timer = tmp_path_factory.mktemp("probe"), probe._Timer
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Options, "backend", lambda _self: stand_in(request.param))
-        patch.setattr(probe, "ROWS", 10 * ROWS)  # of which a quick one has a tenth
+        patch.setattr(probe, "ROWS", 10 * ROWS)  # a quick run has a tenth of it
         patch.setattr(probe, "_Timer", lambda backend, *_sizes: timer(backend, 1, 1, 8))
         patch.setattr(probe, "copy_rate", partial(copy_rate, megabytes=1))
         patch.setattr(probe, "gemm_sampler", lambda *given, **_sizes: gemm_sampler(*given, size=8, repeats=1))
@@ -99,7 +99,7 @@ def positive(values: Sequence[Any]) -> bool:
     return all(isinstance(value, float) and math.isfinite(value) and value > 0 for value in values)
 
 
-def test_times_are_positive_and_of_all_that_was_asked(record: dict[str, Any]) -> None:
+def test_times_are_positive_and_complete(record: dict[str, Any]) -> None:
     results = record["results"]
     assert (record["device"], record["precision"], record["settings"]["rows"]) == ("cuda", "", ROWS)
     assert record["command"] == "python -m bench probe --device cuda --quick"
@@ -121,7 +121,7 @@ def test_times_are_positive_and_of_all_that_was_asked(record: dict[str, Any]) ->
 
 def test_page_has_each_step_of_the_probe_once(record: dict[str, Any], tmp_path: Path) -> None:
     for name, epoch in record["results"]["precisions"]["tf32"]["epochs"].items():
-        made = [call["call"].rpartition(": ")[2].split("; ") for call in report.calls_of_epoch(epoch["calls"])]
+        made = [call["call"].rpartition(": ")[2].split("; ") for call in probe.calls_of_epoch(epoch["calls"])]
         assert [step for several in made for step in several] == steps(HIDDEN[name]) + AFTER
         assert sum(len(several) > 1 for several in made) == (len(TOGETHER) if record["machine"]["cuda_graphs"] else 0)
     (tmp_path / "probe-cuda.json").write_text(json.dumps(record), encoding="utf-8")
@@ -129,7 +129,7 @@ def test_page_has_each_step_of_the_probe_once(record: dict[str, Any], tmp_path: 
 
 
 def test_device_is_timed_by_its_own_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """That of the stand-in goes on by a second from event to event, that of the host by three from look to look."""
+    """The stand-in's clock advances by a second from event to event, the host's by three from read to read."""
     made = []
     clock = iter(range(0, 300, 3))
     monkeypatch.setattr(probe.time, "perf_counter", lambda: float(next(clock)))
@@ -138,7 +138,7 @@ def test_device_is_timed_by_its_own_clock(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(made) == 1 + 3 * 20  # the first compiles
 
 
-def test_a_cpu_is_refused_in_a_line(tmp_path: Path) -> None:
+def test_cpu_is_a_one_line_error(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["probe", "--device", "cpu", "--out", str(tmp_path)])
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == "error: the probe times single calls of a GPU, and --device is cpu: name cuda\n"

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from bench import report
+from bench import probe, report
 from fmnist_xp.backend import PRECISIONS
 
 MACHINE = {
@@ -93,7 +93,7 @@ def test_report_is_the_same_twice_and_names_no_path(folder: Path) -> None:
     assert str(folder) not in first
 
 
-def test_report_has_the_figures_the_pictures_and_the_machine(folder: Path) -> None:
+def test_report_has_the_tables_the_pictures_and_the_machine(folder: Path) -> None:
     text = report.text(folder)
     for stem in samples():
         assert f"](results/{stem}.png)" in text
@@ -114,7 +114,7 @@ def test_report_has_the_figures_the_pictures_and_the_machine(folder: Path) -> No
         assert piece in text
 
 
-def test_notebook_is_told_of_beside_the_throughput(folder: Path) -> None:
+def test_throughput_includes_the_notebook(folder: Path) -> None:
     sample = samples()["throughput-cpu"]
     sample["results"]["notebook"] = {"sgd": summary(1.6) | {"first_epoch": summary(3.0)}}
     (folder / "throughput-cpu.json").write_text(json.dumps(sample))
@@ -137,7 +137,7 @@ def test_quick_results_are_marked(folder: Path) -> None:
     assert report.text(folder).count("Quick sizes: not a result") == 1
 
 
-def test_what_peers_may_differ_is_told(folder: Path) -> None:
+def test_tolerances_of_peers_are_stated(folder: Path) -> None:
     assert "agree with ours to 0.0001 relative.\n" in report.text(folder)
     sample = samples()["peers-cpu"]
     sample["settings"]["drift"] = 0.1
@@ -158,7 +158,7 @@ def test_each_precision_of_a_gpu_is_listed_or_not_yet_measured(folder: Path) -> 
         assert (f"| cuda, {precision} | not yet measured |" in peers) is (precision not in measured)
 
 
-def test_whole_trainings_are_in_one_table(folder: Path) -> None:
+def test_whole_training_runs_are_in_one_table(folder: Path) -> None:
     for precision, seconds in (("float32", 0.75), ("tf32", 0.44)):
         sample = samples()["throughput-cpu"] | {"device": "cuda", "precision": precision}
         experiment = sample["results"]["experiments"]["sgd"]
@@ -200,7 +200,7 @@ def test_two_machines_stand_one_after_the_other(folder: Path) -> None:
     assert "|  | loading-cpu, peers-cpu, scaling-cpu, throughput-cpu | peers-cpu-other |" in text
 
 
-def test_whole_trainings_name_the_machine_where_there_are_two(folder: Path) -> None:
+def test_whole_training_runs_name_the_machine_if_there_are_two(folder: Path) -> None:
     for gpu in ("First GPU", "Second GPU"):
         sample = samples()["throughput-cpu"] | {"device": "cuda", "machine": MACHINE | {"gpu": gpu}}
         experiment = sample["results"]["experiments"]["sgd"]
@@ -210,7 +210,7 @@ def test_whole_trainings_name_the_machine_where_there_are_two(folder: Path) -> N
     assert text.index("| sgd, CUDA, float32, First GPU | 1,100 |") < text.index("| sgd, CUDA, float32, Second GPU |")
 
 
-def test_sides_of_several_epochs_a_call_are_held_against_ours_with_as_many_figures(folder: Path) -> None:
+def test_several_epochs_a_call_are_compared_with_ours_at_the_same_logging(folder: Path) -> None:
     sample = samples()["peers-cpu"]
     sample["settings"]["late_drift"] = 0.01
     result = sample["results"]["sgd"]
@@ -222,7 +222,7 @@ def test_sides_of_several_epochs_a_call_are_held_against_ours_with_as_many_figur
     text = report.text(folder)
     assert "The fastest of the frameworks, PyTorch, eager, takes 1.50× our time.\n" in text
     every_10th = "The fastest of the frameworks with figures in every 10th epoch, JAX, jit of 10 epochs, takes "
-    assert f"{every_10th}2.00× our time.\n" in text  # beside 0.191 s, what ours comes to with as many
+    assert f"{every_10th}2.00× our time.\n" in text  # than ours, 0.191 s with the same logging
     for end in (
         "| JAX, jit of 10 epochs | 0.382 s | 0.344 – 0.458 | 0.019 | 1.91 | 2.00 | 0.50 | every 10th |",
         "| fmnist_xp, no figures | 0.190 s | 0.171 – 0.228 | 0.010 | 0.95 | 2.00 | 0.50 | none |",
@@ -236,11 +236,11 @@ def test_sides_of_several_epochs_a_call_are_held_against_ours_with_as_many_figur
     (folder / "peers-cpu.json").write_text(json.dumps(sample))
     text = report.text(folder)
     assert f"{every_10th}3.82× our time.\n" in text
-    # Training does what that side does, and not what the other two come to.
+    # Training runs as that side, not as the mean of the other two.
     assert "fmnist_xp with figures in every 10th epoch, but without CUDA graphs: 0.191 s an epoch.\n" in text
 
 
-def test_what_was_left_out_of_one_experiment_alone_names_it(folder: Path) -> None:
+def test_peer_left_out_of_one_experiment_names_the_experiment(folder: Path) -> None:
     sample = samples()["peers-cpu"]
     both = sample["results"]
     both["adam"] = json.loads(json.dumps(both["sgd"]))
@@ -263,7 +263,7 @@ def graphs_or_not(folder: Path) -> str:
     return report.text(folder)
 
 
-def test_with_and_without_cuda_graphs_are_told_apart(folder: Path) -> None:
+def test_records_with_and_without_cuda_graphs_have_different_titles(folder: Path) -> None:
     text = graphs_or_not(folder)
     cuda = text[text.index("### CUDA") : text.index("## Peers")]
     heads = [line for line in cuda.splitlines() if line.startswith("####")]
@@ -277,13 +277,13 @@ def test_with_and_without_cuda_graphs_are_told_apart(folder: Path) -> None:
     assert "tf32 | not yet" not in cuda
 
 
-def test_one_machine_is_one_column_whatever_it_trains_with(folder: Path) -> None:
+def test_one_machine_is_one_column_with_and_without_graphs(folder: Path) -> None:
     machines = graphs_or_not(folder).partition("## Machines\n")[2]
     assert "| throughput-cuda-float16, throughput-cuda-tf32, throughput-cuda-tf32-eager |" in machines
     assert "| GPU | – | Some GPU |" in machines
 
 
-def test_where_none_has_cuda_graphs_nothing_is_said_of_them(folder: Path) -> None:
+def test_cuda_graphs_are_not_mentioned_if_no_record_has_them(folder: Path) -> None:
     for precision in ("float16", "tf32"):
         machine = MACHINE | {"gpu": "Some GPU", "cuda_graphs": False}
         sample = samples()["peers-cpu"] | {"device": "cuda", "precision": precision, "machine": machine}
@@ -306,7 +306,7 @@ CALLS = [
 
 
 def probed(precision: str = "", **changes: Any) -> dict[str, Any]:
-    """Return the record of a probe in two precisions, of which the second has one call alone."""
+    """Return the record of a probe in two precisions, the second with a single call."""
     ways = {"10 columns: product": call("", 5.5), "10 columns: in two steps": call("", 150.4)}
     tf32 = {
         "gemm_flops_per_second": 4.5e14,
@@ -337,7 +337,7 @@ def test_probe_is_sums_longest_calls_and_sums_over_the_rows(folder: Path, precis
     assert ".png" not in part
     assert report.NOT_YET not in part
     lines = part.splitlines()
-    # The pair and the three stand in the place of their steps: 41 + 20 + 8 + 123 + 1.5 + 4.5, 3 + 2 + 2 + 6 + 2 + 2.
+    # Calls of two and three steps replace the single ones: 41 + 20 + 8 + 123 + 1.5 + 4.5, 3 + 2 + 2 + 6 + 2 + 2.
     place = next(place for place, line in enumerate(lines) if line.startswith("| epoch | as training runs it |"))
     assert lines[place + 2 : place + 6] == [
         "| adam, tf32 | 250 | 198 | 17.0 | 450,000 |",
@@ -368,8 +368,8 @@ def test_probe_with_no_file_is_not_yet_measured(folder: Path) -> None:
     assert "| probe | result |\n| --- | ---: |\n| cuda | not yet measured |\n" in text[text.index("## Probe") :]
 
 
-def test_calls_that_an_epoch_makes_are_each_there_once() -> None:
-    names = [one["call"] for one in report.calls_of_epoch(CALLS)]
+def test_each_step_of_an_epoch_is_in_one_call() -> None:
+    names = [one["call"] for one in probe.calls_of_epoch(CALLS)]
     steps = [step for name in names for step in name.rpartition(": ")[2].split("; ")]
     assert steps == [one["call"] for one in CALLS if ": " not in one["call"]]
     assert len(names) == 6

@@ -1,14 +1,12 @@
-"""One point of the scaling benchmark, in a process of its own: `python -m bench.child JSON` prints JSON."""
+"""One point of the scaling benchmark, measured in a process of its own, which draws nothing and so imports less."""
 
-import json
-import sys
 from dataclasses import replace
 from statistics import median
 from typing import Any
 
 import numpy as np
 
-from bench.measure import Peak, peak_bytes, reset_peak, resident_bytes
+from bench.measure import Peak, reset_peak
 from fmnist_xp.backend import get_backend
 from fmnist_xp.experiments import EXPERIMENTS, N_INPUTS
 from fmnist_xp.measure import epoch_flops, gemm_sampler
@@ -16,7 +14,7 @@ from fmnist_xp.measure import epoch_flops, gemm_sampler
 GEMM_SAMPLES = 3
 
 
-def measure(
+def measure_point(
     *,
     device: str,
     threads: int,
@@ -37,19 +35,18 @@ def measure(
     if width is not None:
         chosen = replace(chosen, hidden=(width, width))
     generator = np.random.default_rng(0)
-    made = np.empty((rows, N_INPUTS), np.float32)
+    images = np.empty((rows, N_INPUTS), np.float32)
     for start in range(0, rows, 1000):  # in place, so that nothing else was ever resident
-        made[start : start + 1000] = 2 * generator.random((min(1000, rows - start), N_INPUTS), np.float32) - 1
+        images[start : start + 1000] = 2 * generator.random((min(1000, rows - start), N_INPUTS), np.float32) - 1
     labels = generator.integers(0, 10, rows, dtype=np.uint8)
     with backend.computing():
-        X, y = backend.asarray(made, dtype=backend.precision(precision).parameters), backend.asarray(labels)
-    del made, labels
+        X, y = backend.asarray(images, dtype=backend.precision(precision).parameters), backend.asarray(labels)
+    del images, labels
     network = chosen.make_network(backend, seed=0, dtype=precision)
     optimizer = chosen.make_optimizer()
-    reset_peak(backend)
-    before = resident_bytes(backend)
+    before = reset_peak(backend)
     history = network.fit(X, y, epochs=epochs + 1, optimizer=optimizer, verbose=False)
-    after = peak_bytes(backend)
+    after = backend.peak_memory()
     gemm_rate = gemm_sampler(backend, precision, **peak)
     return {
         "flops_per_epoch": epoch_flops(network.widths, rows),
@@ -57,7 +54,3 @@ def measure(
         "epoch_seconds": history.epoch_seconds[1:],
         "memory_added_bytes": None if before is None or after is None else after - before,
     }
-
-
-if __name__ == "__main__":
-    print(json.dumps(measure(**json.loads(sys.argv[1]))))
