@@ -42,20 +42,11 @@ FOLDERS = {
     "data": Folder(["fmnist_xp/data/*.py"], ["tests/data"]),
     "cli": Folder(["fmnist_xp/cli/*.py"], ["tests/cli"]),
     "runs": Folder(
-        rooms(
-            *(
-                "model",
-                "runs",
-                "evaluation",
-                "reproduce",
-                "experiments",
-                "files",
-                "arguments",
-                "errors",
-                "plain_json",
-            ),
-            *("__init__", "__main__", "public"),
-        ),
+        [
+            "fmnist_xp/runs/*.py",
+            *rooms("model", "evaluation", "reproduce", "experiments", "files", "arguments", "errors", "plain_json"),
+            *rooms("__init__", "__main__", "public"),
+        ],
         [
             f"tests/test_{name}.py"
             for name in (

@@ -12,6 +12,7 @@ import fmnist_xp.reproduce as module
 from fmnist_xp.backend import CpuBackend
 from fmnist_xp.blas import blas_name
 from fmnist_xp.data import make_synthetic
+from fmnist_xp.errors import RunError
 from fmnist_xp.report.notebook import notebook_history
 from fmnist_xp.reproduce import reproduce, write_report
 from fmnist_xp.runs import load_run
@@ -123,7 +124,7 @@ def test_other_settings_are_trained_again(
 ) -> None:
     if change == "epochs":
         run(folder, tiny, epochs=3)
-        assert load_run(folder / "runs" / "sgd-s0").result["epochs"] == 3
+        assert load_run(folder / "runs" / "sgd-s0").result.epochs == 3
     elif change == "data":
         run(folder, make_synthetic(30, 20, seed=1))
     else:
@@ -158,7 +159,7 @@ def test_a_damaged_run_is_trained_again(
         path.write_text(text)
     run(folder, tiny)
     assert trained == ["sgd-s0"]
-    assert load_run(folder / "runs" / "sgd-s0").result["epochs"] == 2
+    assert load_run(folder / "runs" / "sgd-s0").result.epochs == 2
 
 
 @pytest.mark.parametrize("file", ["result.json", "config.json", "history.csv"])
@@ -196,6 +197,17 @@ def test_a_run_that_is_not_what_is_asked_for_is_trained_again(
     assert trained == ["adam-s0"]
 
 
+def test_experiment_without_notebook_numbers_is_refused_before_training(
+    tmp_path: Path, tiny: tuple[Any, Any], trained: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = replace(module.EXPERIMENTS["adam"], name="wide")
+    monkeypatch.setattr(module, "EXPERIMENTS", {**module.EXPERIMENTS, "wide": wide})
+    with pytest.raises(RunError, match=r"^the notebook has no experiment 'wide': it has sgd, momentum, adam$"):
+        run(tmp_path, tiny)
+    assert trained == []
+    assert contents(tmp_path) == {}
+
+
 def test_report_as_it_is_written(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures and their titles, by the room that draws; the table by the room that writes tables."""
     calls: list[Any] = []
@@ -211,7 +223,7 @@ def test_report_as_it_is_written(finished: Path, tmp_path: Path, monkeypatch: py
         monkeypatch.setattr(module, kind, drawing(kind))
     monkeypatch.setattr(module, "reproduce_table", lambda results, histories: f"TABLE {list(results)}\n")
     first = {name: load_run(finished / "runs" / f"{name}-s0") for name in ("sgd", "adam")}
-    second = replace(first["sgd"], result={**first["sgd"].result, "seed": 1})
+    second = replace(first["sgd"], result=replace(first["sgd"].result, seed=1))
     path = write_report({"sgd": [first["sgd"], second], "adam": [first["adam"]]}, tmp_path / "new")
     assert path == tmp_path / "new" / "reproduce.md"
     assert path.read_text(encoding="utf-8") == (
@@ -257,7 +269,7 @@ def test_an_interrupt_ends_it_and_the_next_call_goes_on(
     assert trained == ["sgd-s0", "momentum-s0"]
     run(tmp_path, tiny)
     assert trained == ["sgd-s0", "momentum-s0", "momentum-s0", "adam-s0"]
-    assert load_run(tmp_path / "runs" / "momentum-s0").result["epochs"] == 2
+    assert load_run(tmp_path / "runs" / "momentum-s0").result.epochs == 2
 
 
 @pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")
@@ -286,10 +298,10 @@ def test_report_of_runs_that_compare_says_whether_the_notebook_lies_inside(
     runs = {}
     for name in EXPERIMENTS:
         one = load_run(folder / "runs" / f"{name}-s0")
-        dataset = {"name": "fashion-mnist", "sha256": "0", "train_rows": 60_000, "test_rows": 10_000}
-        shared = {**one.result, "dataset": dataset, "epochs": 1100, "test_loss": 0.4, "train_loss": 0.4}
+        dataset = replace(one.result.dataset, name="fashion-mnist", train_rows=60_000, test_rows=10_000)
+        shared = replace(one.result, dataset=dataset, epochs=1100, test_loss=0.4, train_loss=0.4)
         runs[name] = [
-            replace(one, result={**shared, "seed": seed, "test_accuracy": accuracy})
+            replace(one, result=replace(shared, seed=seed, test_accuracy=accuracy))
             for seed, accuracy in ((0, 0.83), (1, 0.85))
         ]
     text = write_report(runs, tmp_path).read_text(encoding="utf-8")

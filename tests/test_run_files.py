@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from fmnist_xp.errors import RunError
 from fmnist_xp.model import load
 from fmnist_xp.report.plots import run_figures
 from fmnist_xp.report.tables import reproduce_table
-from fmnist_xp.reproduce import _finished, _numbers, _title
-from fmnist_xp.runs import CONFIG, HISTORY, RESULT, load_run
+from fmnist_xp.reproduce import _finished, _title
+from fmnist_xp.runs import load_run
+from fmnist_xp.runs.folder import CONFIG, HISTORY, RESULT
 from fmnist_xp.train.checkpoint import FORMAT
 from fmnist_xp.train.history import COLUMNS, History
 
@@ -77,9 +79,9 @@ def use(folder: Path) -> None:
     """Do with the run in `folder` what plot, evaluate and reproduce do, but for the arithmetic."""
     run = load_run(folder)
     assert Path(run.config["data"]["source"])
-    run_figures(run.history, title=run.title, experiment=run.result["experiment"])
-    reproduce_table({"one": [_numbers(run)]}, {"one": [run.history]})
-    assert f"{run.result['epochs']:,}{run.result['dataset']['train_rows']:,}{_title('', [run])}"
+    run_figures(run.history, title=run.title, experiment=run.result.experiment)
+    reproduce_table({"one": [asdict(run.result)]}, {"one": [run.history]})
+    assert f"{run.result.epochs:,}{run.result.dataset.train_rows:,}{_title('', [run])}"
 
 
 def refused(folder: Path) -> None:

@@ -5,6 +5,7 @@ import os
 import platform
 import sys
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +23,7 @@ from fmnist_xp.experiments import EXPERIMENTS
 from fmnist_xp.files import write_text
 from fmnist_xp.model import Sequential
 from fmnist_xp.nn import Dense
-from fmnist_xp.runs import Run, Settings, default_folder, load_run, train_run
+from fmnist_xp.runs import Result, Run, Settings, default_folder, load_run, train_run
 
 CPU = CpuBackend(1)
 QUICK = Settings(replace(EXPERIMENTS["adam"], hidden=(8,), epochs=3), seed=2, log_every=2)
@@ -45,10 +46,10 @@ def train(folder: Path, tiny: tuple[Any, Any], settings: Settings = QUICK, **mor
 def test_what_is_returned_is_what_is_written(tmp_path: Path, tiny: tuple[Any, Any]) -> None:
     run = train(tmp_path / "run", tiny)
     assert {path.name for path in run.folder.iterdir()} == RUN_FILES
-    assert json.loads(json.dumps(run.result)) == read_json(run.folder / "result.json")
+    assert run.result.to_json() == read_json(run.folder / "result.json")
     assert json.loads(json.dumps(run.config)) == read_json(run.folder / "config.json")
     assert run.history.epoch == read_history(run.folder / "history.csv")["epoch"] == [0, 2]
-    assert len(run.history.epoch_seconds) == run.result["epochs"] == 3
+    assert len(run.history.epoch_seconds) == run.result.epochs == 3
 
 
 def test_loading_gives_back_what_was_trained(tmp_path: Path, tiny: tuple[Any, Any]) -> None:
@@ -74,7 +75,7 @@ def test_time_of_the_training_is_taken_when_the_device_is_done(
     monkeypatch.setattr(backend, "synchronize", lambda: now.append(3700.0))
     monkeypatch.setattr(runs, "time", SimpleNamespace(perf_counter=lambda: now[-1]))
     run = train_run(QUICK, *tiny, backend, tmp_path / "run", source="tiny", verbose=False)
-    assert run.result["total_seconds"] == 3600
+    assert run.result.total_seconds == 3600
 
 
 def test_title_names_what_was_trained_on_what(tmp_path: Path, tiny: tuple[Any, Any]) -> None:
@@ -139,10 +140,10 @@ def test_failure_is_told_as_it_is_where_the_folder_was_emptied_meanwhile(
 def test_versions_are_those_of_all_packages_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
     def version(package: str) -> str:
         if package in ("numpy", "opencv-python"):
-            raise runs.PackageNotFoundError(package)
+            raise PackageNotFoundError(package)
         return f"of {package}"
 
-    monkeypatch.setattr(runs, "version", version)
+    monkeypatch.setattr(runs.settings, "version", version)
     there = ("fmnist-xp", "opencv-python-headless", "cupy-cuda12x", "cupy-cuda13x")
     assert runs.versions() == {
         "python": platform.python_version(),
@@ -152,14 +153,16 @@ def test_versions_are_those_of_all_packages_that_are_there(monkeypatch: pytest.M
     }
 
 
-def test_json_never_holds_what_is_no_number() -> None:
-    assert json.loads(runs._json({"loss": math.nan, "rate": -math.inf, "epochs": 3})) == {
-        "loss": None,
-        "rate": None,
-        "epochs": 3,
-    }
+def test_json_never_holds_nan_or_infinity(tmp_path: Path, tiny: tuple[Any, Any]) -> None:
+    result = train(tmp_path / "run", tiny).result
+    diverged = replace(result, test_loss=math.nan, train_loss=-math.inf)
+    assert diverged.to_json() == {**result.to_json(), "test_loss": None, "train_loss": None}
+    read = Result.from_json(diverged.to_json())
+    assert math.isnan(read.test_loss)
+    assert math.isnan(read.train_loss)
+    assert replace(read, test_loss=result.test_loss, train_loss=result.train_loss) == result
     with pytest.raises(ValueError, match="not JSON compliant"):
-        runs._json({"seconds": {"median": math.nan}})
+        runs.folder._json({"seconds": {"median": math.nan}})
 
 
 def test_model_file_of_one_network_has_one_content(tmp_path: Path, tiny: tuple[Any, Any]) -> None:
@@ -234,10 +237,10 @@ def failing_writes(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
 
         return writing
 
-    monkeypatch.setattr(runs, "write_text", counted(write_text))
+    monkeypatch.setattr(runs.folder, "write_text", counted(write_text))
     monkeypatch.setattr("fmnist_xp.train.history.write_text", counted(write_text))
     monkeypatch.setattr(Sequential, "save", counted(Sequential.save))
-    monkeypatch.setattr(runs, "plot_metrics", counted(runs.plot_metrics))
+    monkeypatch.setattr(runs.folder, "plot_metrics", counted(runs.folder.plot_metrics))
 
 
 # A run without one before it writes its settings twice: to take the folder, and at the end.
@@ -250,7 +253,7 @@ def test_full_disk_leaves_no_half_folder(
         with pytest.raises(OSError, match="No space left"):
             train(tmp_path / "run", tiny)
     assert contents(tmp_path) == {}
-    assert train(tmp_path / "run", tiny).result["epochs"] == 3
+    assert train(tmp_path / "run", tiny).result.epochs == 3
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
@@ -276,10 +279,10 @@ def test_picture_that_fails_does_not_cost_the_training(
         path.write_bytes(b"half a picture")
         raise RuntimeError("no fonts")
 
-    monkeypatch.setattr(runs, "plot_metrics", failing)
+    monkeypatch.setattr(runs.folder, "plot_metrics", failing)
     run = train(tmp_path / "run", tiny)
     assert {path.name for path in run.folder.iterdir()} == RUN_FILES - {"metrics.png"}
-    assert load_run(tmp_path / "run").result == json.loads(json.dumps(run.result))
+    assert load_run(tmp_path / "run").result == run.result
     assert caplog.messages == [f"metrics.png was not drawn (no fonts); fmnist-xp plot {run.folder} draws it"]
 
 
@@ -287,7 +290,9 @@ def test_files_are_made_beside_their_places_where_nobody_takes_them_for_the_run(
     tmp_path: Path, tiny: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[Any] = []
-    monkeypatch.setattr(runs, "plot_metrics", lambda history, path, **more: drawn.append((history, path, more)))
+    monkeypatch.setattr(
+        runs.folder, "plot_metrics", lambda history, path, **more: drawn.append((history, path, more))
+    )
     run = train(tmp_path / "run", tiny)
     ((history, path, more),) = drawn
     assert history is run.history
@@ -305,13 +310,13 @@ def test_network_is_loaded_onto_the_backend_that_is_given(run_folder: Path) -> N
 def test_force_replaces(tmp_path: Path, tiny: tuple[Any, Any]) -> None:
     train(tmp_path / "run", tiny)
     train(tmp_path / "run", tiny, replace(QUICK, seed=3), force=True)
-    assert load_run(tmp_path / "run").result["seed"] == 3
+    assert load_run(tmp_path / "run").result.seed == 3
     assert load_run(tmp_path / "run").config["seed"] == 3
 
 
 def test_force_without_a_run_is_a_run(tmp_path: Path, tiny: tuple[Any, Any]) -> None:
     train(tmp_path / "deep" / "run", tiny, force=True)
-    assert load_run(tmp_path / "deep" / "run").result["seed"] == 2
+    assert load_run(tmp_path / "deep" / "run").result.seed == 2
 
 
 def test_interrupted_training_is_kept_as_far_as_it_came(
@@ -338,7 +343,8 @@ def test_losses_that_are_no_numbers_are_null(tmp_path: Path, tiny: tuple[Any, An
     train(tmp_path / "run", tiny, Settings(experiment))
     assert b"NaN" not in (tmp_path / "run" / "result.json").read_bytes()
     run = load_run(tmp_path / "run")
-    assert run.result["test_loss"] is None
+    assert math.isnan(run.result.test_loss)
+    assert read_json(tmp_path / "run" / "result.json")["test_loss"] is None
     assert math.isnan(run.history.loss[-1])
     assert run.history.epoch == [0, 10]
 
@@ -401,6 +407,18 @@ def test_field_that_is_missing_or_of_another_type_is_named(
     (run_folder / file).write_text(json.dumps(whole))
     with pytest.raises(RunError, match=rf"{file} is damaged: {field} is missing$"):
         load_run(run_folder)
+
+
+@pytest.mark.parametrize("file", FIELDS)
+def test_fields_that_are_not_used_may_be_missing_or_junk(run_folder: Path, file: str) -> None:
+    """As in runs of older and newer versions."""
+    whole = read_json(run_folder / file)
+    used = {name.split(".")[0] for name, _kind in FIELDS[file]}
+    for unused in ({}, {key: ["junk"] for key in (*whole, "new")}):
+        (run_folder / file).write_text(json.dumps({**unused, **{name: whole[name] for name in used}}))
+        run = load_run(run_folder)
+        assert run.title.startswith("adam · cpu · seed 1")
+        assert run.result.test_loss == read_json(run_folder / "result.json")["test_loss"]
 
 
 @pytest.mark.parametrize("file", ["result.json", "config.json"])
@@ -535,7 +553,7 @@ def test_settings_and_results_in_full(tmp_path: Path, tiny: tuple[Any, Any], mon
     (arguments,) = asked
     assert type(arguments.pop("optimizer")).__name__ == "Adam"
     assert arguments == {"epochs": 3, "log_every": 2, "verbose": False, "block_rows": 13}
-    result = dict(run.result)
+    result = run.result.to_json()
     accuracy, loss = figures(tmp_path / "run" / "model.safetensors", tiny[1].images, tiny[1].labels)
     assert (result.pop("test_accuracy"), result.pop("test_loss")) == (accuracy, pytest.approx(loss, rel=1e-9))
     accuracy, loss = figures(tmp_path / "run" / "model.safetensors", tiny[0].images, tiny[0].labels)
@@ -568,6 +586,19 @@ def test_verbose_training_prints(tmp_path: Path, tiny: tuple[Any, Any], capsys: 
     assert capsys.readouterr().out.startswith("epoch: 0, acc: ")
 
 
+def test_json_fields_keep_their_order(tmp_path: Path, tiny: tuple[Any, Any]) -> None:
+    folder = train(tmp_path / "run", tiny).folder
+    assert list(read_json(folder / "config.json")) == [
+        "experiment", "optimizer", "seed", "precision", "log_every", "block_rows", "device", "device_name", "threads",
+        "graphs", "data", "versions",
+    ]  # fmt: skip
+    assert list(read_json(folder / "result.json")) == [
+        "experiment", "device", "device_name", "blas", "precision", "seed", "dataset", "epochs", "interrupted",
+        "test_accuracy", "test_loss", "train_accuracy", "train_loss", "epoch_seconds", "samples_per_second",
+        "total_seconds", "peak_memory_bytes",
+    ]  # fmt: skip
+
+
 def test_json_is_indented_ascii(tmp_path: Path, tiny: tuple[Any, Any]) -> None:
     train(tmp_path / "run", tiny)
     text = (tmp_path / "run" / "result.json").read_text(encoding="ascii")
@@ -582,7 +613,7 @@ def test_force_takes_away_what_the_new_run_does_not_replace(
     folder = train(tmp_path / "run", tiny).folder
     for name in ("confusion.png", "notes.txt"):
         (folder / name).write_text("before")
-    monkeypatch.setattr(runs, "plot_metrics", lambda *_arguments, **_more: 1 / 0)
+    monkeypatch.setattr(runs.folder, "plot_metrics", lambda *_arguments, **_more: 1 / 0)
     train(folder, tiny, force=True)
     assert {path.name for path in folder.iterdir()} == RUN_FILES - {"metrics.png"} | {"notes.txt"}
 

@@ -9,14 +9,15 @@ from rich.table import Table
 
 from fmnist_xp.cli.console import out
 from fmnist_xp.cli.options import DataOption, NoSyntheticOption, UrlOption, path
-from fmnist_xp.data import CLASS_NAMES
+from fmnist_xp.data import CLASS_NAMES, FORMATS
 
 
 class ExportFormat(StrEnum):
-    """The forms of a data set on disk."""
+    """The names in `FORMATS`."""
 
-    PNG = "png"
-    IDX = "idx"
+    _ignore_ = "key"
+    for key in FORMATS:
+        vars()[key] = key
 
 
 def info(
@@ -55,7 +56,7 @@ def fetch(url: UrlOption = None) -> None:
 
 def export(
     folder: Annotated[Path, typer.Argument(parser=path, metavar="FOLDER", help="A new or empty folder.")],
-    form: Annotated[ExportFormat, typer.Option("--format", help="Image folder or IDX files.")] = ExportFormat.PNG,
+    form: Annotated[ExportFormat, typer.Option("--format", help="Image folder or IDX files.")] = ExportFormat["png"],
     data: DataOption = "auto",
     no_synthetic: NoSyntheticOption = False,
 ) -> None:

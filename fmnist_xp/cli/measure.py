@@ -36,7 +36,7 @@ def devices() -> None:
 
 def bench(
     device: DeviceOption = "auto",
-    precision: PrecisionOption = Precision.FLOAT32,
+    precision: PrecisionOption = Precision["float32"],
     epochs: Annotated[int, typer.Option(min=1, max=MOST_EPOCHS, help="Epochs timed for each experiment.")] = 20,
     threads: ThreadsOption = None,
     graphs: GraphsOption = None,

@@ -8,19 +8,18 @@ from typing import Annotated, Any
 
 import typer
 
-from fmnist_xp.backend import Backend, get_backend
+from fmnist_xp.backend import PRECISIONS, Backend, get_backend
 
 # The class that typer's own complaints about arguments share; typer gives it no public name.
 UsageError: Any = typer.BadParameter.__base__
 
 
 class Precision(StrEnum):
-    """The precisions one can train in."""
+    """The names in `PRECISIONS`."""
 
-    FLOAT32 = "float32"
-    FLOAT64 = "float64"
-    TF32 = "tf32"
-    FLOAT16 = "float16"
+    _ignore_ = "key"
+    for key in PRECISIONS:
+        vars()[key] = key
 
 
 MOST_EPOCHS = 10**9

@@ -17,6 +17,7 @@ from fmnist_xp.cli.options import (
     GraphsOption,
     NoSyntheticOption,
     Precision,
+    PrecisionOption,
     ThreadsOption,
     UrlOption,
     UsageError,
@@ -31,17 +32,17 @@ from fmnist_xp.machine import memory_bytes
 
 
 class ExperimentName(StrEnum):
-    """The experiments one can train."""
+    """The names in `EXPERIMENTS`."""
 
-    SGD = "sgd"
-    MOMENTUM = "momentum"
-    ADAM = "adam"
+    _ignore_ = "key"
+    for key in EXPERIMENTS:
+        vars()[key] = key
 
 
 def train(
-    experiment: Annotated[ExperimentName, typer.Argument(help="Which of the notebook's experiments.")] = (
-        ExperimentName.ADAM
-    ),
+    experiment: Annotated[
+        ExperimentName, typer.Argument(help="Which of the notebook's experiments.")
+    ] = ExperimentName["adam"],
     device: DeviceOption = "auto",
     data: DataOption = "auto",
     no_synthetic: NoSyntheticOption = False,
@@ -50,9 +51,7 @@ def train(
     seed: Annotated[
         int, typer.Option(min=0, max=2**63 - 1, help="Seed of the weights and of the order of the images.")
     ] = 0,
-    precision: Annotated[
-        Precision, typer.Option(help="Arithmetic; tf32 and float16 need a GPU.")
-    ] = Precision.FLOAT32,
+    precision: PrecisionOption = Precision["float32"],
     log_every: Annotated[
         int, typer.Option(min=1, max=MOST_EPOCHS, help="Epochs from one logged epoch to the next.")
     ] = 10,
@@ -93,10 +92,10 @@ def train(
     run = train_run(settings, train_data, test_data, backend, folder, source=data, force=force, verbose=not quiet)
     result = run.result
     out.print(
-        f"test accuracy {result['test_accuracy']:.4f}, test loss {result['test_loss']:.4f} on {test_data.name} after "
-        f"{result['epochs']:,} epochs in {result['total_seconds']:.1f} s; written to {folder}",
+        f"test accuracy {result.test_accuracy:.4f}, test loss {result.test_loss:.4f} on {test_data.name} after "
+        f"{result.epochs:,} epochs in {result.total_seconds:.1f} s; written to {folder}",
     )
-    if result["interrupted"]:
+    if result.interrupted:
         raise Interrupted(f"interrupted: what was learned is kept in {folder}")
 
 
