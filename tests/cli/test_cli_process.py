@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import typer
 
-from fmnist_xp.cli import process
+from fmnist_xp.cli import console
 from fmnist_xp.cli.console import messages, say
 from fmnist_xp.cli.options import UsageError, chosen_backend, filled, path, usage
 from fmnist_xp.cli.process import Interrupted, run
@@ -63,13 +63,13 @@ def test_debug_is_for_streams_and_messages(program: Run, monkeypatch: pytest.Mon
     told: list[tuple[str, bool]] = []
 
     def noted(name: str) -> None:
-        real = getattr(process, name)
+        real = getattr(console, name)
 
         def enter(value: bool) -> Any:
             told.append((name, value))
             return real(value)
 
-        monkeypatch.setattr(process, name, enter)
+        monkeypatch.setattr(console, name, enter)
 
     noted("lasting_streams")
     noted("messages")
@@ -129,7 +129,7 @@ def test_what_failed_on_stdout_is_a_failure(program: Run, monkeypatch: pytest.Mo
         def __exit__(self, *_error: object) -> None:
             """Let everything pass."""
 
-    monkeypatch.setattr("fmnist_xp.cli.process.lasting_streams", Streams)
+    monkeypatch.setattr("fmnist_xp.cli.console.lasting_streams", Streams)
     assert program(lambda: None) == (1, "", "fmnist-xp: stdout: No space left on device\n")
     with pytest.raises(OSError, match="No space") as caught:
         program(lambda: None, "--debug")

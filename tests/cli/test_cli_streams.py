@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from rich.table import Table
 
-from fmnist_xp import cli
+from fmnist_xp.cli import process
 from fmnist_xp.cli.console import _Console, _Descriptor, _fill_closed, _lasting, lasting_streams
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="descriptors and signals are POSIX's")
@@ -270,7 +270,7 @@ def test_interrupt_while_something_is_imported_leaves_at_once(
         @staticmethod
         def find_spec(name: str, *_more: Any) -> None:
             if name == "no_module_of_this_name":
-                cli._interrupt(2, sys._getframe())
+                process._interrupt(2, sys._getframe())
 
     monkeypatch.setattr(sys, "meta_path", [Finder, *sys.meta_path])
     with pytest.raises((Left, KeyboardInterrupt)) as left:
@@ -283,7 +283,7 @@ def test_interrupt_while_something_is_imported_leaves_at_once(
 def test_interrupt_elsewhere_is_an_exception(capfd: pytest.CaptureFixture[str]) -> None:
     for frame in (sys._getframe(), None):
         with pytest.raises(KeyboardInterrupt):
-            cli._interrupt(2, frame)
+            process._interrupt(2, frame)
     assert capfd.readouterr().err == ""
 
 
@@ -291,7 +291,7 @@ def test_interrupt_elsewhere_is_an_exception(capfd: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize(
     ("before", "during", "after"),
     [
-        (signal.default_int_handler, cli._interrupt, signal.SIG_DFL),
+        (signal.default_int_handler, process._interrupt, signal.SIG_DFL),
         (signal.SIG_IGN, signal.SIG_IGN, signal.SIG_IGN),  # as nohup has it
     ],
 )
@@ -307,7 +307,7 @@ def test_interrupts_are_the_commands_unless_they_are_ignored(
     monkeypatch.setattr("fmnist_xp.cli.process.run", run)
     signal.signal(signal.SIGINT, before)
     with pytest.raises(SystemExit) as end:
-        cli.main()
+        process.main()
     assert (end.value.code, seen) == (7, ["fmnist-xp", during])
     assert signal.getsignal(signal.SIGINT) == after
 
@@ -316,5 +316,5 @@ def test_interrupts_are_the_commands_unless_they_are_ignored(
 def test_process_ends_also_where_nothing_can_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", None)
     with pytest.raises(Left) as left:
-        cli._leave()
+        process._leave()
     assert left.value.args == (130,)
