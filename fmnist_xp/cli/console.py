@@ -12,6 +12,7 @@ from io import BufferedWriter, FileIO, TextIOWrapper
 from typing import Any, TextIO
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from fmnist_xp.errors import one_line, printable
@@ -27,25 +28,26 @@ class _Console(Console):
         """Return `text` for rendering; every string comes by here, those in tables too."""
         return super().render_str(printable(text), **options)
 
+    def print_whole(self, table: Table) -> None:
+        """Print `table` with a line for each row, also where the terminal is narrower."""
+        table.width = self.measure(table, options=self.options.update(max_width=1000)).maximum
+        self.print(table)
+
 
 out = _Console()
 
 
 def say(message: str) -> None:
     """Print `message` on stderr, in one line."""
-    print(_line(message), file=sys.stderr)
+    print(f"fmnist-xp: {one_line(' '.join(message.split()))}", file=sys.stderr)
 
 
-def _line(message: str) -> str:
-    return f"fmnist-xp: {one_line(' '.join(message.split()))}"
+class _Messages(logging.Handler):
+    """Says the message of a record."""
 
-
-class _Formatter(logging.Formatter):
-    """Writes a record as `say` writes a message."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the record's message in one line."""
-        return _line(record.getMessage())
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say the message."""
+        say(record.getMessage())
 
 
 @contextmanager
@@ -54,10 +56,8 @@ def messages(debug: bool) -> Iterator[None]:
 
     Of what libraries tell, a user can do nothing about most; what concerns one is told by the package.
     """
-    handler = logging.StreamHandler()
-    handler.setFormatter(_Formatter())
     ours = logging.getLogger("fmnist_xp")
-    before, ours.handlers = ours.handlers, [handler]
+    before, ours.handlers = ours.handlers, [_Messages()]
     silent = logging.NullHandler()
     with warnings.catch_warnings():
         if not debug:

@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from fmnist_xp.cli.console import out
-from fmnist_xp.cli.options import DataOption, NoSyntheticOption, UrlOption, path
+from fmnist_xp.cli.options import DataOption, NoSyntheticOption, UrlOption, out_option, path
 from fmnist_xp.data import CLASS_NAMES, FORMATS
 
 
@@ -24,9 +24,7 @@ def info(
     data: DataOption = "auto",
     no_synthetic: NoSyntheticOption = False,
     url: UrlOption = None,
-    out_folder: Annotated[
-        Path, typer.Option("--out", parser=path, metavar="PATH", help="Folder of the pictures.")
-    ] = Path(),
+    out_folder: Annotated[Path, out_option("Folder of the pictures.")] = Path(),
 ) -> None:
     """Print shapes, class counts and checksums, and save a grid of samples and one image's grey values."""
     from fmnist_xp.data import describe, load_fashion_mnist

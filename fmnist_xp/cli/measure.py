@@ -18,7 +18,7 @@ from fmnist_xp.cli.options import (
     PrecisionOption,
     ThreadsOption,
     chosen_backend,
-    path,
+    out_option,
     usage,
 )
 from fmnist_xp.errors import FmnistXpError
@@ -73,9 +73,7 @@ def parity(
     no_synthetic: NoSyntheticOption = False,
     threads: ThreadsOption = None,
     graphs: GraphsOption = None,
-    out_folder: Annotated[
-        Path | None, typer.Option("--out", parser=path, metavar="PATH", help="Folder of tables, pictures and JSON.")
-    ] = None,
+    out_folder: Annotated[Path | None, out_option("Folder of tables, pictures and JSON.")] = None,
 ) -> None:
     """Compare a GPU with the CPU, or the CPU's float32 with its float64: operations, a step, training curves."""
     from fmnist_xp.data import load_fashion_mnist
@@ -92,9 +90,7 @@ def parity(
         table = Table(*header, title=title)
         for row in rows:
             table.add_row(*row)
-        # A line for each comparison, also where the terminal is narrower.
-        table.width = out.measure(table, options=out.options.update(max_width=1000)).maximum
-        out.print(table)
+        out.print_whole(table)
     out.print(f"{parity_summary(record)} Written to {folder}")
     if failed := list(failures(record)):
         more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""

@@ -38,6 +38,11 @@ def path(text: str | Path) -> Path:
     return Path(filled(str(text)))
 
 
+def out_option(help: str) -> Any:
+    """Return the option --out, for the folder that a command writes to."""
+    return typer.Option("--out", parser=path, metavar="PATH", help=help)
+
+
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:<index>.")]
 DataOption = Annotated[
     str,

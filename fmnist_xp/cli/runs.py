@@ -7,7 +7,15 @@ import typer
 from rich.table import Table
 
 from fmnist_xp.cli.console import out
-from fmnist_xp.cli.options import DeviceOption, NoSyntheticOption, ThreadsOption, chosen_backend, filled, path
+from fmnist_xp.cli.options import (
+    DeviceOption,
+    NoSyntheticOption,
+    ThreadsOption,
+    chosen_backend,
+    filled,
+    out_option,
+    path,
+)
 
 
 def evaluate(
@@ -54,9 +62,7 @@ def predict(
 
 def plot(
     run_folders: Annotated[list[Path], typer.Argument(parser=path, metavar="RUN...", help="Run folders.")],
-    out_folder: Annotated[
-        Path, typer.Option("--out", parser=path, metavar="PATH", help="Folder of the pictures.")
-    ] = Path("plots"),
+    out_folder: Annotated[Path, out_option("Folder of the pictures.")] = Path("plots"),
     notebook: Annotated[bool, typer.Option("--notebook", help="Add the notebook's own curve.")] = False,
 ) -> None:
     """Draw the notebook's pictures of each run, and a comparison where there are several."""

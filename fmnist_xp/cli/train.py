@@ -22,7 +22,7 @@ from fmnist_xp.cli.options import (
     UrlOption,
     UsageError,
     chosen_backend,
-    path,
+    out_option,
     usage,
 )
 from fmnist_xp.cli.process import Interrupted
@@ -55,7 +55,7 @@ def train(
     log_every: Annotated[
         int, typer.Option(min=1, max=MOST_EPOCHS, help="Epochs from one logged epoch to the next.")
     ] = 10,
-    out_folder: Annotated[Path | None, typer.Option("--out", parser=path, metavar="PATH", help="Run folder.")] = None,
+    out_folder: Annotated[Path | None, out_option("Run folder.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the run that the folder holds.")] = False,
     hidden: Annotated[str | None, typer.Option(help="Widths of the hidden layers, such as 128,128.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Learning rate of the first update.")] = None,
@@ -71,15 +71,15 @@ def train(
     from fmnist_xp.data import load_fashion_mnist
     from fmnist_xp.runs import Settings, check_folder, default_folder, train_run
 
-    overrides: dict[str, Any] = {
-        "epochs": epochs,
-        "hidden": None if hidden is None else _widths(hidden),
-        "learning_rate": learning_rate,
-        "decay": decay,
-        "momentum": momentum,
-        "l2": l2,
-    }
-    chosen = _override(EXPERIMENTS[experiment], {k: v for k, v in overrides.items() if v is not None})
+    chosen = _override(
+        EXPERIMENTS[experiment],
+        epochs=epochs,
+        hidden=None if hidden is None else _widths(hidden),
+        learning_rate=learning_rate,
+        decay=decay,
+        momentum=momentum,
+        l2=l2,
+    )
     backend = chosen_backend(device, threads, graphs)
     settings = Settings(chosen, seed=seed, precision=precision.value, log_every=log_every, block_rows=block_rows)
     folder = out_folder or default_folder(settings, backend)
@@ -109,9 +109,7 @@ def reproduce(
     no_synthetic: NoSyntheticOption = False,
     threads: ThreadsOption = None,
     graphs: GraphsOption = None,
-    out_folder: Annotated[
-        Path, typer.Option("--out", parser=path, metavar="PATH", help="Folder of runs, pictures and report.")
-    ] = Path("reproduce"),
+    out_folder: Annotated[Path, out_option("Folder of runs, pictures and report.")] = Path("reproduce"),
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the report alone.")] = False,
 ) -> None:
     """Run the three experiments and set them beside the notebook's figures."""
@@ -143,11 +141,11 @@ def _widths(text: str) -> tuple[int, ...]:
     return wanted
 
 
-def _override(experiment: Experiment, overrides: dict[str, Any]) -> Experiment:
-    """Return `experiment` with `overrides`, checked before any data is read."""
-    if "momentum" in overrides and experiment.optimizer == "adam":
+def _override(experiment: Experiment, **overrides: Any) -> Experiment:
+    """Return `experiment` with those `overrides` that are not None, checked before any data is read."""
+    if overrides["momentum"] is not None and experiment.optimizer == "adam":
         raise UsageError("--momentum is for SGD, and this experiment uses Adam: leave it out")
-    chosen = replace(experiment, **overrides)
+    chosen = replace(experiment, **{name: value for name, value in overrides.items() if value is not None})
     with usage():
         chosen.make_optimizer()
         if not 0 <= chosen.l2 < float("inf"):
