@@ -1,4 +1,4 @@
-"""What is done with finished runs: scores on the test images, predictions, pictures."""
+"""Evaluating finished runs: metrics on the test images, predictions, pictures."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from fmnist_xp.runs import CONFUSION, dataset_sha256, load_run
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a run does on test images."""
+    """The metrics of a run on test images."""
 
     dataset: str
     rows: int
@@ -91,7 +91,7 @@ def plot_runs(folders: Sequence[Path], out: Path, *, notebook: bool = False) -> 
 
 
 def plot_dataset(dataset: Dataset, folder: Path) -> list[Path]:
-    """Draw a grid of samples and the first image with its grey values, as the notebook does to verify its data."""
+    """Draw a grid of samples and the first image with its pixel values, as the notebook does to check its data."""
     samples = plot_samples(
         dataset.images,
         dataset.labels,

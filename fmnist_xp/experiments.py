@@ -44,7 +44,7 @@ class Experiment:
         return Sequential(layers, backend=backend, seed=seed, dtype=dtype)
 
     def make_optimizer(self) -> Optimizer:
-        """Return the optimizer at its start; raise `ValueError` for figures that it cannot have."""
+        """Return a new optimizer; raise `ValueError` for hyperparameters that it cannot have."""
         if self.optimizer == "sgd":
             return SGD(learning_rate=self.learning_rate, decay=self.decay, momentum=self.momentum)
         if self.optimizer == "adam":

@@ -1,4 +1,4 @@
-"""The notebook's three experiments over several seeds, beside the notebook's own numbers."""
+"""The notebook's three experiments over several seeds, compared with the notebook's own results."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -31,8 +31,8 @@ def reproduce(
 ) -> Path:
     """Train every experiment with the seeds 0 … `seeds` − 1, write pictures and a report, and return its path.
 
-    Runs are kept in `folder`/runs. One that is there already, finished and of the same settings and data, is
-    taken as it is, so that an interrupted reproduction goes on where it stopped; any other is trained again.
+    Runs are kept in `folder`/runs. A finished run with the same settings and data is reused, so that an interrupted
+    reproduction resumes where it stopped; any other is trained again.
     Raises `RunError`, before anything is trained, for an experiment that the notebook does not have.
     """
     for name in EXPERIMENTS:
@@ -85,9 +85,9 @@ def write_report(runs: Mapping[str, Sequence[Run]], folder: Path) -> Path:
 
 
 def _finished(folder: Path, settings: Settings, data_sha256: str, backend: Backend) -> Run | None:
-    """Return the run in `folder` where it is what `settings` ask for, trained to its end on this device and data.
+    """Return the run in `folder` if it was trained to its end with `settings` on this device and data.
 
-    The kernels of BLAS are part of it: others end elsewhere from the same seed.
+    The BLAS must be the same too: other kernels give other results from the same seed.
     """
     try:
         run = load_run(folder)

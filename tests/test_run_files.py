@@ -1,4 +1,4 @@
-"""Whatever stands in the files of a run, and in a model: it is used, or named in one line by a `RunError`."""
+"""Property tests: any content of a run's files or of a model is used, or refused with a one-line `RunError`."""
 
 import json
 import logging
@@ -55,7 +55,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def disturbed(data: st.DataObject, whole: Any) -> str:
-    """Return the JSON text of `whole` with a field changed, taken away or cut."""
+    """Return the JSON text of `whole` with a field changed or removed, the text cut or a bit flipped."""
     whole = json.loads(json.dumps(whole))
     *parents, last = data.draw(st.sampled_from(list(places(whole))), label="field")
     holder = whole
@@ -76,7 +76,7 @@ def disturbed(data: st.DataObject, whole: Any) -> str:
 
 
 def use(folder: Path) -> None:
-    """Do with the run in `folder` what plot, evaluate and reproduce do, but for the arithmetic."""
+    """Use the run in `folder` as plot, evaluate and reproduce do, without the computations."""
     run = load_run(folder)
     assert Path(run.config["data"]["source"])
     run_figures(run.history, title=run.title, experiment=run.result.experiment)
@@ -85,7 +85,7 @@ def use(folder: Path) -> None:
 
 
 def refused(folder: Path) -> None:
-    """Use the run, or see it named."""
+    """Use the run, or check the error that refuses it."""
     try:
         use(folder)
     except RunError as error:
@@ -96,7 +96,7 @@ def refused(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory, finished_run: Path) -> Path:
-    """A copy of `finished_run`; each test puts back what it changes."""
+    """A copy of `finished_run`; each test restores what it changes."""
     return Path(shutil.copytree(finished_run, tmp_path_factory.mktemp("disturbed") / "run"))
 
 
@@ -130,7 +130,7 @@ def test_history_of_a_run(folder: Path, rows: list[list[str]], tail: bytes) -> N
 
 @QUICK
 @given(st.lists(st.tuples(*[st.sampled_from([0.0, 5e-324, 1e300, float("inf"), float("-inf"), float("nan")])] * 4)))
-def test_figures_of_any_size_are_drawn(rows: list[tuple[float, float, float, float]]) -> None:
+def test_metrics_of_any_size_are_plotted(rows: list[tuple[float, float, float, float]]) -> None:
     history = History()
     for number, row in enumerate(rows):
         history.append(10**14 * number, *row)

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from fmnist_xp.cli import options
 from fmnist_xp.cli.console import out
-from fmnist_xp.cli.options import DataOption, NoSyntheticOption, UrlOption, out_option, path
 from fmnist_xp.data import CLASS_NAMES, FORMATS
 
 
@@ -21,10 +21,10 @@ class ExportFormat(StrEnum):
 
 
 def info(
-    data: DataOption = "auto",
-    no_synthetic: NoSyntheticOption = False,
-    url: UrlOption = None,
-    out_folder: Annotated[Path, out_option("Folder of the pictures.")] = Path(),
+    data: options.Data = "auto",
+    no_synthetic: options.NoSynthetic = False,
+    url: options.Url = None,
+    out_folder: Annotated[Path, options.out_folder("Folder of the pictures.")] = Path(),
 ) -> None:
     """Print shapes, class counts and checksums, and save a grid of samples and one image's grey values."""
     from fmnist_xp.data import describe, load_fashion_mnist
@@ -45,7 +45,7 @@ def info(
         out.print(f"saved {picture}")
 
 
-def fetch(url: UrlOption = None) -> None:
+def fetch(url: options.Url = None) -> None:
     """Download Fashion-MNIST into the cache, and say where it lies."""
     from fmnist_xp.data import fetch as fetch_files
 
@@ -53,10 +53,10 @@ def fetch(url: UrlOption = None) -> None:
 
 
 def export(
-    folder: Annotated[Path, typer.Argument(parser=path, metavar="FOLDER", help="A new or empty folder.")],
+    folder: Annotated[Path, typer.Argument(parser=options.path, metavar="FOLDER", help="A new or empty folder.")],
     form: Annotated[ExportFormat, typer.Option("--format", help="Image folder or IDX files.")] = ExportFormat["png"],
-    data: DataOption = "auto",
-    no_synthetic: NoSyntheticOption = False,
+    data: options.Data = "auto",
+    no_synthetic: options.NoSynthetic = False,
 ) -> None:
     """Write the data set as the notebook's image folder, or as the four IDX files."""
     from fmnist_xp.data import export as export_files

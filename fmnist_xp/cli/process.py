@@ -15,7 +15,7 @@ FAILURE, USAGE, INTERRUPTED = 1, 2, 130
 
 
 class Interrupted(Exception):
-    """A command was ended by Ctrl-C, in order; the message says what there is to keep."""
+    """A command ended in an orderly way after Ctrl-C; the message says what was kept."""
 
 
 def main() -> None:
@@ -27,21 +27,21 @@ def main() -> None:
         from fmnist_xp.cli.app import app
 
         code = run(app, "fmnist-xp")
-        if ours:  # nothing is left to be put in order
+        if ours:  # nothing is left to clean up
             signal.signal(signal.SIGINT, signal.SIG_DFL)
-    except KeyboardInterrupt:  # beside what `run` looks at, or a second one
+    except KeyboardInterrupt:  # outside of `run`, or a second one
         _leave()
     sys.exit(code)
 
 
 def run(app: Callable[..., int | None], program: str) -> int:
-    """Run `app` on the arguments of this process and return its exit code; with --debug, let errors through."""
+    """Run `app` on the arguments of this process and return its exit code; with --debug, let exceptions through."""
     from typer import Abort
 
     from fmnist_xp.cli.console import lasting_streams, messages, say
     from fmnist_xp.cli.options import UsageError
 
-    # Wherever it stands: people add it to the end of the command that failed.
+    # In any position: people append it to the command that failed.
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     with lasting_streams(debug) as failures, messages(debug):
@@ -62,13 +62,13 @@ def run(app: Callable[..., int | None], program: str) -> int:
         except Exception as error:
             if debug:
                 raise
-            code, message = FAILURE, _told(error)
+            code, message = FAILURE, _message(error)
         say(message)
     return code
 
 
-def _told(error: Exception) -> str:
-    """Return what to say of `error`."""
+def _message(error: Exception) -> str:
+    """Return the message for `error`."""
     match error:
         case FmnistXpError():
             return str(error)
@@ -81,7 +81,7 @@ def _told(error: Exception) -> str:
 
 
 def _interrupt(_signal: int, frame: FrameType | None) -> None:
-    """Raise `KeyboardInterrupt`; or leave at once where something is being imported, in which it could be lost."""
+    """Raise `KeyboardInterrupt`, or exit at once during an import, which could swallow it."""
     while frame is not None:
         if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
             _leave()

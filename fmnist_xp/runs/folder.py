@@ -98,9 +98,9 @@ def reserved(folder: Path, config: Mapping[str, Any]) -> Iterator[None]:
 
 
 def write_run(run: Run, network: Sequential) -> None:
-    """Write all files of `run` to one side in its folder, then move them to their places, the result last.
+    """Write all files of `run` to a temporary folder inside its own, then move them into place, the result last.
 
-    So a folder with a result is a whole run, and a disk that fills up leaves a run that was there as it was.
+    So a folder with a result is a whole run, and a full disk leaves an earlier run as it was.
     """
     with TemporaryDirectory(prefix=".unfinished-", dir=run.folder) as temporary:
         staged = Path(temporary)
