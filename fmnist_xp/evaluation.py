@@ -1,4 +1,4 @@
-"""What is done with finished runs: scores on the test images, predictions, pictures."""
+"""Evaluating finished runs: metrics on the test images, predictions, pictures."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from fmnist_xp.model import Metrics
 from fmnist_xp.report.notebook import notebook_history
 from fmnist_xp.report.plots import plot_comparison, plot_confusion, plot_grey_values, plot_run, plot_samples
 from fmnist_xp.report.tables import ClassScore, class_report, confusion_matrix
-from fmnist_xp.runs import CONFUSION, Run, dataset_sha256, load_run
+from fmnist_xp.runs import CONFUSION, dataset_sha256, load_run
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a run does on test images."""
+    """The metrics of a run on test images."""
 
     dataset: str
     rows: int
@@ -29,25 +29,22 @@ class Evaluation:
 
 
 def evaluate_run(folder: Path, source: str | None, backend: Backend, *, allow_synthetic: bool = True) -> Evaluation:
-    """Evaluate the run in `folder` on the test images of `source`, by default those of the run.
+    """Evaluate the run in `folder` on the test images of `source`, by default the run's own.
 
     The confusion matrix is drawn to `CONFUSION` in the run's folder. Raises `RunError` where no source is named
-    and the run's own is no longer what it was trained on, `DataError` where it has none but drawn images and
-    `allow_synthetic` is False.
+    and the run's own is no longer what it was trained on, `DataError` where only synthetic images
+    are at hand and `allow_synthetic` is False.
     """
     run = load_run(folder)
     network = run.load_network(backend)
-    trained_on = run.result["dataset"]
-    if source is None:
-        source = "synthetic" if trained_on["name"] == "synthetic" else run.config["data"]["source"]
-        train, test = load_fashion_mnist(source, allow_synthetic=allow_synthetic)
-        if (test.name, dataset_sha256(train, test)) != (trained_on["name"], trained_on["sha256"]):
-            raise RunError(
-                f"{folder} was trained on {trained_on['name']}, but its source {source} now gives other images "
-                f"({test.name}): name the images to test on with --data"
-            )
-    else:
-        _train, test = load_fashion_mnist(source, allow_synthetic=allow_synthetic)
+    trained_on = run.result.dataset
+    own = "synthetic" if trained_on.name == "synthetic" else run.config["data"]["source"]
+    train, test = load_fashion_mnist(own if source is None else source, allow_synthetic=allow_synthetic)
+    if source is None and (test.name, dataset_sha256(train, test)) != (trained_on.name, trained_on.sha256):
+        raise RunError(
+            f"{folder} was trained on {trained_on.name}, but its source {own} now gives other images "
+            f"({test.name}): name the images to test on with --data"
+        )
     X, y = preprocess(test)
     matrix = confusion_matrix(y, network.predict(X))
     picture = plot_confusion(
@@ -78,7 +75,7 @@ def plot_runs(folders: Sequence[Path], out: Path, *, notebook: bool = False) -> 
     names = _distinct_names(folders)
     pictures: list[Path] = []
     for name, run in zip(names, runs, strict=True):
-        experiment = run.result["experiment"]
+        experiment = run.result.experiment
         pictures += plot_run(
             run.history,
             out / name,
@@ -87,14 +84,14 @@ def plot_runs(folders: Sequence[Path], out: Path, *, notebook: bool = False) -> 
             notebook=notebook_history(experiment) if notebook else None,
         )
     if len(runs) > 1:
-        datasets = sorted({run.result["dataset"]["name"] for run in runs})
+        datasets = sorted({run.result.dataset.name for run in runs})
         histories = dict(zip(names, (run.history for run in runs), strict=True))
         pictures += plot_comparison(histories, out, title=f"{len(runs)} runs on {', '.join(datasets)}")
     return pictures
 
 
 def plot_dataset(dataset: Dataset, folder: Path) -> list[Path]:
-    """Draw a grid of samples and the first image with its grey values, as the notebook does to verify its data."""
+    """Draw a grid of samples and the first image with its pixel values, as the notebook does to check its data."""
     samples = plot_samples(
         dataset.images,
         dataset.labels,
@@ -118,6 +115,3 @@ def _distinct_names(folders: Sequence[Path]) -> list[str]:
     if len(set(names)) < len(names):
         raise RunError("the same run folder is named twice: name each once")
     return names
-
-
-__all__ = ["Evaluation", "Run", "evaluate_run", "plot_dataset", "plot_runs", "predict_images"]

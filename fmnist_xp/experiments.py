@@ -47,7 +47,7 @@ class Experiment:
         return Sequential(layers, backend=backend, seed=seed, dtype=dtype)
 
     def make_optimizer(self) -> Optimizer:
-        """Return the optimizer at its start; raise `ValueError` for numbers that it cannot have."""
+        """Return a new optimizer; raise `ValueError` for hyperparameters that it cannot have."""
         kinds = registered(Optimizer)  # type: ignore[type-abstract]
         if self.optimizer not in kinds:
             raise ValueError(f"optimizer must be {' or '.join(kinds)}, got {self.optimizer!r}")

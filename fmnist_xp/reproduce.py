@@ -1,7 +1,5 @@
-"""The notebook's three experiments over several seeds, beside the notebook's own figures."""
+"""The notebook's three experiments over several seeds, compared with the notebook's own results."""
 
-import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -31,11 +29,14 @@ def reproduce(
     source: str,
     verbose: bool,
 ) -> Path:
-    """Train every experiment with the seeds 0 … `seeds` − 1 and write pictures and a report; return its path.
+    """Train every experiment with the seeds 0 … `seeds` − 1, write pictures and a report, and return its path.
 
-    Runs are kept in `folder`/runs. One that is there already, finished and of the same settings and data, is
-    taken as it is, so that an interrupted reproduction goes on where it stopped; any other is trained again.
+    Runs are kept in `folder`/runs. A finished run with the same settings and data is reused, so that an interrupted
+    reproduction resumes where it stopped; any other is trained again.
+    Raises `RunError`, before anything is trained, for an experiment that the notebook does not have.
     """
+    for name in EXPERIMENTS:
+        notebook_history(name)  # which the report needs after hours of training
     runs: dict[str, list[Run]] = {}
     for name, experiment in EXPERIMENTS.items():
         if epochs is not None:
@@ -59,22 +60,22 @@ def write_report(runs: Mapping[str, Sequence[Run]], folder: Path) -> Path:
     pictures: list[Path] = []
     for name, of_seeds in runs.items():
         notebook = notebook_history(name)
-        histories = {int(run.result["seed"]): run.history for run in of_seeds}
+        histories = {run.result.seed: run.history for run in of_seeds}
         pictures += plot_seeds(histories, folder, experiment=name, title=_title(name, of_seeds), notebook=notebook)
         plot_run(of_seeds[0].history, folder / name, title=of_seeds[0].title, experiment=name, notebook=notebook)
     first = {name: of_seeds[0].history for name, of_seeds in runs.items()}
     some = next(iter(runs.values()))
     pictures += plot_comparison(first, folder, title=_title("the three experiments, first seed", some[:1]))
     table = reproduce_table(
-        {name: [_numbers(run) for run in of_seeds] for name, of_seeds in runs.items()},
+        {name: [asdict(run.result) for run in of_seeds] for name, of_seeds in runs.items()},
         {name: [run.history for run in of_seeds] for name, of_seeds in runs.items()},
     )
     result = some[0].result
     text = (
         "# The notebook's experiments, reproduced\n\n"
-        f"{result['epochs']:,} full-batch epochs each on {result['dataset']['train_rows']:,} images of "
-        f"{result['dataset']['name']} on {result['device_name']} "
-        f"({result['device']}, {result['precision']}; BLAS: {result['blas']}).\n\n"
+        f"{result.epochs:,} full-batch epochs each on {result.dataset.train_rows:,} images of "
+        f"{result.dataset.name} on {result.device_name} "
+        f"({result.device}, {result.precision}; BLAS: {result.blas}).\n\n"
         f"{table}\n"
         + "".join(f"![{picture.stem}]({picture.relative_to(folder).as_posix()})\n\n" for picture in pictures).rstrip()
         + "\n"
@@ -84,26 +85,21 @@ def write_report(runs: Mapping[str, Sequence[Run]], folder: Path) -> Path:
 
 
 def _finished(folder: Path, settings: Settings, data_sha256: str, backend: Backend) -> Run | None:
-    """Return the run in `folder` where it is what `settings` ask for, trained to its end on this device and data.
+    """Return the run in `folder` if it was trained to its end with `settings` on this device and data.
 
-    The kernels of BLAS are part of it: others end elsewhere from the same seed.
+    The BLAS must be the same too: other kernels give other results from the same seed.
     """
     try:
         run = load_run(folder)
     except RunError:
         return None
-    wanted = json.loads(json.dumps({**asdict(settings), "device_name": backend.device_name}))
-    found = {key: run.config.get(key) for key in wanted}
-    whole = run.result["epochs"] == settings.experiment.epochs and run.result.get("blas") == blas_name()
-    return run if found == wanted and whole and run.result["dataset"]["sha256"] == data_sha256 else None
+    result = run.result
+    found = (run.config.get("device_name"), result.blas, result.epochs, result.dataset.sha256)
+    wanted = (backend.device_name, blas_name(), settings.experiment.epochs, data_sha256)
+    return run if settings.are_in(run.config) and found == wanted else None
 
 
 def _title(subject: str, runs: Sequence[Run]) -> str:
     result = runs[0].result
-    seeds = f"{len(runs)} seeds" if len(runs) > 1 else f"seed {result['seed']}"
-    return f"{subject} · {result['device']} · {seeds} · {result['dataset']['name']}"
-
-
-def _numbers(run: Run) -> dict[str, object]:
-    """Return the result with NaN where JSON had to say null."""
-    return {key: math.nan if value is None else value for key, value in run.result.items()}
+    seeds = f"{len(runs)} seeds" if len(runs) > 1 else f"seed {result.seed}"
+    return f"{subject} · {result.device} · {seeds} · {result.dataset.name}"

@@ -31,11 +31,14 @@ def tests(*names: str) -> list[str]:
     ]
 
 
-RUNS = ("model", "runs", "evaluation", "reproduce", "experiments", "files", "arguments", "errors", "plain_json")
+RUNS = ("model", "evaluation", "reproduce", "experiments", "files", "arguments", "errors", "plain_json")
 MACHINE = ("machine", "devices", "measure", "speed", "blas")
 PARITY = ("bounds", "comparison", "curves", "operations", "step", "suite")
 FOLDERS = {
-    "nn": Folder(["fmnist_xp/nn/*.py", *modules("optim")], ["tests/nn", *tests("optim", "model")]),
+    "nn": Folder(
+        ["fmnist_xp/nn/*.py", *modules("optim", "registry")],
+        ["tests/nn", *tests("optim", "model", "train/plan", "parity/parity_operations", "parity/parity_step")],
+    ),
     "train": Folder(["fmnist_xp/train/*.py"], ["tests/train", *tests("model", "nn/own_layers", "backend/graphs")]),
     "backend": Folder(["fmnist_xp/backend/*.py"], ["tests/backend", *tests("parity/training_on_standin")]),
     "parity": Folder(["fmnist_xp/parity/*.py"], tests(*(f"parity/parity_{name}" for name in PARITY))),
@@ -43,8 +46,8 @@ FOLDERS = {
     "data": Folder(["fmnist_xp/data/*.py"], ["tests/data"]),
     "cli": Folder(["fmnist_xp/cli/*.py"], ["tests/cli"]),
     "runs": Folder(
-        modules(*RUNS, "__init__", "__main__", "public"),
-        tests(*RUNS, "run_files", "backend/cuda"),  # the last for half precision
+        ["fmnist_xp/runs/*.py", *modules(*RUNS, "__init__", "__main__", "public")],
+        tests(*RUNS, "runs", "run_files", "backend/cuda"),  # the last for half precision
     ),
     "machine": Folder(modules(*MACHINE), tests(*MACHINE, "cli/cli_bench", "cli/cli_devices")),
 }

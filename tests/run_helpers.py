@@ -1,4 +1,4 @@
-"""Reading what a run left behind without the package: JSON, CSV, IDX, safetensors, and the network by hand."""
+"""Reading the files of a run without the package: JSON, CSV, IDX, safetensors, and a reference network."""
 
 import csv
 import gzip
@@ -45,7 +45,7 @@ def read_idx(folder: Path, prefix: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_picture(path: Path) -> np.ndarray:
-    """Return a picture that is one: PNG, and not all of one colour."""
+    """Return a picture, checked to be a PNG and not of one colour."""
     assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     picture = cv2.imread(str(path))
     assert picture is not None
@@ -66,7 +66,7 @@ def probabilities(model: Path, images: np.ndarray) -> np.ndarray:
     return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
-def figures(model: Path, images: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+def reference_metrics(model: Path, images: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     """Return (accuracy, mean data loss) of the network in `model`."""
     predicted = probabilities(model, images)
     true_class = predicted[np.arange(len(labels)), labels]

@@ -6,7 +6,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from run_helpers import CLASSES, figures, probabilities, read_idx, read_json, read_picture
+from run_helpers import CLASSES, probabilities, read_idx, read_json, read_picture, reference_metrics
 
 from fmnist_xp import evaluation
 from fmnist_xp.backend import CpuBackend
@@ -20,10 +20,10 @@ CPU = CpuBackend(2)
 pytestmark = pytest.mark.usefixtures("workplace")
 
 
-def test_evaluation_is_of_the_test_images(run_folder: Path, idx_folder: Path) -> None:
+def test_evaluation_uses_the_test_images(run_folder: Path, idx_folder: Path) -> None:
     report = evaluate_run(run_folder, None, CPU)
     images, labels = read_idx(idx_folder, "t10k")
-    accuracy, loss = figures(run_folder / "model.safetensors", images, labels)
+    accuracy, loss = reference_metrics(run_folder / "model.safetensors", images, labels)
     assert report.metrics.accuracy == pytest.approx(accuracy, abs=0.006)
     assert report.metrics.loss == pytest.approx(loss, rel=1e-5)
     assert report.rows == 200
@@ -36,7 +36,7 @@ def test_evaluation_is_of_the_test_images(run_folder: Path, idx_folder: Path) ->
     read_picture(report.picture)
 
 
-def test_confusion_matrix_is_of_truth_and_prediction(
+def test_confusion_matrix_counts_true_and_predicted_classes(
     run_folder: Path, idx_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[Any] = []
@@ -58,7 +58,7 @@ def test_confusion_matrix_is_of_truth_and_prediction(
         assert words in more["title"]
 
 
-def test_named_source_is_taken_without_questions(run_folder: Path, small_synthetic: Any) -> None:
+def test_named_source_is_not_compared_with_the_runs(run_folder: Path, small_synthetic: Any) -> None:
     report = evaluate_run(run_folder, "synthetic", CPU)
     assert (report.dataset, report.rows) == ("synthetic", 200)
 
@@ -68,7 +68,7 @@ def change(path: Path, **fields: Any) -> None:
     path.write_text(json.dumps({**read_json(path), **fields}))
 
 
-def test_images_that_have_changed_since_are_an_error(run_folder: Path, idx_folder: Path) -> None:
+def test_changed_images_are_an_error(run_folder: Path, idx_folder: Path) -> None:
     dataset = read_json(run_folder / "result.json")["dataset"]
     message = (
         f"{run_folder} was trained on {{}}, but its source {idx_folder} now gives other images ({dataset['name']}): "
@@ -83,7 +83,7 @@ def test_images_that_have_changed_since_are_an_error(run_folder: Path, idx_folde
 
 
 def test_synthetic_run_is_tested_on_synthetic_images(run_folder: Path, small_synthetic: Any) -> None:
-    """Whatever the source was: "auto" may find images meanwhile."""
+    """Whatever the source was: "auto" may find other images by now."""
     train, test = small_synthetic
     dataset = {**read_json(run_folder / "result.json")["dataset"], "name": "synthetic"}
     change(run_folder / "result.json", dataset={**dataset, "sha256": dataset_sha256(train, test)})
@@ -93,7 +93,7 @@ def test_synthetic_run_is_tested_on_synthetic_images(run_folder: Path, small_syn
 
 
 @pytest.mark.parametrize("source", [None, "synthetic"])
-def test_images_drawn_here_can_be_ruled_out(run_folder: Path, small_synthetic: Any, source: str | None) -> None:
+def test_synthetic_images_can_be_ruled_out(run_folder: Path, small_synthetic: Any, source: str | None) -> None:
     dataset = {**read_json(run_folder / "result.json")["dataset"], "name": "synthetic"}
     change(run_folder / "result.json", dataset={**dataset, "sha256": dataset_sha256(*small_synthetic)})
     with pytest.raises(DataError, match="drawn images are ruled out"):
@@ -113,9 +113,7 @@ def test_title_of_the_confusion_matrix(
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_model_that_diverged_predicts_nothing(
-    run_folder: Path, idx_folder: Path, tmp_path: Path, value: float
-) -> None:
+def test_diverged_model_is_an_error(run_folder: Path, idx_folder: Path, tmp_path: Path, value: float) -> None:
     network = load_run(run_folder).load_network(CPU)
     network.dense[-1].biases[0, 3] = value
     network.save(run_folder / "model.safetensors")
@@ -159,7 +157,7 @@ def test_pictures_of_runs_are_returned(run_folder: Path, tmp_path: Path) -> None
 
 @pytest.fixture
 def noted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What is asked of the room that draws: the run's or the comparison's folder, and the rest by name."""
+    """The recorded calls of the plots: history, folder and keyword arguments."""
     calls: list[Any] = []
 
     def plot_run(history: Any, folder: Path, **more: Any) -> list[Path]:
@@ -182,7 +180,7 @@ def test_pictures_of_one_run(run_folder: Path, noted: list[Any]) -> None:
     assert noted == [([0, 10, 20, 30], Path("out", "a-run"), expected)]
 
 
-def test_notebooks_curve_is_the_experiments(run_folder: Path, noted: list[Any]) -> None:
+def test_notebook_curve_belongs_to_the_experiment(run_folder: Path, noted: list[Any]) -> None:
     plot_runs([run_folder], Path("out"), notebook=True)
     assert noted[0][2]["notebook"] == notebook_history("adam")
     change(run_folder / "result.json", experiment="another")
@@ -202,7 +200,7 @@ def test_several_runs_are_compared_under_their_names(run_folder: Path, noted: li
     assert noted[-1][2] == {"title": f"2 runs on another, {dataset['name']}"}
 
 
-def test_runs_of_one_name_are_told_apart_by_their_paths(run_folder: Path, noted: list[Any], tmp_path: Path) -> None:
+def test_runs_with_equal_names_get_their_paths(run_folder: Path, noted: list[Any], tmp_path: Path) -> None:
     twin = Path(shutil.copytree(run_folder, tmp_path / "elsewhere" / "a-run"))
     plot_runs([run_folder, twin], Path("out"))
     expected = ["-".join(folder.resolve().parts[1:]) for folder in (run_folder, twin)]
@@ -219,7 +217,7 @@ def test_one_run_named_twice_is_an_error(run_folder: Path, noted: list[Any], tmp
     assert noted == []
 
 
-def test_what_the_pictures_of_a_data_set_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_contents_of_the_data_set_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Any] = []
     for name in ("plot_samples", "plot_grey_values"):
         monkeypatch.setattr(evaluation, name, lambda *arrays, **more: drawn.append((arrays, more)) or arrays[-1])

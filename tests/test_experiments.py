@@ -15,7 +15,7 @@ CPU = CpuBackend(1)
 NAMES = pytest.mark.parametrize("name", ["sgd", "momentum", "adam"])
 
 
-def test_experiments_are_the_notebooks_table() -> None:
+def test_experiments_match_the_notebook() -> None:
     assert list(EXPERIMENTS) == ["sgd", "momentum", "adam"]
     assert {name: experiment.make_optimizer().config() for name, experiment in EXPERIMENTS.items()} == {
         "sgd": {"learning_rate": 1.0, "decay": 0.01, "momentum": 0.0},
@@ -27,7 +27,7 @@ def test_experiments_are_the_notebooks_table() -> None:
 
 
 @pytest.mark.parametrize(("name", "hidden"), [("sgd", 128), ("momentum", 64), ("adam", 64)])
-def test_architecture_is_the_notebooks(name: str, hidden: int) -> None:
+def test_architecture_matches_the_notebook(name: str, hidden: int) -> None:
     network = EXPERIMENTS[name].make_network(CPU, seed=1)
     assert [type(layer) for layer in network.layers] == [Dense, ReLU, Dense, ReLU, Dense]
     assert type(network.loss) is SoftmaxCategoricalCrossentropy
@@ -63,7 +63,7 @@ def test_seed_decides_the_weights(name: str) -> None:
     assert not np.array_equal(first, other)
 
 
-def test_dtype_and_depth_are_free() -> None:
+def test_any_dtype_and_depth() -> None:
     experiment = Experiment("deep", (5, 4, 3), "sgd", learning_rate=0.1, decay=0.0, momentum=0.9, l2=0.25)
     network = experiment.make_network(CPU, seed=1, dtype="float64")
     assert network.widths == [784, 5, 4, 3, 10]
@@ -79,7 +79,7 @@ def test_dtype_and_depth_are_free() -> None:
         ({"l2": -1.0}, "weight_regularizer_l2 must be at least 0 and finite, got -1.0"),
     ],
 )
-def test_network_that_cannot_be_is_refused(change: dict[str, Any], message: str) -> None:
+def test_invalid_network_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(EXPERIMENTS["sgd"], **change).make_network(CPU, seed=1)
 
@@ -92,12 +92,12 @@ def test_network_that_cannot_be_is_refused(change: dict[str, Any], message: str)
         ({"optimizer": "rmsprop"}, "rmsprop"),
     ],
 )
-def test_optimizer_that_cannot_be_is_refused(change: dict[str, Any], message: str) -> None:
+def test_invalid_optimizer_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(EXPERIMENTS["sgd"], **change).make_optimizer()
 
 
-def test_experiments_cannot_be_changed() -> None:
+def test_experiments_are_immutable() -> None:
     with pytest.raises(TypeError):
         EXPERIMENTS["new"] = EXPERIMENTS["sgd"]  # type: ignore[index]
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -106,7 +106,7 @@ def test_experiments_cannot_be_changed() -> None:
 
 @pytest.fixture(scope="module")
 def fashion_mnist() -> tuple[np.ndarray, np.ndarray]:
-    """Return the 60,000 training rows, scaled, and their labels, read here and not by the package."""
+    """Return the 60,000 training rows, scaled, and their labels, read without the package."""
     folder = os.environ.get("FMNIST_XP_DATA")
     if not folder:
         pytest.skip("FMNIST_XP_DATA does not name a folder with the four IDX .gz files")
@@ -122,7 +122,7 @@ def fashion_mnist() -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize(
     ("name", "first", "tenth"), [("sgd", 2.308, 2.065), ("momentum", 2.305, 1.995), ("adam", 2.305, 1.166)]
 )
-def test_first_epochs_on_fashion_mnist_are_the_notebooks(
+def test_first_epochs_on_fashion_mnist_match_the_notebook(
     name: str, first: float, tenth: float, fashion_mnist: tuple[np.ndarray, np.ndarray]
 ) -> None:
     experiment = EXPERIMENTS[name]

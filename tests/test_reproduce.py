@@ -12,6 +12,7 @@ import fmnist_xp.reproduce as module
 from fmnist_xp.backend import CpuBackend
 from fmnist_xp.blas import blas_name
 from fmnist_xp.data import make_synthetic
+from fmnist_xp.errors import RunError
 from fmnist_xp.report.notebook import notebook_history
 from fmnist_xp.reproduce import reproduce, write_report
 from fmnist_xp.runs import load_run
@@ -32,7 +33,7 @@ def run(folder: Path, data: tuple[Any, Any], backend: CpuBackend = CPU, **more: 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, tiny: tuple[Any, Any]) -> Path:
-    """A finished reproduction of two epochs; not to be written to."""
+    """A finished reproduction of two epochs; read-only."""
     folder = tmp_path_factory.mktemp("finished") / "reproduce"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fmnist_xp.report.plots.DPI", 30)
@@ -42,14 +43,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny: tuple[Any, Any]) ->
 
 @pytest.fixture
 def folder(tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of `finished`, to write to."""
+    """A writable copy of `finished`."""
     monkeypatch.setattr("fmnist_xp.report.plots.DPI", 30)
     return Path(shutil.copytree(finished, tmp_path / "reproduce"))
 
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The folders of the runs that are trained, by name; what is written around them is not."""
+    """The names of the folders of the runs that are trained; no report is written."""
     names: list[str] = []
     train_run = module.train_run
 
@@ -88,7 +89,7 @@ def test_pictures_of_each_experiment(finished: Path) -> None:
     assert "(comparison-accuracy.png)" in report
 
 
-def test_finished_runs_are_taken_as_they_are(folder: Path, tiny: tuple[Any, Any], trained: list[str]) -> None:
+def test_finished_runs_are_reused(folder: Path, tiny: tuple[Any, Any], trained: list[str]) -> None:
     before = contents(folder / "runs")
     run(folder, tiny)
     assert trained == []
@@ -102,14 +103,14 @@ def test_more_seeds_train_only_the_new_ones(folder: Path, tiny: tuple[Any, Any],
 
 
 @pytest.mark.parametrize("verbose", [False, True])
-def test_training_is_as_loud_as_asked_for(
+def test_verbose_prints_the_log(
     tmp_path: Path, tiny: tuple[Any, Any], trained: list[str], capsys: pytest.CaptureFixture[str], verbose: bool
 ) -> None:
     run(tmp_path, tiny, verbose=verbose)
     assert capsys.readouterr().out.count("epoch: 0, ") == (3 if verbose else 0)
 
 
-def test_a_missing_run_is_trained_alone(folder: Path, tiny: tuple[Any, Any], trained: list[str]) -> None:
+def test_only_missing_runs_are_trained(folder: Path, tiny: tuple[Any, Any], trained: list[str]) -> None:
     """As after an interrupt."""
     shutil.rmtree(folder / "runs" / "momentum-s0")
     (folder / "runs" / "adam-s0" / "result.json").unlink()
@@ -118,12 +119,12 @@ def test_a_missing_run_is_trained_alone(folder: Path, tiny: tuple[Any, Any], tra
 
 
 @pytest.mark.parametrize("change", ["epochs", "data", "device"])
-def test_other_settings_are_trained_again(
+def test_other_settings_are_retrained(
     folder: Path, tiny: tuple[Any, Any], trained: list[str], change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if change == "epochs":
         run(folder, tiny, epochs=3)
-        assert load_run(folder / "runs" / "sgd-s0").result["epochs"] == 3
+        assert load_run(folder / "runs" / "sgd-s0").result.epochs == 3
     elif change == "data":
         run(folder, make_synthetic(30, 20, seed=1))
     else:
@@ -133,10 +134,10 @@ def test_other_settings_are_trained_again(
     assert trained == ALL
 
 
-def test_a_changed_experiment_is_trained_again(
+def test_a_changed_experiment_is_retrained(
     folder: Path, tiny: tuple[Any, Any], trained: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a new version of this program may bring one, under the same name."""
+    """A new version of the package may change an experiment under the same name."""
     changed = {**module.EXPERIMENTS, "momentum": replace(module.EXPERIMENTS["momentum"], momentum=0.6)}
     monkeypatch.setattr(module, "EXPERIMENTS", changed)
     run(folder, tiny)
@@ -148,7 +149,7 @@ def test_a_changed_experiment_is_trained_again(
     [("result.json", "{"), ("result.json", "{}"), ("history.csv", ""), ("config.json", None)],
     ids=["result cut short", "result without fields", "history empty", "no config"],
 )
-def test_a_damaged_run_is_trained_again(
+def test_a_damaged_run_is_retrained(
     folder: Path, tiny: tuple[Any, Any], trained: list[str], file: str, text: str | None
 ) -> None:
     path = folder / "runs" / "sgd-s0" / file
@@ -158,11 +159,11 @@ def test_a_damaged_run_is_trained_again(
         path.write_text(text)
     run(folder, tiny)
     assert trained == ["sgd-s0"]
-    assert load_run(folder / "runs" / "sgd-s0").result["epochs"] == 2
+    assert load_run(folder / "runs" / "sgd-s0").result.epochs == 2
 
 
 @pytest.mark.parametrize("file", ["result.json", "config.json", "history.csv"])
-def test_a_run_with_a_pipe_for_a_file_is_trained_again(
+def test_a_run_with_a_pipe_for_a_file_is_retrained(
     folder: Path, tiny: tuple[Any, Any], trained: list[str], file: str
 ) -> None:
     path = folder / "runs" / "sgd-s0" / file
@@ -187,7 +188,7 @@ def test_a_run_with_a_pipe_for_a_file_is_trained_again(
         ("result.json", "dataset", {"name": "synthetic", "sha256": "0", "train_rows": 30, "test_rows": 20}),
     ],
 )
-def test_a_run_that_is_not_what_is_asked_for_is_trained_again(
+def test_a_run_with_other_settings_is_retrained(
     folder: Path, tiny: tuple[Any, Any], trained: list[str], file: str, field: str, value: Any
 ) -> None:
     path = folder / "runs" / "adam-s0" / file
@@ -196,8 +197,19 @@ def test_a_run_that_is_not_what_is_asked_for_is_trained_again(
     assert trained == ["adam-s0"]
 
 
-def test_report_as_it_is_written(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures and their titles, by the room that draws; the table by the room that writes tables."""
+def test_experiment_without_notebook_numbers_is_refused_before_training(
+    tmp_path: Path, tiny: tuple[Any, Any], trained: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = replace(module.EXPERIMENTS["adam"], name="wide")
+    monkeypatch.setattr(module, "EXPERIMENTS", {**module.EXPERIMENTS, "wide": wide})
+    with pytest.raises(RunError, match=r"^the notebook has no experiment 'wide': it has sgd, momentum, adam$"):
+        run(tmp_path, tiny)
+    assert trained == []
+    assert contents(tmp_path) == {}
+
+
+def test_report_in_full(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With recorded calls to the plots and a stub of the table."""
     calls: list[Any] = []
 
     def drawing(kind: str) -> Any:
@@ -211,7 +223,7 @@ def test_report_as_it_is_written(finished: Path, tmp_path: Path, monkeypatch: py
         monkeypatch.setattr(module, kind, drawing(kind))
     monkeypatch.setattr(module, "reproduce_table", lambda results, histories: f"TABLE {list(results)}\n")
     first = {name: load_run(finished / "runs" / f"{name}-s0") for name in ("sgd", "adam")}
-    second = replace(first["sgd"], result={**first["sgd"].result, "seed": 1})
+    second = replace(first["sgd"], result=replace(first["sgd"].result, seed=1))
     path = write_report({"sgd": [first["sgd"], second], "adam": [first["adam"]]}, tmp_path / "new")
     assert path == tmp_path / "new" / "reproduce.md"
     assert path.read_text(encoding="utf-8") == (
@@ -236,7 +248,7 @@ def test_report_as_it_is_written(finished: Path, tmp_path: Path, monkeypatch: py
     assert calls == [*expected, ("plot_comparison", histories, tmp_path / "new", {"title": title})]
 
 
-def test_an_interrupt_ends_it_and_the_next_call_goes_on(
+def test_an_interrupted_reproduction_is_resumed_by_the_next_call(
     tmp_path: Path, tiny: tuple[Any, Any], trained: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train_run = module.train_run
@@ -244,7 +256,7 @@ def test_an_interrupt_ends_it_and_the_next_call_goes_on(
     def interrupted(settings: Any, *arguments: Any, **more: Any) -> Any:
         if settings.experiment.name != "momentum":
             return train_run(settings, *arguments, **more)
-        # One epoch of two, as far as it came.
+        # Interrupted after one epoch of two.
         short = replace(settings, experiment=replace(settings.experiment, epochs=1))
         run = train_run(short, *arguments, **more)
         run.history.interrupted = True
@@ -257,7 +269,7 @@ def test_an_interrupt_ends_it_and_the_next_call_goes_on(
     assert trained == ["sgd-s0", "momentum-s0"]
     run(tmp_path, tiny)
     assert trained == ["sgd-s0", "momentum-s0", "momentum-s0", "adam-s0"]
-    assert load_run(tmp_path / "runs" / "momentum-s0").result["epochs"] == 2
+    assert load_run(tmp_path / "runs" / "momentum-s0").result.epochs == 2
 
 
 @pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")
@@ -277,19 +289,19 @@ def test_a_run_that_diverged_is_reported(
     assert read_json(tmp_path / "runs" / "sgd-s0" / "result.json")["test_loss"] is None
 
 
-def test_report_of_runs_that_compare_says_whether_the_notebook_lies_inside(
+def test_report_of_comparable_runs_says_whether_the_notebook_is_in_range(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The figures of a real reproduction, put into runs' results by hand."""
+    """With test accuracies of a real reproduction put into the results."""
     for name in ("plot_run", "plot_seeds", "plot_comparison"):
         monkeypatch.setattr(module, name, lambda *_arguments, **_more: [])
     runs = {}
     for name in EXPERIMENTS:
         one = load_run(folder / "runs" / f"{name}-s0")
-        dataset = {"name": "fashion-mnist", "sha256": "0", "train_rows": 60_000, "test_rows": 10_000}
-        shared = {**one.result, "dataset": dataset, "epochs": 1100, "test_loss": 0.4, "train_loss": 0.4}
+        dataset = replace(one.result.dataset, name="fashion-mnist", train_rows=60_000, test_rows=10_000)
+        shared = replace(one.result, dataset=dataset, epochs=1100, test_loss=0.4, train_loss=0.4)
         runs[name] = [
-            replace(one, result={**shared, "seed": seed, "test_accuracy": accuracy})
+            replace(one, result=replace(shared, seed=seed, test_accuracy=accuracy))
             for seed, accuracy in ((0, 0.83), (1, 0.85))
         ]
     text = write_report(runs, tmp_path).read_text(encoding="utf-8")

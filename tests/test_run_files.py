@@ -1,9 +1,10 @@
-"""Whatever stands in the files of a run, and in a model: it is used, or named in one line by a `RunError`."""
+"""Property tests: any content of a run's files or of a model is used, or refused with a one-line `RunError`."""
 
 import json
 import logging
 import shutil
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from fmnist_xp.errors import RunError
 from fmnist_xp.model import load
 from fmnist_xp.report.plots import run_figures
 from fmnist_xp.report.tables import reproduce_table
-from fmnist_xp.reproduce import _finished, _numbers, _title
-from fmnist_xp.runs import CONFIG, HISTORY, RESULT, load_run
+from fmnist_xp.reproduce import _finished, _title
+from fmnist_xp.runs import load_run
+from fmnist_xp.runs.folder import CONFIG, HISTORY, RESULT
 from fmnist_xp.train.checkpoint import FORMAT
 from fmnist_xp.train.history import COLUMNS, History
 
@@ -53,7 +55,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def disturbed(data: st.DataObject, whole: Any) -> str:
-    """Return the JSON text of `whole` with a field changed, taken away or cut."""
+    """Return the JSON text of `whole` with a field changed or removed, the text cut or a bit flipped."""
     whole = json.loads(json.dumps(whole))
     *parents, last = data.draw(st.sampled_from(list(places(whole))), label="field")
     holder = whole
@@ -74,16 +76,16 @@ def disturbed(data: st.DataObject, whole: Any) -> str:
 
 
 def use(folder: Path) -> None:
-    """Do with the run in `folder` what plot, evaluate and reproduce do, but for the arithmetic."""
+    """Use the run in `folder` as plot, evaluate and reproduce do, without the computations."""
     run = load_run(folder)
     assert Path(run.config["data"]["source"])
-    run_figures(run.history, title=run.title, experiment=run.result["experiment"])
-    reproduce_table({"one": [_numbers(run)]}, {"one": [run.history]})
-    assert f"{run.result['epochs']:,}{run.result['dataset']['train_rows']:,}{_title('', [run])}"
+    run_figures(run.history, title=run.title, experiment=run.result.experiment)
+    reproduce_table({"one": [asdict(run.result)]}, {"one": [run.history]})
+    assert f"{run.result.epochs:,}{run.result.dataset.train_rows:,}{_title('', [run])}"
 
 
 def refused(folder: Path) -> None:
-    """Use the run, or see it named."""
+    """Use the run, or check the error that refuses it."""
     try:
         use(folder)
     except RunError as error:
@@ -94,7 +96,7 @@ def refused(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory, finished_run: Path) -> Path:
-    """A copy of `finished_run`; each test puts back what it changes."""
+    """A copy of `finished_run`; each test restores what it changes."""
     return Path(shutil.copytree(finished_run, tmp_path_factory.mktemp("disturbed") / "run"))
 
 
@@ -128,7 +130,7 @@ def test_history_of_a_run(folder: Path, rows: list[list[str]], tail: bytes) -> N
 
 @QUICK
 @given(st.lists(st.tuples(*[st.sampled_from([0.0, 5e-324, 1e300, float("inf"), float("-inf"), float("nan")])] * 4)))
-def test_figures_of_any_size_are_drawn(rows: list[tuple[float, float, float, float]]) -> None:
+def test_metrics_of_any_size_are_plotted(rows: list[tuple[float, float, float, float]]) -> None:
     history = History()
     for number, row in enumerate(rows):
         history.append(10**14 * number, *row)

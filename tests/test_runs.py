@@ -5,13 +5,14 @@ import os
 import platform
 import sys
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from run_helpers import RUN_FILES, contents, figures, read_history, read_idx, read_json
+from run_helpers import RUN_FILES, contents, read_history, read_idx, read_json, reference_metrics
 
 from fmnist_xp import runs
 from fmnist_xp.backend import CpuBackend
@@ -22,7 +23,7 @@ from fmnist_xp.experiments import EXPERIMENTS
 from fmnist_xp.files import write_text
 from fmnist_xp.model import Sequential
 from fmnist_xp.nn import Dense
-from fmnist_xp.runs import Run, Settings, default_folder, load_run, train_run
+from fmnist_xp.runs import Result, Run, Settings, default_folder, load_run, train_run
 
 CPU = CpuBackend(1)
 QUICK = Settings(replace(EXPERIMENTS["adam"], hidden=(8,), epochs=3), seed=2, log_every=2)
@@ -42,16 +43,16 @@ def train(folder: Path, tiny: tuple[Any, Any], settings: Settings = QUICK, **mor
     return train_run(settings, *tiny, CPU, folder, source="somewhere", verbose=False, **more)
 
 
-def test_what_is_returned_is_what_is_written(tmp_path: Path, tiny: tuple[Any, Any]) -> None:
+def test_returned_run_equals_written_files(tmp_path: Path, tiny: tuple[Any, Any]) -> None:
     run = train(tmp_path / "run", tiny)
     assert {path.name for path in run.folder.iterdir()} == RUN_FILES
-    assert json.loads(json.dumps(run.result)) == read_json(run.folder / "result.json")
+    assert run.result.to_json() == read_json(run.folder / "result.json")
     assert json.loads(json.dumps(run.config)) == read_json(run.folder / "config.json")
     assert run.history.epoch == read_history(run.folder / "history.csv")["epoch"] == [0, 2]
-    assert len(run.history.epoch_seconds) == run.result["epochs"] == 3
+    assert len(run.history.epoch_seconds) == run.result.epochs == 3
 
 
-def test_loading_gives_back_what_was_trained(tmp_path: Path, tiny: tuple[Any, Any]) -> None:
+def test_loaded_run_equals_trained_run(tmp_path: Path, tiny: tuple[Any, Any]) -> None:
     trained = train(tmp_path / "run", tiny)
     loaded = load_run(tmp_path / "run")
     assert loaded.result == trained.result
@@ -60,32 +61,32 @@ def test_loading_gives_back_what_was_trained(tmp_path: Path, tiny: tuple[Any, An
     assert loaded.title == trained.title
     network = loaded.load_network(CPU)
     X = tiny[1].images.reshape(20, 784) / np.float32(127.5) - 1
-    accuracy, loss = figures(tmp_path / "run" / "model.safetensors", tiny[1].images, tiny[1].labels)
+    accuracy, loss = reference_metrics(tmp_path / "run" / "model.safetensors", tiny[1].images, tiny[1].labels)
     metrics = network.evaluate(X, tiny[1].labels)
     assert metrics.accuracy == pytest.approx(accuracy)
     assert metrics.loss == pytest.approx(loss, rel=1e-5)
 
 
-def test_time_of_the_training_is_taken_when_the_device_is_done(
+def test_training_time_is_taken_after_synchronizing(
     tmp_path: Path, tiny: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A device that was asked for everything at once, and is an hour at it from there.
+    # An asynchronous device, whose queue takes an hour.
     backend, now = CpuBackend(1), [100.0]
     monkeypatch.setattr(backend, "synchronize", lambda: now.append(3700.0))
     monkeypatch.setattr(runs, "time", SimpleNamespace(perf_counter=lambda: now[-1]))
     run = train_run(QUICK, *tiny, backend, tmp_path / "run", source="tiny", verbose=False)
-    assert run.result["total_seconds"] == 3600
+    assert run.result.total_seconds == 3600
 
 
-def test_title_names_what_was_trained_on_what(tmp_path: Path, tiny: tuple[Any, Any]) -> None:
+def test_title_names_experiment_device_seed_and_data(tmp_path: Path, tiny: tuple[Any, Any]) -> None:
     title = train(tmp_path / "run", tiny).title
     assert title == "adam · cpu · seed 2 · synthetic (30 images)"
 
 
-def test_config_says_where_the_data_came_from(
+def test_config_records_data_source_as_absolute_path(
     tmp_path: Path, tiny: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A path as it can be found from any folder."""
+    """Absolute, so that it is valid in any working directory."""
     monkeypatch.chdir(tmp_path)
     data = train(tmp_path / "run", tiny).config["data"]
     assert (data["name"], data["train_rows"], data["test_rows"]) == ("synthetic", 30, 20)
@@ -93,14 +94,14 @@ def test_config_says_where_the_data_came_from(
     assert Path(data["source"]) == tmp_path.resolve() / "somewhere"
 
 
-def test_checksum_is_of_both_splits_training_first(tiny: tuple[Any, Any]) -> None:
+def test_checksum_covers_both_splits_training_first(tiny: tuple[Any, Any]) -> None:
     train, test = tiny
     sums = [hashlib.sha256(split.images.tobytes() + split.labels.tobytes()).digest() for split in tiny]
     assert runs.dataset_sha256(train, test) == hashlib.sha256(b"".join(sums)).hexdigest()
     assert runs.dataset_sha256(test, train) != runs.dataset_sha256(train, test)
 
 
-def test_seed_decides_weights_and_order(
+def test_training_images_are_shuffled_with_the_seed(
     tmp_path: Path, tiny: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     orders = []
@@ -115,7 +116,7 @@ def test_seed_decides_weights_and_order(
     assert orders == [2, None]  # the training images are shuffled, the test images are not
 
 
-def test_weights_are_drawn_with_the_seed(tmp_path: Path, tiny: tuple[Any, Any]) -> None:
+def test_weights_are_initialized_with_the_seed(tmp_path: Path, tiny: tuple[Any, Any]) -> None:
     still = Settings(replace(QUICK.experiment, epochs=1, learning_rate=1e-30), seed=7)  # too little to change any
     generator = np.random.default_rng(7)
     for layer in train(tmp_path / "run", tiny, still).load_network(CPU).dense:
@@ -123,7 +124,7 @@ def test_weights_are_drawn_with_the_seed(tmp_path: Path, tiny: tuple[Any, Any]) 
         np.testing.assert_allclose(layer.weights, expected, rtol=1e-6)
 
 
-def test_failure_is_told_as_it_is_where_the_folder_was_emptied_meanwhile(
+def test_failure_is_raised_unchanged_when_the_folder_was_emptied_meanwhile(
     tmp_path: Path, tiny: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_arguments: Any, **_more: Any) -> None:
@@ -136,13 +137,13 @@ def test_failure_is_told_as_it_is_where_the_folder_was_emptied_meanwhile(
     assert not (tmp_path / "run").exists()
 
 
-def test_versions_are_those_of_all_packages_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_versions_list_all_installed_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     def version(package: str) -> str:
         if package in ("numpy", "opencv-python"):
-            raise runs.PackageNotFoundError(package)
+            raise PackageNotFoundError(package)
         return f"of {package}"
 
-    monkeypatch.setattr(runs, "version", version)
+    monkeypatch.setattr(runs.settings, "version", version)
     there = ("fmnist-xp", "opencv-python-headless", "cupy-cuda12x", "cupy-cuda13x")
     assert runs.versions() == {
         "python": platform.python_version(),
@@ -152,17 +153,19 @@ def test_versions_are_those_of_all_packages_that_are_there(monkeypatch: pytest.M
     }
 
 
-def test_json_never_holds_what_is_no_number() -> None:
-    assert json.loads(runs._json({"loss": math.nan, "rate": -math.inf, "epochs": 3})) == {
-        "loss": None,
-        "rate": None,
-        "epochs": 3,
-    }
+def test_json_never_holds_nan_or_infinity(tmp_path: Path, tiny: tuple[Any, Any]) -> None:
+    result = train(tmp_path / "run", tiny).result
+    diverged = replace(result, test_loss=math.nan, train_loss=-math.inf)
+    assert diverged.to_json() == {**result.to_json(), "test_loss": None, "train_loss": None}
+    read = Result.from_json(diverged.to_json())
+    assert math.isnan(read.test_loss)
+    assert math.isnan(read.train_loss)
+    assert replace(read, test_loss=result.test_loss, train_loss=result.train_loss) == result
     with pytest.raises(ValueError, match="not JSON compliant"):
-        runs._json({"seconds": {"median": math.nan}})
+        runs.folder._json({"seconds": {"median": math.nan}})
 
 
-def test_model_file_of_one_network_has_one_content(tmp_path: Path, tiny: tuple[Any, Any]) -> None:
+def test_saving_a_network_is_deterministic(tmp_path: Path, tiny: tuple[Any, Any]) -> None:
     network = train(tmp_path / "run", tiny).load_network(CPU)
     saved = set()
     for number in range(10):
@@ -181,7 +184,7 @@ def test_default_folder(monkeypatch: pytest.MonkeyPatch, name: str, device: str,
     assert default_folder(Settings(EXPERIMENTS[name], seed=2), backend) == Path("runs", folder)
 
 
-def test_taken_folder_is_refused_before_training(
+def test_occupied_folder_is_refused_before_training(
     tmp_path: Path, tiny: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(tmp_path / "run", tiny)
@@ -199,10 +202,10 @@ def test_taken_folder_is_refused_before_training(
     assert contents(tmp_path) == before | {"file": b""}
 
 
-def test_folder_is_taken_while_it_trains(
+def test_folder_is_reserved_during_training(
     tmp_path: Path, tiny: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A second training that is started meanwhile is refused."""
+    """A second run that is started meanwhile is refused."""
     fit = Sequential.fit
     refused = []
 
@@ -221,7 +224,7 @@ def test_folder_is_taken_while_it_trains(
 
 
 def failing_writes(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """Let the `number`-th file of a run, and all after it, meet a full disk."""
+    """Let writing the `number`-th file of a run, and all after it, fail as on a full disk."""
     count = 0
 
     def counted(write: Any) -> Any:
@@ -234,13 +237,13 @@ def failing_writes(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
 
         return writing
 
-    monkeypatch.setattr(runs, "write_text", counted(write_text))
+    monkeypatch.setattr(runs.folder, "write_text", counted(write_text))
     monkeypatch.setattr("fmnist_xp.train.history.write_text", counted(write_text))
     monkeypatch.setattr(Sequential, "save", counted(Sequential.save))
-    monkeypatch.setattr(runs, "plot_metrics", counted(runs.plot_metrics))
+    monkeypatch.setattr(runs.folder, "plot_metrics", counted(runs.folder.plot_metrics))
 
 
-# A run without one before it writes its settings twice: to take the folder, and at the end.
+# A run in a new folder writes config.json twice: to reserve the folder, and at the end.
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 6])
 def test_full_disk_leaves_no_half_folder(
     tmp_path: Path, tiny: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch, number: int
@@ -250,14 +253,14 @@ def test_full_disk_leaves_no_half_folder(
         with pytest.raises(OSError, match="No space left"):
             train(tmp_path / "run", tiny)
     assert contents(tmp_path) == {}
-    assert train(tmp_path / "run", tiny).result["epochs"] == 3
+    assert train(tmp_path / "run", tiny).result.epochs == 3
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
 def test_full_disk_does_not_mix_two_runs(
     tmp_path: Path, tiny: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """With `force`, what is in the folder afterwards is the run before, or none that passes for finished."""
+    """With `force`, the folder afterwards holds the previous run or no finished one."""
     train(tmp_path / "run", tiny)
     before = contents(tmp_path / "run")
     with monkeypatch.context() as patch:
@@ -269,25 +272,27 @@ def test_full_disk_does_not_mix_two_runs(
             load_run(tmp_path / "run")
 
 
-def test_picture_that_fails_does_not_cost_the_training(
+def test_failing_picture_does_not_cost_the_run(
     tmp_path: Path, tiny: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def failing(_history: Any, path: Path, **_options: Any) -> None:
         path.write_bytes(b"half a picture")
         raise RuntimeError("no fonts")
 
-    monkeypatch.setattr(runs, "plot_metrics", failing)
+    monkeypatch.setattr(runs.folder, "plot_metrics", failing)
     run = train(tmp_path / "run", tiny)
     assert {path.name for path in run.folder.iterdir()} == RUN_FILES - {"metrics.png"}
-    assert load_run(tmp_path / "run").result == json.loads(json.dumps(run.result))
+    assert load_run(tmp_path / "run").result == run.result
     assert caplog.messages == [f"metrics.png was not drawn (no fonts); fmnist-xp plot {run.folder} draws it"]
 
 
-def test_files_are_made_beside_their_places_where_nobody_takes_them_for_the_run(
+def test_files_are_written_to_a_temporary_folder_first(
     tmp_path: Path, tiny: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[Any] = []
-    monkeypatch.setattr(runs, "plot_metrics", lambda history, path, **more: drawn.append((history, path, more)))
+    monkeypatch.setattr(
+        runs.folder, "plot_metrics", lambda history, path, **more: drawn.append((history, path, more))
+    )
     run = train(tmp_path / "run", tiny)
     ((history, path, more),) = drawn
     assert history is run.history
@@ -297,7 +302,7 @@ def test_files_are_made_beside_their_places_where_nobody_takes_them_for_the_run(
     assert path.parents[1] == tmp_path / "run"  # on the same disk
 
 
-def test_network_is_loaded_onto_the_backend_that_is_given(run_folder: Path) -> None:
+def test_network_is_loaded_onto_the_given_backend(run_folder: Path) -> None:
     backend = CpuBackend(3)
     assert load_run(run_folder).load_network(backend).backend is backend
 
@@ -305,18 +310,16 @@ def test_network_is_loaded_onto_the_backend_that_is_given(run_folder: Path) -> N
 def test_force_replaces(tmp_path: Path, tiny: tuple[Any, Any]) -> None:
     train(tmp_path / "run", tiny)
     train(tmp_path / "run", tiny, replace(QUICK, seed=3), force=True)
-    assert load_run(tmp_path / "run").result["seed"] == 3
+    assert load_run(tmp_path / "run").result.seed == 3
     assert load_run(tmp_path / "run").config["seed"] == 3
 
 
-def test_force_without_a_run_is_a_run(tmp_path: Path, tiny: tuple[Any, Any]) -> None:
+def test_force_without_a_previous_run(tmp_path: Path, tiny: tuple[Any, Any]) -> None:
     train(tmp_path / "deep" / "run", tiny, force=True)
-    assert load_run(tmp_path / "deep" / "run").result["seed"] == 2
+    assert load_run(tmp_path / "deep" / "run").result.seed == 2
 
 
-def test_interrupted_training_is_kept_as_far_as_it_came(
-    tmp_path: Path, tiny: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interrupted_run_is_kept(tmp_path: Path, tiny: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     fit = Sequential.fit
 
     def interrupted(network: Sequential, *arguments: Any, epochs: int, **more: Any) -> Any:
@@ -333,12 +336,13 @@ def test_interrupted_training_is_kept_as_far_as_it_came(
 
 
 @pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")
-def test_losses_that_are_no_numbers_are_null(tmp_path: Path, tiny: tuple[Any, Any]) -> None:
+def test_nan_loss_is_null_in_json(tmp_path: Path, tiny: tuple[Any, Any]) -> None:
     experiment = replace(EXPERIMENTS["sgd"], epochs=12, learning_rate=1e30)
     train(tmp_path / "run", tiny, Settings(experiment))
     assert b"NaN" not in (tmp_path / "run" / "result.json").read_bytes()
     run = load_run(tmp_path / "run")
-    assert run.result["test_loss"] is None
+    assert math.isnan(run.result.test_loss)
+    assert read_json(tmp_path / "run" / "result.json")["test_loss"] is None
     assert math.isnan(run.history.loss[-1])
     assert run.history.epoch == [0, 10]
 
@@ -354,9 +358,7 @@ def test_losses_that_are_no_numbers_are_null(tmp_path: Path, tiny: tuple[Any, An
         ("history.csv", "", "history.csv"),
     ],
 )
-def test_damaged_run_is_an_error_that_names_the_file(
-    run_folder: Path, file: str, text: str | None, message: str
-) -> None:
+def test_damaged_run_error_names_the_file(run_folder: Path, file: str, text: str | None, message: str) -> None:
     if text is None:
         (run_folder / file).unlink()
     else:
@@ -382,9 +384,7 @@ FIELDS = {
 
 
 @pytest.mark.parametrize(("file", "field", "kind"), [(file, *row) for file, rows in FIELDS.items() for row in rows])
-def test_field_that_is_missing_or_of_another_type_is_named(
-    run_folder: Path, file: str, field: str, kind: str
-) -> None:
+def test_error_names_missing_or_mistyped_field(run_folder: Path, file: str, field: str, kind: str) -> None:
     whole = read_json(run_folder / file)
     *parents, last = field.split(".")
     holder = whole
@@ -403,6 +403,18 @@ def test_field_that_is_missing_or_of_another_type_is_named(
         load_run(run_folder)
 
 
+@pytest.mark.parametrize("file", FIELDS)
+def test_unused_fields_may_be_missing_or_invalid(run_folder: Path, file: str) -> None:
+    """As in runs of older and newer versions."""
+    whole = read_json(run_folder / file)
+    used = {name.split(".")[0] for name, _kind in FIELDS[file]}
+    for unused in ({}, {key: ["junk"] for key in (*whole, "new")}):
+        (run_folder / file).write_text(json.dumps({**unused, **{name: whole[name] for name in used}}))
+        run = load_run(run_folder)
+        assert run.title.startswith("adam · cpu · seed 1")
+        assert run.result.test_loss == read_json(run_folder / "result.json")["test_loss"]
+
+
 @pytest.mark.parametrize("file", ["result.json", "config.json"])
 @pytest.mark.parametrize(
     ("content", "message"),
@@ -418,7 +430,7 @@ def test_field_that_is_missing_or_of_another_type_is_named(
     ],
     ids=["twice", "1e400", "NaN", "nested", "not UTF-8", "NUL", "empty", "long"],
 )
-def test_json_that_is_none_is_named(run_folder: Path, file: str, content: bytes, message: str) -> None:
+def test_invalid_json_error_names_the_file(run_folder: Path, file: str, content: bytes, message: str) -> None:
     (run_folder / file).write_bytes(content)
     with pytest.raises(RunError, match=rf"{file}:? {message}") as caught:
         load_run(run_folder)
@@ -426,7 +438,7 @@ def test_json_that_is_none_is_named(run_folder: Path, file: str, content: bytes,
 
 
 @pytest.mark.parametrize("file", ["result.json", "config.json", "history.csv", "model.safetensors"])
-def test_pipe_or_device_in_a_files_place_is_named_and_not_opened(run_folder: Path, file: str) -> None:
+def test_pipe_or_device_instead_of_file_is_not_opened(run_folder: Path, file: str) -> None:
     path = run_folder / file
     path.unlink()
     os.mkfifo(path)
@@ -439,13 +451,13 @@ def test_pipe_or_device_in_a_files_place_is_named_and_not_opened(run_folder: Pat
 
 
 @pytest.mark.parametrize("file", ["result.json", "config.json", "history.csv", "model.safetensors"])
-def test_file_of_200_gigabytes_is_named_and_not_read(run_folder: Path, file: str) -> None:
+def test_file_of_200_gigabytes_is_not_read(run_folder: Path, file: str) -> None:
     os.truncate(run_folder / file, 200 * 10**9)
     with pytest.raises(RunError, match=rf"{file}.*it has 200,000,000,000 bytes"):
         load_run(run_folder).load_network(CPU)
 
 
-def test_history_with_nothing_logged_is_named(run_folder: Path) -> None:
+def test_empty_history_is_an_error(run_folder: Path) -> None:
     header = (run_folder / "history.csv").read_text().splitlines()[0]
     (run_folder / "history.csv").write_text(header + "\n")
     with pytest.raises(RunError, match=r"history\.csv has nothing logged: train again"):
@@ -453,21 +465,21 @@ def test_history_with_nothing_logged_is_named(run_folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("inputs", "classes"), [(783, 10), (784, 9)])
-def test_model_of_something_else_is_named(run_folder: Path, inputs: int, classes: int) -> None:
+def test_model_of_other_shape_is_an_error(run_folder: Path, inputs: int, classes: int) -> None:
     Sequential([Dense(inputs, classes)]).save(run_folder / "model.safetensors")
     message = rf"the model in .*a-run takes {inputs} numbers and tells {classes} classes, not 784 and 10"
     with pytest.raises(RunError, match=message):
         load_run(run_folder).load_network(CPU)
 
 
-def test_source_whose_name_is_no_utf8_is_kept(tmp_path: Path, tiny: tuple[Any, Any]) -> None:
-    """As Python has the bytes caf\\xe9, an old archive's."""
+def test_non_utf8_source_is_kept(tmp_path: Path, tiny: tuple[Any, Any]) -> None:
+    """Bytes caf\\xe9 in Latin-1, which Python escapes as a surrogate."""
     train_run(QUICK, *tiny, CPU, tmp_path / "run", source="/old/caf\udce9", verbose=False)
     assert load_run(tmp_path / "run").config["data"]["source"] == "/old/caf\udce9"
 
 
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o755), (0o077, 0o700)])
-def test_run_is_as_readable_as_the_mask_says(tmp_path: Path, tiny: tuple[Any, Any], mask: int, mode: int) -> None:
+def test_file_modes_follow_the_umask(tmp_path: Path, tiny: tuple[Any, Any], mask: int, mode: int) -> None:
     before = os.umask(mask)
     try:
         folder = train(tmp_path / "run", tiny).folder
@@ -478,14 +490,14 @@ def test_run_is_as_readable_as_the_mask_says(tmp_path: Path, tiny: tuple[Any, An
         assert (folder / name).stat().st_mode & 0o777 == mode & 0o666, name
 
 
-def test_no_run_is_an_error(tmp_path: Path) -> None:
+def test_missing_run_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no run folder"):
         load_run(tmp_path / "nowhere")
     with pytest.raises(RunError, match="not a finished run"):
         load_run(tmp_path)
 
 
-def test_versions_are_those_that_compute() -> None:
+def test_versions_match_the_imported_packages() -> None:
     found = runs.versions()
     assert found["numpy"] == np.__version__
     assert found["python"] == ".".join(map(str, sys.version_info[:3]))
@@ -493,11 +505,11 @@ def test_versions_are_those_that_compute() -> None:
     assert all(isinstance(value, str) for value in found.values())
 
 
-def test_run_of_the_data_set_learned(finished_run: Path, idx_folder: Path) -> None:
+def test_finished_run_beats_guessing(finished_run: Path, idx_folder: Path) -> None:
     """Ten classes: guessing gives 0.1."""
     result = read_json(finished_run / "result.json")
     assert result["test_accuracy"] == pytest.approx(
-        figures(finished_run / "model.safetensors", *read_idx(idx_folder, "t10k"))[0], abs=0.006
+        reference_metrics(finished_run / "model.safetensors", *read_idx(idx_folder, "t10k"))[0], abs=0.006
     )
     assert result["test_accuracy"] > 0.5
 
@@ -535,10 +547,10 @@ def test_settings_and_results_in_full(tmp_path: Path, tiny: tuple[Any, Any], mon
     (arguments,) = asked
     assert type(arguments.pop("optimizer")).__name__ == "Adam"
     assert arguments == {"epochs": 3, "log_every": 2, "verbose": False, "block_rows": 13}
-    result = dict(run.result)
-    accuracy, loss = figures(tmp_path / "run" / "model.safetensors", tiny[1].images, tiny[1].labels)
+    result = run.result.to_json()
+    accuracy, loss = reference_metrics(tmp_path / "run" / "model.safetensors", tiny[1].images, tiny[1].labels)
     assert (result.pop("test_accuracy"), result.pop("test_loss")) == (accuracy, pytest.approx(loss, rel=1e-9))
-    accuracy, loss = figures(tmp_path / "run" / "model.safetensors", tiny[0].images, tiny[0].labels)
+    accuracy, loss = reference_metrics(tmp_path / "run" / "model.safetensors", tiny[0].images, tiny[0].labels)
     assert (result.pop("train_accuracy"), result.pop("train_loss")) == (accuracy, pytest.approx(loss, rel=1e-9))
     assert result.pop("total_seconds") > 0
     assert result == {
@@ -550,14 +562,12 @@ def test_settings_and_results_in_full(tmp_path: Path, tiny: tuple[Any, Any], mon
 
 
 @pytest.mark.parametrize("source", ["auto", "synthetic"])
-def test_sources_that_are_no_paths_stay_as_they_are(tmp_path: Path, tiny: tuple[Any, Any], source: str) -> None:
+def test_source_keywords_are_kept(tmp_path: Path, tiny: tuple[Any, Any], source: str) -> None:
     run = train_run(QUICK, *tiny, CPU, tmp_path / "run", source=source, verbose=False)
     assert run.config["data"]["source"] == source
 
 
-def test_home_in_a_source_is_written_out(
-    tmp_path: Path, tiny: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_home_in_a_source_is_expanded(tmp_path: Path, tiny: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     run = train_run(QUICK, *tiny, CPU, tmp_path / "run", source="~/images", verbose=False)
     assert Path(run.config["data"]["source"]) == tmp_path.resolve() / "images"
@@ -568,6 +578,19 @@ def test_verbose_training_prints(tmp_path: Path, tiny: tuple[Any, Any], capsys: 
     assert capsys.readouterr().out.startswith("epoch: 0, acc: ")
 
 
+def test_json_fields_keep_their_order(tmp_path: Path, tiny: tuple[Any, Any]) -> None:
+    folder = train(tmp_path / "run", tiny).folder
+    assert list(read_json(folder / "config.json")) == [
+        "experiment", "optimizer", "seed", "precision", "log_every", "block_rows", "device", "device_name", "threads",
+        "graphs", "data", "versions",
+    ]  # fmt: skip
+    assert list(read_json(folder / "result.json")) == [
+        "experiment", "device", "device_name", "blas", "precision", "seed", "dataset", "epochs", "interrupted",
+        "test_accuracy", "test_loss", "train_accuracy", "train_loss", "epoch_seconds", "samples_per_second",
+        "total_seconds", "peak_memory_bytes",
+    ]  # fmt: skip
+
+
 def test_json_is_indented_ascii(tmp_path: Path, tiny: tuple[Any, Any]) -> None:
     train(tmp_path / "run", tiny)
     text = (tmp_path / "run" / "result.json").read_text(encoding="ascii")
@@ -575,19 +598,19 @@ def test_json_is_indented_ascii(tmp_path: Path, tiny: tuple[Any, Any]) -> None:
     assert text.endswith("\n}\n")
 
 
-def test_force_takes_away_what_the_new_run_does_not_replace(
+def test_force_removes_outdated_pictures(
     tmp_path: Path, tiny: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A picture of the run before would pass for one of this run; files of the user's own stay."""
+    """A picture of the previous run would pass for one of this run; other files stay."""
     folder = train(tmp_path / "run", tiny).folder
     for name in ("confusion.png", "notes.txt"):
         (folder / name).write_text("before")
-    monkeypatch.setattr(runs, "plot_metrics", lambda *_arguments, **_more: 1 / 0)
+    monkeypatch.setattr(runs.folder, "plot_metrics", lambda *_arguments, **_more: 1 / 0)
     train(folder, tiny, force=True)
     assert {path.name for path in folder.iterdir()} == RUN_FILES - {"metrics.png"} | {"notes.txt"}
 
 
-def test_failed_training_leaves_files_of_ones_own(
+def test_failed_run_leaves_other_files(
     tmp_path: Path, tiny: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Sequential, "fit", lambda *_arguments, **_more: 1 / 0)

@@ -21,9 +21,7 @@ def info() -> None:
         used = datetime.fromtimestamp(file.used).strftime("%Y-%m-%d %H:%M")
         table.add_row(str(file.path.relative_to(folder)), f"{file.size / 1e6:.1f}", used, file.kind, file.source)
     if files:
-        # A line for each file, also where the terminal is narrower.
-        table.width = out.measure(table, options=out.options.update(max_width=1000)).maximum
-        out.print(table)
+        out.print_whole(table)
 
 
 def clear() -> None:

@@ -1,4 +1,4 @@
-"""What is printed: signs that a terminal obeys or a code page lacks, and streams whose reader has gone."""
+"""Printing: control characters, characters that a code page lacks, and streams that nobody reads any more."""
 
 import logging
 import os
@@ -12,20 +12,26 @@ from io import BufferedWriter, FileIO, TextIOWrapper
 from typing import Any, TextIO
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from fmnist_xp.errors import one_line, printable
 
 
 class _Console(Console):
-    """A console on which a string is text alone: a path may hold brackets, or orders to the terminal."""
+    """A console that prints strings verbatim: a path may contain brackets or control characters."""
 
     def __init__(self) -> None:
         super().__init__(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Return `text` for rendering; every string comes by here, those in tables too."""
+        """Return `text` for rendering; every string is rendered here, those in tables too."""
         return super().render_str(printable(text), **options)
+
+    def print_whole(self, table: Table) -> None:
+        """Print `table` with a line for each row, also where the terminal is narrower."""
+        table.width = self.measure(table, options=self.options.update(max_width=1000)).maximum
+        self.print(table)
 
 
 out = _Console()
@@ -33,31 +39,25 @@ out = _Console()
 
 def say(message: str) -> None:
     """Print `message` on stderr, in one line."""
-    print(_line(message), file=sys.stderr)
+    print(f"fmnist-xp: {one_line(' '.join(message.split()))}", file=sys.stderr)
 
 
-def _line(message: str) -> str:
-    return f"fmnist-xp: {one_line(' '.join(message.split()))}"
+class _Messages(logging.Handler):
+    """A handler that prints a record's message with `say`."""
 
-
-class _Formatter(logging.Formatter):
-    """Writes a record as `say` writes a message."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the record's message in one line."""
-        return _line(record.getMessage())
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the message."""
+        say(record.getMessage())
 
 
 @contextmanager
 def messages(debug: bool) -> Iterator[None]:
-    """Let the package's log lines come to stderr, and those of libraries and Python's warnings only for `debug`.
+    """Print the package's log records on stderr; those of libraries and Python's warnings only for `debug`.
 
-    Of what libraries tell, a user can do nothing about most; what concerns one is told by the package.
+    A user can do nothing about most of what libraries log; the package itself reports what matters.
     """
-    handler = logging.StreamHandler()
-    handler.setFormatter(_Formatter())
     ours = logging.getLogger("fmnist_xp")
-    before, ours.handlers = ours.handlers, [handler]
+    before, ours.handlers = ours.handlers, [_Messages()]
     silent = logging.NullHandler()
     with warnings.catch_warnings():
         if not debug:
@@ -73,10 +73,10 @@ def messages(debug: bool) -> Iterator[None]:
 
 @contextmanager
 def lasting_streams(debug: bool) -> Iterator[list[OSError]]:
-    """Let nothing that becomes of stdout and stderr stop the command; yield what failed on stdout.
+    """Let no error of stdout or stderr stop the command; yield the list of errors on stdout.
 
-    A reader that has gone (`| head`, a closed terminal) is no failure: what it would have read is lost. What is
-    written past Python to the descriptor of stderr, as by libpng and libjpeg, is shown for `debug` alone.
+    A reader that has gone (`| head`, a closed terminal) is no error: its output is dropped. What C libraries such as
+    libpng and libjpeg write to the descriptor of stderr is shown only for `debug`.
     """
     _fill_closed()
     failures: list[OSError] = []
@@ -99,7 +99,7 @@ def lasting_streams(debug: bool) -> Iterator[list[OSError]]:
 
 
 def _fill_closed() -> None:
-    """Open what the shell has closed (`>&-`) on nothing: the next file that is opened would be stdout otherwise."""
+    """Open what the shell has closed (`>&-`) on the null device: the next file opened would become stdout."""
     descriptor = os.open(os.devnull, os.O_RDWR)
     while descriptor <= 2:
         descriptor = os.dup(descriptor)
@@ -107,12 +107,12 @@ def _fill_closed() -> None:
 
 
 def _lasting(stream: TextIO | None, descriptor: int, failures: list[OSError]) -> TextIO:
-    """Return what takes the place of `stream`; signs that its code page lacks are written as Python writes them."""
+    """Return a replacement for `stream`; characters that its code page lacks are backslash-escaped."""
     encoding, at_once = "utf-8", False
     if isinstance(stream, TextIOWrapper):
         stream.reconfigure(errors="backslashreplace")
         encoding, at_once = stream.encoding, stream.line_buffering or stream.write_through
-        if not isinstance(getattr(stream.buffer, "raw", stream.buffer), FileIO):  # as of a console of Windows
+        if not isinstance(getattr(stream.buffer, "raw", stream.buffer), FileIO):  # a Windows console
             return stream
     elif stream is not None:
         return stream
@@ -121,16 +121,16 @@ def _lasting(stream: TextIO | None, descriptor: int, failures: list[OSError]) ->
 
 
 class _Descriptor(FileIO):
-    """A file descriptor that takes all that is written to it, and keeps for itself where that comes to nothing."""
+    """A file descriptor whose writes always succeed; errors other than a missing reader are kept in `failures`."""
 
     def __init__(self, descriptor: int, failures: list[OSError]) -> None:
         super().__init__(descriptor, "w", closefd=False)
         self._failures = failures
 
     def write(self, data: Any) -> int:
-        """Write `data` and return how many bytes are done with."""
+        """Write `data`, or drop it on an error, and return its size in bytes."""
         try:
-            while (written := super().write(data)) is None:  # a pipe that whoever made it wanted not to wait for
+            while (written := super().write(data)) is None:  # a full non-blocking pipe
                 select.select([], [self], [])
         except OSError as error:
             if error.errno not in (EPIPE, EIO):

@@ -7,25 +7,24 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from fmnist_xp.cli import options
 from fmnist_xp.cli.console import out
-from fmnist_xp.cli.options import DataOption, NoSyntheticOption, UrlOption, path
-from fmnist_xp.data import CLASS_NAMES
+from fmnist_xp.data import CLASS_NAMES, FORMATS
 
 
 class ExportFormat(StrEnum):
-    """The forms of a data set on disk."""
+    """The names in `FORMATS`."""
 
-    PNG = "png"
-    IDX = "idx"
+    _ignore_ = "key"
+    for key in FORMATS:
+        vars()[key] = key
 
 
 def info(
-    data: DataOption = "auto",
-    no_synthetic: NoSyntheticOption = False,
-    url: UrlOption = None,
-    out_folder: Annotated[
-        Path, typer.Option("--out", parser=path, metavar="PATH", help="Folder of the pictures.")
-    ] = Path(),
+    data: options.Data = "auto",
+    no_synthetic: options.NoSynthetic = False,
+    url: options.Url = None,
+    out_folder: Annotated[Path, options.out_folder("Folder of the pictures.")] = Path(),
 ) -> None:
     """Print shapes, class counts and checksums, and save a grid of samples and one image's grey values."""
     from fmnist_xp.data import describe, load_fashion_mnist
@@ -46,7 +45,7 @@ def info(
         out.print(f"saved {picture}")
 
 
-def fetch(url: UrlOption = None) -> None:
+def fetch(url: options.Url = None) -> None:
     """Download Fashion-MNIST into the cache, and say where it lies."""
     from fmnist_xp.data import fetch as fetch_files
 
@@ -54,10 +53,10 @@ def fetch(url: UrlOption = None) -> None:
 
 
 def export(
-    folder: Annotated[Path, typer.Argument(parser=path, metavar="FOLDER", help="A new or empty folder.")],
-    form: Annotated[ExportFormat, typer.Option("--format", help="Image folder or IDX files.")] = ExportFormat.PNG,
-    data: DataOption = "auto",
-    no_synthetic: NoSyntheticOption = False,
+    folder: Annotated[Path, typer.Argument(parser=options.path, metavar="FOLDER", help="A new or empty folder.")],
+    form: Annotated[ExportFormat, typer.Option("--format", help="Image folder or IDX files.")] = ExportFormat["png"],
+    data: options.Data = "auto",
+    no_synthetic: options.NoSynthetic = False,
 ) -> None:
     """Write the data set as the notebook's image folder, or as the four IDX files."""
     from fmnist_xp.data import export as export_files

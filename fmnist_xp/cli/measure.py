@@ -1,4 +1,4 @@
-"""Commands about the machine: what was found, how fast it is, whether its devices agree."""
+"""Commands about the machine: devices found, training speed, parity of its devices."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,21 +6,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from fmnist_xp.cli import options
 from fmnist_xp.cli.console import out
-from fmnist_xp.cli.options import (
-    MOST_EPOCHS,
-    BlockRowsOption,
-    DataOption,
-    DeviceOption,
-    GraphsOption,
-    NoSyntheticOption,
-    Precision,
-    PrecisionOption,
-    ThreadsOption,
-    chosen_backend,
-    path,
-    usage,
-)
 from fmnist_xp.errors import FmnistXpError
 
 
@@ -35,17 +22,17 @@ def devices() -> None:
 
 
 def bench(
-    device: DeviceOption = "auto",
-    precision: PrecisionOption = Precision.FLOAT32,
-    epochs: Annotated[int, typer.Option(min=1, max=MOST_EPOCHS, help="Epochs timed for each experiment.")] = 20,
-    threads: ThreadsOption = None,
-    graphs: GraphsOption = None,
-    block_rows: BlockRowsOption = None,
+    device: options.Device = "auto",
+    precision: options.Precision = options.PrecisionName["float32"],
+    epochs: Annotated[int, options.epochs("Epochs timed for each experiment.")] = 20,
+    threads: options.Threads = None,
+    graphs: options.Graphs = None,
+    block_rows: options.BlockRows = None,
 ) -> None:
-    """Time each experiment on this machine, in epochs of 60,000 made images."""
+    """Time each experiment on this machine, in epochs of 60,000 random images."""
     from fmnist_xp.speed import ROWS, measure_speed
 
-    backend = chosen_backend(device, threads, graphs)
+    backend = options.chosen_backend(device, threads, graphs)
     table = Table("experiment", "network", "ms/epoch", "epochs/s", "GFLOP/s", "of peak")
     for speed in measure_speed(backend, precision.value, epochs, block_rows=block_rows):
         table.add_row(
@@ -64,26 +51,24 @@ def bench(
 
 
 def parity(
-    device: DeviceOption = "auto",
+    device: options.Device = "auto",
     precision: Annotated[
-        Precision | None, typer.Option(help="Arithmetic of a GPU; by default, all that it has.")
+        options.PrecisionName | None, typer.Option(help="Arithmetic of a GPU; by default, all that it has.")
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1, max=MOST_EPOCHS, help="Epochs of each training curve.")] = 20,
-    data: DataOption = "auto",
-    no_synthetic: NoSyntheticOption = False,
-    threads: ThreadsOption = None,
-    graphs: GraphsOption = None,
-    out_folder: Annotated[
-        Path | None, typer.Option("--out", parser=path, metavar="PATH", help="Folder of tables, pictures and JSON.")
-    ] = None,
+    epochs: Annotated[int, options.epochs("Epochs of each training curve.")] = 20,
+    data: options.Data = "auto",
+    no_synthetic: options.NoSynthetic = False,
+    threads: options.Threads = None,
+    graphs: options.Graphs = None,
+    out_folder: Annotated[Path | None, options.out_folder("Folder of tables, pictures and JSON.")] = None,
 ) -> None:
     """Compare a GPU with the CPU, or the CPU's float32 with its float64: operations, a step, training curves."""
     from fmnist_xp.data import load_fashion_mnist
     from fmnist_xp.parity.suite import choose_sides, failures, run_parity
     from fmnist_xp.report.parity import parity_summary, parity_tables
 
-    backend = chosen_backend(device, threads, graphs)
-    with usage():
+    backend = options.chosen_backend(device, threads, graphs)
+    with options.usage():
         pairs = choose_sides(backend, precision and precision.value)
     folder = out_folder or Path(f"parity-{backend.name.replace(':', '')}")
     train_data, _test_data = load_fashion_mnist(data, allow_synthetic=not no_synthetic)
@@ -92,9 +77,7 @@ def parity(
         table = Table(*header, title=title)
         for row in rows:
             table.add_row(*row)
-        # A line for each comparison, also where the terminal is narrower.
-        table.width = out.measure(table, options=out.options.update(max_width=1000)).maximum
-        out.print(table)
+        out.print_whole(table)
     out.print(f"{parity_summary(record)} Written to {folder}")
     if failed := list(failures(record)):
         more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""

@@ -1,4 +1,4 @@
-"""Options that several commands share, and what a wrong value of one becomes."""
+"""Options that several commands share, and the usage error that a wrong value becomes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,58 +8,67 @@ from typing import Annotated, Any
 
 import typer
 
-from fmnist_xp.backend import Backend, get_backend
+from fmnist_xp.backend import PRECISIONS, Backend, get_backend
 
-# The class that typer's own complaints about arguments share; typer gives it no public name.
+# The base class of typer's own errors about arguments, for which typer has no public name.
 UsageError: Any = typer.BadParameter.__base__
 
 
-class Precision(StrEnum):
-    """The precisions one can train in."""
+class PrecisionName(StrEnum):
+    """The names in `PRECISIONS`."""
 
-    FLOAT32 = "float32"
-    FLOAT64 = "float64"
-    TF32 = "tf32"
-    FLOAT16 = "float16"
+    _ignore_ = "key"
+    for key in PRECISIONS:
+        vars()[key] = key
 
 
-MOST_EPOCHS = 10**9
 MOST_THREADS = 1024  # more than any machine has
 
 
 def filled(text: str) -> str:
-    """Return `text`, which names something; raise `BadParameter` where it is empty or has a NUL."""
+    """Return `text`; raise `BadParameter` where it is empty or contains a NUL."""
     if not text or "\0" in text:
         raise typer.BadParameter(f"names nothing: {text!r}")
     return text
 
 
 def path(text: str | Path) -> Path:
-    """Return the path that `text`, or a default, names; raise `BadParameter` where it cannot be one."""
+    """Return `text`, or a default, as a path; raise `BadParameter` where it is empty or contains a NUL."""
     return Path(filled(str(text)))
 
 
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:<index>.")]
-DataOption = Annotated[
+def text(name: str, help: str) -> Any:
+    """Return an option for a text that is not empty."""
+    return typer.Option(name, parser=filled, metavar="TEXT", help=help)
+
+
+def out_folder(help: str) -> Any:
+    """Return the option --out, for the folder that a command writes to."""
+    return typer.Option("--out", parser=path, metavar="PATH", help=help)
+
+
+def epochs(help: str) -> Any:
+    """Return an option for a number of epochs."""
+    return typer.Option(min=1, max=10**9, help=help)
+
+
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:<index>.")]
+Data = Annotated[
     str,
-    typer.Option(
+    text(
         "--data",
-        parser=filled,
-        metavar="TEXT",
-        help="auto (FMNIST_XP_DATA, cache, download), synthetic, or a folder or archive: IDX, CSV, npz, images.",
+        "auto (FMNIST_XP_DATA, cache, download), synthetic, or a folder or archive: IDX, CSV, npz, images.",
     ),
 ]
-UrlOption = Annotated[
-    str | None, typer.Option(help="Address to download the IDX files from.", parser=filled, metavar="TEXT")
-]
-NoSyntheticOption = Annotated[
+Url = Annotated[str | None, text("--url", "Address to download the IDX files from.")]
+NoSynthetic = Annotated[
     bool, typer.Option("--no-synthetic", help="Fail where only images drawn here would be at hand.")
 ]
-PrecisionOption = Annotated[Precision, typer.Option("--precision", help="Arithmetic; tf32 and float16 need a GPU.")]
-ThreadsOption = Annotated[
+Precision = Annotated[PrecisionName, typer.Option("--precision", help="Arithmetic; tf32 and float16 need a GPU.")]
+Threads = Annotated[
     int | None, typer.Option(min=1, max=MOST_THREADS, help="Threads on the CPU; by default all usable cores.")
 ]
-GraphsOption = Annotated[
+Graphs = Annotated[
     bool | None,
     typer.Option(
         "--graphs/--no-graphs",
@@ -67,7 +76,7 @@ GraphsOption = Annotated[
         show_default=False,
     ),
 ]
-BlockRowsOption = Annotated[
+BlockRows = Annotated[
     int | None,
     typer.Option(min=1, help="Rows worked on at once by a thread; by default what suits the widths and the cache."),
 ]
@@ -75,7 +84,7 @@ BlockRowsOption = Annotated[
 
 @contextmanager
 def usage() -> Iterator[None]:
-    """Turn a `ValueError` about an argument into a complaint about the command's usage."""
+    """Turn a `ValueError` about an argument into a usage error."""
     try:
         yield
     except ValueError as error:
@@ -83,6 +92,6 @@ def usage() -> Iterator[None]:
 
 
 def chosen_backend(device: str, threads: int | None = None, graphs: bool | None = None) -> Backend:
-    """Return the backend asked for; what cannot be asked for is wrong usage."""
+    """Return the backend of these options; an invalid one is a usage error."""
     with usage():
         return get_backend(device, threads=threads, graphs=graphs)

@@ -1,23 +1,47 @@
-"""How a command ends: every failure is one line on stderr and an exit code."""
+"""How the command starts and ends: every failure is one line on stderr and an exit code, all of them from here.
 
+What takes long to import is imported late, so that a Ctrl-C is heard from the start.
+"""
+
+import os
+import signal
 import sys
+from collections.abc import Callable
+from types import FrameType
 
-import typer
-
-from fmnist_xp.cli.console import lasting_streams, messages, say
-from fmnist_xp.cli.options import UsageError
 from fmnist_xp.errors import FmnistXpError
 
 FAILURE, USAGE, INTERRUPTED = 1, 2, 130
 
 
 class Interrupted(Exception):
-    """A command was ended by Ctrl-C, in order; the message says what there is to keep."""
+    """A command ended in an orderly way after Ctrl-C; the message says what was kept."""
 
 
-def run(app: typer.Typer, program: str) -> int:
-    """Run `app` on the arguments of this process and return its exit code; with --debug, let errors through."""
-    # Wherever it stands: people add it to the end of the command that failed.
+def main() -> None:
+    """Run the command; from here on a Ctrl-C is one line and an exit code, also while the rest is imported."""
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not where it is ignored (nohup)
+    if ours:
+        signal.signal(signal.SIGINT, _interrupt)
+    try:
+        from fmnist_xp.cli.app import app
+
+        code = run(app, "fmnist-xp")
+        if ours:  # nothing is left to clean up
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+    except KeyboardInterrupt:  # outside of `run`, or a second one
+        _leave()
+    sys.exit(code)
+
+
+def run(app: Callable[..., int | None], program: str) -> int:
+    """Run `app` on the arguments of this process and return its exit code; with --debug, let exceptions through."""
+    from typer import Abort
+
+    from fmnist_xp.cli.console import lasting_streams, messages, say
+    from fmnist_xp.cli.options import UsageError
+
+    # In any position: people append it to the command that failed.
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     with lasting_streams(debug) as failures, messages(debug):
@@ -28,26 +52,23 @@ def run(app: typer.Typer, program: str) -> int:
             sys.stdout.flush()
             for error in failures:
                 raise OSError(error.errno, error.strerror, "stdout")
+            return code
         except UsageError as error:
-            code = _fail(f"{error.format_message().rstrip('.')}; see {program} --help", USAGE)
+            code, message = USAGE, f"{error.format_message().rstrip('.')}; see {program} --help"
         except Interrupted as error:
-            code = _fail(str(error), INTERRUPTED)
-        except (KeyboardInterrupt, typer.Abort):
-            code = _fail("interrupted", INTERRUPTED)
+            code, message = INTERRUPTED, str(error)
+        except (KeyboardInterrupt, Abort):
+            code, message = INTERRUPTED, "interrupted"
         except Exception as error:
             if debug:
                 raise
-            code = _fail(_told(error), FAILURE)
+            code, message = FAILURE, _message(error)
+        say(message)
     return code
 
 
-def _fail(message: str, code: int) -> int:
-    say(message)
-    return code
-
-
-def _told(error: Exception) -> str:
-    """Return what to say of `error`."""
+def _message(error: Exception) -> str:
+    """Return the message for `error`."""
     match error:
         case FmnistXpError():
             return str(error)
@@ -57,3 +78,19 @@ def _told(error: Exception) -> str:
             return f"not enough memory: {error}; use narrower layers or fewer images"
         case _:
             return f"unexpected {type(error).__name__}: {error} (--debug shows where)"
+
+
+def _interrupt(_signal: int, frame: FrameType | None) -> None:
+    """Raise `KeyboardInterrupt`, or exit at once during an import, which could swallow it."""
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            _leave()
+        frame = frame.f_back
+    raise KeyboardInterrupt
+
+
+def _leave() -> None:
+    try:
+        os.write(sys.stderr.fileno(), b"fmnist-xp: interrupted\n")
+    finally:
+        os._exit(INTERRUPTED)

@@ -1,4 +1,4 @@
-"""The command in this process, and questions to its answer."""
+"""Running the command in this process, and checks of its outcome."""
 
 import sys
 from collections.abc import Callable
@@ -24,7 +24,7 @@ class Answer:
         return self.out.splitlines()
 
     def assert_failed(self, code: int, *words: str) -> None:
-        """Assert that it ended with `code` and one line on stderr with all `words`."""
+        """Assert that it ended with the exit code `code` and one line on stderr with all `words`."""
         assert (self.code, self.err.count("\n")) == (code, 1), self
         assert self.err.startswith("fmnist-xp: ")
         assert "Traceback" not in self.out + self.err
@@ -32,7 +32,7 @@ class Answer:
             assert word in self.err
 
     def assert_went_well(self) -> None:
-        """Assert that it ended with 0 and said nothing on stderr."""
+        """Assert that it ended with exit code 0 and printed nothing on stderr."""
         assert (self.code, self.err) == (0, ""), self
 
 

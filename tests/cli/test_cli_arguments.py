@@ -1,4 +1,4 @@
-"""What each command asks the package for: by itself, with every option, and as the Python function that it is."""
+"""The calls that each command makes: with defaults, with every option, and as a Python function."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,7 +10,7 @@ import pytest
 from fmnist_xp import data as package_data
 from fmnist_xp import evaluation, runs, speed
 from fmnist_xp import reproduce as reproduction
-from fmnist_xp.backend import CpuBackend
+from fmnist_xp.backend import PRECISIONS, CpuBackend
 from fmnist_xp.cli import data, measure, options, train
 from fmnist_xp.cli import runs as run_commands
 from fmnist_xp.cli.console import out
@@ -26,10 +26,10 @@ RUN, OTHER, IMAGE = Path("a-run"), Path("other"), Path("image.png")
 
 
 class Asked(Exception):
-    """Ends a command that has asked for what it is there for."""
+    """Ends a command at its final call."""
 
 
-# By module, since one that is imported while another is disturbed would keep what it took from there.
+# With their modules, which are imported before any of them is patched.
 ENDS: tuple[tuple[Any, str], ...] = (
     (speed, "measure_speed"),
     (suite, "run_parity"),
@@ -46,7 +46,7 @@ ENDS: tuple[tuple[Any, str], ...] = (
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch, small_data: Any) -> list[Call]:
-    """Return a list of what is asked for; the data set is a small one, and the backend `BACKEND`."""
+    """Return the list of recorded calls; the data set is a small one, and the backend `BACKEND`."""
     calls: list[Call] = []
 
     def noting(module: Any, name: str, answer: Any = None) -> None:
@@ -86,7 +86,7 @@ def reproduce(folder: str, **more: Any) -> Any:
     return lambda data: ("reproduce", (*data, BACKEND, Path(folder)), more)
 
 
-# The function with what it must be given, the command with nothing else, and what both ask for.
+# The function with its required arguments, the same command line, and the calls that both make.
 DEFAULTS: dict[str, tuple[Callable[[], object], tuple[str, ...], list[Any]]] = {
     "bench": (
         measure.bench,
@@ -219,6 +219,12 @@ def with_data(calls: list[Any], data: Any) -> list[Call]:
     return [call(data) if callable(call) else call for call in calls]
 
 
+def test_choices_are_the_names_in_the_tables() -> None:
+    assert list(train.ExperimentName) == list(EXPERIMENTS)
+    assert list(options.PrecisionName) == list(PRECISIONS)
+    assert list(data.ExportFormat) == list(package_data.FORMATS)
+
+
 @pytest.mark.usefixtures("workplace")
 @pytest.mark.parametrize("name", DEFAULTS)
 def test_defaults(command: Command, asked: list[Call], small_data: Any, name: str) -> None:
@@ -251,7 +257,7 @@ def test_classes_of_a_photograph(
     assert command("predict", "a-run", "image.png", "--top", 1).out == "image.png: Bag 50.0%\n"
 
 
-def test_widths_are_positive_whole_numbers_that_a_computer_can_hold(command: Command) -> None:
+def test_widths_must_be_positive_integers(command: Command) -> None:
     for text in ("1000000000", "0", "30,", "x" * 100):
         answer = command("train", "--hidden", text)
         assert answer.err == (
@@ -259,27 +265,27 @@ def test_widths_are_positive_whole_numbers_that_a_computer_can_hold(command: Com
         )
 
 
-def test_widths_are_held_to_the_memory_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_widths_must_fit_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     # Weights and gradients of 784 × 10 + 10 × 10, of 4 bytes each.
     monkeypatch.setattr(train, "memory_bytes", lambda: 63_520)
     assert train._widths(" 10 ") == (10,)
     monkeypatch.setattr(train, "memory_bytes", lambda: 63_519)
-    with pytest.raises(train.UsageError, match="choose narrower layers"):
+    with pytest.raises(options.UsageError, match="choose narrower layers"):
         train._widths("10")
     monkeypatch.setattr(train, "memory_bytes", lambda: 3 * 2**30)
-    with pytest.raises(train.UsageError) as caught:
+    with pytest.raises(options.UsageError) as caught:
         train._widths("1000000")
     assert caught.value.message == (
         "--hidden 1000000 takes 6 GiB for weights and gradients alone, and this machine has 3: choose narrower layers"
     )
     text = ",".join(["999999"] * 20)
-    with pytest.raises(train.UsageError, match=rf"^--hidden {text[:80]} takes 141,567 GiB for"):
+    with pytest.raises(options.UsageError, match=rf"^--hidden {text[:80]} takes 141,567 GiB for"):
         train._widths(text)
 
 
-def test_widths_where_nobody_knows_how_much_memory_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_widths_when_memory_size_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "memory_bytes", lambda: None)
     widest = 2**40 // (8 * 794)
     assert train._widths(str(widest)) == (widest,)
-    with pytest.raises(train.UsageError, match=r"takes 1,024 GiB .* has 1,024: choose"):
+    with pytest.raises(options.UsageError, match=r"takes 1,024 GiB .* has 1,024: choose"):
         train._widths(str(widest + 1))

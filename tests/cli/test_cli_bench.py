@@ -16,7 +16,7 @@ ROWS, PEAK = 300, 1e12
 
 
 def test_each_experiment_has_its_speed(command: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On few images, against a peak of 1,000 GFLOP/s that no machine was asked for."""
+    """On few images, against a fixed peak of 1,000 GFLOP/s."""
     monkeypatch.setattr(speed, "gemm_sampler", lambda _backend, _precision: lambda: PEAK)
     monkeypatch.setattr(speed, "measure_speed", functools.partial(speed.measure_speed, rows=ROWS))
     answer = command("bench", "--device", "cpu", "--threads", 2, "--epochs", 3)
@@ -38,7 +38,7 @@ def test_each_experiment_has_its_speed(command: Command, workplace: Path, monkey
     assert contents(workplace) == {}
 
 
-def test_blocks_are_of_the_rows_asked_for(command: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_block_rows_option(command: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = set()
     compute_gradients = FullBatch.compute_gradients
 
@@ -60,7 +60,7 @@ def test_wrong_usage_is_one_line(command: Command, arguments: tuple[object, ...]
     command("bench", *arguments).assert_failed(2, "--help")
 
 
-def test_table_of_a_machine_that_is_known(
+def test_table_with_known_speeds(
     command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     known = speed.Speed("sgd", (784, 128, 10), epoch_seconds=12.5, flops=2.5e20, gemm_flops=1e21)

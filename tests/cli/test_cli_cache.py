@@ -40,7 +40,7 @@ def test_info_and_clear(command: Command, tmp_path: Path, workplace: Path, idx_f
     assert len(answer.lines) == 1
 
 
-def test_table_of_files_the_one_used_last_on_top(
+def test_table_lists_most_recently_used_file_first(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "cache"
@@ -64,7 +64,7 @@ def test_table_of_files_the_one_used_last_on_top(
     assert command("cache", "clear").out == "removed 2 files, 5,000,001.2 MB\n"
 
 
-def test_no_cache_at_all_is_told(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_cache_is_reported(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fmnist_xp.data.cache.cache_folder", lambda: None)
     monkeypatch.setattr("fmnist_xp.data.cache.cache_files", list)
     answer = command("cache", "info")
@@ -73,7 +73,7 @@ def test_no_cache_at_all_is_told(command: Command, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("verb", ["info", "clear"])
-def test_a_cache_that_is_none_is_one_line(
+def test_an_unusable_cache_folder_is_one_line(
     command: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
     (workplace / "file").write_text("mine")
@@ -83,7 +83,7 @@ def test_a_cache_that_is_none_is_one_line(
     command("cache", verb).assert_failed(1, "FMNIST_XP_CACHE=~no-such-user-here")
 
 
-def test_a_size_that_is_none_is_one_line(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_cache_size_is_one_line(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FMNIST_XP_CACHE_SIZE", "much")
     command("cache", "info").assert_failed(1, "FMNIST_XP_CACHE_SIZE=much", "megabytes")
 
@@ -99,7 +99,7 @@ COMMANDS = {
 
 @pytest.mark.usefixtures("downloads", "small_synthetic")
 @pytest.mark.parametrize("arguments", COMMANDS.values(), ids=COMMANDS)
-def test_drawn_images_can_be_ruled_out(
+def test_synthetic_images_can_be_ruled_out(
     command: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[object, ...]
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -110,7 +110,7 @@ def test_drawn_images_can_be_ruled_out(
     assert not list(workplace.iterdir())
 
 
-def test_drawn_images_can_be_ruled_out_of_an_evaluation(
+def test_synthetic_images_can_be_ruled_out_of_an_evaluation(
     command: Command, workplace: Path, small_synthetic: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command("train", "--data", "synthetic", "--epochs", 1, "--device", "cpu", "--out", "run").assert_went_well()

@@ -1,4 +1,4 @@
-"""What is printed, in processes of their own: the exit code does not depend on who reads it."""
+"""Output of the command as a separate process: the exit code does not depend on who reads it."""
 
 import os
 import re
@@ -29,7 +29,7 @@ def run(
     "moment", ["rich.console", "numpy._core", "typer", "fmnist_xp.cli.train", "fmnist_xp.evaluation"]
 )
 def test_interrupt_while_the_command_starts_is_one_line(workplace: Path, tmp_path: Path, moment: str) -> None:
-    """SIGINT at the moment when a module is looked for; before `fmnist_xp.cli` is there, Python has the word."""
+    """SIGINT while a module is being imported; before `fmnist_xp.cli` is, Python handles it."""
     hook = tmp_path / "hook"
     hook.mkdir()
     (hook / "sitecustomize.py").write_text(
@@ -44,7 +44,7 @@ def test_interrupt_while_the_command_starts_is_one_line(workplace: Path, tmp_pat
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "cp437", "ascii"])
-def test_orders_to_the_terminal_are_shown_and_not_given(run_folder: Path, encoding: str) -> None:
+def test_control_characters_are_escaped(run_folder: Path, encoding: str) -> None:
     done = run(run_folder.parent, "plot", run_folder.name, "--out", "p\x1b[31m", PYTHONIOENCODING=encoding)
     assert (done.returncode, done.stderr) == (0, b"")
     assert rb"p\x1b[31m/a-run/loss.png" in done.stdout
@@ -65,7 +65,7 @@ def test_closed_streams_change_nothing(workplace: Path, idx_folder: Path, closed
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
-def test_output_onto_a_full_disk_is_told_once_the_run_is_written(workplace: Path, idx_folder: Path) -> None:
+def test_full_disk_on_stdout_is_reported_after_the_run_is_written(workplace: Path, idx_folder: Path) -> None:
     arguments = ("train", "--epochs", "2", "--device", "cpu", "--data", str(idx_folder), "--out", "run")
     done = run(workplace, *arguments, shell='exec "$@" >/dev/full')
     assert (done.returncode, done.stderr) == (1, b"fmnist-xp: stdout: No space left on device\n")
@@ -87,7 +87,7 @@ def test_output_onto_a_full_disk_is_told_once_the_run_is_written(workplace: Path
 def test_a_full_disk_is_one_line_that_names_the_file(
     run_folder: Path, idx_folder: Path, arguments: tuple[str, ...], file: str
 ) -> None:
-    """A limit of the shell, here that no file may have a byte, fails where a full disk does."""
+    """A file size limit of 0 bytes fails as a full disk does."""
     before = contents(run_folder)
     variables = {"FMNIST_XP_DATA": str(idx_folder), "FMNIST_XP_CACHE": str(run_folder.parent / "cache")}
     done = run(run_folder.parent, *arguments, shell='ulimit -f 0; exec "$@"', **variables)
@@ -99,8 +99,8 @@ def test_a_full_disk_is_one_line_that_names_the_file(
     assert not (run_folder.parent / "new").exists()
 
 
-def test_what_libraries_say_is_shown_for_debug_alone(workplace: Path, tmp_path: Path) -> None:
-    """Said while the command runs: when it looks for a module that it needs."""
+def test_library_messages_are_shown_only_for_debug(workplace: Path, tmp_path: Path) -> None:
+    """Logged while the command runs, at an import."""
     hook = tmp_path / "hook"
     hook.mkdir()
     (hook / "sitecustomize.py").write_text(
@@ -123,8 +123,8 @@ def test_what_libraries_say_is_shown_for_debug_alone(workplace: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp437", "utf-8"])
-def test_a_terminal_of_any_code_page_shows_tables_and_the_progress(run_folder: Path, encoding: str) -> None:
-    """No name is an order to it, not in a traceback either; the progress bar's own orders are."""
+def test_tables_and_progress_on_terminals_of_any_code_page(run_folder: Path, encoding: str) -> None:
+    """Names never reach it as control characters, not in a traceback either; the progress bar's own do."""
     pty = pytest.importorskip("pty")
     variables = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding, "TERM": "xterm"}
 

@@ -48,7 +48,7 @@ def test_info(command: Command, workplace: Path, idx_folder: Path) -> None:
         assert read_picture(path).size > 10_000
 
 
-def test_published_images_are_called_so(
+def test_published_images_are_recognized(
     command: Command, workplace: Path, idx_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fmnist_xp.data.info.SORTED_SHA256", dict.fromkeys(("train", "test"), "sum"))
@@ -66,9 +66,7 @@ def test_info_of_synthetic_images_says_so(command: Command, workplace: Path, sma
 
 
 @pytest.mark.parametrize("formats", [("png", "idx"), ("idx", "png")])
-def test_export_there_and_back(
-    command: Command, workplace: Path, small_synthetic: Any, formats: tuple[str, str]
-) -> None:
+def test_export_round_trip(command: Command, workplace: Path, small_synthetic: Any, formats: tuple[str, str]) -> None:
     first, second = formats
     for form, data in ((first, "synthetic"), (second, first)):
         answer = command("data", "export", form, "--format", form, "--data", data)
@@ -94,7 +92,7 @@ def test_export_writes_images_by_default(command: Command, workplace: Path, smal
     assert (workplace / "images" / "train" / "9" / "0000.png").is_file()
 
 
-def test_export_writes_over_nothing(command: Command, workplace: Path, small_synthetic: Any) -> None:
+def test_export_overwrites_nothing(command: Command, workplace: Path, small_synthetic: Any) -> None:
     (workplace / "mine").mkdir()
     (workplace / "mine" / "letter.txt").write_text("dear")
     command("data", "export", "mine", "--data", "synthetic").assert_failed(1, "mine", "not an empty folder")
@@ -155,7 +153,7 @@ def test_fetch_fills_the_cache_and_training_takes_it(
     assert read_json(workplace / "run" / "result.json")["dataset"]["train_rows"] == 400
 
 
-def test_fetch_of_other_files_than_the_published_is_one_line(
+def test_fetch_of_unpublished_files_is_one_line(
     command: Command, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wrong = {name: published.Published("0" * 32, "0" * 64, 10**6, 10**6) for name in published.FILES}
@@ -183,7 +181,7 @@ def test_fetch_without_pooch_or_a_cache_says_what_to_install(
     command("data", "fetch").assert_failed(1, "pip install pooch", "FMNIST_XP_CACHE")
 
 
-def test_what_was_fetched_before_needs_no_requests(
+def test_fetched_files_need_no_requests(
     command: Command, tmp_path: Path, idx_folder: Path, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command("data", "fetch", "--url", address).assert_went_well()
@@ -221,7 +219,7 @@ def test_export_into_the_current_folder_and_onto_a_link(
 
 
 @pytest.mark.parametrize("name", ["a [b] [red]", "\"a\" 'b'", "%s %d {x}", "a\nb", "a\x1b[31mb", "$x `y` \\"])
-def test_a_run_in_a_folder_of_any_name(
+def test_any_folder_name(
     command: Command, workplace: Path, idx_folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (workplace / name).mkdir()

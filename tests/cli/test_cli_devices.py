@@ -22,7 +22,7 @@ def rows(out: str) -> dict[str, str]:
     return found
 
 
-def test_what_there_is(command: Command) -> None:
+def test_devices_table(command: Command) -> None:
     answer = command("devices")
     answer.assert_went_well()
     found = rows(answer.out)

@@ -85,7 +85,7 @@ USAGE = {
 
 
 @pytest.mark.parametrize("case", USAGE)
-def test_wrong_usage_is_one_line_and_2(command: Command, workplace: Path, case: str) -> None:
+def test_wrong_usage_is_one_line_and_exit_code_2(command: Command, workplace: Path, case: str) -> None:
     arguments, word = USAGE[case]
     answer = command(*arguments)
     answer.assert_failed(2, "--help")
@@ -97,7 +97,7 @@ def test_wrong_usage_is_one_line_and_2(command: Command, workplace: Path, case: 
 @pytest.mark.parametrize(
     "arguments", [("--help",), ("-h",), ("train", "--help"), ("data", "--help"), ("data", "export", "-h")]
 )
-def test_help_is_no_error(command: Command, arguments: tuple[str, ...]) -> None:
+def test_help_exits_with_0(command: Command, arguments: tuple[str, ...]) -> None:
     answer = command(*arguments)
     answer.assert_went_well()
     assert "Usage: fmnist-xp" in answer.out
@@ -141,7 +141,7 @@ def test_missing_data_is_one_line(command: Command, workplace: Path) -> None:
     assert contents(workplace) == {}
 
 
-def test_data_in_the_environment_that_is_missing_is_named(
+def test_missing_data_in_the_environment_is_named(
     command: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FMNIST_XP_DATA", "/nowhere/at all")
@@ -150,7 +150,7 @@ def test_data_in_the_environment_that_is_missing_is_named(
 
 
 @pytest.mark.parametrize("arguments", [("evaluate", "{}"), ("predict", "{}", "image.png"), ("plot", "{}")])
-def test_what_is_no_run_is_one_line(command: Command, workplace: Path, arguments: tuple[str, ...]) -> None:
+def test_folder_without_a_run_is_one_line(command: Command, workplace: Path, arguments: tuple[str, ...]) -> None:
     (workplace / "empty").mkdir()
     (workplace / "file").write_text("not a folder")
     for name, words in (("nowhere", "no run folder"), ("empty", "result.json"), ("file", "file")):
@@ -219,7 +219,7 @@ def test_cuda_without_cupy_names_what_to_install(
     assert contents(workplace) == {}
 
 
-def test_cuda_where_there_is_none_is_never_the_cpu(command: Command, workplace: Path, idx_folder: Path) -> None:
+def test_missing_cuda_does_not_fall_back_to_the_cpu(command: Command, workplace: Path, idx_folder: Path) -> None:
     try:
         get_backend("cuda")
     except DeviceError:
@@ -242,7 +242,7 @@ def test_auto_without_cupy_is_the_cpu(
 
 
 @pytest.mark.parametrize("precision", ["tf32", "float16"])
-def test_precision_of_gpus_on_the_cpu_is_one_line(
+def test_gpu_precision_on_the_cpu_is_one_line(
     command: Command, workplace: Path, idx_folder: Path, precision: str
 ) -> None:
     answer = command(
@@ -252,7 +252,7 @@ def test_precision_of_gpus_on_the_cpu_is_one_line(
     assert contents(workplace) == {}
 
 
-def test_more_memory_than_there_is_is_one_line(command: Command, workplace: Path, idx_folder: Path) -> None:
+def test_too_little_memory_is_one_line(command: Command, workplace: Path, idx_folder: Path) -> None:
     answer = command("train", "--hidden", 10**11, "--device", "cpu", "--data", idx_folder, "--epochs", 1, "--quiet")
     answer.assert_failed(2, "--hidden")
     assert contents(workplace) == {}
@@ -289,7 +289,7 @@ def test_without_opencv_it_says_what_to_install(
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_debug_anywhere_lets_the_error_through(command: Command, workplace: Path, place: int) -> None:
+def test_debug_in_any_position_lets_the_error_through(command: Command, workplace: Path, place: int) -> None:
     arguments = ["evaluate", "nowhere"]
     arguments.insert(place, "--debug")
     with pytest.raises(FmnistXpError, match="no run folder nowhere"):

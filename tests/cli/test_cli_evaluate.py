@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from run_helpers import CLASSES, contents, figures, probabilities, read_idx, read_picture
+from run_helpers import CLASSES, contents, probabilities, read_idx, read_picture, reference_metrics
 
 from fmnist_xp.data import export, make_synthetic
 
@@ -18,13 +18,11 @@ def table(out: str) -> dict[str, list[float]]:
     return {row[0]: [float(cell) for cell in row[1:]] for row in rows}
 
 
-def test_figures_are_those_of_an_independent_computation(
-    command: Command, run_folder: Path, idx_folder: Path
-) -> None:
+def test_metrics_match_an_independent_computation(command: Command, run_folder: Path, idx_folder: Path) -> None:
     answer = command("evaluate", run_folder, "--device", "cpu", "--threads", 2)
     answer.assert_went_well()
     images, labels = read_idx(idx_folder, "t10k")
-    accuracy, loss = figures(run_folder / "model.safetensors", images, labels)
+    accuracy, loss = reference_metrics(run_folder / "model.safetensors", images, labels)
     for words in (f"accuracy {accuracy:.4f}", f"loss {loss:.4f}", "200 test images", "custom"):
         assert words in answer.lines[0]
 
@@ -47,7 +45,7 @@ def test_confusion_matrix_lies_in_the_run_folder(command: Command, run_folder: P
     assert min(read_picture(run_folder / "confusion.png").shape[:2]) > 150
 
 
-def test_evaluating_changes_nothing_else(command: Command, run_folder: Path, finished_run: Path) -> None:
+def test_evaluating_changes_no_other_file(command: Command, run_folder: Path, finished_run: Path) -> None:
     command("evaluate", run_folder, "--device", "cpu").assert_went_well()
     after = contents(run_folder)
     assert after.pop("confusion.png")
@@ -58,7 +56,7 @@ def test_other_images(command: Command, run_folder: Path, workplace: Path) -> No
     export(*make_synthetic(20, 30, seed=9), Path("other"), "idx")
     answer = command("evaluate", run_folder, "--data", "other", "--device", "cpu")
     answer.assert_went_well()
-    accuracy, loss = figures(run_folder / "model.safetensors", *read_idx(workplace / "other", "t10k"))
+    accuracy, loss = reference_metrics(run_folder / "model.safetensors", *read_idx(workplace / "other", "t10k"))
     for words in (f"accuracy {accuracy:.4f}", f"loss {loss:.4f}", "30 test images"):
         assert words in answer.lines[0]
 
@@ -66,13 +64,13 @@ def test_other_images(command: Command, run_folder: Path, workplace: Path) -> No
 def test_a_synthetic_run_is_evaluated_on_synthetic_images_and_says_so(
     command: Command, workplace: Path, small_synthetic: Any, idx_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where `auto` gave synthetic images at the time and would give others now."""
+    """Also where `auto` gave synthetic images then and would give others now."""
     answer = command("train", "--url", "http://127.0.0.1:9/", "--epochs", 20, "--device", "cpu", "--out", "run")
     assert answer.code == 0
     monkeypatch.setenv("FMNIST_XP_DATA", str(idx_folder))
     answer = command("evaluate", "run", "--device", "cpu")
     answer.assert_went_well()
-    accuracy, loss = figures(
+    accuracy, loss = reference_metrics(
         workplace / "run" / "model.safetensors", small_synthetic[1].images, small_synthetic[1].labels
     )
     for words in ("synthetic", f"accuracy {accuracy:.4f}", f"loss {loss:.4f}"):
@@ -80,7 +78,7 @@ def test_a_synthetic_run_is_evaluated_on_synthetic_images_and_says_so(
 
 
 @pytest.mark.parametrize("name", ["custom", "synthetic"])
-def test_another_source_than_the_runs_is_not_taken_in_silence(
+def test_changed_source_is_not_used_silently(
     command: Command, workplace: Path, small_synthetic: Any, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """`auto` gave the images in $FMNIST_XP_DATA; now it gives others, of another name or of the same."""

@@ -1,4 +1,4 @@
-"""Every option and argument of every command, as the command itself lists them, given what nobody should."""
+"""Hostile values for every option and argument of every command, as typer lists them."""
 
 import shutil
 import sys
@@ -42,7 +42,7 @@ ADDRESSES = ("http://", "http://[", "ftp://x", "file:///etc/passwd", "http://127
 PATHS = ("~nobody/x", "a\0b", "x" * 5000, "x/" * 5000, "\udcff", "a\nb\x1b[31m", "{file}", "{file}/below", "{folder}")
 PATHS += ("/dev/null", "/dev/zero", "/proc/self/mem", "", "-", "--")
 GIVEN = {"epochs": "1", "device": "cpu", "threads": "1", "folder": "new"}
-"""What the other parameters of these names are, wherever there are such."""
+"""Valid values for other parameters of these names."""
 
 
 def parameters(command: Any = None, name: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -112,7 +112,7 @@ def line(name: tuple[str, ...], parameter: Any, value: str, given: dict[str, str
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the names are POSIX's")
 @pytest.mark.parametrize("case", ALL)
-def test_whatever_is_given_ends_in_order(
+def test_hostile_values_end_in_one_line(
     command: Command, workplace: Path, places: dict[str, str], case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name, parameter = ALL[case]
@@ -134,7 +134,7 @@ def test_whatever_is_given_ends_in_order(
             shutil.rmtree(made) if made.is_dir() else made.unlink()
 
 
-def test_no_command_is_left_out() -> None:
+def test_every_command_is_covered() -> None:
     assert {case.rpartition(" ")[0] for case in ALL} == {
         "", "train", "evaluate", "predict", "plot", "reproduce", "bench", "parity",
         "data info", "data fetch", "data export",

@@ -39,7 +39,7 @@ def test_cpu_in_two_precisions(command: Command, workplace: Path, idx_folder: Pa
     assert answer.lines[-1].endswith("All agree within their tolerances. Written to parity-cpu")
 
 
-def test_tables_are_those_of_the_report_and_a_line_for_each_comparison(
+def test_tables_match_the_report_with_a_line_for_each_comparison(
     command: Command, workplace: Path, idx_folder: Path
 ) -> None:
     answer = command("parity", "--device", "cpu", "--data", idx_folder, "--epochs", 1, "--out", "made/here")
@@ -52,7 +52,7 @@ def test_tables_are_those_of_the_report_and_a_line_for_each_comparison(
     }
 
 
-def test_synthetic_images_are_called_so(command: Command, workplace: Path, small_synthetic: Any) -> None:
+def test_synthetic_images_are_named(command: Command, workplace: Path, small_synthetic: Any) -> None:
     answer = command("parity", "--device", "cpu", "--data", "synthetic", "--epochs", 1)
     answer.assert_went_well()
     assert "400 images of synthetic" in answer.lines[-1]
@@ -76,7 +76,7 @@ def test_device_in_one_precision(command: Command, workplace: Path, idx_folder: 
     assert "Stand-in GPU beside " in answer.lines[-1]
 
 
-def test_device_that_is_wrong_fails_and_is_told_where(
+def test_wrong_device_fails_with_the_place_named(
     command: Command, workplace: Path, idx_folder: Path, cupy: StandInCupy
 ) -> None:
     exp = cupy.exp
@@ -105,13 +105,11 @@ def test_wrong_usage_is_one_line(command: Command, workplace: Path, arguments: t
     assert contents(workplace) == {}
 
 
-def test_precision_that_the_device_lacks_is_one_line(command: Command) -> None:
+def test_unsupported_precision_is_one_line(command: Command) -> None:
     command("parity", "--device", "cpu", "--precision", "tf32").assert_failed(1, "does not compute in tf32")
 
 
-def test_folder_that_cannot_be_made_is_told_before_anything_is_computed(
-    command: Command, workplace: Path, idx_folder: Path
-) -> None:
+def test_unwritable_folder_fails_before_computing(command: Command, workplace: Path, idx_folder: Path) -> None:
     (workplace / "taken").write_text("a file")
     answer = command("parity", "--device", "cpu", "--data", idx_folder, "--out", "taken")
     answer.assert_failed(1, "taken")
@@ -156,7 +154,7 @@ def test_tables_have_their_titles_at_the_left_and_name_their_columns(
     assert headers == [list(table.header) for table in parity_tables(record)]
 
 
-def test_what_is_under_way_is_told(command: Command, workplace: Path, idx_folder: Path) -> None:
+def test_progress_is_printed(command: Command, workplace: Path, idx_folder: Path) -> None:
     answer = command("parity", "--device", "cpu", "--data", idx_folder, "--epochs", 1)
     told = answer.lines[: next(number for number, line in enumerate(answer.lines) if line.startswith("One thread"))]
     assert told[:2] == ["one thread and several", "operations and steps: cpu float32 and cpu float64"]

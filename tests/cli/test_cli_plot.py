@@ -32,7 +32,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
 
 
 def lengthen(folder: Path, epochs: int) -> None:
-    """Write a history of more epochs than any test has time for."""
+    """Write a history of more epochs than a test has time to train."""
     rows = [f"{e},{0.9 - 1 / (e + 2)},{1 / (e + 1)},0.02,0.01" for e in range(0, epochs, 10)]
     text = "\n".join(["epoch,accuracy,loss,learning_rate,regularization_loss", *rows, ""])
     (folder / "history.csv").write_text(text)
@@ -87,7 +87,7 @@ def test_several_runs_are_compared(
         assert "custom" in figure["title"]
 
 
-def test_runs_of_one_name_in_two_places_are_told_apart(
+def test_runs_with_equal_names_get_their_paths(
     command: Command, run_folder: Path, workplace: Path, tmp_path: Path, drawn: dict[str, Any]
 ) -> None:
     (tmp_path / "elsewhere").mkdir()
@@ -108,7 +108,7 @@ def test_the_same_run_twice_is_an_error(command: Command, run_folder: Path, work
     assert contents(workplace) == {}
 
 
-def test_notebooks_curve_is_drawn_beside(command: Command, run_folder: Path, drawn: dict[str, Any]) -> None:
+def test_notebook_curve_is_added(command: Command, run_folder: Path, drawn: dict[str, Any]) -> None:
     command("plot", run_folder).assert_went_well()
     assert {tuple(figure["labels"]) for figure in drawn.values()} == {("adam",)}
     drawn.clear()
@@ -140,6 +140,6 @@ def test_plotting_again_replaces_the_pictures(command: Command, run_folder: Path
     assert contents(workplace) != first
 
 
-def test_a_place_that_cannot_be_written_is_one_line(command: Command, run_folder: Path, workplace: Path) -> None:
+def test_an_unwritable_folder_is_one_line(command: Command, run_folder: Path, workplace: Path) -> None:
     (workplace / "plots").write_text("a file")
     command("plot", run_folder).assert_failed(1, "plots")

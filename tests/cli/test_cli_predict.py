@@ -36,7 +36,7 @@ def parse(line: str) -> tuple[str, dict[str, float]]:
     return name, {label: float(percent) for label, percent in found}
 
 
-def test_images_of_the_data_set_are_predicted_as_computed_by_hand(
+def test_predictions_match_an_independent_computation(
     command: Command, run_folder: Path, idx_folder: Path, workplace: Path
 ) -> None:
     images = read_idx(idx_folder, "t10k")[0]
@@ -99,7 +99,7 @@ def test_photographs_of_any_size_colour_and_background(command: Command, run_fol
 
 
 def test_trousers_are_trousers(command: Command, run_folder: Path, workplace: Path) -> None:
-    """The class that the drawn data set tells apart best."""
+    """The class that is easiest in the synthetic data set."""
     save(workplace / "trousers.png", draw(400, 300, dark=False))
     answer = command("predict", run_folder, "trousers.png", "--device", "cpu")
     assert answer.lines[0].startswith("trousers.png: Trouser ")
@@ -110,7 +110,7 @@ def test_a_missing_photograph_is_one_line(command: Command, run_folder: Path, wo
     answer.assert_failed(1, "nowhere.png", "No such file")
 
 
-def test_what_is_not_a_picture_is_one_line(command: Command, run_folder: Path, workplace: Path) -> None:
+def test_a_file_that_is_no_image_is_one_line(command: Command, run_folder: Path, workplace: Path) -> None:
     save(workplace / "good.png", draw(50, 50))
     whole = (workplace / "good.png").read_bytes()
     for name, data in (("letter.txt", b"dear"), ("empty.png", b"")):

@@ -1,4 +1,4 @@
-"""How a command ends, whatever it did; on a program of the tests' own."""
+"""Exit codes and messages, tested on small programs."""
 
 import errno
 import logging
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import typer
 
-from fmnist_xp.cli import process
+from fmnist_xp.cli import console
 from fmnist_xp.cli.console import messages, say
 from fmnist_xp.cli.options import UsageError, chosen_backend, filled, path, usage
 from fmnist_xp.cli.process import Interrupted, run
@@ -22,7 +22,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def program(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Return a function that runs a program of one command, which does `work`."""
+    """Return a function that runs a program whose only command calls `work`."""
 
     def start(work: Callable[[], Any], *arguments: str) -> tuple[int, str, str]:
         app = typer.Typer()
@@ -45,12 +45,12 @@ def raising(error: BaseException) -> Callable[[], None]:
     return work
 
 
-def test_program_that_goes_well(program: Run) -> None:
+def test_program_without_errors(program: Run) -> None:
     assert program(lambda: print("done")) == (0, "done\n", "")
     assert program(lambda: print("done"), "--debug", "--name", "y") == (0, "done\n", "")
 
 
-def test_program_is_called_as_it_says(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_program_name_in_usage(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["/usr/bin/elsewhere", "--help"])
     app = typer.Typer()
     app.command()(lambda: None)
@@ -59,17 +59,17 @@ def test_program_is_called_as_it_says(capfd: pytest.CaptureFixture[str], monkeyp
 
 
 @pytest.mark.parametrize("debug", [False, True])
-def test_debug_is_for_streams_and_messages(program: Run, monkeypatch: pytest.MonkeyPatch, debug: bool) -> None:
+def test_debug_reaches_streams_and_messages(program: Run, monkeypatch: pytest.MonkeyPatch, debug: bool) -> None:
     told: list[tuple[str, bool]] = []
 
     def noted(name: str) -> None:
-        real = getattr(process, name)
+        real = getattr(console, name)
 
         def enter(value: bool) -> Any:
             told.append((name, value))
             return real(value)
 
-        monkeypatch.setattr(process, name, enter)
+        monkeypatch.setattr(console, name, enter)
 
     noted("lasting_streams")
     noted("messages")
@@ -95,12 +95,12 @@ ENDINGS = {
 
 
 @pytest.mark.parametrize("case", ENDINGS)
-def test_ending_is_one_line_and_a_code(program: Run, case: str) -> None:
+def test_failure_is_one_line_and_an_exit_code(program: Run, case: str) -> None:
     error, code, line = ENDINGS[case]
     assert program(raising(error)) == (code, "", "" if line is None else f"fmnist-xp: {line}\n")
 
 
-def test_failures_come_through_with_debug_and_other_endings_do_not(program: Run) -> None:
+def test_debug_lets_failures_through_but_not_usage_errors_or_interrupts(program: Run) -> None:
     for case in ("failure", "file", "memory", "other"):
         error = ENDINGS[case][0]
         with pytest.raises(type(error)) as caught:
@@ -111,32 +111,32 @@ def test_failures_come_through_with_debug_and_other_endings_do_not(program: Run)
         assert program(raising(error), "--debug")[0] == code
 
 
-def test_code_that_a_command_returns_is_its_exit_code(program: Run) -> None:
+def test_return_value_of_a_command_is_its_exit_code(program: Run) -> None:
     assert program(lambda: 5)[0] == 5
     assert program(lambda: 130) == (130, "", "fmnist-xp: interrupted\n")
 
 
-def test_what_failed_on_stdout_is_a_failure(program: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_on_stdout_is_a_failure(program: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     failure = OSError(errno.ENOSPC, "No space left on device")
 
     class Streams:
         def __init__(self, _debug: bool) -> None:
-            """Be made as the others are."""
+            """Take the argument of the real one."""
 
         def __enter__(self) -> list[OSError]:
             return [failure]
 
         def __exit__(self, *_error: object) -> None:
-            """Let everything pass."""
+            """Suppress nothing."""
 
-    monkeypatch.setattr("fmnist_xp.cli.process.lasting_streams", Streams)
+    monkeypatch.setattr("fmnist_xp.cli.console.lasting_streams", Streams)
     assert program(lambda: None) == (1, "", "fmnist-xp: stdout: No space left on device\n")
     with pytest.raises(OSError, match="No space") as caught:
         program(lambda: None, "--debug")
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, "stdout")
 
 
-# What is said beside
+# Messages
 
 
 def test_message_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -146,7 +146,7 @@ def test_message_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("debug", [False, True])
 @pytest.mark.parametrize("options", [[], ["error"]], ids=["plain", "python -W"])
-def test_words_of_the_package_are_shown_and_those_of_libraries_for_debug(
+def test_package_messages_are_shown_and_library_messages_only_for_debug(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, debug: bool, options: list[str]
 ) -> None:
     ours, root = logging.getLogger("fmnist_xp"), logging.getLogger()
@@ -176,7 +176,7 @@ def test_words_of_the_package_are_shown_and_those_of_libraries_for_debug(
 # Arguments
 
 
-def test_name_is_taken_or_refused() -> None:
+def test_name_is_accepted_or_refused() -> None:
     assert filled(" a name ") == " a name "
     assert path("a/b") == path(Path("a/b")) == Path("a/b")
     for text in ("", "a\0b"):
@@ -185,7 +185,7 @@ def test_name_is_taken_or_refused() -> None:
         assert caught.value.message == f"names nothing: {text!r}"
 
 
-def test_wrong_argument_is_wrong_usage() -> None:
+def test_value_error_of_an_argument_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match=r"^no such thing$") as caught, usage():
         raise ValueError("no such thing")
     assert isinstance(caught.value.__cause__, ValueError)
@@ -195,7 +195,7 @@ def test_wrong_argument_is_wrong_usage() -> None:
         chosen_backend("tpu")
 
 
-def test_backend_has_the_threads_asked_for() -> None:
+def test_backend_has_the_requested_threads() -> None:
     assert chosen_backend("cpu", 3).threads == 3
     with pytest.raises(UsageError, match="CUDA graphs need a CUDA device"):
         chosen_backend("cpu", None, True)

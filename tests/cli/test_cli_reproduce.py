@@ -30,7 +30,7 @@ def test_report_pictures_and_runs_of_two_seeds(
         row = next(line for line in report.splitlines() if line.startswith(f"| {name} |") and "test accuracy" in line)
         for words in (f"{sum(values) / 2:.3f} ± ", f"({min(values):.3f}–{max(values):.3f})", accuracy, "0, 1"):
             assert words in row
-        # Five epochs of drawn images say nothing about the notebook's figures, and the row says that.
+        # Five epochs on synthetic images do not compare with the notebook, and the row says so.
         assert "synthetic" in row
         assert "not comparable" in row
     for words in ("5 full-batch epochs", "400 images", "Synthetic data"):

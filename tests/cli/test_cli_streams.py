@@ -1,4 +1,4 @@
-"""What is printed, piece by piece in this process; tests/cli/test_cli_console.py looks at whole processes."""
+"""Units of console output in this process; tests/cli/test_cli_console.py tests separate processes."""
 
 import errno
 import io
@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from rich.table import Table
 
-from fmnist_xp import cli
+from fmnist_xp.cli import process
 from fmnist_xp.cli.console import _Console, _Descriptor, _fill_closed, _lasting, lasting_streams
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="descriptors and signals are POSIX's")
@@ -36,7 +36,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("colours", [False, True])
-def test_text_is_printed_as_it_is(
+def test_text_is_printed_verbatim(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, colours: bool
 ) -> None:
     """No markup, no emoji, no highlighted numbers and paths, no lines broken at the terminal's edge."""
@@ -54,11 +54,11 @@ def test_text_is_printed_as_it_is(
         assert words in shown
 
 
-def test_text_keeps_the_style_that_it_is_given() -> None:
+def test_text_keeps_its_style() -> None:
     assert _Console().render_str("[text]", style="bold").style == "bold"
 
 
-# A descriptor that takes everything
+# The descriptor
 
 
 def test_descriptor_writes_and_stays_open(pipe: tuple[int, int]) -> None:
@@ -71,7 +71,7 @@ def test_descriptor_writes_and_stays_open(pipe: tuple[int, int]) -> None:
     assert failures == []
 
 
-def test_reader_that_has_gone_is_no_failure(pipe: tuple[int, int]) -> None:
+def test_broken_pipe_is_no_failure(pipe: tuple[int, int]) -> None:
     reading, writing = pipe
     failures: list[OSError] = []
     os.close(reading)
@@ -79,7 +79,7 @@ def test_reader_that_has_gone_is_no_failure(pipe: tuple[int, int]) -> None:
     assert failures == []
 
 
-def test_terminal_that_has_gone_is_no_failure() -> None:
+def test_closed_terminal_is_no_failure() -> None:
     pytest.importorskip("pty")
     try:
         ours, theirs = os.openpty()
@@ -93,15 +93,15 @@ def test_terminal_that_has_gone_is_no_failure() -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
-def test_full_disk_is_kept_and_what_was_to_be_written_is_done_with() -> None:
+def test_full_disk_is_recorded_and_the_output_dropped() -> None:
     failures: list[OSError] = []
     with Path("/dev/full").open("wb", buffering=0) as full:
         assert _Descriptor(full.fileno(), failures).write(b"three") == 5
     assert [error.errno for error in failures] == [errno.ENOSPC]
 
 
-def test_pipe_that_is_full_is_waited_for(pipe: tuple[int, int]) -> None:
-    """Whoever made it wanted writers not to wait; the bytes come all the same."""
+def test_full_nonblocking_pipe_is_waited_for(pipe: tuple[int, int]) -> None:
+    """It is non-blocking; the bytes arrive all the same."""
     reading, writing = pipe
     os.set_blocking(writing, False)
     sent = 0
@@ -129,7 +129,7 @@ def test_pipe_that_is_full_is_waited_for(pipe: tuple[int, int]) -> None:
 # Streams
 
 
-def test_stream_of_a_file_is_replaced_by_one_of_its_code_page(pipe: tuple[int, int]) -> None:
+def test_stream_of_a_file_is_replaced_with_its_encoding(pipe: tuple[int, int]) -> None:
     reading, writing = pipe
     with io.TextIOWrapper(io.FileIO(os.dup(writing), "w"), encoding="cp437") as stream:
         lasting = _lasting(stream, writing, [])
@@ -140,7 +140,7 @@ def test_stream_of_a_file_is_replaced_by_one_of_its_code_page(pipe: tuple[int, i
         assert os.read(reading, 100) == rb"\u0416" + b"\n"
 
 
-def test_failures_of_a_stream_are_kept() -> None:
+def test_errors_of_a_stream_are_recorded() -> None:
     failures: list[OSError] = []
     reading = os.open(os.devnull, os.O_RDONLY)
     print("lost", file=_lasting(None, reading, failures), flush=True)
@@ -151,7 +151,7 @@ def test_failures_of_a_stream_are_kept() -> None:
 @pytest.mark.parametrize(
     ("options", "at_once"), [({}, False), ({"line_buffering": True}, True), ({"write_through": True}, True)]
 )
-def test_lines_come_at_once_where_they_did(pipe: tuple[int, int], options: dict[str, bool], at_once: bool) -> None:
+def test_line_buffering_is_kept(pipe: tuple[int, int], options: dict[str, bool], at_once: bool) -> None:
     reading, writing = pipe
     stream = io.TextIOWrapper(io.FileIO(os.dup(writing), "w"), encoding="utf-8", **options)
     os.set_blocking(reading, False)
@@ -167,7 +167,7 @@ def test_lines_come_at_once_where_they_did(pipe: tuple[int, int], options: dict[
     stream.close()
 
 
-def test_stream_that_is_no_file_stays(pipe: tuple[int, int]) -> None:
+def test_stream_that_is_no_file_is_kept(pipe: tuple[int, int]) -> None:
     text = io.StringIO()
     assert _lasting(text, pipe[1], []) is text  # as of IDLE and of Jupyter
     console = io.TextIOWrapper(io.BytesIO(), encoding="ascii")  # as of a console of Windows
@@ -177,7 +177,7 @@ def test_stream_that_is_no_file_stays(pipe: tuple[int, int]) -> None:
     assert console.buffer.getvalue() == rb"\u0416"
 
 
-def test_stream_that_is_missing_is_made(pipe: tuple[int, int]) -> None:
+def test_missing_stream_is_created(pipe: tuple[int, int]) -> None:
     reading, writing = pipe
     lasting = _lasting(None, writing, [])
     print("ж", file=lasting, flush=True)
@@ -204,7 +204,7 @@ def test_closed_descriptors_are_filled() -> None:
 
 
 @pytest.mark.parametrize("held", [set(), {0}, {0, 1}, {1}, {0, 1, 2}, {0, 2}, {3}, {0, 1, 2, 3}])
-def test_descriptors_of_streams_are_filled_and_no_others(monkeypatch: pytest.MonkeyPatch, held: set[int]) -> None:
+def test_only_descriptors_of_streams_are_filled(monkeypatch: pytest.MonkeyPatch, held: set[int]) -> None:
     now = set(held)
 
     def lowest(*_given: Any) -> int:
@@ -220,7 +220,7 @@ def test_descriptors_of_streams_are_filled_and_no_others(monkeypatch: pytest.Mon
     assert now == held | {0, 1, 2}
 
 
-def test_streams_are_put_back_and_written_out(capfd: pytest.CaptureFixture[str]) -> None:
+def test_streams_are_flushed_and_restored(capfd: pytest.CaptureFixture[str]) -> None:
     streams = sys.stdout, sys.stderr
     with lasting_streams(debug=False) as failures:
         assert sys.stdout is not streams[0]
@@ -232,7 +232,7 @@ def test_streams_are_put_back_and_written_out(capfd: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize("debug", [False, True])
-def test_what_is_written_past_python_is_shown_for_debug_alone(capfd: pytest.CaptureFixture[str], debug: bool) -> None:
+def test_output_of_c_libraries_is_shown_only_for_debug(capfd: pytest.CaptureFixture[str], debug: bool) -> None:
     lowest = os.dup(0)
     os.close(lowest)
     with suppress(LookupError), lasting_streams(debug):
@@ -261,7 +261,7 @@ def leaving(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("leaving")
-def test_interrupt_while_something_is_imported_leaves_at_once(
+def test_interrupt_during_an_import_exits_at_once(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Finder:
@@ -270,7 +270,7 @@ def test_interrupt_while_something_is_imported_leaves_at_once(
         @staticmethod
         def find_spec(name: str, *_more: Any) -> None:
             if name == "no_module_of_this_name":
-                cli._interrupt(2, sys._getframe())
+                process._interrupt(2, sys._getframe())
 
     monkeypatch.setattr(sys, "meta_path", [Finder, *sys.meta_path])
     with pytest.raises((Left, KeyboardInterrupt)) as left:
@@ -283,7 +283,7 @@ def test_interrupt_while_something_is_imported_leaves_at_once(
 def test_interrupt_elsewhere_is_an_exception(capfd: pytest.CaptureFixture[str]) -> None:
     for frame in (sys._getframe(), None):
         with pytest.raises(KeyboardInterrupt):
-            cli._interrupt(2, frame)
+            process._interrupt(2, frame)
     assert capfd.readouterr().err == ""
 
 
@@ -291,11 +291,11 @@ def test_interrupt_elsewhere_is_an_exception(capfd: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize(
     ("before", "during", "after"),
     [
-        (signal.default_int_handler, cli._interrupt, signal.SIG_DFL),
+        (signal.default_int_handler, process._interrupt, signal.SIG_DFL),
         (signal.SIG_IGN, signal.SIG_IGN, signal.SIG_IGN),  # as nohup has it
     ],
 )
-def test_interrupts_are_the_commands_unless_they_are_ignored(
+def test_interrupts_are_handled_unless_ignored(
     monkeypatch: pytest.MonkeyPatch, before: Any, during: Any, after: Any
 ) -> None:
     seen = []
@@ -307,14 +307,14 @@ def test_interrupts_are_the_commands_unless_they_are_ignored(
     monkeypatch.setattr("fmnist_xp.cli.process.run", run)
     signal.signal(signal.SIGINT, before)
     with pytest.raises(SystemExit) as end:
-        cli.main()
+        process.main()
     assert (end.value.code, seen) == (7, ["fmnist-xp", during])
     assert signal.getsignal(signal.SIGINT) == after
 
 
 @pytest.mark.usefixtures("leaving")
-def test_process_ends_also_where_nothing_can_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_process_exits_also_without_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", None)
     with pytest.raises(Left) as left:
-        cli._leave()
+        process._leave()
     assert left.value.args == (130,)

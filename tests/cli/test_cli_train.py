@@ -14,11 +14,11 @@ import pytest
 from run_helpers import (
     RUN_FILES,
     contents,
-    figures,
     read_history,
     read_idx,
     read_json,
     read_picture,
+    reference_metrics,
 )
 from safetensors.numpy import load_file
 
@@ -108,13 +108,13 @@ def test_result_has_every_field(train: Command, workplace: Path, idx_folder: Pat
     assert 20e6 < result["peak_memory_bytes"] < 20e9
 
     for split, prefix in (("train", "train"), ("test", "t10k")):
-        accuracy, loss = figures(folder / "model.safetensors", *read_idx(idx_folder, prefix))
+        accuracy, loss = reference_metrics(folder / "model.safetensors", *read_idx(idx_folder, prefix))
         # One row whose two best classes round alike may fall either way in float32.
         assert result[f"{split}_accuracy"] == pytest.approx(accuracy, abs=0.006)
         assert result[f"{split}_loss"] == pytest.approx(loss, rel=1e-5)
 
 
-def test_data_sets_are_told_apart_by_their_checksums(command: Command, workplace: Path) -> None:
+def test_data_sets_differ_in_their_checksums(command: Command, workplace: Path) -> None:
     one, other = (make_synthetic(20, 20, seed=seed) for seed in (5, 6))
     for name, splits in (("one", one), ("again", one), ("other", other)):
         export(*splits, Path(name), "idx")
@@ -123,7 +123,7 @@ def test_data_sets_are_told_apart_by_their_checksums(command: Command, workplace
     assert sums[0] == sums[1] != sums[2]
 
 
-def test_it_learns(train: Command, workplace: Path) -> None:
+def test_loss_falls_and_accuracy_rises(train: Command, workplace: Path) -> None:
     train("adam", "--epochs", 60, "--out", "run").assert_went_well()
     result, history = read_json(workplace / "run" / "result.json"), read_history(workplace / "run" / "history.csv")
     # Ten balanced classes: guessing gives 0.1.
@@ -133,7 +133,7 @@ def test_it_learns(train: Command, workplace: Path) -> None:
     assert result["train_accuracy"] > history["accuracy"][0] + 0.4
 
 
-def test_log_lines_are_the_notebooks(train: Command, workplace: Path) -> None:
+def test_log_lines_have_the_notebooks_format(train: Command, workplace: Path) -> None:
     answer = train("--epochs", 21, "--out", "run")
     answer.assert_went_well()
     history = read_history(workplace / "run" / "history.csv")
@@ -145,8 +145,8 @@ def test_log_lines_are_the_notebooks(train: Command, workplace: Path) -> None:
     assert [epoch for epoch, *_figures in logged] == ["0", "10", "20"]
 
 
-def test_a_block_of_more_rows_than_there_are_has_them_all(train: Command) -> None:
-    """It takes no memory for rows that are not there."""
+def test_block_rows_beyond_the_data(train: Command) -> None:
+    """No memory is allocated for the missing rows."""
     train("--epochs", 1, "--block-rows", 10**12, "--out", "run").assert_went_well()
 
 
@@ -163,7 +163,7 @@ def test_result_goes_to_stdout(train: Command, workplace: Path) -> None:
     assert f"cpu: {backend.device_name}, {backend.manner}" in answer.lines
 
 
-def test_l2_may_be_left_out_by_0(train: Command, workplace: Path) -> None:
+def test_l2_of_0_switches_it_off(train: Command, workplace: Path) -> None:
     train("--epochs", 2, "--l2", 0, "--out", "run").assert_went_well()
     assert read_history(workplace / "run" / "history.csv")["regularization_loss"] == [0]
 
@@ -197,7 +197,7 @@ def test_same_seed_gives_the_same_bits(train: Command, workplace: Path) -> None:
     assert histories[0] == histories[1] != histories[2]
 
 
-def test_number_of_threads_changes_no_bit(command: Command, workplace: Path, small_synthetic: Any) -> None:
+def test_number_of_threads_does_not_change_a_bit(command: Command, workplace: Path, small_synthetic: Any) -> None:
     for threads in (1, 3):
         arguments = ("--epochs", 4, "--data", "synthetic", "--device", "cpu", "--threads", threads)
         command("train", *arguments, "--out", f"t{threads}").assert_went_well()
@@ -208,7 +208,7 @@ def test_number_of_threads_changes_no_bit(command: Command, workplace: Path, sma
     }
 
 
-def test_blocks_of_other_rows_change_the_result_by_rounding_alone(train: Command, workplace: Path) -> None:
+def test_block_rows_change_the_result_only_by_rounding(train: Command, workplace: Path) -> None:
     for rows in (7, 64, 400):
         train("--epochs", 5, "--block-rows", rows, "--precision", "float64", "--out", f"b{rows}").assert_went_well()
         assert read_json(workplace / f"b{rows}" / "config.json")["block_rows"] == rows
@@ -228,7 +228,7 @@ def test_a_run_is_not_overwritten(train: Command, workplace: Path) -> None:
     assert contents(workplace) == before
 
 
-def test_something_else_is_not_overwritten(train: Command, workplace: Path) -> None:
+def test_other_files_are_not_overwritten(train: Command, workplace: Path) -> None:
     (workplace / "run").mkdir()
     (workplace / "run" / "letter.txt").write_text("dear")
     train("--epochs", 1, "--out", "run").assert_failed(1, "run holds", "--out", "--force")
@@ -248,9 +248,7 @@ def test_force_replaces_a_run(train: Command, command: Command, workplace: Path)
     assert read_json(workplace / "run" / "config.json")["experiment"]["name"] == "sgd"
 
 
-def test_force_leaves_no_confusion_matrix_of_the_run_before(
-    train: Command, command: Command, workplace: Path
-) -> None:
+def test_force_removes_the_previous_confusion_matrix(train: Command, command: Command, workplace: Path) -> None:
     train("--epochs", 2, "--out", "run").assert_went_well()
     command("evaluate", "run", "--device", "cpu").assert_went_well()
     assert (workplace / "run" / "confusion.png").is_file()
@@ -258,7 +256,7 @@ def test_force_leaves_no_confusion_matrix_of_the_run_before(
     assert {path.name for path in (workplace / "run").iterdir()} == RUN_FILES
 
 
-def test_an_empty_folder_is_taken(train: Command, workplace: Path) -> None:
+def test_an_empty_folder_is_used(train: Command, workplace: Path) -> None:
     (workplace / "run").mkdir()
     train("--epochs", 1, "--out", "run").assert_went_well()
     assert {path.name for path in (workplace / "run").iterdir()} == RUN_FILES
@@ -279,7 +277,7 @@ def fail(monkeypatch: pytest.MonkeyPatch, method: str, error: BaseException) -> 
 
 
 @pytest.mark.parametrize("method", ["fit", "evaluate", "save"])
-def test_a_failing_training_leaves_nothing(
+def test_a_failing_run_leaves_nothing(
     train: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     fail(monkeypatch, method, RuntimeError("boom\nand more"))
@@ -288,7 +286,7 @@ def test_a_failing_training_leaves_nothing(
 
 
 @pytest.mark.parametrize("method", ["fit", "evaluate", "save"])
-def test_a_failing_training_with_force_leaves_the_run_before(
+def test_a_failing_run_with_force_keeps_the_previous_run(
     train: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     train("--epochs", 2, "--out", "run").assert_went_well()
@@ -308,7 +306,7 @@ def test_a_full_disk_is_one_line_and_the_folder_is_free_again(
     train("--epochs", 2, "--out", "run").assert_went_well()
 
 
-def test_breaking_off_leaves_nothing(train: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_interrupt_leaves_nothing(train: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the second Ctrl-C does."""
     fail(monkeypatch, "fit", KeyboardInterrupt())
     answer = train("--epochs", 2, "--out", "run", "--quiet")
@@ -316,7 +314,7 @@ def test_breaking_off_leaves_nothing(train: Command, workplace: Path, monkeypatc
     assert contents(workplace) == {}
 
 
-def test_synthetic_says_so_everywhere(
+def test_synthetic_data_is_named_everywhere(
     command: Command, workplace: Path, small_synthetic: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from matplotlib.figure import Figure
@@ -340,7 +338,7 @@ def test_synthetic_says_so_everywhere(
 
 @pytest.mark.usefixtures("downloads")
 def test_without_a_network_the_images_are_synthetic(command: Command, workplace: Path, small_synthetic: Any) -> None:
-    """Port 9 of this machine, discard, answers nobody."""
+    """Nothing listens on port 9, discard, of this machine."""
     answer = command("train", "--url", "http://127.0.0.1:9/", "--epochs", 1, "--device", "cpu", "--out", "run")
     assert (answer.code, answer.err.count("\n")) == (0, 1)
     assert "synthetic" in answer.err
@@ -387,7 +385,7 @@ def test_a_run_that_diverged_can_be_read(train: Command, command: Command, workp
 
 
 def test_a_path_with_brackets_is_a_path(command: Command, workplace: Path, idx_folder: Path) -> None:
-    """Rich, which prints the lines, would take them for its markup."""
+    """Rich would take them for markup."""
     shutil.copytree(idx_folder, workplace / "my [bold]data[/x]")
     arguments = ("--epochs", 1, "--device", "cpu", "--data", "my [bold]data[/x]", "--out", "run [red]1[/y]")
     answer = command("train", *arguments)
@@ -399,7 +397,7 @@ def test_a_path_with_brackets_is_a_path(command: Command, workplace: Path, idx_f
     assert str(Path("run [red]1[/y]") / "confusion.png") in answer.out
 
 
-def test_an_output_that_lacks_a_letter_is_no_failure(workplace: Path, idx_folder: Path) -> None:
+def test_an_ascii_output_is_no_failure(workplace: Path, idx_folder: Path) -> None:
     """As of a pipe in a locale whose letters are ASCII's; tables have "±" and "×"."""
     done = subprocess.run(
         [sys.executable, "-m", "fmnist_xp", "train", "--epochs", "1", "--device", "cpu", "--out", "größe"],
@@ -446,14 +444,14 @@ def test_interrupt_ends_cleanly_and_keeps_what_was_learned(workplace: Path, idx_
     assert result["interrupted"] is True
     assert 21 <= result["epochs"] < 10**7
     assert history["epoch"] == list(range(0, result["epochs"], 10))
-    accuracy, loss = figures(folder / "model.safetensors", *read_idx(idx_folder, "t10k"))
+    accuracy, loss = reference_metrics(folder / "model.safetensors", *read_idx(idx_folder, "t10k"))
     assert result["test_accuracy"] == pytest.approx(accuracy, abs=0.006)
     assert result["test_loss"] == pytest.approx(loss, rel=1e-3)
     read_picture(folder / "metrics.png")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a broken pipe is a POSIX matter")
-def test_a_reader_that_leaves_does_not_stop_the_training(workplace: Path, idx_folder: Path) -> None:
+def test_a_broken_pipe_does_not_stop_the_training(workplace: Path, idx_folder: Path) -> None:
     """As in `fmnist-xp train | head -1`."""
     arguments = ("--epochs", 3000, "--data", idx_folder, "--device", "cpu", "--out", "run")
     with child(workplace, "train", *arguments) as process:

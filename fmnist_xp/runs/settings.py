@@ -1,0 +1,175 @@
+"""What a run is asked for and what came of it, and how both stand in its JSON files."""
+
+import json
+import math
+import platform
+import statistics
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from fmnist_xp.backend import Backend
+from fmnist_xp.blas import blas_name
+from fmnist_xp.data import Dataset
+from fmnist_xp.experiments import Experiment
+from fmnist_xp.model import Metrics
+from fmnist_xp.train.history import History
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides what a run computes, besides the data and the device.
+
+    `block_rows` None leaves the choice to the backend, which knows its cache or memory.
+    """
+
+    experiment: Experiment
+    seed: int = 0
+    precision: str = "float32"
+    log_every: int = 10
+    block_rows: int | None = None
+
+    def config(self, train: Dataset, test: Dataset, backend: Backend, source: str) -> dict[str, Any]:
+        """Return what config.json holds: the settings, and on which device, data and versions they are trained.
+
+        `source` is how the data was asked for. Raises `ValueError` for an optimizer that cannot be.
+        """
+        values = asdict(self)
+        optimizer = self.experiment.make_optimizer()
+        if source not in ("auto", "synthetic"):  # a path, which must mean the same in another working directory
+            source = str(Path(source).expanduser().resolve())
+        return {
+            "experiment": values.pop("experiment"),
+            "optimizer": {"type": type(optimizer).__name__, **optimizer.config()},
+            **values,
+            "device": backend.name,
+            "device_name": backend.device_name,
+            "threads": backend.threads,
+            "graphs": backend.captures,
+            "data": {"source": source, "read_from": train.source, **asdict(DataSummary.of(train, test))},
+            "versions": versions(),
+        }
+
+    def are_in(self, config: Mapping[str, Any]) -> bool:
+        """Say whether a loaded config.json is of these settings."""
+        wanted: dict[str, Any] = json.loads(json.dumps(asdict(self)))  # with lists for tuples
+        return wanted == {key: config.get(key) for key in wanted}
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """Which images a run is trained and tested on."""
+
+    name: str
+    sha256: str
+    train_rows: int
+    test_rows: int
+
+    @classmethod
+    def of(cls, train: Dataset, test: Dataset) -> "DataSummary":
+        """Return the summary of the two splits."""
+        return cls(train.name, dataset_sha256(train, test), len(train), len(test))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What came of a run, field by field as in result.json.
+
+    A loaded result must have the fields without a default. The others, of which older runs lack some, are taken
+    unchecked. Accuracy or loss of a run that diverged is NaN, and null in JSON, which has no NaN.
+    """
+
+    experiment: str
+    device: str
+    device_name: str
+    blas: str | None = None  # whose kernels decide the last bits on the CPU
+    precision: str
+    seed: int
+    dataset: DataSummary
+    epochs: int
+    interrupted: bool = False
+    test_accuracy: float
+    test_loss: float
+    train_accuracy: float = math.nan
+    train_loss: float = math.nan
+    epoch_seconds: Mapping[str, float] | None = None  # median, min, max
+    samples_per_second: float = math.nan
+    total_seconds: float = math.nan
+    peak_memory_bytes: int | None = None
+
+    @classmethod
+    def of(
+        cls,
+        settings: Settings,
+        train: Dataset,
+        test: Dataset,
+        backend: Backend,
+        history: History,
+        trained: Metrics,
+        tested: Metrics,
+        total_seconds: float,
+    ) -> "Result":
+        """Return the result of a training run that ended with the metrics `trained` and `tested`."""
+        seconds = history.epoch_seconds
+        median = statistics.median(seconds)
+        return cls(
+            experiment=settings.experiment.name,
+            device=backend.name,
+            device_name=backend.device_name,
+            blas=blas_name(),
+            precision=settings.precision,
+            seed=settings.seed,
+            dataset=DataSummary.of(train, test),
+            epochs=len(seconds),
+            interrupted=history.interrupted,
+            test_accuracy=tested.accuracy,
+            test_loss=tested.loss,
+            train_accuracy=trained.accuracy,
+            train_loss=trained.loss,
+            epoch_seconds={"median": median, "min": min(seconds), "max": max(seconds)},
+            samples_per_second=len(train) / median,
+            total_seconds=total_seconds,
+            peak_memory_bytes=backend.peak_memory(),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what result.json holds."""
+        return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Result":
+        """Return the result of `values`, which have `RESULT_FORM` and may have more."""
+        kinds = {field.name: field.type for field in fields(cls)}
+        known: Any = {k: math.nan if v is None and kinds[k] is float else v for k, v in values.items() if k in kinds}
+        dataset = DataSummary(**{name: values["dataset"][name] for name in RESULT_FORM["dataset"]})
+        return cls(**known | {"dataset": dataset})
+
+
+def _form(record: Any) -> dict[str, Any]:
+    """Return the form, as of `check_form`, of a dataclass: its fields without a default, with null for NaN."""
+    kinds = {field.name: field.type for field in fields(record) if field.default is MISSING}
+    return {k: _form(v) if is_dataclass(v) else float | None if v is float else v for k, v in kinds.items()}
+
+
+RESULT_FORM = _form(Result)
+CONFIG_FORM = {"experiment": {}, "seed": int, "precision": str, "log_every": int, "data": {"source": str}}
+"""What a loaded config.json must have. It stays a mapping: only `are_in` and the source of the data look into it."""
+
+
+def dataset_sha256(train: Dataset, test: Dataset) -> str:
+    """Return the SHA-256 of the two splits' own SHA-256 digests, training first, in hexadecimal."""
+    return sha256(bytes.fromhex(train.sha256) + bytes.fromhex(test.sha256)).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of everything that takes part in the arithmetic."""
+    found = {"python": platform.python_version(), "platform": platform.platform(), "blas": blas_name()}
+    packages = ("fmnist-xp", "numpy", "opencv-python-headless", "opencv-python", "cupy-cuda12x", "cupy-cuda13x")
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
