@@ -6,7 +6,7 @@ from fmnist_xp.backend import Backend, get_backend
 from fmnist_xp.data import CLASS_NAMES, Dataset, load_fashion_mnist, preprocess
 from fmnist_xp.errors import DataError, DeviceError, FmnistXpError, RunError
 from fmnist_xp.model import Metrics, Sequential, load
-from fmnist_xp.nn import CategoricalCrossentropy, Dense, Layer, ReLU, Softmax, SoftmaxCategoricalCrossentropy
+from fmnist_xp.nn import CategoricalCrossentropy, Dense, Layer, ReLU, Softmax, SoftmaxCategoricalCrossentropy, Tanh
 from fmnist_xp.optim import SGD, Adam
 from fmnist_xp.train.history import History
 
@@ -34,6 +34,7 @@ __all__ = [
     "Sequential",
     "Softmax",
     "SoftmaxCategoricalCrossentropy",
+    "Tanh",
     "__version__",
     "get_backend",
     "load",

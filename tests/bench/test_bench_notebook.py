@@ -3,6 +3,7 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
+from batch_helpers import logged
 
 from bench.notebook import NotebookNetwork, OptimizerSGD, make_network
 from fmnist_xp.backend import CpuBackend
@@ -56,7 +57,7 @@ def test_agrees_with_our_float64_network(name: str) -> None:
     batch = FullBatch(network, X.astype(np.float64), y, block_rows=70)
     for _ in range(6):
         with backend.computing():
-            data_loss, accuracy, penalty = batch.compute_gradients(figures=True).tolist()
+            data_loss, accuracy, penalty = logged(batch).tolist()
             optimizer.step(network)
         expected_loss, expected_accuracy = notebook.epoch(X, y)
         assert data_loss + penalty == pytest.approx(expected_loss, rel=1e-6)

@@ -42,9 +42,9 @@ def test_block_rows_option(command: Command, workplace: Path, monkeypatch: pytes
     blocks = set()
     compute_gradients = FullBatch.compute_gradients
 
-    def noted(batch: FullBatch, figures: bool = False) -> Any:
+    def noted(batch: FullBatch, log: bool = False) -> None:
         blocks.add(batch.block_rows)
-        return compute_gradients(batch, figures)
+        compute_gradients(batch, log)
 
     monkeypatch.setattr(FullBatch, "compute_gradients", noted)
     monkeypatch.setattr(speed, "gemm_sampler", lambda _backend, _precision: lambda: PEAK)
