@@ -107,7 +107,7 @@ class TorchReference:
 
     def __init__(self, torch: Any, network: Any) -> None:
         self.torch = torch
-        self.penalties = [tuple(layer.regularizers().values()) for layer in network.dense]
+        self.penalties = [sum(layer.penalty_strengths().values(), ()) for layer in network.dense]
         self.parameters = [
             torch.tensor(values.astype("float64"), requires_grad=True)
             for layer in network.dense

@@ -32,7 +32,7 @@ def test_architecture_matches_the_notebook(name: str, hidden: int) -> None:
     assert [type(layer) for layer in network.layers] == [Dense, ReLU, Dense, ReLU, Dense]
     assert type(network.loss) is SoftmaxCategoricalCrossentropy
     assert network.widths == [784, hidden, hidden, 10]
-    assert [tuple(layer.regularizers().values()) for layer in network.dense] == [
+    assert [sum(layer.penalty_strengths().values(), ()) for layer in network.dense] == [
         (0.0, 5e-4, 0.0, 5e-4),
         (0.0, 0.0, 0.0, 0.0),
         (0.0, 0.0, 0.0, 0.0),

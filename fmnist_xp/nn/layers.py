@@ -1,7 +1,8 @@
 """Layers: the base class and the fully connected one."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import groupby
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -174,8 +175,13 @@ class Layer(Module):
         raise TypeError(f"{type(self).__name__} does not define bound_pass")
 
     def bound_penalties(self, parameters: Mapping[str, Bounded]) -> dict[str, tuple[Bounded, Bounded]]:
-        """Return each parameter's penalty and the gradient of that, here of strengths of 0."""
-        return {name: penalty_bounds(values, 0.0, 0.0) for name, values in parameters.items()}
+        """Return the bounds of each parameter's penalty and of its gradient."""
+        strengths = self.penalty_strengths()
+        return {name: penalty_bounds(values, *strengths[name]) for name, values in parameters.items()}
+
+    def penalty_strengths(self) -> dict[str, tuple[float, float]]:
+        """Return (λ₁, λ₂) of each parameter's penalty λ₁·Σ|v| + λ₂·Σv² by its name, here of none."""
+        return dict.fromkeys(self._shapes, (0.0, 0.0))
 
     def add_penalty_gradients(self) -> None:
         """Add the gradient of `regularization_loss` to `gradients`."""
@@ -200,9 +206,12 @@ class Layer(Module):
             self.backend.compute(penalty, values, l1, l2, penalties[first : first + values.size])
             first += values.size
 
-    def _penalized(self) -> list[tuple[Array, Array, float, float]]:
-        """Return (values, gradients, λ₁, λ₂) of the parts of the vectors, in order."""
-        return [(self.parameters, self.gradients, 0.0, 0.0)]
+    def _penalized(self) -> Iterator[tuple[Array, Array, float, float]]:
+        """Yield (values, gradients, λ₁, λ₂) of the vectors' parts, of neighbours with the same strengths at once."""
+        start = 0
+        for strengths, names in groupby(self._shapes, self.penalty_strengths().__getitem__):
+            part = slice(start, start := start + sum(math.prod(self._shapes[name]) for name in names))
+            yield self.parameters[part], self.gradients[part], *strengths
 
     def _floats(self, values: Any, name: str = "inputs") -> Array:
         """Return `values` as an array of this backend, of a floating-point dtype; `name` is for the error."""
@@ -329,12 +338,6 @@ class Dense(Layer):
 
         return (values + biases if self.precision.wide else (values.stored() + biases).stored()), backward
 
-    def bound_penalties(self, parameters: Mapping[str, Bounded]) -> dict[str, tuple[Bounded, Bounded]]:
-        """See `Layer.bound_penalties`."""
-        l1, l2, bias_l1, bias_l2 = self.regularizers().values()
-        weights, biases = parameters["weights"], parameters["biases"]
-        return {"weights": penalty_bounds(weights, l1, l2), "biases": penalty_bounds(biases, bias_l1, bias_l2)}
-
     def checked_inputs(self, inputs: Array) -> Array:
         """Return `inputs`; raise `ValueError` where they are not (rows, n_inputs)."""
         if inputs.ndim != 2 or inputs.shape[1] != self.n_inputs:
@@ -345,21 +348,8 @@ class Dense(Layer):
         """Return `values` in the dtype in which they enter a product."""
         return values.astype(self.precision.operands, copy=False)
 
-    def _penalized(self) -> list[tuple[Array, Array, float, float]]:
-        """Return (values, gradients, λ₁, λ₂) of the weights and of the biases, or of both where these are alike."""
-        ends = 0, self.weights.size, self.weights.size + self.biases.size
-        weights = slice(*ends[:2]), self.weight_regularizer_l1, self.weight_regularizer_l2
-        biases = slice(*ends[1:]), self.bias_regularizer_l1, self.bias_regularizer_l2
-        parts = [(slice(ends[2]), *weights[1:])] if weights[1:] == biases[1:] else [weights, biases]
-        if self.size > ends[2]:
-            parts.append((slice(ends[2], None), 0.0, 0.0))  # what a subclass has besides
-        return [(self.parameters[part], self.gradients[part], l1, l2) for part, l1, l2 in parts]
-
-    def regularizers(self) -> Mapping[str, float]:
-        """Return the four strengths by the names of the constructor's arguments."""
-        return {
-            "weight_regularizer_l1": self.weight_regularizer_l1,
-            "weight_regularizer_l2": self.weight_regularizer_l2,
-            "bias_regularizer_l1": self.bias_regularizer_l1,
-            "bias_regularizer_l2": self.bias_regularizer_l2,
-        }
+    def penalty_strengths(self) -> dict[str, tuple[float, float]]:
+        """See `Layer.penalty_strengths`."""
+        weights = self.weight_regularizer_l1, self.weight_regularizer_l2
+        biases = self.bias_regularizer_l1, self.bias_regularizer_l2
+        return {**super().penalty_strengths(), "weights": weights, "biases": biases}

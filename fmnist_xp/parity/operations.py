@@ -147,6 +147,7 @@ class OptimizerPass(Operation):
         return {f"after update {number}": parameters for number, parameters in updates}
 
 
+PENALTIES = [f"{part}_regularizer_{kind}" for part in ("weight", "bias") for kind in ("l1", "l2")]
 # (rows, inputs, neurons)
 DENSE_SHAPES = {
     "257 × 784 → 128": (257, 784, 128),
@@ -209,7 +210,7 @@ def _dense(generator: np.random.Generator) -> Iterator[Operation]:
     w[::3], w[1::3, ::2], b[:, ::2] = 0.0, -0.0, -0.0
     for penalties in ((1e-3, 0, 0, 0), (0, 5e-4, 0, 0), (0, 0, 1e-3, 0), (0, 0, 0, 5e-4), (0.1, 0.2, 0.3, 0.4)):
         case = "L1 and L2 " + ", ".join(f"{strength:g}" for strength in penalties)
-        arguments = {**given["arguments"], **dict(zip(nn.Dense(1, 1).regularizers(), penalties, strict=True))}
+        arguments = {**given["arguments"], **dict(zip(PENALTIES, penalties, strict=True))}
         yield LayerPass("Dense with penalties", case, nn.Dense, **{**given, "arguments": arguments})
 
 

@@ -176,7 +176,7 @@ def test_settings_of_the_operations() -> None:
     assert [operation.case for operation in layers if operation.strided] == ["non-contiguous"]
     assert {operation.kind for operation in layers if operation.wide} == {Softmax}
     dense = {operation.case: operation.kind(**operation.arguments) for operation in layers if operation.kind is Dense}
-    penalties = {case: tuple(layer.regularizers().values()) for case, layer in dense.items()}
+    penalties = {case: sum(layer.penalty_strengths().values(), ()) for case, layer in dense.items()}
     assert {case: strengths for case, strengths in penalties.items() if any(strengths)} == {
         "L1 and L2 0.001, 0, 0, 0": (1e-3, 0, 0, 0),
         "L1 and L2 0, 0.0005, 0, 0": (0, 5e-4, 0, 0),
