@@ -107,7 +107,7 @@ def measure_scaling(
     precision: Numbers = Precision.float32,
     label: Label = "",
 ) -> None:
-    """Time and memory as rows, width and threads grow; always on made data."""
+    """Time and memory as rows, width and threads grow; always on synthetic data."""
     _finish(scaling.run, scaling.draw, Options(device, quick, out=out, precision=precision.value, label=label))
 
 
@@ -123,7 +123,7 @@ def measure_loading(
 def measure_probe(
     device: Device = "cuda", quick: Quick = False, data: Unused = "auto", out: Out = RESULTS, label: Label = ""
 ) -> None:
-    """Each call of an epoch on a GPU, in every precision: the device's time and the host's; always on made data."""
+    """Each call of an epoch on a GPU, in every precision: the device's time and the host's; always on synthetic data."""
     _finish(probe.run, None, Options(device, quick, out=out, precision="", label=label))
 
 

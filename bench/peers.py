@@ -243,13 +243,13 @@ def tables(record: Record) -> list[str]:
             left_out.setdefault((engine, reason), []).append(name)
         parts.append(f"**{name}**, {'-'.join(map(str, result['widths']))}\n")
         parts += _fastest_frameworks(result)
-        head = ["", "epoch", "min – max", "IQR", "× ours", "times the notebook's speed", "floor / epoch", "figures"]
+        head = ["", "epoch", "min – max", "IQR", "× ours", "times the notebook's speed", "floor / epoch", "metrics"]
         parts.append(markdown.table(head, rows))
         if result["seconds_logging_every_10th"] is not None:
             seconds = markdown.seconds(result["seconds_logging_every_10th"])
             graphs = any(_calls(e) > 1 for engine, e in result["engines"].items() if engine.startswith("fmnist_xp"))
             when = "but without CUDA graphs" if graphs else "as `train` logs"
-            parts.append(f"fmnist_xp with figures in every 10th epoch, {when}: {seconds} an epoch.\n")
+            parts.append(f"fmnist_xp with metrics in every 10th epoch, {when}: {seconds} an epoch.\n")
     granted = record["settings"].get("drift", 0.0)
     drift = f", or to {granted:.0%} of what the updates made of them" if granted else ""
     parts.append(
@@ -297,7 +297,7 @@ def _fastest_frameworks(result: Record) -> list[str]:
         else:
             alike = [median for name, median in medians.items() if name.startswith("fmnist_xp")]
             ours = min(alike, default=result["seconds_logging_every_10th"])
-            when = f" with figures in every {calls}th epoch"
+            when = f" with metrics in every {calls}th epoch"
         if found and ours:
             fastest = min(found, key=lambda name: found[name])
             times = found[fastest] / ours

@@ -37,7 +37,7 @@ python -m bench probe                       # each call of an epoch on a GPU
 python -m bench report                      # this page
 ```
 
-On an NVIDIA GPU: `pip install -e ".[bench,cuda,graphs]" "jax[cuda12]"` and `--device cuda`. Without one, a CPU build
+On an NVIDIA GPU: `pip install -e ".[bench,cuda]" "jax[cuda12]"` and `--device cuda`. Without one, a CPU build
 of PyTorch is enough and far smaller: install that first. A peer that is not installed is left out, by name; so is
 one that fails, and one that computes something else than ours, for which the command ends with exit code 1.
 `--rounds N` sets how often each side takes its turn (`throughput` has it too), and `--without NAME` leaves one out.
@@ -53,7 +53,7 @@ whole round on a GPU.
 - Times are **medians**; beside them the smallest, the largest and the interquartile range (IQR) of the samples. The
   sides of a comparison take turns (A B C A B C …) in one process, so that a slow minute slows all of them. The first
   epoch of each turn warms up and is not counted, or the first call where that makes ten.
-- **Figures** are loss and accuracy. Some programs make ten epochs in one call and compute those of the first, as
+- **Metrics** are loss and accuracy. Some programs make ten epochs in one call and compute those of the first, as
   `train` logs; others compute them in every epoch, or never. A table of peers tells for each.
 - The **notebook's arithmetic** takes its turns in fresh processes that import NumPy alone, as its owner would run it:
   its epoch depends on what else has allocated memory in the process. They have the same rows and first weights. It
@@ -66,13 +66,13 @@ whole round on a GPU.
 - **float32** is float32: where PyTorch and JAX may round operands to TF32, that is switched off. In **tf32** all
   round the operands of float32 products to 11 bits; in **float16** halves enter the products of all, sums are
   float32, and parameters stay float32. The notebook's arithmetic is always its own, on the CPU.
-- A **whole training** is all epochs of an experiment from its first weights, by the clock, with the rows on the
+- A **whole training run** is all epochs of an experiment from its first weights, by the clock, with the rows on the
   device and the kernels compiled.
-- **CUDA graphs** are what a GPU trains with where nvmath-python is installed: ten epochs, from one with figures to
+- **CUDA graphs** are what a GPU trains with where nvmath-python is installed: ten epochs, from one with metrics to
   the next, are one launch. Among the peers they are a side of their own, and our other sides go without.
 - **Memory** is the process's peak resident size with the rows in it, on a GPU the memory pool's. What **fit adds** is
   the rest: gradients, moments and the buffers of the blocks under way, a few for each thread on the CPU, where only
-  the figures grow with the rows, by 12 bytes a row; on a GPU one block holds all rows.
+  the metrics grow with the rows, by 12 bytes a row; on a GPU one block holds all rows.
 """
 
 
@@ -142,13 +142,13 @@ def _training_runs(records: Sequence[Record]) -> str:
         ]
         for name, record, training in found
     ]
-    head = ["whole training", "epochs", "time", "min – max", "IQR", "last accuracy", "last loss"]
+    head = ["whole training run", "epochs", "time", "min – max", "IQR", "last accuracy", "last loss"]
     return markdown.table(head, rows) if rows else ""
 
 
 def _origin(record: Record, folder: str) -> str:
     data = record["settings"].get("data", {})
-    rows = f", {data['rows']:,} rows of {data['name']}" if "rows" in data else ", made data"
+    rows = f", {data['rows']:,} rows of {data['name']}" if "rows" in data else ", synthetic data"
     quick = " **Quick sizes: not a result.**" if record["quick"] else ""
     precisions = [*record["results"].get("precisions", [record["precision"]])]
     when = ", ".join(filter(None, [record["date"], *precisions]))

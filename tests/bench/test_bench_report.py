@@ -166,7 +166,7 @@ def test_whole_training_runs_are_in_one_table(folder: Path) -> None:
         sample["results"]["experiments"] = {"adam": experiment | {"training": training}, "sgd": experiment}
         (folder / f"throughput-cuda-{precision}.json").write_text(json.dumps(sample))
     lines = report.text(folder).splitlines()
-    place = next(i for i, line in enumerate(lines) if line.startswith("| whole training |"))
+    place = next(i for i, line in enumerate(lines) if line.startswith("| whole training run |"))
     assert lines[place + 2 : place + 5] == [
         "| adam, CUDA, float32 | 1,100 | 0.750 s | 0.675 – 0.900 | 0.038 | 0.877 | – |",
         "| adam, CUDA, tf32 | 1,100 | 0.440 s | 0.396 – 0.528 | 0.022 | 0.877 | – |",
@@ -221,7 +221,7 @@ def test_several_epochs_a_call_are_compared_with_ours_at_the_same_logging(folder
     (folder / "peers-cpu.json").write_text(json.dumps(sample))
     text = report.text(folder)
     assert "The fastest of the frameworks, PyTorch, eager, takes 1.50× our time.\n" in text
-    every_10th = "The fastest of the frameworks with figures in every 10th epoch, JAX, jit of 10 epochs, takes "
+    every_10th = "The fastest of the frameworks with metrics in every 10th epoch, JAX, jit of 10 epochs, takes "
     assert f"{every_10th}2.00× our time.\n" in text  # than ours, 0.191 s with the same logging
     for end in (
         "| JAX, jit of 10 epochs | 0.382 s | 0.344 – 0.458 | 0.019 | 1.91 | 2.00 | 0.50 | every 10th |",
@@ -237,7 +237,7 @@ def test_several_epochs_a_call_are_compared_with_ours_at_the_same_logging(folder
     text = report.text(folder)
     assert f"{every_10th}3.82× our time.\n" in text
     # Training runs as that side, not as the mean of the other two.
-    assert "fmnist_xp with figures in every 10th epoch, but without CUDA graphs: 0.191 s an epoch.\n" in text
+    assert "fmnist_xp with metrics in every 10th epoch, but without CUDA graphs: 0.191 s an epoch.\n" in text
 
 
 def test_peer_left_out_of_one_experiment_names_the_experiment(folder: Path) -> None:
@@ -333,7 +333,7 @@ def test_probe_is_sums_longest_calls_and_sums_over_the_rows(folder: Path, precis
     (folder / "probe-cuda.json").write_text(json.dumps(probed(precision)))
     text = report.text(folder)
     part = text[text.index("## Probe") : text.index("## Machines")]
-    assert "on Some GPU, 2026-01-02, tf32, float64, made data.\n" in part
+    assert "on Some GPU, 2026-01-02, tf32, float64, synthetic data.\n" in part
     assert ".png" not in part
     assert report.NOT_YET not in part
     lines = part.splitlines()
