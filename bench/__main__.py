@@ -123,7 +123,7 @@ def measure_loading(
 def measure_probe(
     device: Device = "cuda", quick: Quick = False, data: Unused = "auto", out: Out = RESULTS, label: Label = ""
 ) -> None:
-    """Each call of an epoch on a GPU, in every precision: the device's time and the host's; always on synthetic data."""
+    """Each call of an epoch on a GPU, in every precision: device and host time; always on synthetic data."""
     _finish(probe.run, None, Options(device, quick, out=out, precision="", label=label))
 
 
