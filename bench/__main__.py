@@ -4,7 +4,6 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,22 +14,15 @@ from bench import loading, peers, probe, report, scaling, throughput
 from bench.engines import ENGINES
 from bench.pictures import save_figure
 from bench.results import Options, load
+from fmnist_xp.backend import PRECISIONS
+from fmnist_xp.cli.options import PrecisionName
 from fmnist_xp.errors import FmnistXpError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Measure fmnist_xp on this machine.")
 
 
-class Precision(StrEnum):
-    """Number formats."""
-
-    float32 = "float32"
-    float64 = "float64"
-    tf32 = "tf32"
-    float16 = "float16"
-
-
 def _label(text: str) -> str:
-    if not re.fullmatch(r"[a-z0-9]*", text) or text in list(Precision):
+    if not re.fullmatch(r"[a-z0-9]*", text) or text in PRECISIONS:
         raise typer.BadParameter(f"a label has small letters and digits alone, and is no precision, got {text!r}")
     return text
 
@@ -44,7 +36,7 @@ def _sides(names: list[str]) -> list[str]:
 
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<index>.")]
-Numbers = Annotated[Precision, typer.Option("--precision", help="Arithmetic; tf32 and float16 need a GPU.")]
+Numbers = Annotated[PrecisionName, typer.Option("--precision", help="Arithmetic; tf32 and float16 need a GPU.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Small sizes, to try it, not to measure; goes to bench/quick.")]
 Data = Annotated[str, typer.Option(help="auto, synthetic, or a folder or zip of Fashion-MNIST.")]
 Unused = Annotated[str, typer.Option(help="Taken like that of the others, and not needed here.")]
@@ -70,7 +62,7 @@ def measure_throughput(
     quick: Quick = False,
     data: Data = "auto",
     out: Out = RESULTS,
-    precision: Numbers = Precision.float32,
+    precision: Numbers = PrecisionName("float32"),
     label: Label = "",
     rounds: Rounds = None,
     graphs: Graphs = None,
@@ -86,7 +78,7 @@ def measure_peers(
     quick: Quick = False,
     data: Data = "auto",
     out: Out = RESULTS,
-    precision: Numbers = Precision.float32,
+    precision: Numbers = PrecisionName("float32"),
     label: Label = "",
     rounds: Rounds = None,
     without: Without = [],  # noqa: B006
@@ -104,7 +96,7 @@ def measure_scaling(
     quick: Quick = False,
     data: Unused = "auto",
     out: Out = RESULTS,
-    precision: Numbers = Precision.float32,
+    precision: Numbers = PrecisionName("float32"),
     label: Label = "",
 ) -> None:
     """Time and memory as rows, width and threads grow; always on synthetic data."""

@@ -130,8 +130,8 @@ class Sequential(nn.Network):
     def save(self, path: str | Path) -> None:
         """Write weights, biases and architecture to `path`, a safetensors file with a checksum.
 
-        Of a layer or loss of one's own the name of the class is kept and what its `config()` returns, the arguments
-        of its constructor; `load` is told the class. Raises `ValueError`, naming the layer and the cure, where `load`
+        Of a user's own layer or loss the name of the class is kept and what its `config()` returns, the arguments of
+        its constructor; `load` is told the class. Raises `ValueError`, naming the layer and the cure, where `load`
         could not make the network again, and `OSError` where the file cannot be written.
         """
         save_model(Path(path), self.state_dict(), describe(self))
@@ -145,7 +145,7 @@ class Sequential(nn.Network):
     ) -> Self:
         """Return the network that `save` wrote, on `backend`; in float32 where that lacks tf32 or float16.
 
-        `custom_objects` are the classes of layers and losses of one's own that it may have: `[Scale, Focal]`, or one.
+        `custom_objects` are the user's own classes of layers and losses that it may have: `[Scale, Focal]`, or one.
         Raises `RunError` where the file is missing, damaged, or not a model of this package; `TypeError` where
         `custom_objects` are no such classes.
         """

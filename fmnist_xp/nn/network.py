@@ -29,7 +29,7 @@ class Network:
     ----------
     layers
         The layers from input to output, the first of them Dense. They become part of this network, and cannot be
-        part of another while it lives. For layers of one's own see `Layer`.
+        part of another while it lives. For your own layers see `Layer`.
     loss
         The loss, its class or that class's name, as in "categorical_crossentropy"; by default softmax joined with
         categorical cross-entropy.
