@@ -36,6 +36,7 @@ def _sides(names: list[str]) -> list[str]:
 
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<index>.")]
+FLOAT32 = PrecisionName("float32")
 Numbers = Annotated[PrecisionName, typer.Option("--precision", help="Arithmetic; tf32 and float16 need a GPU.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Small sizes, to try it, not to measure; goes to bench/quick.")]
 Data = Annotated[str, typer.Option(help="auto, synthetic, or a folder or zip of Fashion-MNIST.")]
@@ -62,7 +63,7 @@ def measure_throughput(
     quick: Quick = False,
     data: Data = "auto",
     out: Out = RESULTS,
-    precision: Numbers = PrecisionName("float32"),
+    precision: Numbers = FLOAT32,
     label: Label = "",
     rounds: Rounds = None,
     graphs: Graphs = None,
@@ -78,7 +79,7 @@ def measure_peers(
     quick: Quick = False,
     data: Data = "auto",
     out: Out = RESULTS,
-    precision: Numbers = PrecisionName("float32"),
+    precision: Numbers = FLOAT32,
     label: Label = "",
     rounds: Rounds = None,
     without: Without = [],  # noqa: B006
@@ -96,7 +97,7 @@ def measure_scaling(
     quick: Quick = False,
     data: Unused = "auto",
     out: Out = RESULTS,
-    precision: Numbers = PrecisionName("float32"),
+    precision: Numbers = FLOAT32,
     label: Label = "",
 ) -> None:
     """Time and memory as rows, width and threads grow; always on synthetic data."""
