@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from fmnist_xp.backend import Array, Backend, get_backend, precision_name
-from fmnist_xp.nn.activations import Softmax
+from fmnist_xp.nn.activations import Activation, Softmax
 from fmnist_xp.nn.layers import Dense, Layer
 from fmnist_xp.nn.losses import (
     CategoricalCrossentropy,
@@ -258,7 +258,7 @@ def _check_architecture(layers: Sequence[Layer], loss: CategoricalCrossentropy) 
                     f"dense{number} has {width} neurons, but dense{number + 1} takes {layer.n_inputs} inputs"
                 )
             number, width = number + 1, layer.n_neurons
-        elif not is_registered(layer):
+        elif not (is_registered(layer) and isinstance(layer, Activation | Softmax)):
             width = None
     joined = isinstance(loss, SoftmaxCategoricalCrossentropy)
     if isinstance(layers[-1], Softmax) is joined:

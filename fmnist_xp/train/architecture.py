@@ -10,10 +10,12 @@ from fmnist_xp.nn.module import Module
 from fmnist_xp.plain_json import check_form, parse_json
 from fmnist_xp.registry import registered
 
-KNOWN = {kind.__name__: kind for kind in registered(Module).values()}
-"""The package's own layers and losses."""
-
 CURE = "let its config() return the arguments of its constructor that make one like it"
+
+
+def known() -> dict[str, type[Module]]:
+    """Return the registered layers and losses by the names of their classes."""
+    return {kind.__name__: kind for kind in registered(Module).values()}
 
 
 def describe(network: nn.Network) -> dict[str, Any]:
@@ -25,9 +27,9 @@ def describe(network: nn.Network) -> dict[str, Any]:
     custom: dict[str, type[Module]] = {}
     for place, module in _places(network):
         kind, name = type(module), type(module).__name__
-        if KNOWN.get(name, kind) is not kind:
+        if known().get(name, kind) is not kind:
             raise ValueError(f"{place} cannot be saved: its class is not the package's {name}; give it another name")
-        if name not in KNOWN and custom.setdefault(name, kind) is not kind:
+        if name not in known() and custom.setdefault(name, kind) is not kind:
             raise ValueError(f"{place} cannot be saved: two classes are called {name}; give one another name")
     *layers, loss = (_entry(place, module) for place, module in _places(network))
     architecture = {"layers": layers, "loss": loss if len(loss) > 1 else loss["type"], "dtype": network.dtype}
@@ -45,7 +47,7 @@ def build(
     `ValueError` where the architecture is none, needs a class that is neither the package's nor one of
     `custom_objects`, or does not fit the shapes; `TypeError` where `custom_objects` are no such classes.
     """
-    classes = {**KNOWN, **_named(custom_objects)}
+    classes = {**known(), **_named(custom_objects)}
     check_form(architecture, {"layers": [{"type": str}], "dtype": str})
     if architecture["dtype"] not in PRECISIONS:
         raise ValueError(f"its dtype is {architecture['dtype']!r:.40}, not one of {', '.join(PRECISIONS)}")
@@ -114,7 +116,7 @@ def _named(custom_objects: Iterable[type] | type) -> dict[str, type[Module]]:
     if not all(isinstance(kind, type) and issubclass(kind, Module) for kind in classes):
         raise TypeError(f"custom_objects must be a list of classes of layers and losses, got {custom_objects!r}")
     named = {kind.__name__: kind for kind in classes}
-    if len(named) < len(set(classes)) or any(KNOWN.get(name, kind) is not kind for name, kind in named.items()):
+    if len(named) < len(set(classes)) or any(known().get(name, kind) is not kind for name, kind in named.items()):
         raise TypeError(f"custom_objects must have a name each that is not the package's, got {custom_objects!r}")
     return named
 

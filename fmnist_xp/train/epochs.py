@@ -23,7 +23,8 @@ class Epochs:
         """Run at most `longest` epochs at once."""
         self._batch, self._optimizer = batch, optimizer
         self._backend = batch.network.backend
-        self.captures = batch.captures and is_registered(optimizer)
+        usual = type(optimizer).update_params is Optimizer.update_params
+        self.captures = batch.captures and is_registered(optimizer) and usual
         self._works: dict[tuple[int, bool], Callable[[], None]] = {}
         self._launches: dict[tuple[int, bool], Callable[[], None]] = {}
         if self.captures:

@@ -12,17 +12,28 @@ from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from fmnist_xp.backend import Array, Backend, Call, Formula, Product, RowSum, Step
-from fmnist_xp.nn import Activation, Dense, Network, Softmax, SoftmaxCategoricalCrossentropy
+from fmnist_xp.nn import (
+    Activation,
+    CategoricalCrossentropy,
+    Dense,
+    Network,
+    Softmax,
+    SoftmaxCategoricalCrossentropy,
+)
 from fmnist_xp.nn.activations import biased, softmax_gradient_steps, softmax_steps
 from fmnist_xp.nn.layers import add_bias, copy_values
 from fmnist_xp.nn.losses import summed_gradient
 from fmnist_xp.nn.workspace import Workspace
 from fmnist_xp.registry import is_registered
 
+LOSSES = CategoricalCrossentropy, SoftmaxCategoricalCrossentropy
+"""The very classes of losses that are taken apart; of layers it is Dense, Softmax and the registered activations."""
+
 
 def is_planned(network: Network) -> bool:
     """Return whether every layer and the loss are taken apart, so that an epoch is the same calls each time."""
-    return _computes_as_its_layers(network) and all(map(is_registered, (*network.layers, network.loss)))
+    known = (type(layer) in (Dense, Softmax) or _is_activation(layer) for layer in network.layers)
+    return _computes_as_its_layers(network) and type(network.loss) in LOSSES and all(known)
 
 
 def takes_input_scale(network: Network) -> bool:
@@ -124,7 +135,7 @@ class Plan:
                 values, free = self._call(calls, layer, "forward", values, training, str(number)), False
         if type(self._loss) is SoftmaxCategoricalCrossentropy:
             values = self._softmax(calls, "loss", values, free)
-        elif not is_registered(self._loss):
+        elif type(self._loss) not in LOSSES:
             values = self._call(calls, self._loss, "activate", values, training)
         calls.finish()
         return Forward(calls, values, kept)
@@ -162,7 +173,7 @@ class Plan:
 
     def true_probabilities(self, probabilities: Array, labels: Array, out: Array) -> None:
         """Write the probability that each row gives to its true class to `out` (rows,); nothing is allocated."""
-        if not is_registered(self._loss):
+        if type(self._loss) not in LOSSES:
             self._loss.true_probabilities(probabilities, labels, out)
             return
         steps = self._loss.true_probability_steps(probabilities, labels, out, self.workspace)
@@ -235,7 +246,7 @@ class Plan:
         return dinputs
 
     def _loss_gradient(self, calls: Calls, probabilities: Array, labels: Array) -> Array:
-        if not is_registered(self._loss):
+        if type(self._loss) not in LOSSES:
             keep = self._keep(self._loss, "loss dinputs")
             return calls.through(lambda given: summed_gradient(self._loss, given, labels), probabilities, keep)
         dtype = self._network.precision.operands
@@ -246,8 +257,10 @@ class Plan:
 
 
 def _is_activation(layer: Any) -> bool:
-    """Return whether `layer`, or None, is an activation of the package's own."""
-    return isinstance(layer, Activation) and is_registered(layer)
+    """Return whether `layer`, or None, is a registered activation that computes its two formulas and no more."""
+    kind = type(layer)
+    formulas = isinstance(layer, Activation) and is_registered(layer)
+    return formulas and (kind.forward, kind.backward) == (Activation.forward, Activation.backward)
 
 
 def _copied(network: Network) -> Network:

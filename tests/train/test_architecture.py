@@ -13,7 +13,8 @@ from fmnist_xp.backend import CpuBackend
 from fmnist_xp.errors import RunError
 from fmnist_xp.model import Sequential, load
 from fmnist_xp.nn import CategoricalCrossentropy, Dense, Layer, ReLU, Softmax, SoftmaxCategoricalCrossentropy
-from fmnist_xp.train.architecture import KNOWN, build, describe
+from fmnist_xp.registry import REGISTRY
+from fmnist_xp.train.architecture import build, describe, known
 from fmnist_xp.train.checkpoint import FORMAT
 
 X = np.random.default_rng(0).standard_normal((9, 6))
@@ -64,9 +65,9 @@ def network(*layers: Layer, loss: Any = None) -> Sequential:
 
 
 def test_known_are_the_packages_layers_and_losses() -> None:
-    assert set(KNOWN.values()) >= {Dense, ReLU, Softmax, CategoricalCrossentropy, SoftmaxCategoricalCrossentropy}
-    assert Layer not in KNOWN.values()
-    assert all(kind.__name__ == name for name, kind in KNOWN.items())
+    assert set(known().values()) >= {Dense, ReLU, Softmax, CategoricalCrossentropy, SoftmaxCategoricalCrossentropy}
+    assert Layer not in known().values()
+    assert all(kind.__name__ == name for name, kind in known().items())
 
 
 def test_architecture_as_it_is_written() -> None:
@@ -327,3 +328,23 @@ def test_dtype_that_is_none_is_named(tmp_path: Path, dtype: str) -> None:
 def test_device_that_is_none_is_not_the_files_fault(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="abacus"):
         load(write(tmp_path / "model.safetensors", [DENSE], **STATE), "abacus")
+
+
+def test_registered_class_is_loaded_without_being_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Leaky(ReLU):
+        def __init__(self, slope: float = 0.1, *, backend: Any = None) -> None:
+            super().__init__(backend)
+            self.slope = slope
+
+        def forward(self, inputs: Any) -> Any:
+            self.output = np.where(inputs > 0, inputs, self.slope * inputs)
+            return self.output
+
+    model = Sequential([Dense(6, 5), Leaky(0.25), Dense(5, 4)], seed=1)
+    model.save(path := tmp_path / "model.safetensors")
+    with pytest.raises(RunError, match="is of the class Leaky, which is not the package's"):
+        load(path)
+    monkeypatch.setitem(REGISTRY, "leaky", Leaky)
+    again = load(path)
+    assert again.layers[1].config() == {"slope": 0.25}
+    np.testing.assert_array_equal(again.parameters, model.parameters)

@@ -9,6 +9,7 @@ import pytest
 from fmnist_xp.backend import CpuBackend
 from fmnist_xp.nn import Dense, Layer, Network, ReLU
 from fmnist_xp.optim import SGD, Adam, Optimizer
+from fmnist_xp.registry import REGISTRY
 from fmnist_xp.train.epochs import Epochs
 from fmnist_xp.train.fullbatch import FullBatch
 from fmnist_xp.train.trainer import _stretches, train
@@ -91,8 +92,18 @@ class OwnAdam(Adam):
     """An optimizer of the user's own."""
 
 
-@pytest.mark.parametrize(("between", "optimizer"), [(Identity(), Adam()), (ReLU(), OwnAdam())])
-def test_layers_and_optimizers_of_the_users_own_are_asked_every_time(between: Layer, optimizer: Optimizer) -> None:
+class Odd(Adam):
+    """Registered below, with an update of its own."""
+
+    def update_params(self, target: Any, coefficients: Any = None) -> None:
+        super().update_params(target, coefficients)
+
+
+@pytest.mark.parametrize(("between", "optimizer"), [(Identity(), Adam()), (ReLU(), OwnAdam()), (ReLU(), Odd())])
+def test_layers_and_optimizers_of_the_users_own_are_asked_every_time(
+    between: Layer, optimizer: Optimizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(REGISTRY, "odd", Odd)
     backend = Capturing()
     _, epochs = make(backend, between, optimizer)
     assert not epochs.captures

@@ -8,11 +8,22 @@ import numpy as np
 import pytest
 from parity.standin import StandInCupy
 
-from fmnist_xp.backend import Call, CpuBackend, CudaBackend, Formula, Product, RowSum, Step
+from fmnist_xp.backend import Call, CpuBackend, CudaBackend, Formula, Product, RowSum, Step, elementwise
 from fmnist_xp.model import Sequential
-from fmnist_xp.nn import CategoricalCrossentropy, Dense, Layer, Network, ReLU, Softmax, Tanh
+from fmnist_xp.nn import (
+    Activation,
+    CategoricalCrossentropy,
+    Dense,
+    Layer,
+    Network,
+    ReLU,
+    Softmax,
+    SoftmaxCategoricalCrossentropy,
+    Tanh,
+)
 from fmnist_xp.nn.workspace import Workspace
-from fmnist_xp.train.plan import Calls, Plan
+from fmnist_xp.registry import REGISTRY
+from fmnist_xp.train.plan import Calls, Plan, is_planned
 
 CPU = CpuBackend(1)
 ROWS, CLASSES = 7, 3
@@ -341,3 +352,60 @@ def test_steps_wait_until_they_are_finished_and_are_computed_together() -> None:
     calls()
     assert (values.tolist(), result.tolist()) == ([16, 16, 16], [34, 34, 34])
     assert asked == [2, 1]
+
+
+class Leaky(ReLU):
+    """Registered below, but not what its class's formulas compute."""
+
+    def forward(self, inputs: Any) -> Any:
+        self.slopes = np.where(inputs > 0, 1.0, 0.1)
+        self.output = inputs * self.slopes
+        return self.output
+
+    def backward(self, dvalues: Any) -> Any:
+        return dvalues * self.slopes
+
+
+class Weighted(SoftmaxCategoricalCrossentropy):
+    """Counts every sample twice."""
+
+    def backward(self, dvalues: Any, labels: Any, reduction: str = "mean") -> Any:
+        return 2 * super().backward(dvalues, labels, reduction)
+
+
+def test_registered_classes_with_methods_of_their_own_are_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(REGISTRY, "leaky", Leaky)
+    monkeypatch.setitem(REGISTRY, "weighted", Weighted)
+    networks = {
+        "activation": make_network(Dense(5, 4), Leaky(), Dense(4, 3)),
+        "loss": make_network(Dense(5, 4), ReLU(), Dense(4, 3), loss=Weighted()),
+    }
+    for network in networks.values():
+        assert not is_planned(network)
+        gradients = gradients_of(Plan(network), network)
+        network.backward(network.forward(X), Y, "sum")
+        np.testing.assert_allclose(gradients, network.gradients, rtol=1e-12)
+    assert is_planned(make_network(Dense(5, 4), Tanh(), Dense(4, 3)))
+
+
+def test_registered_activation_of_two_formulas_is_taken_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    @elementwise
+    def softsign(xp: Any, inputs: Any, output: Any) -> None:
+        xp.divide(inputs, 1 + xp.abs(inputs), out=output)
+
+    @elementwise
+    def softsign_gradient(xp: Any, dvalues: Any, output: Any, dinputs: Any) -> None:
+        xp.multiply(dvalues, (1 - xp.abs(output)) ** 2, out=dinputs)
+
+    class Softsign(Activation):
+        formula, gradient = staticmethod(softsign), staticmethod(softsign_gradient)
+
+    network = make_network(Dense(5, 4), Softsign(), Dense(4, 3))
+    assert not is_planned(network)
+    monkeypatch.setitem(REGISTRY, "softsign", Softsign)
+    assert is_planned(network)
+    plan = Plan(network)
+    forward = plan.forward(X, training=True)
+    assert "biased_softsign" in [named(step) for step in forward.calls.steps]
+    network.backward(network.forward(X), Y, "sum")
+    np.testing.assert_allclose(gradients_of(plan, network), network.gradients, rtol=1e-12)
