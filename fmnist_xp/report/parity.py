@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fmnist_xp.report import plots
-from fmnist_xp.report.drawing import drawable, new_figure, save_figure
+from fmnist_xp.report.drawing import drawable, new_figure, save_figures
 from fmnist_xp.report.tables import markdown_table
 
 if TYPE_CHECKING:
@@ -63,10 +63,8 @@ def parity_summary(record: Mapping[str, Any]) -> str:
 
 def plot_parity(record: Mapping[str, Any], folder: Path) -> list[Path]:
     """Write one picture of the curves for each precision, `curves-<precision>.png`, and return their paths."""
-    return [
-        save_figure(curves_figure(record, pair), folder / f"curves-{pair['precision']}.png")
-        for pair in record["pairs"]
-    ]
+    figures = {f"curves-{pair['precision']}.png": curves_figure(record, pair) for pair in record["pairs"]}
+    return save_figures(figures, folder)
 
 
 def curves_figure(record: Mapping[str, Any], pair: Mapping[str, Any]) -> Figure:
