@@ -167,10 +167,10 @@ class CudaBackend(Backend):
             transpose_a,
             *(out.shape[1], out.shape[0], a.shape[1]),
             alpha,
-            *(b.data.ptr, self._cuda_type(b), stride_b),
-            *(a.data.ptr, self._cuda_type(a), stride_a),
+            *(b.data.ptr, cuda_type(self.xp, b), stride_b),
+            *(a.data.ptr, cuda_type(self.xp, a), stride_a),
             alpha + factors.itemsize,
-            *(out.data.ptr, self._cuda_type(out), out.shape[1]),
+            *(out.data.ptr, cuda_type(self.xp, out), out.shape[1]),
             compute,
             cublas.CUBLAS_GEMM_DEFAULT,
         )
@@ -194,11 +194,6 @@ class CudaBackend(Backend):
         if matrix.flags.f_contiguous and not matrix.flags.c_contiguous:
             return matrix, 1, matrix.shape[0]
         return self.xp.ascontiguousarray(matrix), 0, matrix.shape[1]
-
-    def _cuda_type(self, matrix: Array) -> int:
-        runtime = self.xp.cuda.runtime
-        types = {"e": runtime.CUDA_R_16F, "f": runtime.CUDA_R_32F, "d": runtime.CUDA_R_64F}
-        return int(types[matrix.dtype.char])
 
     def _compile(self, formula: Callable[..., Any]) -> Callable[..., Any]:
         bound = super()._compile(formula)
@@ -268,6 +263,13 @@ class CudaBackend(Backend):
             return int(self.xp.get_default_memory_pool().total_bytes())
 
 
+def cuda_type(cupy: ModuleType, matrix: Array) -> int:
+    """Return the number by which CUDA's libraries know the dtype of `matrix`: float16, float32 or float64."""
+    runtime = cupy.cuda.runtime
+    types = {"e": runtime.CUDA_R_16F, "f": runtime.CUDA_R_32F, "d": runtime.CUDA_R_64F}
+    return int(types[matrix.dtype.char])
+
+
 def _multiply(function: Callable[..., None], arguments: tuple[Any, ...], *_held: Array) -> None:
     """Call cuBLAS with addresses, of arrays that are held for as long as this can be called again."""
     function(*arguments)
@@ -334,15 +336,13 @@ def cuda_device_count(cupy: ModuleType) -> int:
     except runtime.CUDARuntimeError as error:
         if _has_status(error, NOT_STARTED):
             raise _not_started(error) from error
-        raise DeviceError(
-            f"a CUDA device was asked for, but the NVIDIA driver (CUDA {cuda_version(driver)}) offers none to CuPy "
-            f"{cupy.__version__} ({error}): check nvidia-smi, CUDA_VISIBLE_DEVICES and that CuPy's CUDA version is "
-            "not newer than the driver's, or use --device cpu"
+        raise _unusable(
+            f"the NVIDIA driver (CUDA {cuda_version(driver)}) offers none to CuPy {cupy.__version__} ({error}): "
+            "check nvidia-smi, CUDA_VISIBLE_DEVICES and that CuPy's CUDA version is not newer than the driver's"
         ) from error
     if count == 0:
-        raise DeviceError(
-            f"a CUDA device was asked for, but the NVIDIA driver (CUDA {cuda_version(driver)}) finds no GPU: "
-            "check nvidia-smi and CUDA_VISIBLE_DEVICES, or use --device cpu"
+        raise _unusable(
+            f"the NVIDIA driver (CUDA {cuda_version(driver)}) finds no GPU: check nvidia-smi and CUDA_VISIBLE_DEVICES"
         )
     return count
 

@@ -91,7 +91,7 @@ class CudaGraphBackend(CudaBackend):
         epilogue = getattr(formula.function, "epilogue", None)
         if epilogue is None:
             return []
-        a, b, out, scale, tf32 = product
+        out = product.out
         values, biases, *output = formula.arguments
         if any(array is not out for array in (values, *output)):
             return []
@@ -103,9 +103,8 @@ class CudaGraphBackend(CudaBackend):
         if biases.data.ptr % BIAS_ALIGNMENT:  # cuBLASLt takes no others
             given, biases = biases, self.xp.empty(biases.shape, dtype=biases.dtype)
             before = [(operator.setitem, (biases, ..., given))]
-        kind = "tf32" if tf32 else "float32"
         try:
-            plan = self._products.plan(a, b, out, scale=scale, compute=kind, epilogue=epilogue, biases=biases)
+            plan = self._products.plan(product, epilogue, biases)
         except Unsupported as reason:
             logger.debug("%s", reason)
             return []
@@ -167,12 +166,8 @@ def import_nvmath() -> Any:
     try:
         from nvmath import bindings
         from nvmath.bindings import cublas, cublasLt  # noqa: F401 (attributes of `bindings` from here on)
-    except ModuleNotFoundError as error:
-        raise DeviceError(
-            f"CUDA graphs were asked for, but nvmath-python is not installed: {GRAPHS_INSTALL}"
-        ) from error
     except ImportError as error:
-        raise DeviceError(
-            f"CUDA graphs were asked for, but nvmath-python does not load ({first_line(error)}): {GRAPHS_INSTALL}"
-        ) from error
+        missing = isinstance(error, ModuleNotFoundError)
+        fault = "is not installed" if missing else f"does not load ({first_line(error)})"
+        raise DeviceError(f"CUDA graphs were asked for, but nvmath-python {fault}: {GRAPHS_INSTALL}") from error
     return bindings
