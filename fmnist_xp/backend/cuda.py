@@ -217,7 +217,8 @@ class CudaBackend(Backend):
             try:
                 yield
             except Exception as error:
-                if not self._is_full_memory(error):
+                # In the words of CuPy or of a library below it.
+                if not (isinstance(error, self.xp.cuda.memory.OutOfMemoryError) or _has_status(error, MEMORY_FULL)):
                     raise
                 try:
                     free, total = (bytes_ / 2**30 for bytes_ in self._device.mem_info)
@@ -228,10 +229,6 @@ class CudaBackend(Backend):
                     f"{self.name} ({self.device_name}) is out of memory{left}: use fewer rows, narrower layers or "
                     f"float32 ({first_line(error)})"
                 ) from error
-
-    def _is_full_memory(self, error: Exception) -> bool:
-        """Return whether `error` says, in the words of CuPy or of a library below it, that the memory is full."""
-        return isinstance(error, self.xp.cuda.memory.OutOfMemoryError) or _has_status(error, MEMORY_FULL)
 
     def current(self) -> Any:
         """Return what `computing` returns, which costs a microsecond here."""
