@@ -125,19 +125,17 @@ def _summary(title: str, curves: Sequence[Mapping[str, Any]]) -> NamedTable:
         *("experiment", "epochs", "largest difference", "used of its tolerance"),
         *("curves part at", "twins part at", "tolerance above 1% from", "verdict"),
     )
-    rows = []
-    for curve in curves:
-        difference, used = _numbers(curve["difference"]), _numbers(curve["used"])
-        rows.append(
-            (
-                curve["experiment"],
-                str(len(curve["epoch"])),
-                _figure(float(np.max(difference))),
-                _share(float(np.max(used))),
-                *(_epoch(curve[name]) for name in ("parts", "twins_part", "loose_from")),
-                _verdict(curve),
-            )
+    rows = [
+        (
+            curve["experiment"],
+            str(len(curve["epoch"])),
+            _figure(np.max(_numbers(curve["difference"]))),
+            _share(np.max(_numbers(curve["used"]))),
+            *("—" if curve[name] is None else str(curve[name]) for name in ("parts", "twins_part", "loose_from")),
+            _verdict(curve),
         )
+        for curve in curves
+    ]
     return NamedTable(title, header, rows)
 
 
@@ -179,10 +177,6 @@ def _share(value: float | None) -> str:
     if value == 0:
         return "0"
     return "< 0.1%" if value < 0.001 else f"{value:.1%}" if value < 0.1 else f"{value:.0%}"
-
-
-def _epoch(epoch: int | None) -> str:
-    return "—" if epoch is None else str(epoch)
 
 
 def _verdict(line: Mapping[str, Any]) -> str:

@@ -49,13 +49,12 @@ class Quantity(NamedTuple):
     """A column of a history that is plotted."""
 
     column: str
-    file: str
     label: str
 
 
-ACCURACY = Quantity("accuracy", "accuracy", "Training accuracy")
-LOSS = Quantity("loss", "loss", "Training loss")
-LEARNING_RATE = Quantity("learning_rate", "learning-rate", "Learning rate")
+ACCURACY = Quantity("accuracy", "Training accuracy")
+LOSS = Quantity("loss", "Training loss")
+LEARNING_RATE = Quantity("learning_rate", "Learning rate")
 
 
 @dataclass(frozen=True)
@@ -215,7 +214,7 @@ def _curve_figures(
             for curve in shown:
                 _draw(axes, curve, quantity)
             _finish(axes, quantity)
-            figures[f"{prefix}{quantity.file}{suffix}.png"] = figure
+            figures[f"{prefix}{quantity.column.replace('_', '-')}{suffix}.png"] = figure
     return figures
 
 
