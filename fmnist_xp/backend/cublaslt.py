@@ -33,7 +33,7 @@ class Products:
         """Plan with `cublaslt`, nvmath-python's bindings.
 
         `workspace` is memory of the device, aligned to 256 bytes, that all planned products write to: one product at
-        a time may run. cuBLAS recommends 32 MiB for Hopper and Blackwell.
+        a time may run.
         """
         self._cupy, self._lt, self._workspace = cupy, cublaslt, workspace
         self._handle = cublaslt.create()

@@ -20,10 +20,7 @@ GRAPHS_INSTALL = "pip install nvmath-python"
 
 
 class CudaGraphBackend(CudaBackend):
-    """CuPy on one CUDA GPU, where work that is asked for again is captured once as a CUDA graph.
-
-    A graph keeps the addresses and the numbers of the work that it was captured from.
-    """
+    """CuPy on one CUDA GPU, where work that is asked for again is captured once as a CUDA graph."""
 
     captures = True
 
