@@ -102,14 +102,8 @@ class _Blas:
             self.lock.release()
 
 
-class _Here(threading.local):
-    """The state of this thread."""
-
-    limited = False
-
-
 _blas = _Blas()
-_here = _Here()
+_here = threading.local()  # `limited` once this thread has limited BLAS
 
 
 @contextmanager
@@ -135,7 +129,7 @@ def keep_blas_single_threaded_here() -> None:
 
     For threads that compute nothing else, while somebody holds `single_threaded_blas`.
     """
-    if not _here.limited:
+    if not hasattr(_here, "limited"):
         with _blas.lock:
             if _blas.holders:  # else nobody would restore the number
                 _blas.limit()

@@ -14,9 +14,10 @@ from fmnist_xp.machine import cpu_name, thread_limits, usable_cores
 
 def survey() -> list[tuple[str, str]]:
     """Return (what, what was found) for the CPU, BLAS, threads, driver, CuPy, each GPU, and the advice to follow."""
+    limits = ", ".join(f"{name}={limit}" for name, limit in thread_limits().items())
     rows = [
         ("CPU", cpu_name()),
-        ("threads", f"{usable_cores()} usable{_limits()}"),
+        ("threads", f"{usable_cores()} usable" + f" ({limits})" * bool(limits)),
         ("NumPy", np.__version__),
         ("BLAS", "; ".join(filter(None, (blas_name(), older_kernels())))),
         ("NVIDIA driver", _driver()),
@@ -37,12 +38,6 @@ def survey() -> list[tuple[str, str]]:
         rows.append(("CUDA", f"not usable: {reason}"))
     rows.append(("--device auto", get_backend("auto").name))
     return rows
-
-
-def _limits() -> str:
-    """Return the limits that the environment sets to the number of threads."""
-    limits = ", ".join(f"{name}={limit}" for name, limit in thread_limits().items())
-    return f" ({limits})" if limits else ""
 
 
 def _graphs() -> str:

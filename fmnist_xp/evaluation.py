@@ -11,8 +11,9 @@ from fmnist_xp.data import CLASS_NAMES, Dataset, load_fashion_mnist, prepare_pho
 from fmnist_xp.data.preprocess import scale
 from fmnist_xp.errors import RunError
 from fmnist_xp.model import Metrics
+from fmnist_xp.report import plots
+from fmnist_xp.report.drawing import save_figure, save_figures
 from fmnist_xp.report.notebook import notebook_history
-from fmnist_xp.report.plots import plot_comparison, plot_confusion, plot_grey_values, plot_run, plot_samples
 from fmnist_xp.report.tables import ClassScore, class_report, confusion_matrix
 from fmnist_xp.runs import CONFUSION, dataset_sha256, load_run
 
@@ -47,12 +48,8 @@ def evaluate_run(folder: Path, source: str | None, backend: Backend, *, allow_sy
         )
     X, y = preprocess(test)
     matrix = confusion_matrix(y, network.predict(X))
-    picture = plot_confusion(
-        matrix,
-        folder / CONFUSION,
-        class_names=CLASS_NAMES,
-        title=f"{run.title}, tested on {len(test):,} {test.name} images",
-    )
+    title = f"{run.title}, tested on {len(test):,} {test.name} images"
+    picture = save_figure(plots.confusion_figure(matrix, class_names=CLASS_NAMES, title=title), folder / CONFUSION)
     return Evaluation(test.name, len(test), network.evaluate(X, y), class_report(matrix), picture)
 
 
@@ -76,35 +73,27 @@ def plot_runs(folders: Sequence[Path], out: Path, *, notebook: bool = False) -> 
     pictures: list[Path] = []
     for name, run in zip(names, runs, strict=True):
         experiment = run.result.experiment
-        pictures += plot_run(
-            run.history,
-            out / name,
-            title=run.title,
-            experiment=experiment,
-            notebook=notebook_history(experiment) if notebook else None,
-        )
+        beside = notebook_history(experiment) if notebook else None
+        figures = plots.run_figures(run.history, title=run.title, experiment=experiment, notebook=beside)
+        pictures += save_figures(figures, out / name)
     if len(runs) > 1:
         datasets = sorted({run.result.dataset.name for run in runs})
         histories = dict(zip(names, (run.history for run in runs), strict=True))
-        pictures += plot_comparison(histories, out, title=f"{len(runs)} runs on {', '.join(datasets)}")
+        figures = plots.comparison_figures(histories, title=f"{len(runs)} runs on {', '.join(datasets)}")
+        pictures += save_figures(figures, out)
     return pictures
 
 
 def plot_dataset(dataset: Dataset, folder: Path) -> list[Path]:
     """Draw a grid of samples and the first image with its pixel values, as the notebook does to check its data."""
-    samples = plot_samples(
-        dataset.images,
-        dataset.labels,
-        folder / f"{dataset.name}-samples.png",
-        class_names=CLASS_NAMES,
-        title=f"{dataset.name}, training images",
-    )
-    grey = plot_grey_values(
-        dataset.images[0],
-        folder / f"{dataset.name}-grey-values.png",
-        title=f"{dataset.name}, training image 0: {CLASS_NAMES[dataset.labels[0]]}",
-    )
-    return [samples, grey]
+    name, images, labels = dataset.name, dataset.images, dataset.labels
+    title = f"{name}, training images"
+    grey_title = f"{name}, training image 0: {CLASS_NAMES[labels[0]]}"
+    figures = {
+        f"{name}-samples.png": plots.samples_figure(images, labels, class_names=CLASS_NAMES, title=title),
+        f"{name}-grey-values.png": plots.grey_values_figure(images[0], title=grey_title),
+    }
+    return save_figures(figures, folder)
 
 
 def _distinct_names(folders: Sequence[Path]) -> list[str]:

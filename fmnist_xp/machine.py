@@ -77,11 +77,8 @@ def _control_groups(root: Path) -> Iterator[Path]:
 
 def _quota(group: Path) -> float | None:
     """Return the quota that a control group itself has, in cores."""
-    files = (
-        "cpu.max",
-        "cpu.cfs_quota_us",
-        "cpu.cfs_period_us",
-    )  # version 2 has both numbers in one file, version 1 in two
+    # Version 2 has both numbers in one file, version 1 in two.
+    files = ("cpu.max", "cpu.cfs_quota_us", "cpu.cfs_period_us")
     try:
         quota, period = map(int, " ".join(line for name in files for line in _lines(group / name)).split())
         return quota / period if quota > 0 and period > 0 else None

@@ -10,8 +10,9 @@ from fmnist_xp.data import Dataset
 from fmnist_xp.errors import RunError
 from fmnist_xp.experiments import EXPERIMENTS
 from fmnist_xp.files import write_text
+from fmnist_xp.report import plots
+from fmnist_xp.report.drawing import save_figures
 from fmnist_xp.report.notebook import notebook_history
-from fmnist_xp.report.plots import plot_comparison, plot_run, plot_seeds
 from fmnist_xp.report.tables import reproduce_table
 from fmnist_xp.runs import Run, Settings, dataset_sha256, load_run, train_run
 
@@ -61,11 +62,14 @@ def write_report(runs: Mapping[str, Sequence[Run]], folder: Path) -> Path:
     for name, of_seeds in runs.items():
         notebook = notebook_history(name)
         histories = {run.result.seed: run.history for run in of_seeds}
-        pictures += plot_seeds(histories, folder, experiment=name, title=_title(name, of_seeds), notebook=notebook)
-        plot_run(of_seeds[0].history, folder / name, title=of_seeds[0].title, experiment=name, notebook=notebook)
+        figures = plots.seeds_figures(histories, experiment=name, title=_title(name, of_seeds), notebook=notebook)
+        pictures += save_figures(figures, folder)
+        figures = plots.run_figures(of_seeds[0].history, title=of_seeds[0].title, experiment=name, notebook=notebook)
+        save_figures(figures, folder / name)
     first = {name: of_seeds[0].history for name, of_seeds in runs.items()}
     some = next(iter(runs.values()))
-    pictures += plot_comparison(first, folder, title=_title("the three experiments, first seed", some[:1]))
+    figures = plots.comparison_figures(first, title=_title("the three experiments, first seed", some[:1]))
+    pictures += save_figures(figures, folder)
     table = reproduce_table(
         {name: [asdict(run.result) for run in of_seeds] for name, of_seeds in runs.items()},
         {name: [run.history for run in of_seeds] for name, of_seeds in runs.items()},

@@ -130,7 +130,7 @@ def process(monkeypatch: pytest.MonkeyPatch) -> Process:
     monkeypatch.setattr(blas, "threadpool_limits", made.limit)
     monkeypatch.setattr(os, "register_at_fork", lambda **hooks: made.hooks.update(hooks), raising=False)
     monkeypatch.setattr(blas, "_blas", blas._Blas())
-    monkeypatch.setattr(blas, "_here", blas._Here())
+    monkeypatch.setattr(blas, "_here", threading.local())
     return made
 
 

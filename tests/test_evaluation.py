@@ -13,6 +13,7 @@ from fmnist_xp.backend import CpuBackend
 from fmnist_xp.data import CLASS_NAMES, Dataset, make_synthetic
 from fmnist_xp.errors import DataError, RunError
 from fmnist_xp.evaluation import evaluate_run, plot_dataset, plot_runs, predict_images
+from fmnist_xp.report import plots
 from fmnist_xp.report.notebook import notebook_history
 from fmnist_xp.runs import dataset_sha256, load_run
 
@@ -41,11 +42,8 @@ def test_confusion_matrix_counts_true_and_predicted_classes(
 ) -> None:
     drawn: list[Any] = []
 
-    def plot_confusion(matrix: Any, path: Path, **more: Any) -> Path:
-        drawn.append((matrix, more))
-        return path
-
-    monkeypatch.setattr(evaluation, "plot_confusion", plot_confusion)
+    monkeypatch.setattr(plots, "confusion_figure", lambda matrix, **more: drawn.append((matrix, more)))
+    monkeypatch.setattr(evaluation, "save_figure", lambda _figure, path: path)
     evaluate_run(run_folder, None, CPU)
     images, labels = read_idx(idx_folder, "t10k")
     predicted = probabilities(run_folder / "model.safetensors", images).argmax(axis=1)
@@ -104,7 +102,8 @@ def test_title_of_the_confusion_matrix(
     run_folder: Path, small_synthetic: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[Any] = []
-    monkeypatch.setattr(evaluation, "plot_confusion", lambda matrix, path, **more: drawn.append((path, more)) or path)
+    monkeypatch.setattr(plots, "confusion_figure", lambda _matrix, **more: more)
+    monkeypatch.setattr(evaluation, "save_figure", lambda figure, path: drawn.append((path, figure)) or path)
     report = evaluate_run(run_folder, "synthetic", CPU)
     name = read_json(run_folder / "result.json")["dataset"]["name"]
     title = f"adam · cpu · seed 1 · {name} (400 images), tested on 200 synthetic images"
@@ -160,16 +159,20 @@ def noted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The recorded calls of the plots: history, folder and keyword arguments."""
     calls: list[Any] = []
 
-    def plot_run(history: Any, folder: Path, **more: Any) -> list[Path]:
-        calls.append((history.epoch, folder, more))
-        return [folder / "run.png"]
+    def run_figures(history: Any, **more: Any) -> Any:
+        return {"run.png": (history.epoch, more)}
 
-    def plot_comparison(histories: Any, folder: Path, **more: Any) -> list[Path]:
-        calls.append(({name: history.epoch for name, history in histories.items()}, folder, more))
-        return [folder / "comparison.png"]
+    def comparison_figures(histories: Any, **more: Any) -> Any:
+        return {"comparison.png": ({name: history.epoch for name, history in histories.items()}, more)}
 
-    monkeypatch.setattr(evaluation, "plot_run", plot_run)
-    monkeypatch.setattr(evaluation, "plot_comparison", plot_comparison)
+    def save_figures(figures: Any, folder: Path) -> list[Path]:
+        ((name, (epochs, more)),) = figures.items()
+        calls.append((epochs, folder, more))
+        return [folder / name]
+
+    monkeypatch.setattr(plots, "run_figures", run_figures)
+    monkeypatch.setattr(plots, "comparison_figures", comparison_figures)
+    monkeypatch.setattr(evaluation, "save_figures", save_figures)
     return calls
 
 
@@ -219,8 +222,9 @@ def test_one_run_named_twice_is_an_error(run_folder: Path, noted: list[Any], tmp
 
 def test_contents_of_the_data_set_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Any] = []
-    for name in ("plot_samples", "plot_grey_values"):
-        monkeypatch.setattr(evaluation, name, lambda *arrays, **more: drawn.append((arrays, more)) or arrays[-1])
+    for name in ("samples_figure", "grey_values_figure"):
+        monkeypatch.setattr(plots, name, lambda *arrays, **more: drawn.append((arrays, more)))
+    monkeypatch.setattr(evaluation, "save_figures", lambda figures, folder: [folder / name for name in figures])
     dataset = make_synthetic(40, 20)[0]
     name = CLASSES[dataset.labels[0]]
     paths = [tmp_path / "synthetic-samples.png", tmp_path / "synthetic-grey-values.png"]

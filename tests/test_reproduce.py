@@ -13,6 +13,7 @@ from fmnist_xp.backend import CpuBackend
 from fmnist_xp.blas import blas_name
 from fmnist_xp.data import make_synthetic
 from fmnist_xp.errors import RunError
+from fmnist_xp.report import plots
 from fmnist_xp.report.notebook import notebook_history
 from fmnist_xp.reproduce import reproduce, write_report
 from fmnist_xp.runs import load_run
@@ -213,14 +214,16 @@ def test_report_in_full(finished: Path, tmp_path: Path, monkeypatch: pytest.Monk
     calls: list[Any] = []
 
     def drawing(kind: str) -> Any:
-        def draw(of: Any, folder: Path, **more: Any) -> list[Path]:
-            calls.append((kind, of, folder, more))
-            return [folder / f"{kind}.png"]
+        return lambda of, **more: {kind: (of, more)}
 
-        return draw
+    def save_figures(figures: Any, folder: Path) -> list[Path]:
+        ((kind, (of, more)),) = figures.items()
+        calls.append((kind, of, folder, more))
+        return [folder / f"{kind}.png"]
 
-    for kind in ("plot_run", "plot_seeds", "plot_comparison"):
-        monkeypatch.setattr(module, kind, drawing(kind))
+    for kind in ("run_figures", "seeds_figures", "comparison_figures"):
+        monkeypatch.setattr(plots, kind, drawing(kind))
+    monkeypatch.setattr(module, "save_figures", save_figures)
     monkeypatch.setattr(module, "reproduce_table", lambda results, histories: f"TABLE {list(results)}\n")
     first = {name: load_run(finished / "runs" / f"{name}-s0") for name in ("sgd", "adam")}
     second = replace(first["sgd"], result=replace(first["sgd"].result, seed=1))
@@ -230,8 +233,8 @@ def test_report_in_full(finished: Path, tmp_path: Path, monkeypatch: pytest.Monk
         "# The notebook's experiments, reproduced\n\n"
         f"2 full-batch epochs each on 30 images of synthetic on {CPU.device_name} "
         f"(cpu, float32; BLAS: {blas_name()}).\n\n"
-        "TABLE ['sgd', 'adam']\n\n![plot_seeds](plot_seeds.png)\n\n![plot_seeds](plot_seeds.png)\n\n"
-        "![plot_comparison](plot_comparison.png)\n"
+        "TABLE ['sgd', 'adam']\n\n![seeds_figures](seeds_figures.png)\n\n![seeds_figures](seeds_figures.png)\n\n"
+        "![comparison_figures](comparison_figures.png)\n"
     )
     histories = {name: one.history for name, one in first.items()}
     expected = []
@@ -241,11 +244,11 @@ def test_report_in_full(finished: Path, tmp_path: Path, monkeypatch: pytest.Monk
         seed_histories = dict.fromkeys(of, histories[name])
         more = {"experiment": name, "notebook": notebook}
         expected += [
-            ("plot_seeds", seed_histories, tmp_path / "new", {**more, "title": title}),
-            ("plot_run", histories[name], tmp_path / "new" / name, {**more, "title": first[name].title}),
+            ("seeds_figures", seed_histories, tmp_path / "new", {**more, "title": title}),
+            ("run_figures", histories[name], tmp_path / "new" / name, {**more, "title": first[name].title}),
         ]
     title = "the three experiments, first seed · cpu · seed 0 · synthetic"
-    assert calls == [*expected, ("plot_comparison", histories, tmp_path / "new", {"title": title})]
+    assert calls == [*expected, ("comparison_figures", histories, tmp_path / "new", {"title": title})]
 
 
 def test_an_interrupted_reproduction_is_resumed_by_the_next_call(
@@ -284,8 +287,8 @@ def test_a_run_that_diverged_is_reported(
         row = next(line for line in report.splitlines() if line.startswith("| sgd |") and "test data loss" in line)
         assert "nan" in row
         read_picture(tmp_path / "sgd-seeds-loss.png")
-        for name in ("plot_run", "plot_seeds", "plot_comparison"):  # drawn once, which is enough
-            monkeypatch.setattr(module, name, lambda *_arguments, **_more: [])
+        for name in ("run_figures", "seeds_figures", "comparison_figures"):  # drawn once, which is enough
+            monkeypatch.setattr(plots, name, lambda *_arguments, **_more: {})
     assert read_json(tmp_path / "runs" / "sgd-s0" / "result.json")["test_loss"] is None
 
 
@@ -293,8 +296,8 @@ def test_report_of_comparable_runs_says_whether_the_notebook_is_in_range(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With test accuracies of a real reproduction put into the results."""
-    for name in ("plot_run", "plot_seeds", "plot_comparison"):
-        monkeypatch.setattr(module, name, lambda *_arguments, **_more: [])
+    for name in ("run_figures", "seeds_figures", "comparison_figures"):
+        monkeypatch.setattr(plots, name, lambda *_arguments, **_more: {})
     runs = {}
     for name in EXPERIMENTS:
         one = load_run(folder / "runs" / f"{name}-s0")

@@ -240,7 +240,7 @@ def failing_writes(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     monkeypatch.setattr(runs.folder, "write_text", counted(write_text))
     monkeypatch.setattr("fmnist_xp.train.history.write_text", counted(write_text))
     monkeypatch.setattr(Sequential, "save", counted(Sequential.save))
-    monkeypatch.setattr(runs.folder, "plot_metrics", counted(runs.folder.plot_metrics))
+    monkeypatch.setattr(runs.folder, "save_figure", counted(runs.folder.save_figure))
 
 
 # A run in a new folder writes config.json twice: to reserve the folder, and at the end.
@@ -275,11 +275,11 @@ def test_full_disk_does_not_mix_two_runs(
 def test_failing_picture_does_not_cost_the_run(
     tmp_path: Path, tiny: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def failing(_history: Any, path: Path, **_options: Any) -> None:
+    def failing(_figure: Any, path: Path) -> None:
         path.write_bytes(b"half a picture")
         raise RuntimeError("no fonts")
 
-    monkeypatch.setattr(runs.folder, "plot_metrics", failing)
+    monkeypatch.setattr(runs.folder, "save_figure", failing)
     run = train(tmp_path / "run", tiny)
     assert {path.name for path in run.folder.iterdir()} == RUN_FILES - {"metrics.png"}
     assert load_run(tmp_path / "run").result == run.result
@@ -290,11 +290,10 @@ def test_files_are_written_to_a_temporary_folder_first(
     tmp_path: Path, tiny: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[Any] = []
-    monkeypatch.setattr(
-        runs.folder, "plot_metrics", lambda history, path, **more: drawn.append((history, path, more))
-    )
+    monkeypatch.setattr(runs.folder, "metrics_figure", lambda history, **more: (history, more))
+    monkeypatch.setattr(runs.folder, "save_figure", lambda figure, path: drawn.append((*figure, path)))
     run = train(tmp_path / "run", tiny)
-    ((history, path, more),) = drawn
+    ((history, more, path),) = drawn
     assert history is run.history
     assert more == {"title": run.title, "experiment": "adam"}
     assert path.name == "metrics.png"
@@ -605,7 +604,7 @@ def test_force_removes_outdated_pictures(
     folder = train(tmp_path / "run", tiny).folder
     for name in ("confusion.png", "notes.txt"):
         (folder / name).write_text("before")
-    monkeypatch.setattr(runs.folder, "plot_metrics", lambda *_arguments, **_more: 1 / 0)
+    monkeypatch.setattr(runs.folder, "metrics_figure", lambda *_arguments, **_more: 1 / 0)
     train(folder, tiny, force=True)
     assert {path.name for path in folder.iterdir()} == RUN_FILES - {"metrics.png"} | {"notes.txt"}
 

@@ -9,7 +9,6 @@ import logging
 
 from fmnist_xp.arguments import whole_number
 from fmnist_xp.backend.base import (
-    ELEMENTWISE,
     PRECISIONS,
     Array,
     Backend,
@@ -24,15 +23,13 @@ from fmnist_xp.backend.base import (
     precision_name,
 )
 from fmnist_xp.backend.cpu import CpuBackend
-from fmnist_xp.backend.cuda import CUDA_INSTALL, CudaBackend, cuda_device_count, cuda_version, import_cupy
+from fmnist_xp.backend.cuda import CudaBackend, cuda_device_count, cuda_version, import_cupy
 from fmnist_xp.backend.graphs import CudaGraphBackend
 from fmnist_xp.errors import DeviceError
 
 logger = logging.getLogger("fmnist_xp")
 
 __all__ = [
-    "CUDA_INSTALL",
-    "ELEMENTWISE",
     "PRECISIONS",
     "Array",
     "Backend",

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from fmnist_xp.backend.base import Array
+from fmnist_xp.backend.base import Array, Product
+from fmnist_xp.backend.cuda import cuda_type
 
-EPILOGUES: dict[str | None, str] = {None: "DEFAULT", "bias": "BIAS", "relu_bias": "RELU_BIAS"}
+EPILOGUES = {"bias": "BIAS", "relu_bias": "RELU_BIAS"}
 """cuBLASLt's name of each epilogue."""
 
 BIAS_ALIGNMENT = 16
@@ -32,51 +33,31 @@ class Products:
         """Plan with `cublaslt`, nvmath-python's bindings.
 
         `workspace` is memory of the device, aligned to 256 bytes, that all planned products write to: one product at
-        a time may run. cuBLAS recommends 32 MiB for Hopper and Blackwell.
+        a time may run.
         """
         self._cupy, self._lt, self._workspace = cupy, cublaslt, workspace
         self._handle = cublaslt.create()
         # Not at exit, when the process gives everything back, and a device that failed would have the last word.
         weakref.finalize(self, cublaslt.destroy, self._handle).atexit = False
-        cublas, runtime = cupy.cuda.cublas, cupy.cuda.runtime
-        self._compute_types = {
-            "float32": cublas.CUBLAS_COMPUTE_32F,
-            "tf32": cublas.CUBLAS_COMPUTE_32F_FAST_TF32,
-            "float64": cublas.CUBLAS_COMPUTE_64F,
-        }
-        self._types = {"e": runtime.CUDA_R_16F, "f": runtime.CUDA_R_32F, "d": runtime.CUDA_R_64F}
 
-    def plan(
-        self,
-        a: Array,
-        b: Array,
-        out: Array,
-        *,
-        scale: float = 1.0,
-        compute: str = "float32",
-        epilogue: str | None = None,
-        biases: Array | None = None,
-    ) -> Callable[[], None]:
-        """Return the call, in CuPy's then current stream, of out = scale · a · b and of its epilogue.
+    def plan(self, product: Product, epilogue: str, biases: Array) -> Callable[[], None]:
+        """Return the call, in CuPy's then current stream, of `product` and of its epilogue.
 
-        a (m, k) and b (k, n) are float16, float32 or float64 and each C-contiguous or the transpose of that; out
-        (m, n) is C-contiguous and of their dtype, or float32 for float16. `compute` names what the sums are taken
-        in: "float32", "tf32" or "float64". The epilogues are:
-
-        - None: out is the product.
-        - "bias": the `biases`, n contiguous values of out's dtype, are added to each row of it.
-        - "relu_bias": and of the sum is taken max(sum, 0).
+        Its a (m, k) and b (k, n) are float16 or float32 and each C-contiguous or the transpose of that; out (m, n) is
+        C-contiguous float32. `biases`, n contiguous values of out's dtype aligned to `BIAS_ALIGNMENT`, are added to
+        each row of out; with the epilogue "relu_bias" instead of "bias", max(sum, 0) is taken of that.
 
         The call makes the one call of cuBLASLt, allocates nothing, waits for nothing and can be captured; arrays and
         descriptors live for as long as it does. Raises `Unsupported` where cuBLASLt has no algorithm for that on
-        this device, or the biases are of another dtype or not aligned to 16 bytes, and ValueError for arrays that it
-        cannot address.
+        this device, or the biases are of another dtype, and ValueError for arrays that it cannot address.
         """
-        _check(a, b, out, epilogue, biases)
-        lt, attribute = self._lt, self._lt.MatmulDescAttribute
-        factors = np.array([scale, 0], dtype="float64" if compute == "float64" else "float32")
+        a, b, out, scale, tf32 = product
+        _check(a, b, out, biases)
+        lt, attribute, cublas = self._lt, self._lt.MatmulDescAttribute, self._cupy.cuda.cublas
+        compute = cublas.CUBLAS_COMPUTE_32F_FAST_TF32 if tf32 else cublas.CUBLAS_COMPUTE_32F
+        factors = np.array([scale, 0], dtype="float32")
         with ExitStack() as stack:
-            description = lt.matmul_desc_create(self._compute_types[compute], self._types[factors.dtype.char])
+            description = lt.matmul_desc_create(compute, self._cupy.cuda.runtime.CUDA_R_32F)
             stack.callback(lt.matmul_desc_destroy, description)
             b_layout, transposed = self._layout(stack, b)
             self._describe(description, attribute.TRANSA, transposed)
@@ -84,8 +65,7 @@ class Products:
             self._describe(description, attribute.TRANSB, transposed)
             out_layout, _ = self._layout(stack, out)
             self._describe(description, attribute.EPILOGUE, lt.Epilogue[EPILOGUES[epilogue]])
-            if biases is not None:
-                self._describe(description, attribute.BIAS_POINTER, biases.data.ptr)
+            self._describe(description, attribute.BIAS_POINTER, biases.data.ptr)
             layouts = b_layout, a_layout, out_layout, out_layout
             algorithm = self._algorithm(description, layouts, [array.data.ptr for array in (b, a, out, out)])
             alpha = factors.ctypes.data
@@ -108,7 +88,7 @@ class Products:
         transposed = not matrix.flags.c_contiguous
         if transposed:
             rows, columns = columns, rows
-        layout = self._lt.matrix_layout_create(self._types[matrix.dtype.char], columns, rows, columns)
+        layout = self._lt.matrix_layout_create(cuda_type(self._cupy, matrix), columns, rows, columns)
         stack.callback(self._lt.matrix_layout_destroy, layout)
         return layout, transposed
 
@@ -143,28 +123,22 @@ class Products:
         self._lt.matmul_preference_set_attribute(preference, attribute, buffer.ctypes.data, buffer.nbytes)
 
 
-def _check(a: Array, b: Array, out: Array, epilogue: str | None, biases: Array | None) -> None:
+def _check(a: Array, b: Array, out: Array, biases: Array) -> None:
     """Raise ValueError where cuBLASLt, which sees addresses alone, would read or write elsewhere.
 
     Raises `Unsupported` for biases that it would read wrongly or refuse.
     """
-    if (epilogue is None) != (biases is None):
-        raise ValueError(f"epilogue {epilogue} {'has no' if biases is None else 'takes no'} biases")
     rows, columns = out.shape
     if a.shape != (rows, b.shape[0]) or b.shape[1] != columns:
         raise ValueError(f"{a.shape} · {b.shape} is not of shape {out.shape}")
     if not all(matrix.flags.c_contiguous or matrix.flags.f_contiguous for matrix in (a, b)):
         raise ValueError("an operand is neither C-contiguous nor the transpose of that")
-    if not all(array.flags.c_contiguous for array in (out, biases) if array is not None):
+    if not (out.flags.c_contiguous and biases.flags.c_contiguous):
         raise ValueError("what a product writes to and its biases must be C-contiguous")
-    if biases is None:
-        return
     if biases.size != columns:
         raise ValueError(f"there must be {columns} biases, not {biases.size}")
     if biases.dtype != out.dtype:
         raise Unsupported(f"cuBLASLt adds no {biases.dtype} biases to {out.dtype}")
-    if biases.data.ptr % BIAS_ALIGNMENT:
-        raise Unsupported(f"cuBLASLt adds biases aligned to {BIAS_ALIGNMENT} bytes, not at {biases.data.ptr:#x}")
 
 
 def _multiply(

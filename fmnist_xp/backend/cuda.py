@@ -167,10 +167,10 @@ class CudaBackend(Backend):
             transpose_a,
             *(out.shape[1], out.shape[0], a.shape[1]),
             alpha,
-            *(b.data.ptr, self._cuda_type(b), stride_b),
-            *(a.data.ptr, self._cuda_type(a), stride_a),
+            *(b.data.ptr, cuda_type(self.xp, b), stride_b),
+            *(a.data.ptr, cuda_type(self.xp, a), stride_a),
             alpha + factors.itemsize,
-            *(out.data.ptr, self._cuda_type(out), out.shape[1]),
+            *(out.data.ptr, cuda_type(self.xp, out), out.shape[1]),
             compute,
             cublas.CUBLAS_GEMM_DEFAULT,
         )
@@ -195,11 +195,6 @@ class CudaBackend(Backend):
             return matrix, 1, matrix.shape[0]
         return self.xp.ascontiguousarray(matrix), 0, matrix.shape[1]
 
-    def _cuda_type(self, matrix: Array) -> int:
-        runtime = self.xp.cuda.runtime
-        types = {"e": runtime.CUDA_R_16F, "f": runtime.CUDA_R_32F, "d": runtime.CUDA_R_64F}
-        return int(types[matrix.dtype.char])
-
     def _compile(self, formula: Callable[..., Any]) -> Callable[..., Any]:
         bound = super()._compile(formula)
         return self.xp.fuse(kernel_name=formula.__name__)(bound) if is_elementwise(formula) else bound
@@ -222,7 +217,8 @@ class CudaBackend(Backend):
             try:
                 yield
             except Exception as error:
-                if not self._is_full_memory(error):
+                # In the words of CuPy or of a library below it.
+                if not (isinstance(error, self.xp.cuda.memory.OutOfMemoryError) or _has_status(error, MEMORY_FULL)):
                     raise
                 try:
                     free, total = (bytes_ / 2**30 for bytes_ in self._device.mem_info)
@@ -233,10 +229,6 @@ class CudaBackend(Backend):
                     f"{self.name} ({self.device_name}) is out of memory{left}: use fewer rows, narrower layers or "
                     f"float32 ({first_line(error)})"
                 ) from error
-
-    def _is_full_memory(self, error: Exception) -> bool:
-        """Return whether `error` says, in the words of CuPy or of a library below it, that the memory is full."""
-        return isinstance(error, self.xp.cuda.memory.OutOfMemoryError) or _has_status(error, MEMORY_FULL)
 
     def current(self) -> Any:
         """Return what `computing` returns, which costs a microsecond here."""
@@ -266,6 +258,13 @@ class CudaBackend(Backend):
         """Return what CuPy's memory pool holds; it gives nothing back while a training runs."""
         with self._device:
             return int(self.xp.get_default_memory_pool().total_bytes())
+
+
+def cuda_type(cupy: ModuleType, matrix: Array) -> int:
+    """Return the number by which CUDA's libraries know the dtype of `matrix`: float16, float32 or float64."""
+    runtime = cupy.cuda.runtime
+    types = {"e": runtime.CUDA_R_16F, "f": runtime.CUDA_R_32F, "d": runtime.CUDA_R_64F}
+    return int(types[matrix.dtype.char])
 
 
 def _multiply(function: Callable[..., None], arguments: tuple[Any, ...], *_held: Array) -> None:
@@ -334,15 +333,13 @@ def cuda_device_count(cupy: ModuleType) -> int:
     except runtime.CUDARuntimeError as error:
         if _has_status(error, NOT_STARTED):
             raise _not_started(error) from error
-        raise DeviceError(
-            f"a CUDA device was asked for, but the NVIDIA driver (CUDA {cuda_version(driver)}) offers none to CuPy "
-            f"{cupy.__version__} ({error}): check nvidia-smi, CUDA_VISIBLE_DEVICES and that CuPy's CUDA version is "
-            "not newer than the driver's, or use --device cpu"
+        raise _unusable(
+            f"the NVIDIA driver (CUDA {cuda_version(driver)}) offers none to CuPy {cupy.__version__} ({error}): "
+            "check nvidia-smi, CUDA_VISIBLE_DEVICES and that CuPy's CUDA version is not newer than the driver's"
         ) from error
     if count == 0:
-        raise DeviceError(
-            f"a CUDA device was asked for, but the NVIDIA driver (CUDA {cuda_version(driver)}) finds no GPU: "
-            "check nvidia-smi and CUDA_VISIBLE_DEVICES, or use --device cpu"
+        raise _unusable(
+            f"the NVIDIA driver (CUDA {cuda_version(driver)}) finds no GPU: check nvidia-smi and CUDA_VISIBLE_DEVICES"
         )
     return count
 

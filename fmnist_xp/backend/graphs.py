@@ -3,8 +3,8 @@
 import functools
 import logging
 import operator
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -20,10 +20,7 @@ GRAPHS_INSTALL = "pip install nvmath-python"
 
 
 class CudaGraphBackend(CudaBackend):
-    """CuPy on one CUDA GPU, where work that is asked for again is captured once as a CUDA graph.
-
-    A graph keeps the addresses and the numbers of the work that it was captured from.
-    """
+    """CuPy on one CUDA GPU, where work that is asked for again is captured once as a CUDA graph."""
 
     captures = True
 
@@ -40,21 +37,14 @@ class CudaGraphBackend(CudaBackend):
         super().__init__(index, cupy=cupy)
         nvmath = nvmath or import_nvmath()
         self._cublas = nvmath.cublas
-        try:
-            with self.computing():
-                self._stream = self.xp.cuda.Stream(non_blocking=True)
-                self._workspace = self.xp.empty(self.workspace_bytes, dtype="uint8")
-                self._handle = self._cublas.create()
-                self._products = Products(self.xp, nvmath.cublasLt, self._workspace)
-                ones = self.xp.ones((2, 2), dtype="float32")
-                self.dot(ones, ones, self.xp.empty_like(ones))
-                self.synchronize()
-        except DeviceError:
-            raise
-        except Exception as error:
-            raise DeviceError(
-                f"nvmath-python cannot multiply on {self.name} ({first_line(error)}): compute without CUDA graphs"
-            ) from error
+        with _explained(f"nvmath-python cannot multiply on {self.name}"), self.computing():
+            self._stream = self.xp.cuda.Stream(non_blocking=True)
+            self._workspace = self.xp.empty(self.workspace_bytes, dtype="uint8")
+            self._handle = self._cublas.create()
+            self._products = Products(self.xp, nvmath.cublasLt, self._workspace)
+            ones = self.xp.ones((2, 2), dtype="float32")
+            self.dot(ones, ones, self.xp.empty_like(ones))
+            self.synchronize()
 
     def calls(self, steps: Sequence[Step]) -> list[Call]:
         """Return the calls that take `steps`, of which some are taken together.
@@ -91,7 +81,7 @@ class CudaGraphBackend(CudaBackend):
         epilogue = getattr(formula.function, "epilogue", None)
         if epilogue is None:
             return []
-        a, b, out, scale, tf32 = product
+        out = product.out
         values, biases, *output = formula.arguments
         if any(array is not out for array in (values, *output)):
             return []
@@ -103,9 +93,8 @@ class CudaGraphBackend(CudaBackend):
         if biases.data.ptr % BIAS_ALIGNMENT:  # cuBLASLt takes no others
             given, biases = biases, self.xp.empty(biases.shape, dtype=biases.dtype)
             before = [(operator.setitem, (biases, ..., given))]
-        kind = "tf32" if tf32 else "float32"
         try:
-            plan = self._products.plan(a, b, out, scale=scale, compute=kind, epilogue=epilogue, biases=biases)
+            plan = self._products.plan(product, epilogue, biases)
         except Unsupported as reason:
             logger.debug("%s", reason)
             return []
@@ -128,16 +117,8 @@ class CudaGraphBackend(CudaBackend):
         Raises `DeviceError` where that cannot be captured: it waits for the device, allocates, or needs a library
         that CuPy does not capture.
         """
-        try:
-            graph = self._graph_of(work)
-        except DeviceError:
-            raise
-        except Exception as error:
-            raise DeviceError(
-                f"{self.name} ({self.device_name}) cannot capture an epoch as a CUDA graph "
-                f"({first_line(error)}): compute without CUDA graphs"
-            ) from error
-        return functools.partial(_launch, graph, work)
+        with _explained(f"{self.name} ({self.device_name}) cannot capture an epoch as a CUDA graph"):
+            return functools.partial(_launch, self._graph_of(work), work)
 
     def _graph_of(self, work: Callable[[], None]) -> Any:
         """Return the graph of what `work` asks of the device, which does none of it now."""
@@ -150,6 +131,17 @@ class CudaGraphBackend(CudaBackend):
                     self._stream.end_capture()
                 raise
             return self._stream.end_capture()
+
+
+@contextmanager
+def _explained(failure: str) -> Iterator[None]:
+    """Turn an exception into a `DeviceError` that says what failed, why, and that it can be done without."""
+    try:
+        yield
+    except DeviceError:
+        raise
+    except Exception as error:
+        raise DeviceError(f"{failure} ({first_line(error)}): compute without CUDA graphs") from error
 
 
 def _refuse_memory(size: int) -> NoReturn:
@@ -167,12 +159,8 @@ def import_nvmath() -> Any:
     try:
         from nvmath import bindings
         from nvmath.bindings import cublas, cublasLt  # noqa: F401 (attributes of `bindings` from here on)
-    except ModuleNotFoundError as error:
-        raise DeviceError(
-            f"CUDA graphs were asked for, but nvmath-python is not installed: {GRAPHS_INSTALL}"
-        ) from error
     except ImportError as error:
-        raise DeviceError(
-            f"CUDA graphs were asked for, but nvmath-python does not load ({first_line(error)}): {GRAPHS_INSTALL}"
-        ) from error
+        missing = isinstance(error, ModuleNotFoundError)
+        fault = "is not installed" if missing else f"does not load ({first_line(error)})"
+        raise DeviceError(f"CUDA graphs were asked for, but nvmath-python {fault}: {GRAPHS_INSTALL}") from error
     return bindings

@@ -114,11 +114,9 @@ def with_row_sums(
     if found is None or not kept or not lanes or columns % vector or THREADS % lanes:
         return None
     alike = all((a.shape, a.dtype) == (output.shape, output.dtype) and a.flags.c_contiguous for a in arrays)
-    if (
-        not alike
-        or any(a.data.ptr % VECTOR_BYTES for a in arrays)
-        or total.dtype != {"e": "f"}.get(output.dtype.char, output.dtype)
-    ):
+    if not alike or any(a.data.ptr % VECTOR_BYTES for a in arrays):
+        return None
+    if total.dtype != {"e": "f"}.get(output.dtype.char, output.dtype):
         return None
     names, text = found
     inputs = names[:-1]

@@ -7,17 +7,15 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from fmnist_xp import data as datasets
 from fmnist_xp.cli import options
 from fmnist_xp.cli.console import out
-from fmnist_xp.data import CLASS_NAMES, FORMATS
 
 
 class ExportFormat(StrEnum):
-    """The names in `FORMATS`."""
+    """The names in `datasets.FORMATS`."""
 
-    _ignore_ = "key"
-    for key in FORMATS:
-        vars()[key] = key
+    vars().update({name: name for name in datasets.FORMATS})
 
 
 def info(
@@ -27,18 +25,17 @@ def info(
     out_folder: Annotated[Path, options.out_folder("Folder of the pictures.")] = Path(),
 ) -> None:
     """Print shapes, class counts and checksums, and save a grid of samples and one image's grey values."""
-    from fmnist_xp.data import describe, load_fashion_mnist
     from fmnist_xp.evaluation import plot_dataset
 
-    train_data, test_data = load_fashion_mnist(data, url=url, allow_synthetic=not no_synthetic)
-    splits = describe(train_data, test_data)
+    train_data, test_data = datasets.load_fashion_mnist(data, url=url, allow_synthetic=not no_synthetic)
+    splits = datasets.describe(train_data, test_data)
     for split in splits:
         published = "the published images" if split.published else "not the published images"
         out.print(f"{split.split}: {split.shape} {split.dtype}, {split.name} ({split.source})")
         out.print(f"  pixel mean {split.pixel_mean:.4f}, deviation {split.pixel_std:.4f}, of 0 to 1")
         out.print(f"  SHA-256 {split.sha256}: {published}")
     table = Table("class", *(split.split for split in splits))
-    for label, name in enumerate(CLASS_NAMES):
+    for label, name in enumerate(datasets.CLASS_NAMES):
         table.add_row(f"{label} {name}", *(f"{split.class_counts[label]:,}" for split in splits))
     out.print(table)
     for picture in plot_dataset(train_data, out_folder):
@@ -47,9 +44,7 @@ def info(
 
 def fetch(url: options.Url = None) -> None:
     """Download Fashion-MNIST into the cache, and say where it lies."""
-    from fmnist_xp.data import fetch as fetch_files
-
-    out.print(str(fetch_files(url)))
+    out.print(str(datasets.fetch(url)))
 
 
 def export(
@@ -59,8 +54,6 @@ def export(
     no_synthetic: options.NoSynthetic = False,
 ) -> None:
     """Write the data set as the notebook's image folder, or as the four IDX files."""
-    from fmnist_xp.data import export as export_files
-    from fmnist_xp.data import load_fashion_mnist
-
-    export_files(*load_fashion_mnist(data, allow_synthetic=not no_synthetic), folder, form.value)
+    splits = datasets.load_fashion_mnist(data, allow_synthetic=not no_synthetic)
+    datasets.export(*splits, folder, form.value)
     out.print(f"written to {folder}")

@@ -17,9 +17,7 @@ UsageError: Any = typer.BadParameter.__base__
 class PrecisionName(StrEnum):
     """The names in `PRECISIONS`."""
 
-    _ignore_ = "key"
-    for key in PRECISIONS:
-        vars()[key] = key
+    vars().update({name: name for name in PRECISIONS})
 
 
 MOST_THREADS = 1024  # more than any machine has

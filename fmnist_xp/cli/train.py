@@ -19,9 +19,7 @@ from fmnist_xp.machine import memory_bytes
 class ExperimentName(StrEnum):
     """The names in `EXPERIMENTS`."""
 
-    _ignore_ = "key"
-    for key in EXPERIMENTS:
-        vars()[key] = key
+    vars().update({name: name for name in EXPERIMENTS})
 
 
 def train(

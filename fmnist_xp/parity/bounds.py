@@ -65,8 +65,7 @@ class Bounded:
 
     def __sub__(self, other: "Operand") -> "Bounded":
         """Return self − other."""
-        b = self._operand(other)
-        return self.rounded(self.value - b.value, self.errors + b.errors)
+        return self + -other
 
     def __mul__(self, other: "Operand") -> "Bounded":
         """Return self · other."""

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,6 +42,11 @@ def save_figure(figure: Figure, path: Path) -> Path:
     with _quiet(), replacing(path) as temporary:
         figure.savefig(temporary, format="png")
     return path
+
+
+def save_figures(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
+    """Write figures into `folder` by their file names, as `save_figure` does, and return their paths."""
+    return [save_figure(figure, folder / name) for name, figure in figures.items()]
 
 
 def _import_matplotlib() -> None:

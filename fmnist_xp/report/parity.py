@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fmnist_xp.report import plots
-from fmnist_xp.report.drawing import drawable, new_figure, save_figure
+from fmnist_xp.report.drawing import drawable, new_figure, save_figures
 from fmnist_xp.report.tables import markdown_table
 
 if TYPE_CHECKING:
@@ -63,10 +63,8 @@ def parity_summary(record: Mapping[str, Any]) -> str:
 
 def plot_parity(record: Mapping[str, Any], folder: Path) -> list[Path]:
     """Write one picture of the curves for each precision, `curves-<precision>.png`, and return their paths."""
-    return [
-        save_figure(curves_figure(record, pair), folder / f"curves-{pair['precision']}.png")
-        for pair in record["pairs"]
-    ]
+    figures = {f"curves-{pair['precision']}.png": curves_figure(record, pair) for pair in record["pairs"]}
+    return save_figures(figures, folder)
 
 
 def curves_figure(record: Mapping[str, Any], pair: Mapping[str, Any]) -> Figure:
@@ -127,19 +125,17 @@ def _summary(title: str, curves: Sequence[Mapping[str, Any]]) -> NamedTable:
         *("experiment", "epochs", "largest difference", "used of its tolerance"),
         *("curves part at", "twins part at", "tolerance above 1% from", "verdict"),
     )
-    rows = []
-    for curve in curves:
-        difference, used = _numbers(curve["difference"]), _numbers(curve["used"])
-        rows.append(
-            (
-                curve["experiment"],
-                str(len(curve["epoch"])),
-                _figure(float(np.max(difference))),
-                _share(float(np.max(used))),
-                *(_epoch(curve[name]) for name in ("parts", "twins_part", "loose_from")),
-                _verdict(curve),
-            )
+    rows = [
+        (
+            curve["experiment"],
+            str(len(curve["epoch"])),
+            _figure(np.max(_numbers(curve["difference"]))),
+            _share(np.max(_numbers(curve["used"]))),
+            *("—" if curve[name] is None else str(curve[name]) for name in ("parts", "twins_part", "loose_from")),
+            _verdict(curve),
         )
+        for curve in curves
+    ]
     return NamedTable(title, header, rows)
 
 
@@ -181,10 +177,6 @@ def _share(value: float | None) -> str:
     if value == 0:
         return "0"
     return "< 0.1%" if value < 0.001 else f"{value:.1%}" if value < 0.1 else f"{value:.0%}"
-
-
-def _epoch(epoch: int | None) -> str:
-    return "—" if epoch is None else str(epoch)
 
 
 def _verdict(line: Mapping[str, Any]) -> str:

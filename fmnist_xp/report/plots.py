@@ -1,8 +1,7 @@
-"""The pictures of finished runs, as PNG files.
+"""The pictures of finished runs, as matplotlib figures.
 
-A `…_figure` or `…_figures` function makes matplotlib figures, and the `plot_…` function of the same name writes
-them, raising `OSError` if it cannot. No picture needs a display. Runs with separate folders never overwrite each
-other's pictures. An empty history gives no picture; values that are not finite, or beyond 1e300, are gaps in a line.
+No picture needs a display. Runs with separate folders never overwrite each other's pictures. An empty history gives
+no picture; values that are not finite, or beyond 1e300, are gaps in a line.
 """
 
 from __future__ import annotations
@@ -12,13 +11,12 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fmnist_xp.report.drawing import drawable, new_figure, save_figure
+from fmnist_xp.report.drawing import drawable, new_figure
 from fmnist_xp.train.history import COLUMNS, History
 
 if TYPE_CHECKING:
@@ -51,13 +49,12 @@ class Quantity(NamedTuple):
     """A column of a history that is plotted."""
 
     column: str
-    file: str
     label: str
 
 
-ACCURACY = Quantity("accuracy", "accuracy", "Training accuracy")
-LOSS = Quantity("loss", "loss", "Training loss")
-LEARNING_RATE = Quantity("learning_rate", "learning-rate", "Learning rate")
+ACCURACY = Quantity("accuracy", "Training accuracy")
+LOSS = Quantity("loss", "Training loss")
+LEARNING_RATE = Quantity("learning_rate", "Learning rate")
 
 
 @dataclass(frozen=True)
@@ -75,64 +72,39 @@ class Curve:
         return replace(self, history=self.history.since(epoch), band=band)
 
 
-def plot_run(
-    history: History, folder: Path, *, title: str, experiment: str, notebook: History | None = None
-) -> list[Path]:
-    """Write the pictures of one run into `folder`; return their paths.
+def run_figures(
+    history: History, *, title: str, experiment: str, notebook: History | None = None
+) -> dict[str, Figure]:
+    """Return the pictures of one run by file name.
 
     `accuracy.png`, `loss.png` and `learning-rate.png`, then the same from epoch 300 on as
     `accuracy-from-300.png` and so on, if anything was logged there. `title` names the run (experiment,
     device, seed, data set); `experiment` labels the curve and determines its colour. `notebook` is drawn beside
     it, up to the run's last epoch.
     """
-    return _save_all(run_figures(history, title=title, experiment=experiment, notebook=notebook), folder)
-
-
-def run_figures(
-    history: History, *, title: str, experiment: str, notebook: History | None = None
-) -> dict[str, Figure]:
-    """Return the pictures of `plot_run` by file name."""
     curve = Curve(experiment, history, _styles([experiment])[0])
     return _curve_figures([curve], (ACCURACY, LOSS, LEARNING_RATE), 300, title=title, notebook=notebook)
 
 
-def plot_comparison(histories: Mapping[str, History], folder: Path, *, title: str) -> list[Path]:
-    """Write the accuracy of several named runs into one picture of all epochs and one from epoch 700 on.
+def comparison_figures(histories: Mapping[str, History], *, title: str) -> dict[str, Figure]:
+    """Return pictures of the accuracy of several named runs, by file name: of all epochs, and from epoch 700 on.
 
     `comparison-accuracy.png` and `comparison-accuracy-from-700.png`; the latter has the runs that get that far,
-    and is only written if one does. Returns the paths.
+    and is only there if one does.
     """
-    return _save_all(comparison_figures(histories, title=title), folder)
-
-
-def comparison_figures(histories: Mapping[str, History], *, title: str) -> dict[str, Figure]:
-    """Return the pictures of `plot_comparison` by file name."""
     styles = _styles(list(histories))
     curves = [Curve(*curve) for curve in zip(histories, histories.values(), styles, strict=True)]
     return _curve_figures(curves, (ACCURACY,), 700, title=title, prefix="comparison-")
 
 
-def plot_seeds(
-    histories: Mapping[int, History],
-    folder: Path,
-    *,
-    experiment: str,
-    title: str,
-    notebook: History | None = None,
-) -> list[Path]:
-    """Write accuracy and loss of one experiment over several seeds: the median, and a band between the extremes.
-
-    For the experiment `sgd`: `sgd-seeds-accuracy.png`, `sgd-seeds-loss.png` and, if reached, both from epoch 300 on;
-    so several experiments can share `folder`. Only epochs that every run logged are drawn. Returns the paths.
-    """
-    figures = seeds_figures(histories, experiment=experiment, title=title, notebook=notebook)
-    return _save_all(figures, folder)
-
-
 def seeds_figures(
     histories: Mapping[int, History], *, experiment: str, title: str, notebook: History | None = None
 ) -> dict[str, Figure]:
-    """Return the pictures of `plot_seeds` by file name."""
+    """Return accuracy and loss of one experiment over several seeds: the median, and a band between the extremes.
+
+    For the experiment `sgd`: `sgd-seeds-accuracy.png`, `sgd-seeds-loss.png` and, if reached, both from epoch 300 on;
+    so several experiments can share a folder. Only epochs that every run logged are drawn.
+    """
     if not histories:
         return {}
     runs = list(histories.values())
@@ -146,13 +118,8 @@ def seeds_figures(
     return _curve_figures([curve], (ACCURACY, LOSS), 300, title=title, notebook=notebook, prefix=prefix)
 
 
-def plot_metrics(history: History, path: Path, *, title: str, experiment: str) -> Path:
-    """Write the summary picture of a run: accuracy, loss and data loss, and learning rate."""
-    return save_figure(metrics_figure(history, title=title, experiment=experiment), path)
-
-
 def metrics_figure(history: History, *, title: str, experiment: str) -> Figure:
-    """Return the picture of `plot_metrics`, three axes one below the other."""
+    """Return the summary picture of a run: accuracy, loss and data loss, and learning rate, one below the other."""
     style = _styles([experiment])[0]
     figure = _new_figure(f"Accuracy, loss and learning rate\n{title}", (10.0, 10.0))
     panels = figure.subplots(3, sharex=True)
@@ -168,13 +135,11 @@ def metrics_figure(history: History, *, title: str, experiment: str) -> Figure:
     return figure
 
 
-def plot_confusion(matrix: NDArray[np.int64], path: Path, *, class_names: Sequence[str], title: str) -> Path:
-    """Write a confusion matrix (rows true, columns predicted): counts as text, shares of the row as colours."""
-    return save_figure(confusion_figure(matrix, class_names=class_names, title=title), path)
-
-
 def confusion_figure(matrix: NDArray[np.int64], *, class_names: Sequence[str], title: str) -> Figure:
-    """Return the picture of `plot_confusion`; a class without samples has a blank row."""
+    """Return the picture of a confusion matrix (rows true, columns predicted).
+
+    Counts are text, shares of the row colours; a class without samples has a blank row.
+    """
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     figure = _new_figure(f"Confusion matrix\n{title}", (10.0, 9.0))
     axes = figure.subplots()
@@ -189,25 +154,13 @@ def confusion_figure(matrix: NDArray[np.int64], *, class_names: Sequence[str], t
     return figure
 
 
-def plot_samples(
-    images: NDArray[np.uint8],
-    labels: NDArray[np.uint8],
-    path: Path,
-    *,
-    class_names: Sequence[str],
-    title: str,
-) -> Path:
-    """Write a grid of images: one row per class, with the first 15 of its images.
-
-    `images` is uint8 of shape (n, 28, 28), `labels` of shape (n,).
-    """
-    return save_figure(samples_figure(images, labels, class_names=class_names, title=title), path)
-
-
 def samples_figure(
     images: NDArray[np.uint8], labels: NDArray[np.uint8], *, class_names: Sequence[str], title: str
 ) -> Figure:
-    """Return the picture of `plot_samples`."""
+    """Return a grid of images: one row per class, with the first 15 of its images.
+
+    `images` is uint8 of shape (n, 28, 28), `labels` of shape (n,).
+    """
     columns, (height, width) = 15, images.shape[1:]
     # One large image: white where there is none, and a white pixel between two.
     grid = np.full((len(class_names) * (height + 1), columns * (width + 1)), 255, dtype=np.uint8)
@@ -225,13 +178,8 @@ def samples_figure(
     return figure
 
 
-def plot_grey_values(image: NDArray[np.uint8], path: Path, *, title: str) -> Path:
-    """Write one enlarged image, uint8 of shape (28, 28), with the grey value in each cell."""
-    return save_figure(grey_values_figure(image, title=title), path)
-
-
 def grey_values_figure(image: NDArray[np.uint8], *, title: str) -> Figure:
-    """Return the picture of `plot_grey_values`."""
+    """Return the picture of one enlarged image, uint8 of shape (28, 28), with the grey value in each cell."""
     figure = _new_figure(f"Grey values\n{title}", (10.0, 10.5))
     axes = figure.subplots()
     axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
@@ -266,7 +214,7 @@ def _curve_figures(
             for curve in shown:
                 _draw(axes, curve, quantity)
             _finish(axes, quantity)
-            figures[f"{prefix}{quantity.file}{suffix}.png"] = figure
+            figures[f"{prefix}{quantity.column.replace('_', '-')}{suffix}.png"] = figure
     return figures
 
 
@@ -332,7 +280,3 @@ def _new_figure(title: str, size: tuple[float, float]) -> Figure:
 def _plain(text: str) -> str:
     """Return `text` escaped so that matplotlib prints it literally: no formulas in dollars, no lone surrogates."""
     return text.encode(errors="backslashreplace").decode().replace("$", r"\$")
-
-
-def _save_all(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
-    return [save_figure(figure, folder / name) for name, figure in figures.items()]

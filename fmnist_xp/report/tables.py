@@ -72,12 +72,6 @@ def class_report(matrix: NDArray[np.int64], class_names: Sequence[str] = CLASS_N
     return [ClassScore(*row) for row in zip(class_names, *columns, strict=True)]
 
 
-def class_table(scores: Iterable[ClassScore]) -> str:
-    """Return `class_report` as a Markdown table."""
-    rows = ((s.name, f"{s.precision:.3f}", f"{s.recall:.3f}", f"{s.f1:.3f}", str(s.support)) for s in scores)
-    return markdown_table(("class", "precision", "recall", "F1", "support"), rows)
-
-
 def mean_and_spread(values: Sequence[float]) -> str:
     """Return "mean ± standard deviation (lowest–highest)" with 3 decimals, or just the value if there is only one.
 

@@ -17,7 +17,8 @@ from fmnist_xp.experiments import N_INPUTS
 from fmnist_xp.files import read_text, write_text
 from fmnist_xp.model import Sequential
 from fmnist_xp.plain_json import check_form, parse_json
-from fmnist_xp.report.plots import plot_metrics
+from fmnist_xp.report.drawing import save_figure
+from fmnist_xp.report.plots import metrics_figure
 from fmnist_xp.runs.settings import CONFIG_FORM, RESULT_FORM, Result, Settings
 from fmnist_xp.train.history import History
 
@@ -138,7 +139,8 @@ def _holds_files(folder: Path) -> bool:
 def _draw(run: Run, path: Path) -> None:
     """Draw the metrics; a picture that fails must not cost the training run, and can be drawn later."""
     try:
-        plot_metrics(run.history, path, title=run.title, experiment=run.result.experiment)
+        figure = metrics_figure(run.history, title=run.title, experiment=run.result.experiment)
+        save_figure(figure, path)
     except OSError:
         raise  # a full disk: the other files do not fit either
     except Exception as error:

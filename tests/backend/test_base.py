@@ -10,7 +10,6 @@ from parity.standin import StandInCupy, make_nvmath
 from parity.standin.cuda import COMPUTE_32F, COMPUTE_TF32
 
 from fmnist_xp.backend import (
-    ELEMENTWISE,
     Backend,
     CpuBackend,
     CudaBackend,
@@ -24,6 +23,7 @@ from fmnist_xp.backend import (
     get_backend,
     precision_name,
 )
+from fmnist_xp.backend.base import ELEMENTWISE
 from fmnist_xp.blas import blas_name
 from fmnist_xp.errors import DeviceError
 from fmnist_xp.nn import ReLU

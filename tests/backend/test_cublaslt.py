@@ -2,24 +2,19 @@
 
 import gc
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from parity.standin import CUBLASError, DeviceArray, NvmathCublasLt, StandInCupy
-from parity.standin.cuda import values_at
+from parity.standin.cuda import COMPUTE_32F, COMPUTE_TF32, values_at
 
-from fmnist_xp.backend import Backend
+from fmnist_xp.backend import Backend, Product
 from fmnist_xp.backend.cublaslt import EPILOGUES, Products, Unsupported
 
-# (compute, dtype of the operands, dtype of the result, tolerance)
-PRECISIONS = {
-    "float32": ("float32", "float32", "float32", 1e-6),
-    "tf32": ("tf32", "float32", "float32", 1e-6),
-    "float64": ("float64", "float64", "float64", 1e-14),
-    "float16": ("float32", "float16", "float16", 1e-3),
-    "float16 to float32": ("float32", "float16", "float32", 1e-6),
-}
+PRECISIONS = {"float32": "float32", "tf32": "float32", "float16": "float16"}
+"""The dtype of the operands; results are in float32."""
 SHAPES = [(5, 3, 4), (1, 1, 1), (7, 2, 130), (33, 17, 128)]
 """(m, k, n)."""
 
@@ -44,17 +39,17 @@ def products(cupy: StandInCupy, cublaslt: NvmathCublasLt) -> Products:
 
 
 class Trial:
-    """Operands of one product, its biases where its epilogue adds them, and what NumPy makes of them in float64."""
+    """Operands of one product, the biases that its epilogue adds, and what NumPy makes of them in float64."""
 
     def __init__(
         self,
         xp: Any,
-        epilogue: str | None,
+        epilogue: str,
         shape: tuple[int, int, int] = (5, 3, 4),
-        operands: str = "float32",
-        result: str = "float32",
+        precision: str = "float32",
         scale: float = 1.0,
     ) -> None:
+        self.epilogue, self.scale, self.tf32 = epilogue, scale, precision == "tf32"
         m, k, n = shape
         generator = np.random.default_rng(m + k + n)
 
@@ -63,21 +58,23 @@ class Trial:
             return generator.integers(-16, 17, size).astype("float64") / 8
 
         a, b, biases = made(m, k), made(k, n), made(1, n)
-        self.expected = scale * a @ b
-        self.arrays = {
-            "a": xp.asarray(a, dtype=operands),
-            "b": xp.asarray(b, dtype=operands),
-            "out": xp.full((m, n), np.nan, dtype=result),
-        }
-        if epilogue is not None:
-            self.arrays["biases"] = xp.asarray(biases, dtype=result)
-            self.expected += biases
+        self.expected = scale * a @ b + biases
         if epilogue == "relu_bias":
             self.expected[self.expected < 0] = 0
+        self.arrays = {
+            "a": xp.asarray(a, dtype=PRECISIONS[precision]),
+            "b": xp.asarray(b, dtype=PRECISIONS[precision]),
+            "out": xp.full((m, n), np.nan, dtype="float32"),
+            "biases": xp.asarray(biases, dtype="float32"),
+        }
 
-    def check(self, tolerance: float = 1e-6) -> None:
+    def plan(self, products: Products) -> Callable[[], None]:
+        a, b, out, biases = self.arrays.values()
+        return products.plan(Product(a, b, out, self.scale, self.tf32), self.epilogue, biases)
+
+    def check(self) -> None:
         error = np.abs(self.arrays["out"].get().astype("float64") - self.expected).max()
-        assert error <= tolerance * max(1, np.abs(self.expected).max())
+        assert error <= 1e-6 * max(1, np.abs(self.expected).max())
 
 
 # What is computed
@@ -87,14 +84,12 @@ class Trial:
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("epilogue", EPILOGUES)
 def test_product_and_epilogue_are_numpys(
-    cupy: StandInCupy, products: Products, epilogue: str | None, precision: str, shape: tuple[int, int, int]
+    cupy: StandInCupy, products: Products, epilogue: str, precision: str, shape: tuple[int, int, int]
 ) -> None:
-    compute, operands, result, tolerance = PRECISIONS[precision]
-    trial = Trial(cupy, epilogue, shape, operands, result, scale=0.25)
-    products.plan(**trial.arrays, scale=0.25, compute=compute, epilogue=epilogue)()
-    trial.check(tolerance)
-    numbers = {"float32": cupy.cuda.cublas.CUBLAS_COMPUTE_32F, "float64": cupy.cuda.cublas.CUBLAS_COMPUTE_64F}
-    assert cupy.products == [numbers.get(compute, cupy.cuda.cublas.CUBLAS_COMPUTE_32F_FAST_TF32)]
+    trial = Trial(cupy, epilogue, shape, precision, scale=0.25)
+    trial.plan(products)()
+    trial.check()
+    assert cupy.products == [COMPUTE_TF32 if precision == "tf32" else COMPUTE_32F]
 
 
 @pytest.mark.parametrize("transposed", ["a", "b", "ab"])
@@ -102,7 +97,7 @@ def test_operands_may_be_transposed(cupy: StandInCupy, products: Products, trans
     trial = Trial(cupy, "relu_bias")
     for name in transposed:
         trial.arrays[name] = cupy.ascontiguousarray(trial.arrays[name].T).T
-    products.plan(**trial.arrays, epilogue="relu_bias")()
+    trial.plan(products)()
     trial.check()
 
 
@@ -117,7 +112,7 @@ def shift(xp: Any, array: Any) -> Any:
 def test_matrices_in_a_vector_need_no_alignment(cupy: StandInCupy, products: Products, shifted: str) -> None:
     trial = Trial(cupy, "bias")
     trial.arrays[shifted] = shift(cupy, trial.arrays[shifted])
-    products.plan(**trial.arrays, epilogue="bias")()
+    trial.plan(products)()
     trial.check()
 
 
@@ -125,19 +120,19 @@ def test_matrices_in_a_vector_need_no_alignment(cupy: StandInCupy, products: Pro
 
 
 def test_call_is_one_product_of_what_the_arrays_hold_then(cupy: StandInCupy, products: Products) -> None:
-    a, b, out = cupy.ones((2, 3)), cupy.ones((3, 2)), cupy.zeros((2, 2))
-    call = products.plan(a, b, out, compute="float64")
+    a, b, out, biases = (cupy.ones(shape, dtype="float32") for shape in ((2, 3), (3, 2), (2, 2), (1, 2)))
+    call = products.plan(Product(a, b, out), "bias", biases)
     assert cupy.products == []
-    assert out.tolist() == [[0, 0], [0, 0]]
-    a[...] = 2
+    assert out.tolist() == [[1, 1], [1, 1]]
+    a[...], biases[...] = 2, 3
     assert cupy.counted(call) == {"products": 1}
-    assert out.tolist() == [[6, 6], [6, 6]]
+    assert out.tolist() == [[9, 9], [9, 9]]
 
 
 def test_call_runs_in_the_then_current_stream_and_can_be_captured(cupy: StandInCupy, products: Products) -> None:
     trial = Trial(cupy, "relu_bias")
     out = trial.arrays["out"]
-    call = products.plan(**trial.arrays, epilogue="relu_bias")
+    call = trial.plan(products)
     stream = cupy.cuda.Stream(non_blocking=True)
     with stream:
         stream.begin_capture()
@@ -156,7 +151,7 @@ def test_arrays_and_descriptors_live_as_long_as_the_call(cupy: StandInCupy, cubl
     products = products_of(cupy, cublaslt)
     trial = Trial(cupy, "relu_bias")
     held = [weakref.ref(array._memory) for array in trial.arrays.values()]
-    call = products.plan(**trial.arrays, epilogue="relu_bias")
+    call = trial.plan(products)
     del trial, products
     gc.collect()
     call()
@@ -175,25 +170,18 @@ def test_epilogue_that_the_library_refuses(cupy: StandInCupy) -> None:
     cublaslt = NvmathCublasLt(cupy, unsupported=["RELU_BIAS"])
     products = products_of(cupy, cublaslt)
     with pytest.raises(Unsupported, match=r"^cuBLASLt 130100 answers CUBLAS_STATUS_NOT_SUPPORTED \(15\)$"):
-        products.plan(**Trial(cupy, "relu_bias").arrays, epilogue="relu_bias")
+        Trial(cupy, "relu_bias").plan(products)
     assert cublaslt.live == ["Handle"]
     trial = Trial(cupy, "bias")
-    products.plan(**trial.arrays, epilogue="bias")()
+    trial.plan(products)()
     trial.check()
 
 
 def test_biases_of_another_dtype_than_the_result(cupy: StandInCupy, products: Products) -> None:
-    arrays = Trial(cupy, "bias", operands="float16", result="float16").arrays
-    arrays["biases"] = arrays["biases"].astype("float32")
-    with pytest.raises(Unsupported, match=r"^cuBLASLt adds no float32 biases to float16$"):
-        products.plan(**arrays, epilogue="bias")
-
-
-def test_biases_that_are_not_aligned(cupy: StandInCupy, products: Products) -> None:
-    arrays = Trial(cupy, "bias").arrays
-    arrays["biases"] = shift(cupy, arrays["biases"])
-    with pytest.raises(Unsupported, match=r"^cuBLASLt adds biases aligned to 16 bytes, not at 0x[0-9a-f]+$"):
-        products.plan(**arrays, epilogue="bias")
+    trial = Trial(cupy, "bias")
+    trial.arrays["biases"] = trial.arrays["biases"].astype("float64")
+    with pytest.raises(Unsupported, match=r"^cuBLASLt adds no float64 biases to float32$"):
+        trial.plan(products)
 
 
 @pytest.mark.parametrize(("column", "value"), [("count", 0), ("state", 15)])
@@ -215,7 +203,7 @@ def test_search_that_finds_nothing(
     cublaslt = NvmathCublasLt(cupy)
     products = products_of(cupy, cublaslt)
     with pytest.raises(Unsupported, match=r"^cuBLASLt 130100 has no algorithm$"):
-        products.plan(**Trial(cupy, None).arrays)
+        Trial(cupy, "bias").plan(products)
     assert cublaslt.live == ["Handle"]
 
 
@@ -227,8 +215,6 @@ def refused(cupy: StandInCupy) -> dict[str, tuple[dict[str, Any], str]]:
 
     contiguous = "what a product writes to and its biases must be C-contiguous"
     return {
-        "no biases": ({"biases": None}, "epilogue bias has no biases"),
-        "no epilogue": ({"epilogue": None}, "epilogue None takes no biases"),
         "a too long": ({"a": zeros(5, 2)}, r"\(5, 2\) · \(3, 4\) is not of shape \(5, 4\)"),
         "a too high": ({"a": zeros(6, 3)}, r"\(6, 3\) · \(3, 4\) is not of shape \(5, 4\)"),
         "b too wide": ({"b": zeros(3, 5)}, r"\(5, 3\) · \(3, 5\) is not of shape \(5, 4\)"),
@@ -243,8 +229,10 @@ def refused(cupy: StandInCupy) -> dict[str, tuple[dict[str, Any], str]]:
 @pytest.mark.parametrize("change", refused(StandInCupy()))
 def test_what_cublaslt_could_not_address_is_refused(cupy: StandInCupy, products: Products, change: str) -> None:
     changes, message = refused(cupy)[change]
+    trial = Trial(cupy, "bias")
+    trial.arrays |= changes
     with pytest.raises(ValueError, match=f"^{message}$"):
-        products.plan(**{**Trial(cupy, "bias").arrays, "epilogue": "bias", **changes})
+        trial.plan(products)
 
 
 def test_nothing_is_released_as_python_ends(
@@ -259,9 +247,8 @@ def test_nothing_is_released_as_python_ends(
         return made[-1]
 
     monkeypatch.setattr(weakref, "finalize", finalize)
-    ones = cupy.ones((2, 2))
-    products = Products(cupy, cublaslt, cupy.empty(4096, dtype="uint8"))
-    call = products.plan(ones, ones, cupy.zeros((2, 2)), compute="float64")
+    products = products_of(cupy, cublaslt)
+    call = Trial(cupy, "bias").plan(products)
     assert [one.atexit for one in made] == [False, False]
     del call, products
 
@@ -269,15 +256,15 @@ def test_nothing_is_released_as_python_ends(
 def test_fault_while_planning_releases_what_was_made(
     cupy: StandInCupy, cublaslt: NvmathCublasLt, products: Products
 ) -> None:
-    a, out = cupy.ones((2, 2), dtype="float32"), cupy.zeros((2, 2), dtype="float32")
+    trial = Trial(cupy, "bias")
+    trial.arrays["b"] = trial.arrays["b"].astype("int32")
     with pytest.raises(KeyError):
-        products.plan(a, cupy.ones((2, 2), dtype="int32"), out)
+        trial.plan(products)
     assert cublaslt.live == ["Handle"]
 
 
 def test_fault_of_a_product_is_the_librarys(cupy: StandInCupy, products: Products) -> None:
-    ones = cupy.ones((2, 2))
-    call = products.plan(ones, ones, cupy.zeros((2, 2)), compute="float64")
+    call = Trial(cupy, "bias").plan(products)
     cupy.failure = CUBLASError("CUBLAS_STATUS_EXECUTION_FAILED")
     with pytest.raises(CUBLASError, match="EXECUTION_FAILED"):
         call()
@@ -299,25 +286,19 @@ def products_on_gpu(gpu: Backend) -> Products:
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("epilogue", EPILOGUES)
 def test_product_and_epilogue_on_a_gpu_are_numpys(
-    gpu: Backend, products_on_gpu: Products, epilogue: str | None, precision: str, shape: tuple[int, int, int]
+    gpu: Backend, products_on_gpu: Products, epilogue: str, precision: str, shape: tuple[int, int, int]
 ) -> None:
-    if precision.split()[0] not in gpu.precisions:
+    if precision not in gpu.precisions:
         pytest.skip(f"{gpu.device_name} does not compute in {precision}")
-    compute, operands, result, tolerance = PRECISIONS[precision]
     with gpu.computing():
-        trial = Trial(gpu.xp, epilogue, shape, operands, result, scale=0.25)
+        trial = Trial(gpu.xp, epilogue, shape, precision, scale=0.25)
         aligned = trial.arrays["b"]
         for trial.arrays["b"] in (aligned, shift(gpu.xp, aligned)):
-            try:
-                call = products_on_gpu.plan(**trial.arrays, scale=0.25, compute=compute, epilogue=epilogue)
-            except Unsupported as error:
-                if epilogue is None or precision != "float64":
-                    raise
-                pytest.skip(str(error))  # the documentation promises none in float64
+            call = trial.plan(products_on_gpu)
             for _ in range(2):
                 trial.arrays["out"].fill(np.nan)
                 call()
-                trial.check(tolerance)
+                trial.check()
 
 
 @pytest.mark.cuda
@@ -325,8 +306,8 @@ def test_product_and_epilogue_on_a_gpu_are_numpys(
 def test_relu_on_a_gpu_passes_nan_on(gpu: Backend, products_on_gpu: Products, shape: tuple[int, int, int]) -> None:
     """In float32; in tf32 some algorithms make 0 of it, and in float16 all that were seen."""
     with gpu.computing():
-        trial = Trial(gpu.xp, "relu_bias", shape, "float32", "float32")
+        trial = Trial(gpu.xp, "relu_bias", shape)
         trial.arrays["a"][3].fill(np.nan)
-        products_on_gpu.plan(**trial.arrays, epilogue="relu_bias")()
+        trial.plan(products_on_gpu)()
         out = trial.arrays["out"].get()
         assert np.isnan(out).sum(axis=1).tolist() == [out.shape[1] if row == 3 else 0 for row in range(len(out))]

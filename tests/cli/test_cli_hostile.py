@@ -83,7 +83,8 @@ def places(
         folder.mkdir(parents=True, exist_ok=True)
         raise FmnistXpError("not compared")
 
-    monkeypatch.setattr("fmnist_xp.report.plots.save_figure", save_figure)
+    for place in ("report.drawing", "runs.folder", "evaluation"):
+        monkeypatch.setattr(f"fmnist_xp.{place}.save_figure", save_figure)
     monkeypatch.setattr("fmnist_xp.parity.suite.run_parity", run_parity)
     monkeypatch.setattr(speed, "measure_speed", partial(speed.measure_speed, rows=20))
     monkeypatch.setattr(speed, "gemm_sampler", lambda *_arguments: lambda: 1.0)

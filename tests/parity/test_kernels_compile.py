@@ -16,7 +16,8 @@ import pytest
 from parity.standin import DeviceArray, StandInCupy, make_nvmath
 
 from fmnist_xp import optim
-from fmnist_xp.backend import ELEMENTWISE, CudaBackend, CudaGraphBackend
+from fmnist_xp.backend import CudaBackend, CudaGraphBackend
+from fmnist_xp.backend.base import ELEMENTWISE
 from fmnist_xp.backend.kernels import expression, with_row_sums
 from fmnist_xp.model import Sequential
 from fmnist_xp.nn import Activation, CategoricalCrossentropy, Dense, Layer, Softmax, SoftmaxCategoricalCrossentropy

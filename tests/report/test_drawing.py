@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fmnist_xp.report import plots
-from fmnist_xp.report.drawing import drawable, new_figure, save_figure
+from fmnist_xp.report.drawing import drawable, new_figure, save_figure, save_figures
 from fmnist_xp.train.history import History
 
 ROOT = Path(plots.__file__).parents[2]
@@ -31,12 +31,13 @@ def draw(tmp_path: Path, before: str = "", after: str = "", **environment: str) 
 import os, sys
 sys.path[:0] = [{str(ROOT)!r}]
 from pathlib import Path
-from fmnist_xp.report import plots
+from fmnist_xp.report import drawing, plots
 from fmnist_xp.train.history import History
 history = History()
 history.append(0, 0.1, 2.3, 1.0, 0.0)
 {before}
-plots.plot_metrics(history, Path("picture.png"), title="衣服", experiment="sgd")  # not in the font
+figure = plots.metrics_figure(history, title="衣服", experiment="sgd")  # not in the font
+drawing.save_figure(figure, Path("picture.png"))
 assert "matplotlib.pyplot" not in sys.modules
 {after}
 """
@@ -119,7 +120,7 @@ def test_unknown_settings_do_not_matter(tmp_path: Path) -> None:
 def test_settings_are_not_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(matplotlib.rcParams, "lines.linewidth", 7.0)
     before = dict(dict.items(matplotlib.rcParams))  # bypasses the lookup, which would choose a backend
-    plots.plot_run(short_history(), tmp_path, title="a run", experiment="sgd")
+    save_figures(plots.run_figures(short_history(), title="a run", experiment="sgd"), tmp_path)
     assert dict(dict.items(matplotlib.rcParams)) == before
 
 

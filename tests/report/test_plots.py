@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from fmnist_xp.data.dataset import CLASS_NAMES
 from fmnist_xp.report import plots
+from fmnist_xp.report.drawing import save_figure, save_figures
 from fmnist_xp.report.notebook import notebook_history
 from fmnist_xp.train.history import History
 
@@ -81,24 +82,20 @@ def test_what_is_written_is_what_was_drawn(tmp_path: Path, monkeypatch: pytest.M
     seeds = {1: logged(epochs=41), 2: logged(epochs=41, shift=0.1)}
     matrix, image = np.eye(10, dtype=np.int64), np.eye(28, dtype=np.uint8)
     named: dict[str, Any] = {"title": "of adam", "class_names": CLASS_NAMES}
-    figures = {
-        **plots.run_figures(two["adam"], **run),
-        **plots.comparison_figures(two, title="both"),
-        **plots.seeds_figures(seeds, **run),
-        "metrics.png": plots.metrics_figure(two["sgd"], **one),
-        "confusion.png": plots.confusion_figure(matrix, **named),
-        "samples.png": plots.samples_figure(image[None], np.array([3], dtype=np.uint8), **named),
-        "grey.png": plots.grey_values_figure(image, title="image 0"),
-    }
-    assert [
-        *plots.plot_run(two["adam"], tmp_path, **run),
-        *plots.plot_comparison(two, tmp_path, title="both"),
-        *plots.plot_seeds(seeds, tmp_path, **run),
-        plots.plot_metrics(two["sgd"], tmp_path / "metrics.png", **one),
-        plots.plot_confusion(matrix, tmp_path / "confusion.png", **named),
-        plots.plot_samples(image[None], np.array([3], dtype=np.uint8), tmp_path / "samples.png", **named),
-        plots.plot_grey_values(image, tmp_path / "grey.png", title="image 0"),
-    ] == [tmp_path / name for name in figures]
+
+    def made() -> dict[str, Figure]:
+        return {
+            **plots.run_figures(two["adam"], **run),
+            **plots.comparison_figures(two, title="both"),
+            **plots.seeds_figures(seeds, **run),
+            "metrics.png": plots.metrics_figure(two["sgd"], **one),
+            "confusion.png": plots.confusion_figure(matrix, **named),
+            "samples.png": plots.samples_figure(image[None], np.array([3], dtype=np.uint8), **named),
+            "grey.png": plots.grey_values_figure(image, title="image 0"),
+        }
+
+    figures = made()
+    assert save_figures(made(), tmp_path) == [tmp_path / name for name in figures]
     for name, figure in figures.items():
         assert (tmp_path / name).read_bytes() == png(figure), name
         check_that_nothing_is_cut_off(figure)
@@ -108,7 +105,7 @@ def test_what_is_written_is_what_was_drawn(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_run_files_are_pngs_of_10_by_5_inches(tmp_path: Path) -> None:
-    paths = plots.plot_run(logged(), tmp_path / "new" / "run", title="sgd", experiment="sgd")
+    paths = save_figures(plots.run_figures(logged(), title="sgd", experiment="sgd"), tmp_path / "new" / "run")
     assert paths == [tmp_path / "new" / "run" / name for name in RUN_FILES + LATER_FILES]
     assert {size(path) for path in paths} == {(10 * plots.DPI, 5 * plots.DPI)}
     assert sorted(paths[0].parent.iterdir()) == sorted(paths)
@@ -151,9 +148,9 @@ def test_run_that_just_reaches_epoch_300_has_later_pictures() -> None:
 
 
 def test_an_empty_history_gives_no_picture(tmp_path: Path) -> None:
-    assert plots.plot_run(History(), tmp_path, **ANY, notebook=logged()) == []
-    assert plots.plot_comparison({}, tmp_path, title="t") == []
-    assert plots.plot_seeds({}, tmp_path, experiment="sgd", title="t") == []
+    assert save_figures(plots.run_figures(History(), **ANY, notebook=logged()), tmp_path) == []
+    assert save_figures(plots.comparison_figures({}, title="t"), tmp_path) == []
+    assert save_figures(plots.seeds_figures({}, experiment="sgd", title="t"), tmp_path) == []
     assert list(tmp_path.iterdir()) == []
 
 
@@ -198,9 +195,9 @@ def test_experiments_keep_their_colours() -> None:
 
 
 def test_two_runs_keep_their_own_pictures(tmp_path: Path) -> None:
-    first = plots.plot_run(logged(), tmp_path / "sgd", title="sgd", experiment="sgd")
+    first = save_figures(plots.run_figures(logged(), title="sgd", experiment="sgd"), tmp_path / "sgd")
     before = [path.read_bytes() for path in first]
-    second = plots.plot_run(logged(), tmp_path / "adam", title="adam", experiment="adam")
+    second = save_figures(plots.run_figures(logged(), title="adam", experiment="adam"), tmp_path / "adam")
     assert not set(first) & set(second)
     assert [path.read_bytes() for path in first] == before
     assert all(path.read_bytes() != old for path, old in zip(second, before, strict=True))
@@ -226,7 +223,7 @@ def test_title_wraps_after_115_characters() -> None:
 
 
 def test_failing_write_leaves_the_old_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (path, *_) = plots.plot_run(logged(), tmp_path, title="old", experiment="run")
+    (path, *_) = save_figures(plots.run_figures(logged(), title="old", experiment="run"), tmp_path)
     old = path.read_bytes()
 
     def fill_the_disk(self: Figure, target: Path, **_: Any) -> None:
@@ -235,7 +232,7 @@ def test_failing_write_leaves_the_old_picture(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(Figure, "savefig", fill_the_disk)
     with pytest.raises(OSError, match="no space left"):
-        plots.plot_run(logged(), tmp_path, title="new", experiment="run")
+        save_figures(plots.run_figures(logged(), title="new", experiment="run"), tmp_path)
     assert path.read_bytes() == old
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted(RUN_FILES + LATER_FILES)
 
@@ -269,8 +266,8 @@ def test_loss_without_spike_and_a_diverged_one_are_shown_whole() -> None:
 
 def test_run_that_ended_in_nan_is_still_drawn(tmp_path: Path) -> None:
     history = spiked(2.3, *[math.nan] * 9)
-    assert len(plots.plot_run(history, tmp_path, **ANY)) == 3
-    assert size(plots.plot_metrics(history, tmp_path / "metrics.png", **ANY))[0] == 10 * plots.DPI
+    assert len(save_figures(plots.run_figures(history, **ANY), tmp_path)) == 3
+    assert size(save_figure(plots.metrics_figure(history, **ANY), tmp_path / "metrics.png"))[0] == 10 * plots.DPI
 
 
 @pytest.mark.parametrize("huge", [1e301, 1e308, -1.7e308])
@@ -279,9 +276,11 @@ def test_huge_values_are_gaps(tmp_path: Path, huge: float) -> None:
     history = History([0, 10, 20], [0.5] * 3, [2.3, huge, 1e300], [huge, huge, 0.1], [huge, 0.0, 0.0])
     axes = only_axes(plots.run_figures(history, **ANY)["learning-rate.png"])
     assert drawn(axes)["run"][1] == [math.copysign(math.inf, huge)] * 2 + [0.1]
-    assert len(plots.plot_run(history, tmp_path, **ANY)) == 3
-    assert size(plots.plot_metrics(history, tmp_path / "metrics.png", **ANY))[0] == 10 * plots.DPI
-    assert len(plots.plot_seeds({0: history, 1: history}, tmp_path, experiment="sgd", title="t")) == 2
+    assert len(save_figures(plots.run_figures(history, **ANY), tmp_path)) == 3
+    assert size(save_figure(plots.metrics_figure(history, **ANY), tmp_path / "metrics.png"))[0] == 10 * plots.DPI
+    assert (
+        len(save_figures(plots.seeds_figures({0: history, 1: history}, experiment="sgd", title="t"), tmp_path)) == 2
+    )
 
 
 # --- several runs
@@ -289,7 +288,7 @@ def test_huge_values_are_gaps(tmp_path: Path, huge: float) -> None:
 
 def test_comparison(tmp_path: Path) -> None:
     runs = {"sgd": logged(), "adam": logged(shift=0.02), "short": logged(epochs=200)}
-    paths = plots.plot_comparison(runs, tmp_path, title="three")
+    paths = save_figures(plots.comparison_figures(runs, title="three"), tmp_path)
     assert [path.name for path in paths] == ["comparison-accuracy.png", "comparison-accuracy-from-700.png"]
     assert {size(path) for path in paths} == {(10 * plots.DPI, 5 * plots.DPI)}
 
@@ -325,8 +324,8 @@ def test_seeds_show_median_and_range(tmp_path: Path) -> None:
     assert np.asarray(area.get_facecolor())[0].tolist() == list(to_rgba(colour, 0.2))  # the median stays visible
     assert np.asarray(area.get_linewidth()).tolist() == [0]
 
-    paths = plots.plot_seeds(runs, tmp_path, experiment="momentum", title="t")
-    paths += plots.plot_seeds(runs, tmp_path, experiment="sgd", title="t")
+    paths = save_figures(plots.seeds_figures(runs, experiment="momentum", title="t"), tmp_path)
+    paths += save_figures(plots.seeds_figures(runs, experiment="sgd", title="t"), tmp_path)
     assert len(set(paths)) == 8
     assert {size(path) for path in paths} == {(10 * plots.DPI, 5 * plots.DPI)}
 
@@ -364,7 +363,7 @@ def test_metrics_shows_loss_and_its_data_part(tmp_path: Path) -> None:
     assert {line.get_color() for axes in figure.axes for line in axes.lines} == {whole.get_color()}
 
     path = tmp_path / "metrics.png"
-    assert plots.plot_metrics(history, path, title="adam", experiment="run") == path
+    assert save_figure(plots.metrics_figure(history, title="adam", experiment="run"), path) == path
     assert size(path) == (10 * plots.DPI, 10 * plots.DPI)
 
 
@@ -406,7 +405,7 @@ def test_confusion_has_counts_as_text_and_shares_as_colours(tmp_path: Path) -> N
     assert figure.get_suptitle() == "Confusion matrix\nsgd"
 
     path = tmp_path / "confusion.png"
-    assert plots.plot_confusion(matrix, path, class_names=CLASS_NAMES, title="sgd") == path
+    assert save_figure(plots.confusion_figure(matrix, class_names=CLASS_NAMES, title="sgd"), path) == path
     assert size(path) == (10 * plots.DPI, 9 * plots.DPI)
 
 
@@ -432,7 +431,7 @@ def test_samples_are_in_the_row_of_their_class(tmp_path: Path) -> None:
     assert {tick.get_markersize() for tick in axes.get_yticklines()} == {0}
 
     path = tmp_path / "samples.png"
-    assert plots.plot_samples(images, labels, path, class_names=CLASS_NAMES, title="train") == path
+    assert save_figure(plots.samples_figure(images, labels, class_names=CLASS_NAMES, title="train"), path) == path
     assert size(path) == (10 * plots.DPI, 7 * plots.DPI)
 
 
@@ -455,7 +454,7 @@ def test_grey_values_are_printed_in_their_cells(tmp_path: Path) -> None:
     )
 
     path = tmp_path / "grey.png"
-    assert plots.plot_grey_values(image, path, title="train image 0") == path
+    assert save_figure(plots.grey_values_figure(image, title="train image 0"), path) == path
     assert size(path) == (10 * plots.DPI, 10.5 * plots.DPI)
 
 
@@ -489,8 +488,9 @@ def test_names_are_drawn_literally() -> None:
     [
         ("import fmnist_xp.report.plots, fmnist_xp.report.tables", "matplotlib"),
         (
-            "from pathlib import Path; from fmnist_xp.report import plots, notebook;"
-            "plots.plot_run(notebook.notebook_history('sgd'), Path('.'), title='t', experiment='sgd')",
+            "from pathlib import Path; from fmnist_xp.report import drawing, plots, notebook;"
+            "figures = plots.run_figures(notebook.notebook_history('sgd'), title='t', experiment='sgd');"
+            "drawing.save_figures(figures, Path('.'))",
             "matplotlib.pyplot",
         ),
     ],
