@@ -59,7 +59,7 @@ def gpu(pytestconfig: pytest.Config) -> Any:
 
 
 @pytest.fixture(scope="session")
-def made_data() -> MakeData:
+def synthetic_rows() -> MakeData:
     """Return a function for synthetic data that can be learned: rows in (-1, 1) around one centre per class."""
 
     def make(rows: int, features: int = 20, classes: int = 10, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -140,7 +140,7 @@ class TorchReference:
 
 
 @pytest.fixture(scope="session")
-def torch_twin(torch: Any) -> Callable[[Any], TorchReference]:
+def torch_reference(torch: Any) -> Callable[[Any], TorchReference]:
     return lambda network: TorchReference(torch, network)
 
 

@@ -94,10 +94,10 @@ def test_training_agrees_with_pytorch_after_five_and_fifty_epochs(
     decay: float,
     split_softmax: bool,
     torch: Any,
-    torch_twin: Callable[[Sequential], Any],
+    torch_reference: Callable[[Sequential], Any],
 ) -> None:
     model = spread(make_model(split_softmax=split_softmax, threads=2))
-    twin, optimizer, oracle = torch_twin(model), make(decay), make_oracle(torch)
+    twin, optimizer, oracle = torch_reference(model), make(decay), make_oracle(torch)
     losses, logged = [], []
     for epochs in (range(5), range(5, 50)):
         logged += fit(model, epochs=len(epochs), optimizer=optimizer, block_rows=7).loss

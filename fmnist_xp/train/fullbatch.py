@@ -12,7 +12,7 @@ from typing import Any
 from fmnist_xp.arguments import whole_number
 from fmnist_xp.backend import Array
 from fmnist_xp.nn.network import Network
-from fmnist_xp.train.metrics import Metrics
+from fmnist_xp.train.metrics import BatchMetrics
 from fmnist_xp.train.ordered import OrderedSum
 from fmnist_xp.train.plan import is_planned
 from fmnist_xp.train.worker import Worker
@@ -53,7 +53,7 @@ class FullBatch:
             block_rows = min(self.rows, whole_number("block_rows", block_rows, 1))
         self.block_rows = block_rows or backend.block_rows(self.rows, row_bytes)
         self.blocks = [slice(i, min(i + self.block_rows, self.rows)) for i in range(0, self.rows, self.block_rows)]
-        self.metrics: Any = None if labels is None else Metrics(network, labels)
+        self.metrics: Any = None if labels is None else BatchMetrics(network, labels)
         self.workers = min(backend.threads, len(self.blocks))
         given = network, inputs, labels, self.block_rows, input_scale
         self._workers = [Worker(*given) for _ in range(self.workers)]
@@ -91,11 +91,11 @@ class FullBatch:
         self._for_each_block(self._keep_probabilities, probabilities)
         return probabilities
 
-    def _add_gradients(self, worker: Worker, number: int, metrics: Metrics | None) -> None:
+    def _add_gradients(self, worker: Worker, number: int, metrics: BatchMetrics | None) -> None:
         worker.compute_gradients(self.blocks[number], metrics)
         worker.gradients = self._sum.add(number, worker.gradients)
 
-    def _forward(self, worker: Worker, number: int, metrics: Metrics) -> None:
+    def _forward(self, worker: Worker, number: int, metrics: BatchMetrics) -> None:
         worker.forward(self.blocks[number], metrics)
 
     def _keep_probabilities(self, worker: Worker, number: int, probabilities: Array) -> None:

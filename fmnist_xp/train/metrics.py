@@ -18,7 +18,7 @@ def matches(xp: Any, predicted: Array, labels: Array, true: Array, output: Array
     xp.multiply((predicted == labels) & xp.isfinite(true), 1.0, out=output)
 
 
-class Metrics:
+class BatchMetrics:
     """The metrics of `network` over rows with `labels`, class indices (rows,) on its backend.
 
     `totals` are [data loss, accuracy, regularization loss], (3,) of float64, as the last `reduce` left them.

@@ -11,39 +11,32 @@ from functools import partial
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
+from fmnist_xp import nn
 from fmnist_xp.backend import Array, Backend, Call, Formula, Product, RowSum, Step
-from fmnist_xp.nn import (
-    Activation,
-    CategoricalCrossentropy,
-    Dense,
-    Network,
-    Softmax,
-    SoftmaxCategoricalCrossentropy,
-)
 from fmnist_xp.nn.activations import biased, softmax_gradient_steps, softmax_steps
 from fmnist_xp.nn.layers import add_bias, copy_values
 from fmnist_xp.nn.losses import summed_gradient
 from fmnist_xp.nn.workspace import Workspace
 from fmnist_xp.registry import is_registered
 
-LOSSES = CategoricalCrossentropy, SoftmaxCategoricalCrossentropy
-"""The very classes of losses that are taken apart; of layers it is Dense, Softmax and the registered activations."""
+LOSSES = nn.CategoricalCrossentropy, nn.SoftmaxCategoricalCrossentropy
+"""The very classes of losses that are taken apart; of layers, Dense, Softmax and the registered activations."""
 
 
-def is_planned(network: Network) -> bool:
+def is_planned(network: nn.Network) -> bool:
     """Return whether every layer and the loss are taken apart, so that an epoch is the same calls each time."""
-    known = (type(layer) in (Dense, Softmax) or _is_activation(layer) for layer in network.layers)
+    known = (type(layer) in (nn.Dense, nn.Softmax) or _is_activation(layer) for layer in network.layers)
     return _computes_as_its_layers(network) and type(network.loss) in LOSSES and all(known)
 
 
-def takes_input_scale(network: Network) -> bool:
+def takes_input_scale(network: nn.Network) -> bool:
     """Return whether a plan of `network` has a product that takes a factor on the inputs up."""
-    return _computes_as_its_layers(network) and type(network.layers[0]) is Dense
+    return _computes_as_its_layers(network) and type(network.layers[0]) is nn.Dense
 
 
-def _computes_as_its_layers(network: Network) -> bool:
+def _computes_as_its_layers(network: nn.Network) -> bool:
     kind = type(network)
-    return kind.forward is Network.forward and kind.backward is Network.backward
+    return kind.forward is nn.Network.forward and kind.backward is nn.Network.backward
 
 
 class Calls:
@@ -100,7 +93,7 @@ class Plan:
     `input_scale` is a factor on the inputs, which the first layer's products take up.
     """
 
-    def __init__(self, network: Network, input_scale: float = 1.0) -> None:
+    def __init__(self, network: nn.Network, input_scale: float = 1.0) -> None:
         self._network = _copied(network)
         self._backend, self._loss, self._scale = network.backend, self._network.loss, input_scale
         self.workspace = Workspace(network.backend.xp)
@@ -114,7 +107,7 @@ class Plan:
         values, free = inputs, False  # whether nobody needs the values again, so that they may be written over
         biases = None  # of the Dense layer before, for the activation behind it to add
         for number, (layer, following) in enumerate(zip_longest(network.layers, network.layers[1:])):
-            if type(layer) is Dense:
+            if type(layer) is nn.Dense:
                 values, free = self._dense(calls, number, values, kept), True
                 biases = layer.biases
                 if not _is_activation(following):
@@ -128,12 +121,12 @@ class Plan:
                     calls.add(Formula(biased(layer.formula), (values, biases, output)))
                 values, free, biases = output, False, None
                 kept[number] = output
-            elif type(layer) is Softmax:
+            elif type(layer) is nn.Softmax:
                 values = kept[number] = self._softmax(calls, str(number), values, free)
                 free = False
             else:
                 values, free = self._call(calls, layer, "forward", values, training, str(number)), False
-        if type(self._loss) is SoftmaxCategoricalCrossentropy:
+        if type(self._loss) is nn.SoftmaxCategoricalCrossentropy:
             values = self._softmax(calls, "loss", values, free)
         elif type(self._loss) not in LOSSES:
             values = self._call(calls, self._loss, "activate", values, training)
@@ -155,15 +148,15 @@ class Plan:
             return calls
         dvalues = self._loss_gradient(calls, forward.probabilities, labels)
         for number, layer in reversed(list(enumerate(network.layers))):
-            if isinstance(layer, Dense):
+            if isinstance(layer, nn.Dense):
                 dvalues = self._operand(calls, f"{number} dvalues", dvalues, layer)
-            if type(layer) is Dense:
+            if type(layer) is nn.Dense:
                 dvalues = self._dense_gradients(calls, number, forward.kept[number], dvalues)
             elif _is_activation(layer):
                 calls.add(Formula(layer.gradient, (dvalues, forward.kept[number], dvalues)))
-            elif type(layer) is Softmax:
+            elif type(layer) is nn.Softmax:
                 dvalues = self._softmax_gradient(calls, str(number), dvalues, forward.kept[number])
-            elif isinstance(layer, Dense):
+            elif isinstance(layer, nn.Dense):
                 backward = partial(_dense_backward, layer, with_inputs=number > 0)
                 dvalues = calls.through(backward, dvalues, self._keep(layer, f"{number} dinputs"))
             else:
@@ -202,7 +195,7 @@ class Plan:
 
         return keep
 
-    def _operand(self, calls: Calls, name: str, values: Array, layer: Dense) -> Array:
+    def _operand(self, calls: Calls, name: str, values: Array, layer: nn.Dense) -> Array:
         """Return `values` in the dtype in which they enter the products of `layer`."""
         if values.dtype == layer.precision.operands:
             return values
@@ -259,21 +252,21 @@ class Plan:
 def _is_activation(layer: Any) -> bool:
     """Return whether `layer`, or None, is a registered activation that computes its two formulas and no more."""
     kind = type(layer)
-    formulas = isinstance(layer, Activation) and is_registered(layer)
-    return formulas and (kind.forward, kind.backward) == (Activation.forward, Activation.backward)
+    formulas = isinstance(layer, nn.Activation) and is_registered(layer)
+    return formulas and (kind.forward, kind.backward) == (nn.Activation.forward, nn.Activation.backward)
 
 
-def _copied(network: Network) -> Network:
+def _copied(network: nn.Network) -> nn.Network:
     """Return a network that shares the parameters, with layers and a loss of its own that a thread has to itself."""
     copied = copy.copy(network)
     copied.layers = [copy.copy(layer) for layer in network.layers]
-    copied.dense = [layer for layer in copied.layers if isinstance(layer, Dense)]
+    copied.dense = [layer for layer in copied.layers if isinstance(layer, nn.Dense)]
     copied.trainable = [layer for layer in copied.layers if layer.size]
     copied.loss = copy.copy(network.loss)
     copied.loss.checks_labels = False
     return copied
 
 
-def _dense_backward(layer: Dense, dvalues: Array, with_inputs: bool) -> Array:
+def _dense_backward(layer: nn.Dense, dvalues: Array, with_inputs: bool) -> Array:
     layer.backward_parameters(dvalues)
     return layer.backward_inputs(dvalues) if with_inputs else dvalues

@@ -7,7 +7,7 @@ calls costs a third of that.
 
 from fmnist_xp.backend import Array
 from fmnist_xp.nn.network import Network
-from fmnist_xp.train.metrics import Metrics
+from fmnist_xp.train.metrics import BatchMetrics
 from fmnist_xp.train.plan import Calls, Forward, Plan
 
 
@@ -31,7 +31,7 @@ class Worker:
             rows = backend.xp.empty((block_rows, network.n_inputs), network.precision.operands)
             self._buffers = rows, None if labels is None else backend.xp.empty(block_rows, labels.dtype)
 
-    def forward(self, block: slice, metrics: Metrics | None = None, training: bool = False) -> Array:
+    def forward(self, block: slice, metrics: BatchMetrics | None = None, training: bool = False) -> Array:
         """Return the class probabilities of the rows of `block`, of which `metrics` take note if given."""
         inputs, place = self._inputs[block], block.start
         if self._buffers is not None:  # which lie at the same addresses for all blocks of a size
@@ -47,7 +47,7 @@ class Worker:
             metrics.note(self._plan, forward.probabilities, block)
         return forward.probabilities
 
-    def compute_gradients(self, block: slice, metrics: Metrics | None = None) -> None:
+    def compute_gradients(self, block: slice, metrics: BatchMetrics | None = None) -> None:
         """Write the sum of the gradients of the samples of `block` to `gradients`.
 
         `metrics`, if given, take note of the probabilities, before the gradient is written over them.

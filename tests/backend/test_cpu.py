@@ -55,9 +55,9 @@ def test_numpys_whole_numbers_are_numbers_of_threads() -> None:
     assert (backend.threads, type(backend.threads)) == (3, int)
 
 
-def test_arrays_of_cupy_are_taken_to_the_host(made_data: Callable[..., Any]) -> None:
+def test_arrays_of_cupy_are_taken_to_the_host(synthetic_rows: Callable[..., Any]) -> None:
     # NumPy refuses them, and so does CuPy NumPy's: `asarray` is the way from either to the other.
-    X, y = made_data(60)
+    X, y = synthetic_rows(60)
     cuda = CudaBackend(cupy=StandInCupy())
     cpu = CpuBackend(1)
     copy = cpu.asarray(cuda.asarray(X), dtype="float32")

@@ -65,8 +65,8 @@ def training_on_a_thread(backend: Backend, data: tuple[np.ndarray, np.ndarray]) 
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_child_computes_what_its_parent_did_which_goes_on(made_data: Callable[..., Any], threads: int) -> None:
-    data = made_data(200)
+def test_child_computes_what_its_parent_did_which_goes_on(synthetic_rows: Callable[..., Any], threads: int) -> None:
+    data = synthetic_rows(200)
     backend = CpuBackend(threads)
     expected = trained(backend, data)
     assert in_child(lambda: trained(backend, data)) == expected
@@ -74,8 +74,8 @@ def test_child_computes_what_its_parent_did_which_goes_on(made_data: Callable[..
     assert trained(backend, data) == expected
 
 
-def test_child_of_a_child_computes_too(made_data: Callable[..., Any]) -> None:
-    data = made_data(200)
+def test_child_of_a_child_computes_too(synthetic_rows: Callable[..., Any]) -> None:
+    data = synthetic_rows(200)
     backend = CpuBackend(2)
     expected = trained(backend, data)
     assert in_child(lambda: (trained(backend, data), in_child(lambda: trained(backend, data)))) == (expected,) * 2
@@ -87,8 +87,8 @@ def test_layers_used_alone_compute_in_a_child() -> None:
     assert in_child(lambda: dense.forward(np.ones((4, 20), "float32")).tobytes()) == expected
 
 
-def test_processes_of_multiprocessing_compute(made_data: Callable[..., Any]) -> None:
-    data = made_data(200)
+def test_processes_of_multiprocessing_compute(synthetic_rows: Callable[..., Any]) -> None:
+    data = synthetic_rows(200)
     backend = CpuBackend(2)
     expected = trained(backend, data)
     with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
@@ -109,8 +109,8 @@ def _trained_here(_number: int) -> bytes:
     return trained(*_held)
 
 
-def test_fork_in_the_midst_of_a_training_on_another_thread(made_data: Callable[..., Any]) -> None:
-    data = made_data(200)
+def test_fork_in_the_midst_of_a_training_on_another_thread(synthetic_rows: Callable[..., Any]) -> None:
+    data = synthetic_rows(200)
     backend = CpuBackend(2)
     expected, free = trained(backend, data), blas_threads()
     with training_on_a_thread(backend, data):

@@ -452,12 +452,12 @@ def test_faults_of_cuda_come_first() -> None:
 @pytest.mark.parametrize("block_rows", [None, 150])
 @pytest.mark.parametrize(("dtype", "rtol"), [("float32", 1e-4), ("float64", 1e-9), ("tf32", 1e-2), ("float16", 1e-2)])
 def test_training_with_graphs_is_training_without(
-    gpu: Backend, made_data: Any, dtype: str, rtol: float, block_rows: int | None
+    gpu: Backend, synthetic_rows: Any, dtype: str, rtol: float, block_rows: int | None
 ) -> None:
     pytest.importorskip("nvmath", reason="nvmath-python, with whose cuBLAS products are captured, is not installed")
     if dtype not in gpu.precisions:
         pytest.skip(f"{gpu.device_name} does not compute in {dtype}")
-    X, y = made_data(400)
+    X, y = synthetic_rows(400)
     losses = []
     for backend in (gpu, CudaGraphBackend(int(gpu.name.partition(":")[2]))):
         layers: list[Layer] = [Dense(20, 32, 0.0, 1e-4), ReLU(), Dense(32, 10)]

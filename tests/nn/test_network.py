@@ -101,10 +101,10 @@ def test_gradient_agrees_with_finite_differences(
 
 
 @pytest.mark.parametrize("split_softmax", [False, True], ids=["joined", "split"])
-def test_loss_and_gradient_agree_with_pytorch(split_softmax: bool, torch_twin: Callable[[Network], Any]) -> None:
+def test_loss_and_gradient_agree_with_pytorch(split_softmax: bool, torch_reference: Callable[[Network], Any]) -> None:
     network = make_network(split_softmax)
     X, y = make_batch()
-    twin = torch_twin(network)
+    twin = torch_reference(network)
     assert total_loss(network, X, y) == pytest.approx(twin.loss(X, y).item(), rel=1e-13)
     network.backward(network.forward(X), y)
     network.add_penalty_gradients()

@@ -126,11 +126,11 @@ def test_mean_of_the_losses_is_taken_in_float64() -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_gradient_agrees_with_pytorch(threads: int, torch_twin: Callable[[Network], Any]) -> None:
+def test_gradient_agrees_with_pytorch(threads: int, torch_reference: Callable[[Network], Any]) -> None:
     network = make_network(threads)
     X, y = make_batch()
     FullBatch(network, X, y, 5).compute_gradients()
-    np.testing.assert_allclose(network.gradients, torch_twin(network).gradients(X, y), rtol=1e-10, atol=1e-14)
+    np.testing.assert_allclose(network.gradients, torch_reference(network).gradients(X, y), rtol=1e-10, atol=1e-14)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -196,9 +196,9 @@ def test_parameters_inputs_and_labels_stay_as_they_are() -> None:
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_fifty_epochs_have_the_same_bits_on_any_number_of_threads(
-    name: str, made_data: Callable[..., tuple[np.ndarray, np.ndarray]]
+    name: str, synthetic_rows: Callable[..., tuple[np.ndarray, np.ndarray]]
 ) -> None:
-    X, y = made_data(2500, features=784)
+    X, y = synthetic_rows(2500, features=784)
     results = []
     for threads in (1, 2, 4):
         network = EXPERIMENTS[name].make_network(CpuBackend(threads), seed=1)

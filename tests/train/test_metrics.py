@@ -3,7 +3,7 @@ import pytest
 
 from fmnist_xp.backend import CpuBackend
 from fmnist_xp.nn import Dense, Network
-from fmnist_xp.train.metrics import Metrics
+from fmnist_xp.train.metrics import BatchMetrics
 from fmnist_xp.train.plan import Plan
 
 PROBABILITIES = np.array([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7], [0.3, 0.4, 0.3], [0.25, 0.25, 0.5]])
@@ -20,14 +20,14 @@ def network() -> Network:
 
 @pytest.mark.parametrize("blocks", [[slice(0, 4)], [slice(0, 3), slice(3, 4)], [slice(2, 4), slice(0, 2)]])
 def test_metrics_by_hand(network: Network, blocks: list[slice]) -> None:
-    metrics = Metrics(network, LABELS)
+    metrics = BatchMetrics(network, LABELS)
     for block in blocks:
         metrics.note(Plan(network), PROBABILITIES[block], block)
     np.testing.assert_allclose(metrics.reduce(), [LOSS, 0.75, 0.5 * 5 + 0.25 * 9], rtol=1e-15)
 
 
 def test_next_metrics_are_written_to_the_same_place(network: Network) -> None:
-    metrics = Metrics(network, LABELS)
+    metrics = BatchMetrics(network, LABELS)
     metrics.note(Plan(network), PROBABILITIES, slice(0, 4))
     first = metrics.reduce()
     network.dense[0].weights = np.zeros((2, 3))
