@@ -65,7 +65,10 @@ def fetch(url: str | None = None, progress: bool = True, folder: Path | None = N
         raise DataError(f"{folder}: cannot be made ({error.strerror}); set FMNIST_XP_CACHE to another") from error
     missing = [name for name in published.FILES if not _is_right(folder / name, name)]
     if missing:
-        _check_requests()
+        try:
+            import requests  # noqa: F401
+        except ImportError as error:
+            raise OutOfReachError(f"downloads need requests ({error}): pip install requests") from error
     failures: list[DataError] = []
     deadline = time.monotonic() + WHOLE
     for address in (chosen,) if chosen else published.ADDRESSES:
@@ -86,20 +89,11 @@ def fetch(url: str | None = None, progress: bool = True, folder: Path | None = N
     raise DataError(f"{reasons}; name another address (--url, FMNIST_XP_URL)")
 
 
-def _check_requests() -> None:
-    try:
-        import requests  # noqa: F401
-    except ImportError as error:
-        raise OutOfReachError(f"downloads need requests ({error}): pip install requests") from error
-
-
 def _is_right(path: Path, name: str) -> bool:
-    try:
+    with suppress(DataError, OSError):
         if path.is_file():  # opening a FIFO would block
             published.verify(path, name)
             return True
-    except (DataError, OSError):
-        pass
     return False
 
 
@@ -234,11 +228,9 @@ def _address(url: str) -> str:
 
 def _reason(error: BaseException) -> str:
     """Return the innermost reason in words: requests wraps the error two or three times."""
-    reason: Any = error
-    while True:
-        inner = getattr(reason, "reason", None) or next((a for a in reason.args if isinstance(a, Exception)), None)
-        if not isinstance(inner, Exception):
-            words = str(getattr(reason, "strerror", None) or reason).split(": ", 1)[-1]
-            # urllib3 puts the system's words after its own, with or without brackets.
-            return re.sub(r"^.*\[Errno -?\d+\] (.*?)\)?$", r"\1", words)
-        reason = inner
+    inner = getattr(error, "reason", None) or next((a for a in error.args if isinstance(a, Exception)), None)
+    if isinstance(inner, Exception):
+        return _reason(inner)
+    words = str(getattr(error, "strerror", None) or error).split(": ", 1)[-1]
+    # urllib3 puts the system's words after its own, with or without brackets.
+    return re.sub(r"^.*\[Errno -?\d+\] (.*?)\)?$", r"\1", words)

@@ -102,18 +102,15 @@ def verify(path: Path, name: str) -> None:
     with path.open("rb") as file:
         if hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest() == expected.md5_gz:
             return
-    digest, size = hashlib.sha256(), 0
     try:
         with gzip.open(path) as stream:
-            while size <= expected.size and (chunk := stream.read(1 << 20)):
-                digest.update(chunk)
-                size += len(chunk)
+            content = stream.read(expected.size + 1)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{name}: what came is no whole gzip file ({error})") from error
-    if size > expected.size:
+    if len(content) > expected.size:
         raise DataError(f"{name}: holds more than the {expected.size:,} bytes of the published file")
-    if digest.hexdigest() != expected.sha256:
-        raise DataError(f"{name}: its content has SHA-256 {digest.hexdigest()}, the published file {expected.sha256}")
+    if (digest := hashlib.sha256(content).hexdigest()) != expected.sha256:
+        raise DataError(f"{name}: its content has SHA-256 {digest}, the published file {expected.sha256}")
 
 
 def sorted_sha256(dataset: Dataset) -> str:
