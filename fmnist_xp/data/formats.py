@@ -10,7 +10,7 @@ from fmnist_xp.data import csv_files, idx, images, npz
 from fmnist_xp.data.cache import cached
 from fmnist_xp.data.dataset import Dataset
 from fmnist_xp.data.published import is_published
-from fmnist_xp.data.stored import ARCHIVE, Found, Stored, in_archive, in_folder, is_tar, is_zip, open_file, shown
+from fmnist_xp.data.stored import ARCHIVE, Found, Stored, archive_kind, in_archive, in_folder, open_file, shown
 from fmnist_xp.errors import DataError
 
 FORMATS = ("png", "idx")
@@ -121,32 +121,32 @@ def _read_folder(path: Path) -> tuple[Dataset, Dataset]:
 
 
 def _read_archive(path: Path) -> tuple[Dataset, Dataset]:
-    zipped = is_zip(path)
-    if not zipped and not is_tar(path):
+    kind = archive_kind(path)
+    if not kind:
         raise DataError(f"{shown(str(path))}: neither a zip nor a tar; {UNDERSTOOD}")
     # The members are listed and checked before the whole file is hashed.
     with in_archive(path) as files:
         sets = _sets(files)
         if found := _nearest(sets, path):
-            found.check(found.files)
-            source = f"{found.form} in {path}"
-            return _by_content("archive", [path], source, lambda: found.read(found.files, source))
+            return _read_set(found, path)
         if sets:
             raise DataError(f"{sets[0].problem}")
-        if zipped and any("/" in file.name for file in files):
+        if kind == "zip" and any("/" in file.name for file in files):
             source = f"zip of images {path}"
             return _by_content("archive", [path], source, lambda: images.read_zip(path, source))
         raise _nothing(str(path), files)
 
 
 def _read_set(found: Found, path: Path) -> tuple[Dataset, Dataset]:
+    """Return what `found` holds, which lies in `path`: a folder or an archive."""
     if found.problem:
         raise DataError(found.problem)
     # Headers and sizes are checked before the whole files are hashed.
     found.check(found.files)
     source = f"{found.form} in {path}"
-    paths = [file.path for file in found.files]
-    return _by_content(found.form, paths, source, lambda: found.read(found.files, source))
+    form = found.form if path.is_dir() else "archive"
+    paths = list(dict.fromkeys(file.path for file in found.files))  # all members have the path of their archive
+    return _by_content(form, paths, source, lambda: found.read(found.files, source))
 
 
 def _sets(files: list[Stored]) -> list[Found]:

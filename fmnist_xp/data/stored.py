@@ -11,7 +11,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -219,20 +219,15 @@ def open_file(path: Path) -> Opened:
     return path.open("rb"), found.st_size
 
 
-def is_zip(path: Path) -> bool:
-    """Return whether a file on disk begins like a zip."""
+def archive_kind(path: Path) -> str | None:
+    """Return "zip" or "tar" (perhaps in gzip) for a file on disk that begins like one, None for any other."""
     with open_file(path)[0] as file:
-        return file.read(2) == b"PK"
-
-
-def is_tar(path: Path) -> bool:
-    """Return whether a file on disk, decompressed if it is gzip, begins like a tar."""
-    try:
-        with open_file(path)[0] as file:
+        if file.read(2) == b"PK":
+            return "zip"
+        with suppress(*_DAMAGE):
             _tar(file)
-    except _DAMAGE:
-        return False
-    return True
+            return "tar"
+    return None
 
 
 @contextmanager
@@ -242,7 +237,7 @@ def in_archive(path: Path) -> Iterator[list[Stored]]:
     Nothing is unpacked to disk. DataError if it is damaged.
     """
     with blaming(shown(str(path))), open_file(path)[0] as file:
-        if is_zip(path):
+        if archive_kind(path) == "zip":
             with zipfile.ZipFile(file) as archive:
                 yield list(_zip_files(path, archive))
         else:
@@ -330,6 +325,7 @@ class _Metered:
 
 
 def _tar(file: IO[bytes]) -> tarfile.TarFile:
+    file.seek(0)
     magic = file.read(2)
     file.seek(0)
     packed = magic == b"\x1f\x8b"
