@@ -51,26 +51,21 @@ def check(files: list[Stored]) -> None:
 def read(files: list[Stored], source: str) -> tuple[Dataset, Dataset]:
     """Read four files, in the order of `find`, into (train, test); DataError names the file at fault."""
     check(files)
-    train_images, train_labels, test_images, test_labels = files
-    return _split(train_images, train_labels, source), _split(test_images, test_labels, source)
+    return _split(files[:2], source), _split(files[2:], source)
 
 
 def write(dataset: Dataset, split: str, folder: Path) -> None:
     """Write one split ("train" or "test") to `folder` as two gzip files, with the same bytes every time."""
-    n, height, width = dataset.images.shape
-    _write(folder, split, "images", struct.pack(">IIII", 0x0803, n, height, width), dataset.images)
-    _write(folder, split, "labels", struct.pack(">II", 0x0801, n), dataset.labels)
+    for kind, values in (("images", dataset.images), ("labels", dataset.labels)):
+        path = folder / f"{PREFIXES[split]}-{STEMS[kind]}.gz"
+        # No name and no time in the gzip header, so that the file depends only on its content.
+        with path.open("wb") as file, gzip.GzipFile("", "wb", 6, file, mtime=0) as stream:
+            stream.write(struct.pack(f">I{values.ndim}I", 0x0800 + values.ndim, *values.shape))
+            stream.write(np.ascontiguousarray(values).data)
 
 
-def _write(folder: Path, split: str, kind: str, head: bytes, values: NDArray[np.uint8]) -> None:
-    path = folder / f"{PREFIXES[split]}-{STEMS[kind]}.gz"
-    # No name and no time in the gzip header, so that the file depends only on its content.
-    with path.open("wb") as file, gzip.GzipFile("", "wb", 6, file, mtime=0) as stream:
-        stream.write(head)
-        stream.write(np.ascontiguousarray(values).data)
-
-
-def _split(images: Stored, labels: Stored, source: str) -> Dataset:
+def _split(files: list[Stored], source: str) -> Dataset:
+    images, labels = files
     # Labels first: they are smaller.
     values = _read(labels, "labels")
     return split_of(_read(images, "images"), values, source, labels.where)
@@ -94,8 +89,8 @@ def _read(file: Stored, kind: str) -> NDArray[np.uint8]:
 
 def _header(stream: IO[bytes], where: str, kind: str) -> tuple[int, ...]:
     dimensions = _DIMENSIONS[kind]
-    head = stream.read(4 * (1 + dimensions))
     magic = 0x0800 + dimensions
+    head = stream.read(4 * (1 + dimensions))
     if head[:4] != struct.pack(">I", magic):
         raise DataError(f"{where}: magic number {head[:4].hex() or 'nothing'} found; {kind} begin with {magic:08x}")
     if len(head) < 4 * (1 + dimensions):

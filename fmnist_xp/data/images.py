@@ -151,7 +151,7 @@ class _Layout:
         self.names: list[str] = []
         self._where = where
         self._listed = listed
-        self._counts: list[list[int]] = []
+        self._labels: list[NDArray[np.uint8]] = []
         top = _top(listed) or ""
         self._skipped = [name for name in listed("") if top and f"{name}/" != top]
         splits = self._splits(top)
@@ -187,22 +187,17 @@ class _Layout:
                 if held > _BATCH or start + _PIECE >= len(images):
                     on_threads(work, pieces)
                     pieces, held = [], 0
-        counts = np.array(self._counts)
-        splits = np.split(images, [counts[0].sum()])
-        train, test = (
-            Dataset(part, np.repeat(np.arange(10), count), "custom", source)
-            for part, count in zip(splits, counts, strict=True)
-        )
-        return train, test
+        train, test = self._labels
+        n = len(train)
+        return Dataset(images[:n], train, "custom", source), Dataset(images[n:], test, "custom", source)
 
     def _splits(self, top: str) -> dict[str, str]:
         """Return the folders of the splits."""
         splits: dict[str, str] = {}
-        others = []
         for name, is_folder in self._listed(top).items():
             split = _SPLITS.get(name.lower()) if is_folder else None
             if split is None:
-                others.append(name)
+                self._skipped.append(name)
             elif split in splits:
                 raise DataError(f"{self._where}{top}{name}: as well as {splits[split]}; which is it? Leave one there")
             else:
@@ -211,7 +206,6 @@ class _Layout:
             validation = splits.pop("validation")
             if splits.setdefault("test", validation) != validation:
                 LOG.warning("%s%s: left aside, since there is %s too", self._where, top + validation, splits["test"])
-        self._skipped += others
         return splits
 
     def _add(self, split: str) -> None:
@@ -237,7 +231,7 @@ class _Layout:
                 raise DataError(f"{self._where}{folder}: no image found; each label from 0 to 9 needs some")
             self.names += [f"{folder}/{name}" for name in sorted(names)]
             counts.append(len(names))
-        self._counts.append(counts)
+        self._labels.append(np.repeat(np.arange(10, dtype=np.uint8), counts))
 
     def _images(self, folder: str) -> list[str]:
         names = []

@@ -39,11 +39,11 @@ def check(files: list[Stored]) -> None:
 def read(files: list[Stored], source: str) -> tuple[Dataset, Dataset]:
     """Read four arrays, in the order of `find`, into (train, test); DataError names the member at fault."""
     check(files)
-    train_images, train_labels, test_images, test_labels = files
-    return _split(train_images, train_labels, source), _split(test_images, test_labels, source)
+    return _split(files[:2], source), _split(files[2:], source)
 
 
-def _split(images: Stored, labels: Stored, source: str) -> Dataset:
+def _split(files: list[Stored], source: str) -> Dataset:
+    images, labels = files
     values = _read(labels, "y").ravel()
     return split_of(_read(images, "x").reshape(-1, 28, 28), values, source, labels.where)
 
