@@ -15,23 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmnist_xp.data.dataset import Dataset
-from fmnist_xp.data.stored import MOST_IMAGES, Found, Stored, gather, shown, split_of
+from fmnist_xp.data.stored import MOST_IMAGES, Form, Stored, shown, split_of
 from fmnist_xp.errors import DataError
 
 PIXELS = 784
 _NAME = re.compile(
     r"(?P<start>(?:.*[-_. ])?)(?P<split>train|t10k|test)(?P<kind>)\.csv(?P<packed>\.gz|\.zip)?", re.IGNORECASE
 )
-_ROLES = {("train", ""): "train.csv", ("test", ""): "test.csv"}
 _LINE = 1 << 16
 """Longest line in bytes; 785 numbers take some 3,000."""
 _CHUNK = 1000
 """Lines parsed at once."""
-
-
-def find(files: list[Stored]) -> list[Found]:
-    """Return the pairs of a training and a test file, by folder and by the part of the name before `train`."""
-    return gather(files, "CSV files", _NAME, _ROLES, check, read)
 
 
 def check(files: list[Stored]) -> None:
@@ -156,3 +150,6 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return text.isascii() and "_" not in text
+
+
+FORM = Form("CSV files", _NAME, {("train", ""): "train.csv", ("test", ""): "test.csv"}, check, read)

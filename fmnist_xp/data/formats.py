@@ -142,15 +142,15 @@ def _read_set(found: Found, path: Path) -> tuple[Dataset, Dataset]:
     if found.problem:
         raise DataError(found.problem)
     # Headers and sizes are checked before the whole files are hashed.
-    found.check(found.files)
-    source = f"{found.form} in {path}"
-    form = found.form if path.is_dir() else "archive"
+    found.form.check(found.files)
+    source = f"{found.form.name} in {path}"
+    form = found.form.name if path.is_dir() else "archive"
     paths = list(dict.fromkeys(file.path for file in found.files))  # all members have the path of their archive
-    return _by_content(form, paths, source, lambda: found.read(found.files, source))
+    return _by_content(form, paths, source, lambda: found.form.read(found.files, source))
 
 
 def _sets(files: list[Stored]) -> list[Found]:
-    return [found for form in (idx, csv_files, npz) for found in form.find(files)]
+    return [found for module in (idx, csv_files, npz) for found in module.FORM.find(files)]
 
 
 def _nearest(sets: list[Found], path: Path, pictures: bool = False) -> Found | None:
@@ -159,7 +159,7 @@ def _nearest(sets: list[Found], path: Path, pictures: bool = False) -> Found | N
     nearest = [found for found in whole if found.depth == min(other.depth for other in whole)]
     if len(nearest) + pictures > 1:
         # Names alone prove little: a train.csv may hold something else.
-        good = [found for found in nearest if _holds(found.check, found.files)]
+        good = [found for found in nearest if _holds(found.form.check, found.files)]
         titles = [found.title for found in good]
         if pictures and _holds(images.Folder, path):
             titles.append("images in train/ and test/")

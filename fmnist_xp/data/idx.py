@@ -8,6 +8,7 @@ import gzip
 import math
 import re
 import struct
+from itertools import product
 from pathlib import Path
 from typing import IO
 
@@ -15,30 +16,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmnist_xp.data.dataset import Dataset
-from fmnist_xp.data.stored import MOST_IMAGES, Found, Stored, gather, read_array, shown, split_of, wrong_length
+from fmnist_xp.data.published import FILES
+from fmnist_xp.data.stored import MOST_IMAGES, Form, Stored, read_array, shown, split_of, wrong_length
 from fmnist_xp.errors import DataError
 
-PREFIXES = {"train": "train", "test": "t10k"}
-STEMS = {"images": "images-idx3-ubyte", "labels": "labels-idx1-ubyte"}
-NAMES = tuple(f"{prefix}-{stem}" for prefix in PREFIXES.values() for stem in STEMS.values())
-"""The four standard names, without `.gz`."""
 _NAME = re.compile(
     r"(?P<start>(?:.*[-_.])?)(?P<split>train|t10k|test)[-_](?P<kind>images|labels)[-.]idx[13][-.]ubyte"
     r"(?P<packed>\.gz|\.zip)?",
     re.IGNORECASE,
 )
 """Names of such files, including variants: a dot before `idx`, test for t10k, `emnist-letters-` and the like."""
-_ROLES = {(split, kind): f"{prefix}-{stem}.gz" for split, prefix in PREFIXES.items() for kind, stem in STEMS.items()}
+_ROLES = dict(zip(product(("train", "test"), ("images", "labels")), FILES, strict=True))
 _DIMENSIONS = {"images": 3, "labels": 1}
 
 
-def find(files: list[Stored]) -> list[Found]:
-    """Return the sets of four files in the order of `NAMES`, by folder and by the part of the name before `train`."""
-    return gather(files, "IDX files", _NAME, _ROLES, check, read)
-
-
 def check(files: list[Stored]) -> None:
-    """Check headers and sizes of four files in the order of `find`; DataError names the file at fault."""
+    """Check headers and sizes of four files in the order of `FORM`; DataError names the file at fault."""
     for images, labels in (files[:2], files[2:]):
         (n_images, *_), (n_labels, *_) = _shape(images, "images"), _shape(labels, "labels")
         if n_images != n_labels:
@@ -49,7 +42,7 @@ def check(files: list[Stored]) -> None:
 
 
 def read(files: list[Stored], source: str) -> tuple[Dataset, Dataset]:
-    """Read four files, in the order of `find`, into (train, test); DataError names the file at fault."""
+    """Read four files, in the order of `FORM`, into (train, test); DataError names the file at fault."""
     check(files)
     return _split(files[:2], source), _split(files[2:], source)
 
@@ -57,7 +50,7 @@ def read(files: list[Stored], source: str) -> tuple[Dataset, Dataset]:
 def write(dataset: Dataset, split: str, folder: Path) -> None:
     """Write one split ("train" or "test") to `folder` as two gzip files, with the same bytes every time."""
     for kind, values in (("images", dataset.images), ("labels", dataset.labels)):
-        path = folder / f"{PREFIXES[split]}-{STEMS[kind]}.gz"
+        path = folder / _ROLES[split, kind]
         # No name and no time in the gzip header, so that the file depends only on its content.
         with path.open("wb") as file, gzip.GzipFile("", "wb", 6, file, mtime=0) as stream:
             stream.write(struct.pack(f">I{values.ndim}I", 0x0800 + values.ndim, *values.shape))
@@ -101,3 +94,6 @@ def _header(stream: IO[bytes], where: str, kind: str) -> tuple[int, ...]:
     if not 0 < shape[0] <= MOST_IMAGES:
         raise DataError(f"{where}: its header promises {shape[0]} {kind}; is it the right file?")
     return shape
+
+
+FORM = Form("IDX files", _NAME, _ROLES, check, read)

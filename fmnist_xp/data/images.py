@@ -8,10 +8,8 @@ import hashlib
 import logging
 import os
 import re
-import struct
 import sys
 import zipfile
-import zlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -24,7 +22,7 @@ from numpy.typing import NDArray
 from fmnist_xp.data.dataset import CLASS_NAMES, Dataset
 from fmnist_xp.data.imagefile import check_image, read_file
 from fmnist_xp.data.opencv import decoder, on_threads, opencv
-from fmnist_xp.data.stored import leads_to_folder
+from fmnist_xp.data.stored import DAMAGE, leads_to_folder
 from fmnist_xp.errors import DataError
 
 LOG = logging.getLogger("fmnist_xp")
@@ -51,10 +49,6 @@ _LEFT_BEHIND = {
 _ABOUT = (".csv", ".json", ".md", ".tsv", ".txt")
 _SUSPECT = re.compile(r"[:\\]|\.\.|^/")
 """Every path that leads out of its folder matches this."""
-_FAULTS = (
-    zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, OSError, OverflowError, ValueError,
-)  # fmt: skip
-"""What `zipfile` raises for damaged bytes."""
 
 _LARGEST = 1 << 18
 """Bytes: no file of 28 x 28 pixels is larger, whatever metadata a program adds."""
@@ -116,7 +110,7 @@ def read_zip(path: Path, source: str) -> tuple[Dataset, Dataset]:
     """
     try:
         archive = zipfile.ZipFile(path)
-    except _FAULTS as error:
+    except DAMAGE as error:
         raise DataError(f"{path}: not a zip file, or a damaged one ({error!s:.200}); copy it again") from error
     with archive:
         members = _members(path, archive)
@@ -353,7 +347,7 @@ def _read_member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) ->
             return stream.read(_LARGEST)  # whatever size the header gives
     except RuntimeError as error:
         raise DataError(f"{where} is locked ({error!s:.200}); unpack the zip and give its folder") from error
-    except _FAULTS as error:
+    except DAMAGE as error:
         raise DataError(f"{where} is damaged ({error!s:.200}); copy the zip again") from error
 
 

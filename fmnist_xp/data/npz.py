@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmnist_xp.data.dataset import Dataset
-from fmnist_xp.data.stored import MOST_IMAGES, Found, Stored, gather, read_array, split_of, wrong_length
+from fmnist_xp.data.stored import MOST_IMAGES, Form, Stored, read_array, split_of, wrong_length
 from fmnist_xp.errors import DataError
 
 _NAME = re.compile(r"(?P<start>)(?P<kind>[xy])_(?P<split>train|test)\.npy(?P<packed>)")
@@ -23,13 +23,8 @@ _SHAPES = {"x": {(28, 28), (784,), (28, 28, 1)}, "y": {(), (1,)}}
 _NEEDED = {"x": "(n, 28, 28) or (n, 784)", "y": "(n,)"}
 
 
-def find(files: list[Stored]) -> list[Found]:
-    """Return the sets of four arrays, grouped by folder."""
-    return gather(files, "NumPy arrays", _NAME, _ROLES, check, read)
-
-
 def check(files: list[Stored]) -> None:
-    """Check headers and sizes of four arrays in the order of `find`; DataError names the member at fault."""
+    """Check headers and sizes of four arrays in the order of `FORM`; DataError names the member at fault."""
     for images, labels in (files[:2], files[2:]):
         n_images, n_labels = _length(images, "x"), _length(labels, "y")
         if n_images != n_labels:
@@ -37,7 +32,7 @@ def check(files: list[Stored]) -> None:
 
 
 def read(files: list[Stored], source: str) -> tuple[Dataset, Dataset]:
-    """Read four arrays, in the order of `find`, into (train, test); DataError names the member at fault."""
+    """Read four arrays, in the order of `FORM`, into (train, test); DataError names the member at fault."""
     check(files)
     return _split(files[:2], source), _split(files[2:], source)
 
@@ -91,3 +86,6 @@ def _header(stream: IO[bytes], where: str, kind: str) -> tuple[tuple[int, ...], 
     if not 0 < shape[0] <= MOST_IMAGES:
         raise DataError(f"{where}: its header promises {shape[0]} rows; is it the right file?")
     return shape, dtype, fortran
+
+
+FORM = Form("NumPy arrays", _NAME, _ROLES, check, read)

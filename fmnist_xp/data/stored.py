@@ -7,6 +7,7 @@ bytes, and a reader is told how many bytes a file can hold at most, so that a he
 import gzip
 import os
 import re
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -34,9 +35,9 @@ _DEFLATE = 1032
 _PIECE = 1 << 20
 _TAR_UNPACKED = 2 << 30
 _TAR_MEMBERS = 1000
-_DAMAGE = (
+DAMAGE = (
     ArithmeticError, EOFError, LookupError, OSError, RuntimeError, SyntaxError, TypeError, ValueError,
-    tarfile.TarError, zipfile.BadZipFile, zlib.error,
+    struct.error, tarfile.TarError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 """What other libraries' readers raise for damaged bytes."""
 
@@ -51,7 +52,7 @@ def blaming(where: str) -> Iterator[None]:
         yield
     except MemoryError as error:
         raise DataError(f"{where}: does not fit into memory") from error
-    except _DAMAGE as error:
+    except DAMAGE as error:
         if isinstance(error, OSError) and error.errno:
             raise DataError(f"{where}: cannot be read ({error.strerror})") from error
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -119,17 +120,58 @@ class Stored:
 
 
 @dataclass(frozen=True)
-class Found:
-    """A data set found among files; `problem` says what is missing or ambiguous, or is None.
+class Form:
+    """A form that a data set can have: one file for each of its `roles`.
 
-    `check(files)` looks only at headers and sizes, `read(files, source)` returns (train, test); both raise DataError.
+    `pattern` matches the base of a name, with the groups `start`, `split`, `kind` and `packed`; the roles are
+    (split, kind), each with its usual name. `check(files)` looks only at headers and sizes, `read(files, source)`
+    returns (train, test); both take the files in the order of the roles, and raise DataError.
     """
 
-    form: str
-    files: list[Stored]
-    problem: str | None
+    name: str
+    pattern: re.Pattern[str]
+    roles: dict[tuple[str, str], str]
     check: Callable[[list[Stored]], object]
     read: Callable[[list[Stored], str], tuple[Dataset, Dataset]]
+
+    def find(self, files: list[Stored]) -> "list[Found]":
+        """Return the data sets of this form among `files`, complete or not.
+
+        Names in one folder with the same `start` make a set. A plain file is preferred to a compressed one of the
+        same name; differently named files for one role are a problem.
+        """
+        sets: dict[str, dict[tuple[str, str], list[tuple[str, Stored]]]] = {}
+        for file in files:
+            if match := self.pattern.fullmatch(file.base):
+                role = ("train" if match["split"].lower() == "train" else "test", match["kind"].lower())
+                stem = file.name[: len(file.name) - len(match["packed"] or "")]
+                sets.setdefault(file.folder + match["start"], {}).setdefault(role, []).append((stem, file))
+        needed = f"all {len(self.roles)} {self.name} are needed"
+        found = []
+        for start, filled in sets.items():
+            chosen: list[Stored] = []
+            problems = []
+            for role, usual in self.roles.items():
+                candidates = sorted(filled.get(role, []), key=lambda candidate: len(candidate[1].name))
+                chosen += [file for _, file in candidates[:1]]
+                if not candidates:
+                    some = next(iter(filled.values()))[0][1]
+                    problems.append(f"{some.root}{shown(start)}{usual}: missing; {needed}")
+                names = [file.name for _, file in candidates]
+                if len({stem for stem, _ in candidates}) > 1 or len(set(names)) < len(names):
+                    several = " and ".join(map(shown, names[:3]))
+                    problems.append(f"{candidates[0][1].where}: several files in one place ({several}); keep one")
+            found.append(Found(self, chosen, problems[0] if problems else None))
+        return found
+
+
+@dataclass(frozen=True)
+class Found:
+    """A data set found among files; `problem` says what is missing or ambiguous, or is None."""
+
+    form: Form
+    files: list[Stored]
+    problem: str | None
 
     @property
     def depth(self) -> int:
@@ -139,45 +181,7 @@ class Found:
     @property
     def title(self) -> str:
         """Its form and its first file."""
-        return f"{self.form} {shown(self.files[0].name)} and the others" if self.files[1:] else self.form
-
-
-def gather(
-    files: list[Stored],
-    form: str,
-    pattern: re.Pattern[str],
-    roles: dict[tuple[str, str], str],
-    check: Callable[[list[Stored]], object],
-    read: Callable[[list[Stored], str], tuple[Dataset, Dataset]],
-) -> list[Found]:
-    """Return the data sets of one `form` among `files`, complete or not.
-
-    `pattern` matches the base of a name, with the groups `start`, `split`, `kind` and `packed`. Names in one folder
-    with the same `start` make a set, which needs a file for each of `roles`: (split, kind), with its usual name. A
-    plain file is preferred to a compressed one of the same name; differently named files for one role are a problem.
-    """
-    sets: dict[str, dict[tuple[str, str], list[tuple[str, Stored]]]] = {}
-    for file in files:
-        if match := pattern.fullmatch(file.base):
-            role = ("train" if match["split"].lower() == "train" else "test", match["kind"].lower())
-            stem = file.name[: len(file.name) - len(match["packed"] or "")]
-            sets.setdefault(file.folder + match["start"], {}).setdefault(role, []).append((stem, file))
-    found = []
-    for start, filled in sets.items():
-        chosen: list[Stored] = []
-        problems = []
-        for role, usual in roles.items():
-            candidates = sorted(filled.get(role, []), key=lambda candidate: len(candidate[1].name))
-            chosen += [file for _, file in candidates[:1]]
-            if not candidates:
-                some = next(iter(filled.values()))[0][1]
-                problems.append(f"{some.root}{shown(start)}{usual}: missing; all {len(roles)} {form} are needed")
-            names = [file.name for _, file in candidates]
-            if len({stem for stem, _ in candidates}) > 1 or len(set(names)) < len(names):
-                several = " and ".join(map(shown, names[:3]))
-                problems.append(f"{candidates[0][1].where}: several files in one place ({several}); keep one")
-        found.append(Found(form, chosen, problems[0] if problems else None, check, read))
-    return found
+        return f"{self.form.name} {shown(self.files[0].name)} and the others" if self.files[1:] else self.form.name
 
 
 def in_folder(folder: Path, below: bool = True) -> list[Stored]:
@@ -224,7 +228,7 @@ def archive_kind(path: Path) -> str | None:
     with open_file(path)[0] as file:
         if file.read(2) == b"PK":
             return "zip"
-        with suppress(*_DAMAGE):
+        with suppress(*DAMAGE):
             _tar(file)
             return "tar"
     return None
