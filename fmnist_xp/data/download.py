@@ -37,11 +37,6 @@ def fetched_folder() -> Path | None:
     return cache / FETCHED if cache else None
 
 
-def is_fetched(folder: Path) -> bool:
-    """Return whether the four files are in `folder`."""
-    return all(os.path.isfile(folder / name) for name in published.FILES)  # noqa: PTH113
-
-
 def fetch(url: str | None = None, progress: bool = True, folder: Path | None = None) -> Path:
     """Make sure that the four .gz files are in `folder`, by default in the cache; return the folder.
 
@@ -121,8 +116,7 @@ def _received(url: str, expected: published.Published, deadline: float, show: bo
             _watch(transfer, expected, deadline, show)
         finally:
             transfer.stop()
-        failure = transfer.failure
-        if failure is None:
+        if (failure := transfer.failure) is None:
             return bytes(transfer.content)
         if isinstance(failure, requests.HTTPError):
             answer = str(failure).partition(" for url")[0]

@@ -324,14 +324,9 @@ def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]
 def _member_lister(members: Iterable[str]) -> Listed:
     folders: dict[str, dict[str, bool]] = {"": {}}
     for member in members:
-        is_folder = False
-        while True:
-            folder, _, name = member.rpartition("/")
-            known = folder in folders
-            folders.setdefault(folder, {})[name] = is_folder
-            if known:
-                break
-            member, is_folder = folder, True
+        parts = member.split("/")
+        for depth, name in enumerate(parts, 1):
+            folders.setdefault("/".join(parts[: depth - 1]), {})[name] = depth < len(parts)
     return lambda folder: folders[folder.rstrip("/")]
 
 

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -68,8 +69,8 @@ SORTED_SHA256 = {
 }
 """`sorted_sha256` of the two splits, computed from files with the checksums above."""
 
-
 _GZIP = b"\x1f\x8b"
+_NO_GZIP = (EOFError, gzip.BadGzipFile, zlib.error)
 
 
 def as_gzip(content: bytes, name: str) -> bytes:
@@ -81,12 +82,9 @@ def as_gzip(content: bytes, name: str) -> bytes:
     if not content.startswith(_GZIP):
         right = hashlib.sha256(content).hexdigest() == expected.sha256
         return gzip.compress(content, 6, mtime=0) if right else content
-    try:
-        with gzip.open(BytesIO(content)) as stream:
-            if (start := stream.read(2)) == _GZIP:
-                return start + stream.read(expected.limit)
-    except (EOFError, gzip.BadGzipFile, zlib.error):
-        pass
+    with suppress(*_NO_GZIP), gzip.open(BytesIO(content)) as stream:
+        if (start := stream.read(2)) == _GZIP:
+            return start + stream.read(expected.limit)
     return content
 
 
@@ -105,7 +103,7 @@ def verify(path: Path, name: str) -> None:
     try:
         with gzip.open(path) as stream:
             content = stream.read(expected.size + 1)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+    except _NO_GZIP as error:
         raise DataError(f"{name}: what came is no whole gzip file ({error})") from error
     if len(content) > expected.size:
         raise DataError(f"{name}: holds more than the {expected.size:,} bytes of the published file")
