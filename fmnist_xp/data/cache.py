@@ -73,10 +73,7 @@ def cache_size() -> int:
 
 
 def cache_files() -> list[CacheFile]:
-    """Return this package's own files in the cache, least recently used first.
-
-    DataError if the folder cannot be read.
-    """
+    """Return this package's own files in the cache, least recently used first; DataError if it cannot be read."""
     folder = cache_folder()
     return sorted(_ours(folder), key=lambda file: file.used) if folder else []
 

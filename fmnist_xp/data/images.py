@@ -92,8 +92,7 @@ class Folder:
 
         def read(name: str) -> bytes:
             content, state = read_file(self._base + name, _LARGEST)
-            stats.append(state.st_size)
-            stats.append(state.st_mtime_ns)
+            stats.extend((state.st_size, state.st_mtime_ns))
             return content
 
         datasets = self._layout.read(read, source)

@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from fmnist_xp.data.dataset import Dataset
 from fmnist_xp.errors import DataError
@@ -105,14 +106,14 @@ class Stored:
                 magic = raw.read(4)
                 raw.seek(0)
                 if magic[:2] == b"\x1f\x8b":
-                    with _gunzip(raw) as stream:
-                        yield stream, size * _DEFLATE, True
+                    with gzip.open(raw) as stream:
+                        yield stream, size * _DEFLATE, True  # type: ignore[misc]
                 elif magic == b"PK\x03\x04":
                     with zipfile.ZipFile(raw) as archive:
                         infos = [info for info in archive.infolist() if not info.is_dir()]
                         if len(infos) != 1:
                             raise DataError(f"{self.where}: a zip of {len(infos)} files found; one is needed here")
-                        inner, most = _open_member(archive, infos[0], self.where)
+                        inner, most = _member(archive, infos[0], self.where)
                         with inner:
                             yield inner, min(most, size * _DEFLATE), True
                 else:
@@ -236,26 +237,30 @@ def archive_kind(path: Path) -> str | None:
 
 @contextmanager
 def in_archive(path: Path) -> Iterator[list[Stored]]:
-    """Yield the files in a zip, a tar or a tar.gz, which can be opened within the block.
-
-    Nothing is unpacked to disk. DataError if it is damaged.
-    """
-    with blaming(shown(str(path))), open_file(path)[0] as file:
+    """Yield the files in a zip, a tar or a tar.gz, to be opened in the block, not on disk; DataError if damaged."""
+    where = shown(str(path))
+    root = f"{where}: member "
+    with blaming(where), open_file(path)[0] as file:
         if archive_kind(path) == "zip":
             with zipfile.ZipFile(file) as archive:
-                yield list(_zip_files(path, archive))
+                yield [
+                    Stored(info.filename, root, path, partial(_member, archive, info, root + shown(info.filename)))
+                    for info in archive.infolist()
+                    if not info.is_dir()
+                ]
         else:
             tar = _tar(file)
-            files = list(_tar_files(path, tar))
+            infos = list(islice(tar, _TAR_MEMBERS + 1))
+            if len(infos) > _TAR_MEMBERS:
+                raise DataError(f"{where}: a tar of more than {_TAR_MEMBERS} members; unpack it and give the folder")
+            files = [info for info in infos if info.isreg() and not info.issparse()]
             # The checksum of a tar.gz comes after all members, where reading them does not get to.
             while tar.fileobj and tar.fileobj.read(_PIECE):
                 pass
-            yield files
+            yield [Stored(info.name, root, path, partial(_extract, tar, info)) for info in files]
 
 
-def read_array(
-    stream: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[np.generic] | type[np.generic], where: str, what: str
-) -> NDArray[Any]:
+def read_array(stream: IO[bytes], shape: tuple[int, ...], dtype: DTypeLike, where: str, what: str) -> NDArray[Any]:
     """Read the rest of a stream straight into an array of that shape; DataError unless it has that length."""
     values = np.empty(shape, dtype)
     view, filled = values.ravel().view(np.uint8).data, 0
@@ -281,15 +286,7 @@ def split_of(images: NDArray[np.uint8], labels: NDArray[np.uint8], source: str, 
     return Dataset(images, labels, "custom", source)
 
 
-def _zip_files(path: Path, archive: zipfile.ZipFile) -> Iterator[Stored]:
-    for info in archive.infolist():
-        if not info.is_dir():
-            root = f"{shown(str(path))}: member "
-            where = root + shown(info.filename)
-            yield Stored(info.filename, root, path, partial(_open_member, archive, info, where))
-
-
-def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> Opened:
+def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> Opened:
     if info.flag_bits & 1:
         raise DataError(f"{where}: locked with a password; unpack the zip and give the folder")
     if info.compress_type == zipfile.ZIP_STORED:
@@ -301,14 +298,10 @@ def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) ->
     raise DataError(f"{where}: compressed by {kind}; only stored and deflated files are read: unpack the zip")
 
 
-def _gunzip(stream: IO[bytes]) -> IO[bytes]:
-    return gzip.GzipFile(fileobj=stream)  # type: ignore[return-value]
-
-
 class _Metered:
     """A tar's stream, which raises where headers, which tarfile trusts, lead beyond `limit`."""
 
-    def __init__(self, stream: IO[bytes], limit: int) -> None:
+    def __init__(self, stream: IO[bytes] | gzip.GzipFile, limit: int) -> None:
         self.stream, self.limit = stream, limit
 
     def read(self, size: int = -1) -> bytes:
@@ -333,18 +326,8 @@ def _tar(file: IO[bytes]) -> tarfile.TarFile:
     magic = file.read(2)
     file.seek(0)
     packed = magic == b"\x1f\x8b"
-    stream = _Metered(_gunzip(file), _TAR_UNPACKED) if packed else _Metered(file, LARGEST)
+    stream = _Metered(gzip.GzipFile(fileobj=file), _TAR_UNPACKED) if packed else _Metered(file, LARGEST)
     return tarfile.open(fileobj=stream, mode="r:")  # type: ignore[call-overload, no-any-return]
-
-
-def _tar_files(path: Path, archive: tarfile.TarFile) -> Iterator[Stored]:
-    for count, info in enumerate(archive):
-        if count == _TAR_MEMBERS:
-            raise DataError(
-                f"{shown(str(path))}: a tar of more than {_TAR_MEMBERS} members; unpack it and give the folder"
-            )
-        if info.isreg() and not info.issparse():
-            yield Stored(info.name, f"{shown(str(path))}: member ", path, partial(_extract, archive, info))
 
 
 def _extract(archive: tarfile.TarFile, info: tarfile.TarInfo) -> Opened:
