@@ -28,20 +28,14 @@ _CHUNK = 1000
 """Lines parsed at once."""
 
 
-def check(files: list[Stored]) -> None:
-    """Check the first line of both files; DataError names the file at fault."""
-    for file in files:
-        with file.open() as (stream, _, _):
-            _header(stream, file.where)
+def _check_split(files: list[Stored]) -> None:
+    (file,) = files
+    with file.open() as (stream, _, _):
+        _header(stream, file.where)
 
 
-def read(files: list[Stored], source: str) -> tuple[Dataset, Dataset]:
-    """Read both files into (train, test); DataError names the file and the line at fault."""
-    check(files)
-    return _read(files[0], source), _read(files[1], source)
-
-
-def _read(file: Stored, source: str) -> Dataset:
+def _read_split(files: list[Stored], source: str) -> Dataset:
+    (file,) = files
     images: list[NDArray[np.uint8]] = []
     labels: list[NDArray[np.uint8]] = []
     with file.open() as (stream, _, _):
@@ -152,4 +146,4 @@ def _is_number(text: str) -> bool:
     return text.isascii() and "_" not in text
 
 
-FORM = Form("CSV files", _NAME, {("train", ""): "train.csv", ("test", ""): "test.csv"}, check, read)
+FORM = Form("CSV files", _NAME, {("train", ""): "train.csv", ("test", ""): "test.csv"}, _check_split, _read_split)

@@ -73,11 +73,9 @@ def export(train: Dataset, test: Dataset, folder: Path, format: str) -> None:
             # A subfolder, since the temporary folder itself is private to the user.
             made = Path(temporary) / (target.name or "export")
             made.mkdir()
-            for split, dataset in (("train", train), ("test", test)):
-                if format == "png":
-                    images.write(dataset, made / split)
-                else:
-                    idx.write(dataset, split, made)
+            write = images.write if format == "png" else idx.write
+            write(train, "train", made)
+            write(test, "test", made)
             if there:
                 _move_up(made, target)
             else:

@@ -30,23 +30,6 @@ _ROLES = dict(zip(product(("train", "test"), ("images", "labels")), FILES, stric
 _DIMENSIONS = {"images": 3, "labels": 1}
 
 
-def check(files: list[Stored]) -> None:
-    """Check headers and sizes of four files in the order of `FORM`; DataError names the file at fault."""
-    for images, labels in (files[:2], files[2:]):
-        (n_images, *_), (n_labels, *_) = _shape(images, "images"), _shape(labels, "labels")
-        if n_images != n_labels:
-            raise DataError(
-                f"{labels.where}: {n_labels} labels found for the {n_images} images of {shown(images.base)}; "
-                "take both files from the same data set"
-            )
-
-
-def read(files: list[Stored], source: str) -> tuple[Dataset, Dataset]:
-    """Read four files, in the order of `FORM`, into (train, test); DataError names the file at fault."""
-    check(files)
-    return _split(files[:2], source), _split(files[2:], source)
-
-
 def write(dataset: Dataset, split: str, folder: Path) -> None:
     """Write one split ("train" or "test") to `folder` as two gzip files, with the same bytes every time."""
     for kind, values in (("images", dataset.images), ("labels", dataset.labels)):
@@ -57,7 +40,17 @@ def write(dataset: Dataset, split: str, folder: Path) -> None:
             stream.write(np.ascontiguousarray(values).data)
 
 
-def _split(files: list[Stored], source: str) -> Dataset:
+def _check_split(files: list[Stored]) -> None:
+    images, labels = files
+    (n_images, *_), (n_labels, *_) = _shape(images, "images"), _shape(labels, "labels")
+    if n_images != n_labels:
+        raise DataError(
+            f"{labels.where}: {n_labels} labels found for the {n_images} images of {shown(images.base)}; "
+            "take both files from the same data set"
+        )
+
+
+def _read_split(files: list[Stored], source: str) -> Dataset:
     images, labels = files
     # Labels first: they are smaller.
     values = _read(labels, "labels")
@@ -96,4 +89,4 @@ def _header(stream: IO[bytes], where: str, kind: str) -> tuple[int, ...]:
     return shape
 
 
-FORM = Form("IDX files", _NAME, _ROLES, check, read)
+FORM = Form("IDX files", _NAME, _ROLES, _check_split, _read_split)

@@ -117,21 +117,22 @@ def read_zip(path: Path, source: str) -> tuple[Dataset, Dataset]:
         return layout.read(lambda name: _read_member(path, archive, members[name]), source)
 
 
-def write(dataset: Dataset, folder: Path) -> None:
-    """Write one split to `folder`, which is created, as `<label>/NNNN.png`, numbered in the order of the images.
+def write(dataset: Dataset, split: str, folder: Path) -> None:
+    """Write one split to `folder` as `<split>/<label>/NNNN.png`, numbered in the order of the images.
 
     DataError, naming the folder, for a label without images.
     """
-    for label in range(10):
+    folders = [folder / split / str(label) for label in range(10)]
+    for label, made in enumerate(folders):
         if not (dataset.labels == label).any():
-            raise DataError(f"{folder / str(label)}: no image of this label; a folder of images needs some")
-        (folder / str(label)).mkdir(parents=True)
+            raise DataError(f"{made}: no image of this label; a folder of images needs some")
+        made.mkdir(parents=True)
     cv2 = opencv()
 
     def work(label: int) -> None:
         for number, index in enumerate(np.flatnonzero(dataset.labels == label)):
             file = cv2.imencode(".png", dataset.images[index])[1]
-            (folder / str(label) / f"{number:04d}.png").write_bytes(file)
+            (folders[label] / f"{number:04d}.png").write_bytes(file)
 
     on_threads(work, range(10))
 

@@ -23,21 +23,14 @@ _SHAPES = {"x": {(28, 28), (784,), (28, 28, 1)}, "y": {(), (1,)}}
 _NEEDED = {"x": "(n, 28, 28) or (n, 784)", "y": "(n,)"}
 
 
-def check(files: list[Stored]) -> None:
-    """Check headers and sizes of four arrays in the order of `FORM`; DataError names the member at fault."""
-    for images, labels in (files[:2], files[2:]):
-        n_images, n_labels = _length(images, "x"), _length(labels, "y")
-        if n_images != n_labels:
-            raise DataError(f"{labels.where}: {n_labels} labels found for the {n_images} images of {images.base}")
+def _check_split(files: list[Stored]) -> None:
+    images, labels = files
+    n_images, n_labels = _length(images, "x"), _length(labels, "y")
+    if n_images != n_labels:
+        raise DataError(f"{labels.where}: {n_labels} labels found for the {n_images} images of {images.base}")
 
 
-def read(files: list[Stored], source: str) -> tuple[Dataset, Dataset]:
-    """Read four arrays, in the order of `FORM`, into (train, test); DataError names the member at fault."""
-    check(files)
-    return _split(files[:2], source), _split(files[2:], source)
-
-
-def _split(files: list[Stored], source: str) -> Dataset:
+def _read_split(files: list[Stored], source: str) -> Dataset:
     images, labels = files
     values = _read(labels, "y").ravel()
     return split_of(_read(images, "x").reshape(-1, 28, 28), values, source, labels.where)
@@ -88,4 +81,4 @@ def _header(stream: IO[bytes], where: str, kind: str) -> tuple[tuple[int, ...], 
     return shape, dtype, fortran
 
 
-FORM = Form("NumPy arrays", _NAME, _ROLES, check, read)
+FORM = Form("NumPy arrays", _NAME, _ROLES, _check_split, _read_split)

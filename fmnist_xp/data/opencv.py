@@ -13,7 +13,6 @@ from fmnist_xp.machine import usable_cores
 
 Item = TypeVar("Item")
 
-_SILENT = 0
 _MEND = "pip uninstall -y opencv-python, then pip install --force-reinstall --no-deps opencv-python-headless"
 """opencv-python needs display libraries (libGL), and uninstalling either package deletes files of the other."""
 
@@ -33,7 +32,7 @@ def opencv() -> ModuleType:
         raise DataError(f"OpenCV is installed in part only: {_MEND}")
     module: ModuleType = cv2
     logging = module if hasattr(module, "setLogLevel") else module.utils.logging  # in OpenCV 4, and from 5 on
-    logging.setLogLevel(_SILENT)
+    logging.setLogLevel(0)  # silent
     return module
 
 

@@ -125,15 +125,27 @@ class Form:
     """A form that a data set can have: one file for each of its `roles`.
 
     `pattern` matches the base of a name, with the groups `start`, `split`, `kind` and `packed`; the roles are
-    (split, kind), each with its usual name. `check(files)` looks only at headers and sizes, `read(files, source)`
-    returns (train, test); both take the files in the order of the roles, and raise DataError.
+    (split, kind), each with its usual name. `check_split(files)` looks only at headers and sizes; both it and
+    `read_split(files, source)` take the files of one split, in the order of the roles, and raise DataError.
     """
 
     name: str
     pattern: re.Pattern[str]
     roles: dict[tuple[str, str], str]
-    check: Callable[[list[Stored]], object]
-    read: Callable[[list[Stored], str], tuple[Dataset, Dataset]]
+    check_split: Callable[[list[Stored]], object]
+    read_split: Callable[[list[Stored], str], Dataset]
+
+    def check(self, files: list[Stored]) -> None:
+        """Check headers and sizes of all files in the order of the roles; DataError names the file at fault."""
+        half = len(files) // 2
+        self.check_split(files[:half])
+        self.check_split(files[half:])
+
+    def read(self, files: list[Stored], source: str) -> tuple[Dataset, Dataset]:
+        """Check all files, and read them into (train, test); DataError names the file at fault."""
+        self.check(files)
+        half = len(files) // 2
+        return self.read_split(files[:half], source), self.read_split(files[half:], source)
 
     def find(self, files: list[Stored]) -> "list[Found]":
         """Return the data sets of this form among `files`, complete or not.

@@ -194,11 +194,11 @@ def test_files_that_change_while_they_are_read_are_not_cached(
     folder = folder_of(tmp_path / "data", idx_files(*SPLITS))
     form = idx.FORM
 
-    def replaced_first(files: list[stored.Stored], source: str) -> tuple[Dataset, Dataset]:
+    def replaced_first(files: list[stored.Stored], source: str) -> Dataset:
         folder_of(folder, idx_files(noise(30), noise(10)))
-        return form.read(files, source)
+        return form.read_split(files, source)
 
-    monkeypatch.setattr(idx, "FORM", replace(form, read=replaced_first))
+    monkeypatch.setattr(idx, "FORM", replace(form, read_split=replaced_first))
     with pytest.raises(DataError, match="train-images-idx3-ubyte: changed while it was read"):
         load_fashion_mnist(folder)
     folder_of(folder, idx_files(*SPLITS))

@@ -129,7 +129,7 @@ def test_a_file_that_changes_after_the_check_is_named(folder: Path) -> None:
     (found,) = idx.FORM.find(stored.in_folder(folder))
     found.files[1] = stored.Stored("labels", "a: ", folder, changing)
     with pytest.raises(DataError, match=r"^a: labels: magic number 00000000 found; labels begin with 00000801$"):
-        idx.read(found.files, "here")
+        idx.FORM.read(found.files, "here")
 
 
 GZIP = gzip.compress(images_file(), mtime=0)
@@ -188,7 +188,7 @@ def test_what_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, 
     for split in ("train", "test"):
         idx.write(dataset, split, folder)
     (found,) = idx.FORM.find(stored.in_folder(folder))
-    for read in idx.read(found.files, "here"):
+    for read in idx.FORM.read(found.files, "here"):
         assert np.array_equal(read.images, dataset.images)
         assert np.array_equal(read.labels, values)
 
