@@ -73,10 +73,7 @@ def cache_size() -> int:
 
 
 def cache_files() -> list[CacheFile]:
-    """Return this package's own files in the cache, least recently used first.
-
-    DataError if the folder cannot be read.
-    """
+    """Return this package's own files in the cache, least recently used first; DataError if it cannot be read."""
     folder = cache_folder()
     return sorted(_ours(folder), key=lambda file: file.used) if folder else []
 
@@ -107,7 +104,6 @@ def _ours(folder: Path) -> Iterator[CacheFile]:
         except OSError as error:
             raise DataError(f"{place}: cannot be read ({error.strerror or error}); set FMNIST_XP_CACHE") from error
         for path in paths:
-            kind = source = ""
             # For a temporary file of `replacing`, the name that it would have got.
             unfinished = TEMPORARY.fullmatch(path.name) and path.name[1:].rpartition("-")[0] + path.suffix
             name = unfinished or path.name
@@ -115,11 +111,10 @@ def _ours(folder: Path) -> Iterator[CacheFile]:
                 kind, source = "decoded data set", "" if unfinished else _source(path)
             elif place != folder and name in published.FILES:
                 kind, source = "file as fetched", "Fashion-MNIST"
-            if kind:
-                try:
-                    stat = path.lstat()
-                except FileNotFoundError:  # another process has removed it
-                    continue
+            else:
+                continue
+            with suppress(FileNotFoundError):  # another process has removed it
+                stat = path.lstat()
                 yield CacheFile(path, stat.st_size, stat.st_mtime, "unfinished" if unfinished else kind, source)
 
 

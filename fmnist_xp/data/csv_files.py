@@ -7,6 +7,7 @@ import codecs
 import re
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from itertools import pairwise
 from typing import IO
 
@@ -14,64 +15,51 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmnist_xp.data.dataset import Dataset
-from fmnist_xp.data.stored import MOST_IMAGES, Found, Stored, gather, shown, split_of
+from fmnist_xp.data.stored import MOST_IMAGES, Form, Stored, shown, split_of
 from fmnist_xp.errors import DataError
 
 PIXELS = 784
 _NAME = re.compile(
     r"(?P<start>(?:.*[-_. ])?)(?P<split>train|t10k|test)(?P<kind>)\.csv(?P<packed>\.gz|\.zip)?", re.IGNORECASE
 )
-_ROLES = {("train", ""): "train.csv", ("test", ""): "test.csv"}
 _LINE = 1 << 16
 """Longest line in bytes; 785 numbers take some 3,000."""
 _CHUNK = 1000
 """Lines parsed at once."""
 
 
-def find(files: list[Stored]) -> list[Found]:
-    """Return the pairs of a training and a test file, by folder and by the part of the name before `train`."""
-    return gather(files, "CSV files", _NAME, _ROLES, check, read)
+def _check_split(files: list[Stored]) -> None:
+    (file,) = files
+    with file.open() as (stream, _, _):
+        _header(stream, file.where)
 
 
-def check(files: list[Stored]) -> None:
-    """Check the first line of both files; DataError names the file at fault."""
-    for file in files:
-        with file.open() as (stream, _, _):
-            _header(stream, file.where)
-
-
-def read(files: list[Stored], source: str) -> tuple[Dataset, Dataset]:
-    """Read both files into (train, test); DataError names the file and the line at fault."""
-    check(files)
-    train, test = (_read(file, source) for file in files)
-    return train, test
-
-
-def _read(file: Stored, source: str) -> Dataset:
+def _read_split(files: list[Stored], source: str) -> Dataset:
+    (file,) = files
     images: list[NDArray[np.uint8]] = []
     labels: list[NDArray[np.uint8]] = []
     with file.open() as (stream, _, _):
-        column = _header(stream, file.where)
+        column, skipped = _header(stream, file.where)
         stream.seek(0)
-        for number, lines in _chunks(stream, file.where, 0 if column is None else 1):
+        for number, lines in _chunks(stream, file.where, skipped):
             if number > MOST_IMAGES:
                 raise DataError(f"{file.where}: more than {MOST_IMAGES:,} lines found; is it the right file?")
             values = _parse(lines, number, file.where)
-            labels.append(values[:, column or 0].copy())
-            images.append(np.delete(values, column or 0, axis=1))
+            labels.append(values[:, column].copy())
+            images.append(np.delete(values, column, axis=1))
         if not labels:
             raise DataError(f"{file.where}: no images found below its header; is it the right file?")
         return split_of(np.concatenate(images).reshape(-1, 28, 28), np.concatenate(labels), source, file.where)
 
 
-def _header(stream: IO[bytes], where: str) -> int | None:
-    """Return the column of the labels that the first line names, or None if it is not a header."""
+def _header(stream: IO[bytes], where: str) -> tuple[int, int]:
+    """Return the column of the labels, and the number of lines, 0 or 1, that are a header."""
     line = stream.readline(_LINE)
     fields = [field.strip().strip('"') for field in line.decode("utf-8-sig", "replace").split(",")]
     if all(map(_is_number, fields)):
         if len(fields) != 1 + PIXELS:
             raise _wrong_count(where, 1, len(fields))
-        return None
+        return 0, 0
     columns = [number for number, field in enumerate(fields) if field.lower() == "label"]
     if len(fields) != 1 + PIXELS or len(columns) != 1:
         few = ", ".join(fields[:3])
@@ -82,16 +70,14 @@ def _header(stream: IO[bytes], where: str) -> int | None:
     pixels = [tuple(map(int, re.findall(r"\d{1,6}", field))) for field in fields if field.lower() != "label"]
     if any(one >= other for one, other in pairwise(pixels)):
         raise DataError(f"{where}: the pixels of its header are not in ascending order; row by row is needed")
-    return columns[0]
+    return columns[0], 1
 
 
 def _chunks(stream: IO[bytes], where: str, skipped: int) -> Iterator[tuple[int, list[bytes]]]:
     """Yield (number of the first line, lines), leaving out the first `skipped` lines and empty ones at the end."""
     lines: list[bytes] = []
     empty: list[bytes] = []  # kept back: they may be the end
-    number = 0
-    while line := stream.readline(_LINE):
-        number += 1
+    for number, line in enumerate(iter(partial(stream.readline, _LINE), b""), 1):
         if len(line) == _LINE and not line.endswith(b"\n"):
             raise DataError(f"{where}: line {number} is longer than {_LINE:,} bytes; is it the right file?")
         if number <= skipped:
@@ -141,8 +127,7 @@ def _load(lines: list[bytes]) -> NDArray[np.float64]:
 
 
 def _fit(values: NDArray[np.float64]) -> NDArray[np.bool_]:
-    fit: NDArray[np.bool_] = (values >= 0) & (values <= 255) & (values == np.floor(values))
-    return fit
+    return np.asarray((values >= 0) & (values <= 255) & (values == np.floor(values)))
 
 
 def _wrong_count(where: str, line: int, count: int) -> DataError:
@@ -159,3 +144,6 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return text.isascii() and "_" not in text
+
+
+FORM = Form("CSV files", _NAME, {("train", ""): "train.csv", ("test", ""): "test.csv"}, _check_split, _read_split)

@@ -37,11 +37,6 @@ def fetched_folder() -> Path | None:
     return cache / FETCHED if cache else None
 
 
-def is_fetched(folder: Path) -> bool:
-    """Return whether the four files are in `folder`."""
-    return all(os.path.isfile(folder / name) for name in published.FILES)  # noqa: PTH113
-
-
 def fetch(url: str | None = None, progress: bool = True, folder: Path | None = None) -> Path:
     """Make sure that the four .gz files are in `folder`, by default in the cache; return the folder.
 
@@ -65,7 +60,10 @@ def fetch(url: str | None = None, progress: bool = True, folder: Path | None = N
         raise DataError(f"{folder}: cannot be made ({error.strerror}); set FMNIST_XP_CACHE to another") from error
     missing = [name for name in published.FILES if not _is_right(folder / name, name)]
     if missing:
-        _check_requests()
+        try:
+            import requests  # noqa: F401
+        except ImportError as error:
+            raise OutOfReachError(f"downloads need requests ({error}): pip install requests") from error
     failures: list[DataError] = []
     deadline = time.monotonic() + WHOLE
     for address in (chosen,) if chosen else published.ADDRESSES:
@@ -86,20 +84,11 @@ def fetch(url: str | None = None, progress: bool = True, folder: Path | None = N
     raise DataError(f"{reasons}; name another address (--url, FMNIST_XP_URL)")
 
 
-def _check_requests() -> None:
-    try:
-        import requests  # noqa: F401
-    except ImportError as error:
-        raise OutOfReachError(f"downloads need requests ({error}): pip install requests") from error
-
-
 def _is_right(path: Path, name: str) -> bool:
-    try:
+    with suppress(DataError, OSError):
         if path.is_file():  # opening a FIFO would block
             published.verify(path, name)
             return True
-    except (DataError, OSError):
-        pass
     return False
 
 
@@ -127,8 +116,7 @@ def _received(url: str, expected: published.Published, deadline: float, show: bo
             _watch(transfer, expected, deadline, show)
         finally:
             transfer.stop()
-        failure = transfer.failure
-        if failure is None:
+        if (failure := transfer.failure) is None:
             return bytes(transfer.content)
         if isinstance(failure, requests.HTTPError):
             answer = str(failure).partition(" for url")[0]
@@ -234,11 +222,9 @@ def _address(url: str) -> str:
 
 def _reason(error: BaseException) -> str:
     """Return the innermost reason in words: requests wraps the error two or three times."""
-    reason: Any = error
-    while True:
-        inner = getattr(reason, "reason", None) or next((a for a in reason.args if isinstance(a, Exception)), None)
-        if not isinstance(inner, Exception):
-            words = str(getattr(reason, "strerror", None) or reason).split(": ", 1)[-1]
-            # urllib3 puts the system's words after its own, with or without brackets.
-            return re.sub(r"^.*\[Errno -?\d+\] (.*?)\)?$", r"\1", words)
-        reason = inner
+    inner = getattr(error, "reason", None) or next((a for a in error.args if isinstance(a, Exception)), None)
+    if isinstance(inner, Exception):
+        return _reason(inner)
+    words = str(getattr(error, "strerror", None) or error).split(": ", 1)[-1]
+    # urllib3 puts the system's words after its own, with or without brackets.
+    return re.sub(r"^.*\[Errno -?\d+\] (.*?)\)?$", r"\1", words)

@@ -8,6 +8,7 @@ from pathlib import Path
 from fmnist_xp.data import download, formats
 from fmnist_xp.data.cache import cached
 from fmnist_xp.data.dataset import Dataset
+from fmnist_xp.data.published import FILES
 from fmnist_xp.data.stored import shown
 from fmnist_xp.data.synthetic import VERSION, make_synthetic
 from fmnist_xp.errors import DataError
@@ -65,7 +66,7 @@ def _auto(url: str | None, allow_synthetic: bool) -> tuple[Dataset, Dataset]:
         except DataError as error:
             raise DataError(f"FMNIST_XP_DATA={chosen}: {error}") from error
     folder = download.fetched_folder()
-    fetched = folder is not None and download.is_fetched(folder)
+    fetched = folder and all(os.path.isfile(folder / name) for name in FILES)  # noqa: PTH113 (Path's own may raise)
     if folder and fetched:
         try:
             if (splits := formats.read(folder))[0].name == "fashion-mnist":

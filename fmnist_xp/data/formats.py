@@ -10,7 +10,7 @@ from fmnist_xp.data import csv_files, idx, images, npz
 from fmnist_xp.data.cache import cached
 from fmnist_xp.data.dataset import Dataset
 from fmnist_xp.data.published import is_published
-from fmnist_xp.data.stored import ARCHIVE, Found, Stored, in_archive, in_folder, is_tar, is_zip, open_file, shown
+from fmnist_xp.data.stored import ARCHIVE, Found, Stored, archive_kind, in_archive, in_folder, open_file, shown
 from fmnist_xp.errors import DataError
 
 FORMATS = ("png", "idx")
@@ -73,11 +73,9 @@ def export(train: Dataset, test: Dataset, folder: Path, format: str) -> None:
             # A subfolder, since the temporary folder itself is private to the user.
             made = Path(temporary) / (target.name or "export")
             made.mkdir()
-            for split, dataset in (("train", train), ("test", test)):
-                if format == "png":
-                    images.write(dataset, made / split)
-                else:
-                    idx.write(dataset, split, made)
+            write = images.write if format == "png" else idx.write
+            write(train, "train", made)
+            write(test, "test", made)
             if there:
                 _move_up(made, target)
             else:
@@ -121,36 +119,36 @@ def _read_folder(path: Path) -> tuple[Dataset, Dataset]:
 
 
 def _read_archive(path: Path) -> tuple[Dataset, Dataset]:
-    zipped = is_zip(path)
-    if not zipped and not is_tar(path):
+    kind = archive_kind(path)
+    if not kind:
         raise DataError(f"{shown(str(path))}: neither a zip nor a tar; {UNDERSTOOD}")
     # The members are listed and checked before the whole file is hashed.
     with in_archive(path) as files:
         sets = _sets(files)
         if found := _nearest(sets, path):
-            found.check(found.files)
-            source = f"{found.form} in {path}"
-            return _by_content("archive", [path], source, lambda: found.read(found.files, source))
+            return _read_set(found, path)
         if sets:
             raise DataError(f"{sets[0].problem}")
-        if zipped and any("/" in file.name for file in files):
+        if kind == "zip" and any("/" in file.name for file in files):
             source = f"zip of images {path}"
             return _by_content("archive", [path], source, lambda: images.read_zip(path, source))
         raise _nothing(str(path), files)
 
 
 def _read_set(found: Found, path: Path) -> tuple[Dataset, Dataset]:
+    """Return what `found` holds, which lies in `path`: a folder or an archive."""
     if found.problem:
         raise DataError(found.problem)
     # Headers and sizes are checked before the whole files are hashed.
-    found.check(found.files)
-    source = f"{found.form} in {path}"
-    paths = [file.path for file in found.files]
-    return _by_content(found.form, paths, source, lambda: found.read(found.files, source))
+    found.form.check(found.files)
+    source = f"{found.form.name} in {path}"
+    form = found.form.name if path.is_dir() else "archive"
+    paths = list(dict.fromkeys(file.path for file in found.files))  # all members have the path of their archive
+    return _by_content(form, paths, source, lambda: found.form.read(found.files, source))
 
 
 def _sets(files: list[Stored]) -> list[Found]:
-    return [found for form in (idx, csv_files, npz) for found in form.find(files)]
+    return [found for module in (idx, csv_files, npz) for found in module.FORM.find(files)]
 
 
 def _nearest(sets: list[Found], path: Path, pictures: bool = False) -> Found | None:
@@ -159,7 +157,7 @@ def _nearest(sets: list[Found], path: Path, pictures: bool = False) -> Found | N
     nearest = [found for found in whole if found.depth == min(other.depth for other in whole)]
     if len(nearest) + pictures > 1:
         # Names alone prove little: a train.csv may hold something else.
-        good = [found for found in nearest if _holds(found.check, found.files)]
+        good = [found for found in nearest if _holds(found.form.check, found.files)]
         titles = [found.title for found in good]
         if pictures and _holds(images.Folder, path):
             titles.append("images in train/ and test/")

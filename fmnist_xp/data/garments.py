@@ -40,37 +40,38 @@ class _Draw:
         left: list[Corner] = [(0.5 - x, y) for x, y in reversed(half)]
         return self.part(right + left, shade)
 
+    def pair(self, half: list[Corner], left: Floats | float, right: Floats | float) -> Parts:
+        """Return two polygons, the corners (distance from the middle, y) to the left and to the right, and shades."""
+        sides = ((-1, left), (1, right))
+        return [self.part([(0.5 + side * x, y) for x, y in half], shade) for side, shade in sides]
 
-def _upper(
-    d: _Draw, sleeve: Floats, shoulder: Floats, waist: Floats, hem: Floats, neck: Floats, spread: Floats
-) -> Parts:
-    """Body, two sleeves of length `sleeve` hanging `spread` radians from the vertical, and a neckline."""
+
+def _upper(d: _Draw, sleeve: Floats, *ranges: tuple[float, float]) -> Parts:
+    """Body, two sleeves of length `sleeve` hanging `spread` radians from the vertical, and a neckline.
+
+    The `ranges` are those of the half widths of shoulder, waist, hem and neck, and of `spread`.
+    """
+    shoulder, waist, hem, neck, spread = (d.between(*each) for each in ranges)
     top, bottom = d.between(0.04, 0.09), d.between(0.93, 0.98)
     width = d.between(0.09, 0.13)
     slope = d.between(0.03, 0.07)
     neck_depth = d.between(0.02, 0.1)
     elbow_x, elbow_y = np.sin(spread), np.cos(spread)
-    start_x, start_y = shoulder, top + slope
-    end_x = np.minimum(start_x + sleeve * elbow_x, 0.49)
+    start_y = top + slope
+    end_x = np.minimum(shoulder + sleeve * elbow_x, 0.49)
     end_y = np.minimum(start_y + sleeve * elbow_y, 0.96)
     narrow = width * d.between(0.7, 1.0)
     body = d.symmetric([(neck, top), (shoulder, start_y), (waist, 0.5), (hem, bottom)])
     tint = d.some(0.2, d.between(0.6, 0.9), d.between(0.9, 1.05))
-    arms = [
-        d.part(
-            [
-                (0.5 + side * (shoulder - 0.06), top + 0.01),
-                (0.5 + side * start_x, start_y),
-                (0.5 + side * end_x, end_y),
-                (0.5 + side * (end_x - narrow), end_y + narrow * elbow_x),
-                (0.5 + side * (shoulder - 0.05), start_y + width * 1.3),
-            ],
-            tint,
-        )
-        for side in (-1, 1)
+    arm: list[Corner] = [
+        (shoulder - 0.06, top + 0.01),
+        (shoulder, start_y),
+        (end_x, end_y),
+        (end_x - narrow, end_y + narrow * elbow_x),
+        (shoulder - 0.05, start_y + width * 1.3),
     ]
     opening = d.symmetric([(neck * 0.9, top - 0.02), (neck * d.between(0.2, 0.8), top + neck_depth)], 0.0)
-    return [*arms, body, opening]
+    return [*d.pair(arm, tint, tint), body, opening]
 
 
 def _seam(d: _Draw, share: float, low: float, high: float) -> tuple[Floats, Floats]:
@@ -82,37 +83,26 @@ def _seam(d: _Draw, share: float, low: float, high: float) -> tuple[Floats, Floa
 
 def _t_shirt(d: _Draw) -> Parts:
     sleeve = d.some(0.12, d.between(0.3, 0.75), d.between(0.1, 0.28))
-    return _upper(
-        d, sleeve, d.between(0.24, 0.31), d.between(0.21, 0.27), d.between(0.21, 0.29), d.between(0.07, 0.14),
-        d.between(0.45, 0.95),
-    )  # fmt: skip
+    return _upper(d, sleeve, (0.24, 0.31), (0.21, 0.27), (0.21, 0.29), (0.07, 0.14), (0.45, 0.95))
 
 
 def _shirt(d: _Draw) -> Parts:
     sleeve = d.some(0.35, d.between(0.12, 0.4), d.between(0.5, 0.82))
-    parts = _upper(
-        d, sleeve, d.between(0.23, 0.30), d.between(0.20, 0.26), d.between(0.21, 0.28), d.between(0.05, 0.11),
-        d.between(0.15, 0.55),
-    )  # fmt: skip
+    parts = _upper(d, sleeve, (0.23, 0.30), (0.20, 0.26), (0.21, 0.28), (0.05, 0.11), (0.15, 0.55))
     collar = d.symmetric([(0.1, 0.04), (d.between(0.04, 0.09), d.between(0.1, 0.16))], d.between(0.75, 1.2))
     return [*parts, collar, parts[-1], _seam(d, 0.6, 0.6, 1.2)]
 
 
 def _pullover(d: _Draw) -> Parts:
     sleeve = d.some(0.06, d.between(0.3, 0.5), d.between(0.62, 0.88))
-    parts = _upper(
-        d, sleeve, d.between(0.24, 0.31), d.between(0.21, 0.28), d.between(0.22, 0.29), d.between(0.05, 0.12),
-        d.between(0.12, 0.42),
-    )  # fmt: skip
+    parts = _upper(d, sleeve, (0.24, 0.31), (0.21, 0.28), (0.22, 0.29), (0.05, 0.12), (0.12, 0.42))
     hem = d.symmetric([(0.23, 0.9), (0.23, 0.95)], d.between(0.8, 1.05))
     return [*parts, hem]
 
 
 def _coat(d: _Draw) -> Parts:
-    parts = _upper(
-        d, d.between(0.62, 0.9), d.between(0.22, 0.29), d.between(0.2, 0.28), d.between(0.22, 0.32),
-        d.between(0.06, 0.12), d.between(0.08, 0.35),
-    )  # fmt: skip
+    sleeve = d.between(0.62, 0.9)
+    parts = _upper(d, sleeve, (0.22, 0.29), (0.2, 0.28), (0.22, 0.32), (0.06, 0.12), (0.08, 0.35))
     lapel = d.symmetric([(d.between(0.05, 0.11), 0.05), (0.005, d.between(0.25, 0.5))], d.between(0.55, 1.15))
     return [*parts, lapel, _seam(d, 0.8, 0.2, 0.9)]
 
@@ -123,19 +113,14 @@ def _dress(d: _Draw) -> Parts:
     sleeve = d.some(0.35, d.between(0.1, 0.7), d.between(0.0, 0.03))
     top, waist_y, neck = d.between(0.02, 0.06), d.between(0.3, 0.45), d.between(0.04, 0.1)
     body = d.symmetric([(neck, top), (shoulder, top + 0.05), (waist, waist_y), (hem, d.between(0.8, 0.98))])
-    drop = d.between(0.15, 0.4)
-    arms = [
-        d.part(
-            [
-                (0.5 + side * (shoulder - 0.04), top + 0.02),
-                (0.5 + side * (shoulder + sleeve * np.sin(drop)), top + 0.06 + sleeve),
-                (0.5 + side * (shoulder + sleeve * np.sin(drop) - 0.08), top + 0.06 + sleeve),
-                (0.5 + side * (shoulder - 0.06), top + 0.12),
-            ],
-            d.between(0.8, 1.05),
-        )
-        for side in (-1, 1)
+    end_x, end_y = shoulder + sleeve * np.sin(d.between(0.15, 0.4)), top + 0.06 + sleeve
+    arm: list[Corner] = [
+        (shoulder - 0.04, top + 0.02),
+        (end_x, end_y),
+        (end_x - 0.08, end_y),
+        (shoulder - 0.06, top + 0.12),
     ]
+    arms = d.pair(arm, d.between(0.8, 1.05), d.between(0.8, 1.05))
     opening = d.symmetric([(neck * 0.8, 0.0), (neck * d.between(0.1, 0.8), top + d.between(0.02, 0.14))], 0.0)
     return [*arms, body, opening]
 
@@ -144,21 +129,15 @@ def _trouser(d: _Draw) -> Parts:
     waist, hip = d.between(0.12, 0.19), d.between(0.14, 0.23)
     top, crotch, bottom = d.between(0.02, 0.06), d.between(0.28, 0.42), d.between(0.9, 0.98)
     stance, cuff = d.between(0.08, 0.16), d.between(0.05, 0.09)
-    gap = d.between(0.004, 0.02)
-    legs = [
-        d.part(
-            [
-                (0.5, top),
-                (0.5 + side * waist, top),
-                (0.5 + side * hip, crotch),
-                (0.5 + side * (stance + cuff), bottom),
-                (0.5 + side * (stance - cuff), bottom),
-                (0.5 + side * gap, crotch),
-            ],
-            1.0 if side < 0 else d.between(0.9, 1.05),
-        )
-        for side in (-1, 1)
+    leg: list[Corner] = [
+        (0, top),
+        (waist, top),
+        (hip, crotch),
+        (stance + cuff, bottom),
+        (stance - cuff, bottom),
+        (d.between(0.004, 0.02), crotch),
     ]
+    legs = d.pair(leg, 1.0, d.between(0.9, 1.05))
     belt = d.symmetric([(waist, top), (waist + 0.005, top + 0.04)], d.between(0.6, 1.15))
     return [*legs, belt]
 
@@ -214,22 +193,13 @@ def _sandal(d: _Draw) -> Parts:
     straps = []
     for left, right, low, high in ((0.08, 0.4, 0.08, 0.22), (0.3, 0.66, 0.1, 0.3), (0.6, 0.94, 0.12, 0.42)):
         start, end, height = d.between(left, left + 0.1), d.between(right - 0.12, right), d.between(low, high)
-        band = d.between(0.03, 0.09)
-        lean = d.between(-0.02, 0.1)
+        band, lean = d.between(0.03, 0.09), d.between(-0.02, 0.1)
         height = height * d.some(0.85, 1.0, 0.0)
         for inset, shade in ((0.0, 1.0), (band, 0.0)):
             peak = floor - np.maximum(height - inset, 0)
-            straps.append(
-                d.part(
-                    [
-                        (start + inset, floor),
-                        (start + lean + inset, peak),
-                        (end - inset, peak),
-                        (end + lean * 0.2 - inset, floor),
-                    ],
-                    shade,
-                )
-            )
+            front: list[Corner] = [(start + inset, floor), (start + lean + inset, peak)]
+            back: list[Corner] = [(end - inset, peak), (end + lean * 0.2 - inset, floor)]
+            straps.append(d.part(front + back, shade))
     return [*straps, tread]
 
 
@@ -238,14 +208,10 @@ def _bag(d: _Draw) -> Parts:
     upper, lower = d.between(0.28, 0.44), d.between(0.32, 0.47)
     handle, height, thick = d.between(0.12, 0.3), d.between(0.06, 0.3), d.between(0.02, 0.05)
     peak = np.maximum(top - height, 0.03)
-    bow = d.symmetric([(handle * 0.5, peak), (handle * 0.85, peak + height * 0.25), (handle, top + 0.02)], 0.8)
-    inside = d.symmetric(
-        [
-            (handle * 0.5 - thick / 2, peak + thick),
-            (handle * 0.85 - thick, peak + height * 0.25 + thick),
-            (handle - thick, top + 0.02),
-        ],
-        0.0,
+    bend = peak + height * 0.25
+    bow, inside = (
+        d.symmetric([(handle / 2 - t / 2, peak + t), (handle * 0.85 - t, bend + t), (handle - t, top + 0.02)], shade)
+        for t, shade in ((0.0, 0.8), (thick, 0.0))
     )
     body = d.symmetric([(upper, top), (lower, (top + bottom) / 2), (lower - 0.02, bottom)])
     flap = d.symmetric([(upper, top), (upper * 0.97, top + d.between(0.05, 0.25))], d.between(0.75, 1.15))

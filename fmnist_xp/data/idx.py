@@ -8,6 +8,7 @@ import gzip
 import math
 import re
 import struct
+from itertools import product
 from pathlib import Path
 from typing import IO
 
@@ -15,62 +16,42 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmnist_xp.data.dataset import Dataset
-from fmnist_xp.data.stored import MOST_IMAGES, Found, Stored, gather, read_array, shown, split_of, wrong_length
+from fmnist_xp.data.published import FILES
+from fmnist_xp.data.stored import MOST_IMAGES, Form, Stored, read_array, shown, split_of, wrong_length
 from fmnist_xp.errors import DataError
 
-PREFIXES = {"train": "train", "test": "t10k"}
-STEMS = {"images": "images-idx3-ubyte", "labels": "labels-idx1-ubyte"}
-NAMES = tuple(f"{prefix}-{stem}" for prefix in PREFIXES.values() for stem in STEMS.values())
-"""The four standard names, without `.gz`."""
 _NAME = re.compile(
     r"(?P<start>(?:.*[-_.])?)(?P<split>train|t10k|test)[-_](?P<kind>images|labels)[-.]idx[13][-.]ubyte"
     r"(?P<packed>\.gz|\.zip)?",
     re.IGNORECASE,
 )
 """Names of such files, including variants: a dot before `idx`, test for t10k, `emnist-letters-` and the like."""
-_ROLES = {(split, kind): f"{prefix}-{stem}.gz" for split, prefix in PREFIXES.items() for kind, stem in STEMS.items()}
+_ROLES = dict(zip(product(("train", "test"), ("images", "labels")), FILES, strict=True))
 _DIMENSIONS = {"images": 3, "labels": 1}
-
-
-def find(files: list[Stored]) -> list[Found]:
-    """Return the sets of four files in the order of `NAMES`, by folder and by the part of the name before `train`."""
-    return gather(files, "IDX files", _NAME, _ROLES, check, read)
-
-
-def check(files: list[Stored]) -> None:
-    """Check headers and sizes of four files in the order of `find`; DataError names the file at fault."""
-    for images, labels in (files[:2], files[2:]):
-        (n_images, *_), (n_labels, *_) = _shape(images, "images"), _shape(labels, "labels")
-        if n_images != n_labels:
-            raise DataError(
-                f"{labels.where}: {n_labels} labels found for the {n_images} images of {shown(images.base)}; "
-                "take both files from the same data set"
-            )
-
-
-def read(files: list[Stored], source: str) -> tuple[Dataset, Dataset]:
-    """Read four files, in the order of `find`, into (train, test); DataError names the file at fault."""
-    check(files)
-    train_images, train_labels, test_images, test_labels = files
-    return _split(train_images, train_labels, source), _split(test_images, test_labels, source)
 
 
 def write(dataset: Dataset, split: str, folder: Path) -> None:
     """Write one split ("train" or "test") to `folder` as two gzip files, with the same bytes every time."""
-    n, height, width = dataset.images.shape
-    _write(folder, split, "images", struct.pack(">IIII", 0x0803, n, height, width), dataset.images)
-    _write(folder, split, "labels", struct.pack(">II", 0x0801, n), dataset.labels)
+    for kind, values in (("images", dataset.images), ("labels", dataset.labels)):
+        path = folder / _ROLES[split, kind]
+        # No name and no time in the gzip header, so that the file depends only on its content.
+        with path.open("wb") as file, gzip.GzipFile("", "wb", 6, file, mtime=0) as stream:
+            stream.write(struct.pack(f">I{values.ndim}I", 0x0800 + values.ndim, *values.shape))
+            stream.write(np.ascontiguousarray(values).data)
 
 
-def _write(folder: Path, split: str, kind: str, head: bytes, values: NDArray[np.uint8]) -> None:
-    path = folder / f"{PREFIXES[split]}-{STEMS[kind]}.gz"
-    # No name and no time in the gzip header, so that the file depends only on its content.
-    with path.open("wb") as file, gzip.GzipFile("", "wb", 6, file, mtime=0) as stream:
-        stream.write(head)
-        stream.write(np.ascontiguousarray(values).data)
+def _check_split(files: list[Stored]) -> None:
+    images, labels = files
+    (n_images, *_), (n_labels, *_) = _shape(images, "images"), _shape(labels, "labels")
+    if n_images != n_labels:
+        raise DataError(
+            f"{labels.where}: {n_labels} labels found for the {n_images} images of {shown(images.base)}; "
+            "take both files from the same data set"
+        )
 
 
-def _split(images: Stored, labels: Stored, source: str) -> Dataset:
+def _read_split(files: list[Stored], source: str) -> Dataset:
+    images, labels = files
     # Labels first: they are smaller.
     values = _read(labels, "labels")
     return split_of(_read(images, "images"), values, source, labels.where)
@@ -94,8 +75,8 @@ def _read(file: Stored, kind: str) -> NDArray[np.uint8]:
 
 def _header(stream: IO[bytes], where: str, kind: str) -> tuple[int, ...]:
     dimensions = _DIMENSIONS[kind]
-    head = stream.read(4 * (1 + dimensions))
     magic = 0x0800 + dimensions
+    head = stream.read(4 * (1 + dimensions))
     if head[:4] != struct.pack(">I", magic):
         raise DataError(f"{where}: magic number {head[:4].hex() or 'nothing'} found; {kind} begin with {magic:08x}")
     if len(head) < 4 * (1 + dimensions):
@@ -106,3 +87,6 @@ def _header(stream: IO[bytes], where: str, kind: str) -> tuple[int, ...]:
     if not 0 < shape[0] <= MOST_IMAGES:
         raise DataError(f"{where}: its header promises {shape[0]} {kind}; is it the right file?")
     return shape
+
+
+FORM = Form("IDX files", _NAME, _ROLES, _check_split, _read_split)

@@ -26,6 +26,7 @@ _IEND = bytes(4) + b"IEND" + crc32(b"IEND").to_bytes(4, "big")
 _ORDER = re.compile(b"IHDR(PLTE)?(tRNS)?(IDAT)+IEND")
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 """JPEG's markers of frame headers, which have the image's size."""
+_DAMAGED = "not a whole image: damaged or cut short; copy it again"
 
 
 class CheckedImage(NamedTuple):
@@ -80,14 +81,10 @@ def check_image(file: bytes) -> CheckedImage:
             found = f"it begins with {file[:8]!r}" if file else "it is empty"
             raise ValueError(f"not an image in PNG, JPEG, WebP or BMP ({found})")
     except (struct.error, IndexError):  # a field would lie past the last byte
-        raise _damaged() from None
+        raise ValueError(_DAMAGED) from None
     if checked.width < 1 or checked.height < 1:
         raise ValueError(f"an image of {checked.width} x {checked.height} pixels")
     return checked
-
-
-def _damaged() -> ValueError:
-    return ValueError("not a whole image: damaged or cut short; copy it again")
 
 
 def _png(file: bytes) -> CheckedImage:
@@ -108,7 +105,7 @@ def _png(file: bytes) -> CheckedImage:
         length, kind = _CHUNK.unpack_from(file, start)
         end = start + 12 + length
         if end > len(file) or crc32(view[start + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
-            raise _damaged()
+            raise ValueError(_DAMAGED)
         if kind == b"PLTE":
             entries = length // 3 if length % 3 == 0 and length <= 3 << depth else 0
             needed = colour == 3
@@ -116,12 +113,10 @@ def _png(file: bytes) -> CheckedImage:
             # OpenCV ignores it in a grey image; an 8-bit sample is the second of two bytes.
             samples_fit = length == 6 and (depth == 16 or not any(file[start + 8 : start + 14 : 2]))
             needed = (colour == 2 and samples_fit) or (colour == 3 and length <= entries)
-        elif kind in (b"IHDR", b"IDAT", b"IEND"):
-            needed = True
-        elif kind[0] & 0x20 == 0:
-            raise ValueError(f"a PNG made wrongly: its chunk {kind!r} is not in the standard")
         else:
-            needed = False
+            needed = kind in (b"IHDR", b"IDAT", b"IEND")
+            if not needed and kind[0] & 0x20 == 0:
+                raise ValueError(f"a PNG made wrongly: its chunk {kind!r} is not in the standard")
         if needed:
             kinds.append(kind)
         if needed or (kind == b"eXIf" and file[start + 8 : start + 12] in (b"II*\0", b"MM\0*")):  # orientation
@@ -137,7 +132,7 @@ def _png_header(chunk: bytes) -> tuple[int, int, int, int]:
     """Return width, height, depth and colour type from the chunk IHDR."""
     size, name, width, height, depth, colour, packing, filtering, interlacing, checksum = _IHDR.unpack(chunk)
     if (size, name, checksum) != (13, b"IHDR", crc32(chunk[4:21])):
-        raise _damaged()
+        raise ValueError(_DAMAGED)
     if depth not in _DEPTHS.get(colour, ()) or packing or filtering or interlacing > 1:
         raise ValueError("a PNG made wrongly: its header is not in the standard")
     return width, height, depth, colour
@@ -148,7 +143,7 @@ def _jpeg(file: bytes) -> CheckedImage:
     at = 2
     while (marker := file[at + 1]) != 0xDA:  # where the pixels begin
         if file[at] != 0xFF:
-            raise _damaged()
+            raise ValueError(_DAMAGED)
         if marker == 0xFF:  # padding
             at += 1
             continue
@@ -157,13 +152,13 @@ def _jpeg(file: bytes) -> CheckedImage:
         (length,) = struct.unpack_from(">H", file, at + 2)
         at += 2 + length
     if file.rfind(b"\xff\xd9") < at:
-        raise _damaged()
+        raise ValueError(_DAMAGED)
     return CheckedImage(width, height, file)
 
 
 def _webp(file: bytes) -> CheckedImage:
     if int.from_bytes(file[4:8], "little") + 8 > len(file):
-        raise _damaged()
+        raise ValueError(_DAMAGED)
     kind = file[12:16]
     if kind == b"VP8X":
         (numbers,) = struct.unpack_from("<Q", file[24:30] + b"\0\0")

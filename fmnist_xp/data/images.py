@@ -8,10 +8,8 @@ import hashlib
 import logging
 import os
 import re
-import struct
 import sys
 import zipfile
-import zlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -24,7 +22,7 @@ from numpy.typing import NDArray
 from fmnist_xp.data.dataset import CLASS_NAMES, Dataset
 from fmnist_xp.data.imagefile import check_image, read_file
 from fmnist_xp.data.opencv import decoder, on_threads, opencv
-from fmnist_xp.data.stored import leads_to_folder
+from fmnist_xp.data.stored import DAMAGE, leads_to_folder
 from fmnist_xp.errors import DataError
 
 LOG = logging.getLogger("fmnist_xp")
@@ -51,10 +49,6 @@ _LEFT_BEHIND = {
 _ABOUT = (".csv", ".json", ".md", ".tsv", ".txt")
 _SUSPECT = re.compile(r"[:\\]|\.\.|^/")
 """Every path that leads out of its folder matches this."""
-_FAULTS = (
-    zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, OSError, OverflowError, ValueError,
-)  # fmt: skip
-"""What `zipfile` raises for damaged bytes."""
 
 _LARGEST = 1 << 18
 """Bytes: no file of 28 x 28 pixels is larger, whatever metadata a program adds."""
@@ -98,8 +92,7 @@ class Folder:
 
         def read(name: str) -> bytes:
             content, state = read_file(self._base + name, _LARGEST)
-            stats.append(state.st_size)
-            stats.append(state.st_mtime_ns)
+            stats.extend((state.st_size, state.st_mtime_ns))
             return content
 
         datasets = self._layout.read(read, source)
@@ -116,7 +109,7 @@ def read_zip(path: Path, source: str) -> tuple[Dataset, Dataset]:
     """
     try:
         archive = zipfile.ZipFile(path)
-    except _FAULTS as error:
+    except DAMAGE as error:
         raise DataError(f"{path}: not a zip file, or a damaged one ({error!s:.200}); copy it again") from error
     with archive:
         members = _members(path, archive)
@@ -124,21 +117,22 @@ def read_zip(path: Path, source: str) -> tuple[Dataset, Dataset]:
         return layout.read(lambda name: _read_member(path, archive, members[name]), source)
 
 
-def write(dataset: Dataset, folder: Path) -> None:
-    """Write one split to `folder`, which is created, as `<label>/NNNN.png`, numbered in the order of the images.
+def write(dataset: Dataset, split: str, folder: Path) -> None:
+    """Write one split to `folder` as `<split>/<label>/NNNN.png`, numbered in the order of the images.
 
     DataError, naming the folder, for a label without images.
     """
-    for label in range(10):
+    folders = [folder / split / str(label) for label in range(10)]
+    for label, made in enumerate(folders):
         if not (dataset.labels == label).any():
-            raise DataError(f"{folder / str(label)}: no image of this label; a folder of images needs some")
-        (folder / str(label)).mkdir(parents=True)
+            raise DataError(f"{made}: no image of this label; a folder of images needs some")
+        made.mkdir(parents=True)
     cv2 = opencv()
 
     def work(label: int) -> None:
         for number, index in enumerate(np.flatnonzero(dataset.labels == label)):
             file = cv2.imencode(".png", dataset.images[index])[1]
-            (folder / str(label) / f"{number:04d}.png").write_bytes(file)
+            (folders[label] / f"{number:04d}.png").write_bytes(file)
 
     on_threads(work, range(10))
 
@@ -151,7 +145,7 @@ class _Layout:
         self.names: list[str] = []
         self._where = where
         self._listed = listed
-        self._counts: list[list[int]] = []
+        self._labels: list[NDArray[np.uint8]] = []
         top = _top(listed) or ""
         self._skipped = [name for name in listed("") if top and f"{name}/" != top]
         splits = self._splits(top)
@@ -187,22 +181,17 @@ class _Layout:
                 if held > _BATCH or start + _PIECE >= len(images):
                     on_threads(work, pieces)
                     pieces, held = [], 0
-        counts = np.array(self._counts)
-        splits = np.split(images, [counts[0].sum()])
-        train, test = (
-            Dataset(part, np.repeat(np.arange(10), count), "custom", source)
-            for part, count in zip(splits, counts, strict=True)
-        )
-        return train, test
+        train, test = self._labels
+        n = len(train)
+        return Dataset(images[:n], train, "custom", source), Dataset(images[n:], test, "custom", source)
 
     def _splits(self, top: str) -> dict[str, str]:
         """Return the folders of the splits."""
         splits: dict[str, str] = {}
-        others = []
         for name, is_folder in self._listed(top).items():
             split = _SPLITS.get(name.lower()) if is_folder else None
             if split is None:
-                others.append(name)
+                self._skipped.append(name)
             elif split in splits:
                 raise DataError(f"{self._where}{top}{name}: as well as {splits[split]}; which is it? Leave one there")
             else:
@@ -211,7 +200,6 @@ class _Layout:
             validation = splits.pop("validation")
             if splits.setdefault("test", validation) != validation:
                 LOG.warning("%s%s: left aside, since there is %s too", self._where, top + validation, splits["test"])
-        self._skipped += others
         return splits
 
     def _add(self, split: str) -> None:
@@ -237,7 +225,7 @@ class _Layout:
                 raise DataError(f"{self._where}{folder}: no image found; each label from 0 to 9 needs some")
             self.names += [f"{folder}/{name}" for name in sorted(names)]
             counts.append(len(names))
-        self._counts.append(counts)
+        self._labels.append(np.repeat(np.arange(10, dtype=np.uint8), counts))
 
     def _images(self, folder: str) -> list[str]:
         names = []
@@ -336,14 +324,9 @@ def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]
 def _member_lister(members: Iterable[str]) -> Listed:
     folders: dict[str, dict[str, bool]] = {"": {}}
     for member in members:
-        is_folder = False
-        while True:
-            folder, _, name = member.rpartition("/")
-            known = folder in folders
-            folders.setdefault(folder, {})[name] = is_folder
-            if known:
-                break
-            member, is_folder = folder, True
+        parts = member.split("/")
+        for depth, name in enumerate(parts, 1):
+            folders.setdefault("/".join(parts[: depth - 1]), {})[name] = depth < len(parts)
     return lambda folder: folders[folder.rstrip("/")]
 
 
@@ -359,7 +342,7 @@ def _read_member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) ->
             return stream.read(_LARGEST)  # whatever size the header gives
     except RuntimeError as error:
         raise DataError(f"{where} is locked ({error!s:.200}); unpack the zip and give its folder") from error
-    except _FAULTS as error:
+    except DAMAGE as error:
         raise DataError(f"{where} is damaged ({error!s:.200}); copy the zip again") from error
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmnist_xp.data.dataset import Dataset
-from fmnist_xp.data.stored import MOST_IMAGES, Found, Stored, gather, read_array, split_of, wrong_length
+from fmnist_xp.data.stored import MOST_IMAGES, Form, Stored, read_array, split_of, wrong_length
 from fmnist_xp.errors import DataError
 
 _NAME = re.compile(r"(?P<start>)(?P<kind>[xy])_(?P<split>train|test)\.npy(?P<packed>)")
@@ -23,27 +23,15 @@ _SHAPES = {"x": {(28, 28), (784,), (28, 28, 1)}, "y": {(), (1,)}}
 _NEEDED = {"x": "(n, 28, 28) or (n, 784)", "y": "(n,)"}
 
 
-def find(files: list[Stored]) -> list[Found]:
-    """Return the sets of four arrays, grouped by folder."""
-    return gather(files, "NumPy arrays", _NAME, _ROLES, check, read)
+def _check_split(files: list[Stored]) -> None:
+    images, labels = files
+    n_images, n_labels = _length(images, "x"), _length(labels, "y")
+    if n_images != n_labels:
+        raise DataError(f"{labels.where}: {n_labels} labels found for the {n_images} images of {images.base}")
 
 
-def check(files: list[Stored]) -> None:
-    """Check headers and sizes of four arrays in the order of `find`; DataError names the member at fault."""
-    for images, labels in (files[:2], files[2:]):
-        n_images, n_labels = _length(images, "x"), _length(labels, "y")
-        if n_images != n_labels:
-            raise DataError(f"{labels.where}: {n_labels} labels found for the {n_images} images of {images.base}")
-
-
-def read(files: list[Stored], source: str) -> tuple[Dataset, Dataset]:
-    """Read four arrays, in the order of `find`, into (train, test); DataError names the member at fault."""
-    check(files)
-    train_images, train_labels, test_images, test_labels = files
-    return _split(train_images, train_labels, source), _split(test_images, test_labels, source)
-
-
-def _split(images: Stored, labels: Stored, source: str) -> Dataset:
+def _read_split(files: list[Stored], source: str) -> Dataset:
+    images, labels = files
     values = _read(labels, "y").ravel()
     return split_of(_read(images, "x").reshape(-1, 28, 28), values, source, labels.where)
 
@@ -91,3 +79,6 @@ def _header(stream: IO[bytes], where: str, kind: str) -> tuple[tuple[int, ...], 
     if not 0 < shape[0] <= MOST_IMAGES:
         raise DataError(f"{where}: its header promises {shape[0]} rows; is it the right file?")
     return shape, dtype, fortran
+
+
+FORM = Form("NumPy arrays", _NAME, _ROLES, _check_split, _read_split)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,6 @@ from fmnist_xp.machine import usable_cores
 
 Item = TypeVar("Item")
 
-_SILENT = 0
 _MEND = "pip uninstall -y opencv-python, then pip install --force-reinstall --no-deps opencv-python-headless"
 """opencv-python needs display libraries (libGL), and uninstalling either package deletes files of the other."""
 
@@ -33,7 +32,7 @@ def opencv() -> ModuleType:
         raise DataError(f"OpenCV is installed in part only: {_MEND}")
     module: ModuleType = cv2
     logging = module if hasattr(module, "setLogLevel") else module.utils.logging  # in OpenCV 4, and from 5 on
-    logging.setLogLevel(_SILENT)
+    logging.setLogLevel(0)  # silent
     return module
 
 
@@ -41,12 +40,11 @@ def decoder(flags: int) -> Callable[[bytes], NDArray[np.generic] | None]:
     """Return a function that decodes the bytes of a file to an array of any shape and dtype, or None on failure."""
     cv2 = opencv()
 
-    def decode(file: bytes) -> NDArray[np.generic] | None:
+    def decode(file: bytes) -> Any:
         try:
-            image: NDArray[np.generic] | None = cv2.imdecode(np.frombuffer(file, np.uint8), flags)
+            return cv2.imdecode(np.frombuffer(file, np.uint8), flags)
         except cv2.error:  # empty, or more pixels than OpenCV takes
             return None
-        return image
 
     return decode
 
@@ -57,10 +55,4 @@ def on_threads(work: Callable[[Item], None], items: Iterable[Item]) -> None:
     OpenCV and disk access release Python's lock, so threads help; the calls in between hold it, so many do not.
     """
     with ThreadPoolExecutor(min(8, usable_cores())) as pool:
-        results = [pool.submit(work, item) for item in items]
-        try:
-            for result in results:
-                result.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        list(pool.map(work, items))  # which cancels the rest when one fails

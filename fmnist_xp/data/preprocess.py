@@ -23,19 +23,18 @@ def preprocess(dataset: Dataset, shuffle_seed: int | None = None) -> tuple[NDArr
         raise TypeError(
             f"dataset must be a Dataset, not {type(dataset).__name__}: Dataset(images, labels, name, source)"
         )
-    if shuffle_seed is not None:
-        shuffle_seed = whole_number("shuffle_seed", shuffle_seed, 0)
-    order = None if shuffle_seed is None else np.random.default_rng(shuffle_seed).permutation(len(dataset))
-    return scale(dataset.images, order), dataset.labels.copy() if order is None else dataset.labels[order]
+    if shuffle_seed is None:
+        return scale(dataset.images), dataset.labels.copy()
+    order = np.random.default_rng(whole_number("shuffle_seed", shuffle_seed, 0)).permutation(len(dataset))
+    return scale(dataset.images, order), dataset.labels[order]
 
 
 def scale(images: NDArray[np.uint8], order: NDArray[np.integer[Any]] | None = None) -> NDArray[np.float32]:
     """Return the rows of `preprocess` for uint8 images (n, 28, 28), in `order` if given: float32 (n, 784)."""
-    n = len(images)
-    pixels = images.reshape(n, -1)
+    pixels = images.reshape(len(images), -1)
     rows = np.empty(pixels.shape, np.float32)
     half = np.float32(127.5)
-    for start in range(0, n, _CHUNK):
+    for start in range(0, len(rows), _CHUNK):
         part = slice(start, start + _CHUNK)
         chunk = rows[part]
         chunk[:] = pixels[part] if order is None else pixels[order[part]]

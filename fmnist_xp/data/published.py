@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -68,8 +69,8 @@ SORTED_SHA256 = {
 }
 """`sorted_sha256` of the two splits, computed from files with the checksums above."""
 
-
 _GZIP = b"\x1f\x8b"
+_NO_GZIP = (EOFError, gzip.BadGzipFile, zlib.error)
 
 
 def as_gzip(content: bytes, name: str) -> bytes:
@@ -81,12 +82,9 @@ def as_gzip(content: bytes, name: str) -> bytes:
     if not content.startswith(_GZIP):
         right = hashlib.sha256(content).hexdigest() == expected.sha256
         return gzip.compress(content, 6, mtime=0) if right else content
-    try:
-        with gzip.open(BytesIO(content)) as stream:
-            if (start := stream.read(2)) == _GZIP:
-                return start + stream.read(expected.limit)
-    except (EOFError, gzip.BadGzipFile, zlib.error):
-        pass
+    with suppress(*_NO_GZIP), gzip.open(BytesIO(content)) as stream:
+        if (start := stream.read(2)) == _GZIP:
+            return start + stream.read(expected.limit)
     return content
 
 
@@ -102,18 +100,15 @@ def verify(path: Path, name: str) -> None:
     with path.open("rb") as file:
         if hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest() == expected.md5_gz:
             return
-    digest, size = hashlib.sha256(), 0
     try:
         with gzip.open(path) as stream:
-            while size <= expected.size and (chunk := stream.read(1 << 20)):
-                digest.update(chunk)
-                size += len(chunk)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            content = stream.read(expected.size + 1)
+    except _NO_GZIP as error:
         raise DataError(f"{name}: what came is no whole gzip file ({error})") from error
-    if size > expected.size:
+    if len(content) > expected.size:
         raise DataError(f"{name}: holds more than the {expected.size:,} bytes of the published file")
-    if digest.hexdigest() != expected.sha256:
-        raise DataError(f"{name}: its content has SHA-256 {digest.hexdigest()}, the published file {expected.sha256}")
+    if (digest := hashlib.sha256(content).hexdigest()) != expected.sha256:
+        raise DataError(f"{name}: its content has SHA-256 {digest}, the published file {expected.sha256}")
 
 
 def sorted_sha256(dataset: Dataset) -> str:

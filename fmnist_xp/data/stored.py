@@ -7,18 +7,20 @@ bytes, and a reader is told how many bytes a file can hold at most, so that a he
 import gzip
 import os
 import re
+import struct
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from fmnist_xp.data.dataset import Dataset
 from fmnist_xp.errors import DataError
@@ -34,9 +36,9 @@ _DEFLATE = 1032
 _PIECE = 1 << 20
 _TAR_UNPACKED = 2 << 30
 _TAR_MEMBERS = 1000
-_DAMAGE = (
+DAMAGE = (
     ArithmeticError, EOFError, LookupError, OSError, RuntimeError, SyntaxError, TypeError, ValueError,
-    tarfile.TarError, zipfile.BadZipFile, zlib.error,
+    struct.error, tarfile.TarError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 """What other libraries' readers raise for damaged bytes."""
 
@@ -51,7 +53,7 @@ def blaming(where: str) -> Iterator[None]:
         yield
     except MemoryError as error:
         raise DataError(f"{where}: does not fit into memory") from error
-    except _DAMAGE as error:
+    except DAMAGE as error:
         if isinstance(error, OSError) and error.errno:
             raise DataError(f"{where}: cannot be read ({error.strerror})") from error
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -104,14 +106,14 @@ class Stored:
                 magic = raw.read(4)
                 raw.seek(0)
                 if magic[:2] == b"\x1f\x8b":
-                    with _gunzip(raw) as stream:
-                        yield stream, size * _DEFLATE, True
+                    with gzip.open(raw) as stream:
+                        yield stream, size * _DEFLATE, True  # type: ignore[misc]
                 elif magic == b"PK\x03\x04":
                     with zipfile.ZipFile(raw) as archive:
                         infos = [info for info in archive.infolist() if not info.is_dir()]
                         if len(infos) != 1:
                             raise DataError(f"{self.where}: a zip of {len(infos)} files found; one is needed here")
-                        inner, most = _open_member(archive, infos[0], self.where)
+                        inner, most = _member(archive, infos[0], self.where)
                         with inner:
                             yield inner, min(most, size * _DEFLATE), True
                 else:
@@ -119,17 +121,70 @@ class Stored:
 
 
 @dataclass(frozen=True)
-class Found:
-    """A data set found among files; `problem` says what is missing or ambiguous, or is None.
+class Form:
+    """A form that a data set can have: one file for each of its `roles`.
 
-    `check(files)` looks only at headers and sizes, `read(files, source)` returns (train, test); both raise DataError.
+    `pattern` matches the base of a name, with the groups `start`, `split`, `kind` and `packed`; the roles are
+    (split, kind), each with its usual name. `check_split(files)` looks only at headers and sizes; both it and
+    `read_split(files, source)` take the files of one split, in the order of the roles, and raise DataError.
     """
 
-    form: str
+    name: str
+    pattern: re.Pattern[str]
+    roles: dict[tuple[str, str], str]
+    check_split: Callable[[list[Stored]], object]
+    read_split: Callable[[list[Stored], str], Dataset]
+
+    def check(self, files: list[Stored]) -> None:
+        """Check headers and sizes of all files in the order of the roles; DataError names the file at fault."""
+        half = len(files) // 2
+        self.check_split(files[:half])
+        self.check_split(files[half:])
+
+    def read(self, files: list[Stored], source: str) -> tuple[Dataset, Dataset]:
+        """Check all files, and read them into (train, test); DataError names the file at fault."""
+        self.check(files)
+        half = len(files) // 2
+        return self.read_split(files[:half], source), self.read_split(files[half:], source)
+
+    def find(self, files: list[Stored]) -> "list[Found]":
+        """Return the data sets of this form among `files`, complete or not.
+
+        Names in one folder with the same `start` make a set. A plain file is preferred to a compressed one of the
+        same name; differently named files for one role are a problem.
+        """
+        sets: dict[str, dict[tuple[str, str], list[tuple[str, Stored]]]] = {}
+        for file in files:
+            if match := self.pattern.fullmatch(file.base):
+                role = ("train" if match["split"].lower() == "train" else "test", match["kind"].lower())
+                stem = file.name[: len(file.name) - len(match["packed"] or "")]
+                sets.setdefault(file.folder + match["start"], {}).setdefault(role, []).append((stem, file))
+        needed = f"all {len(self.roles)} {self.name} are needed"
+        found = []
+        for start, filled in sets.items():
+            chosen: list[Stored] = []
+            problems = []
+            for role, usual in self.roles.items():
+                candidates = sorted(filled.get(role, []), key=lambda candidate: len(candidate[1].name))
+                chosen += [file for _, file in candidates[:1]]
+                if not candidates:
+                    some = next(iter(filled.values()))[0][1]
+                    problems.append(f"{some.root}{shown(start)}{usual}: missing; {needed}")
+                names = [file.name for _, file in candidates]
+                if len({stem for stem, _ in candidates}) > 1 or len(set(names)) < len(names):
+                    several = " and ".join(map(shown, names[:3]))
+                    problems.append(f"{candidates[0][1].where}: several files in one place ({several}); keep one")
+            found.append(Found(self, chosen, problems[0] if problems else None))
+        return found
+
+
+@dataclass(frozen=True)
+class Found:
+    """A data set found among files; `problem` says what is missing or ambiguous, or is None."""
+
+    form: Form
     files: list[Stored]
     problem: str | None
-    check: Callable[[list[Stored]], object]
-    read: Callable[[list[Stored], str], tuple[Dataset, Dataset]]
 
     @property
     def depth(self) -> int:
@@ -139,45 +194,7 @@ class Found:
     @property
     def title(self) -> str:
         """Its form and its first file."""
-        return f"{self.form} {shown(self.files[0].name)} and the others" if self.files[1:] else self.form
-
-
-def gather(
-    files: list[Stored],
-    form: str,
-    pattern: re.Pattern[str],
-    roles: dict[tuple[str, str], str],
-    check: Callable[[list[Stored]], object],
-    read: Callable[[list[Stored], str], tuple[Dataset, Dataset]],
-) -> list[Found]:
-    """Return the data sets of one `form` among `files`, complete or not.
-
-    `pattern` matches the base of a name, with the groups `start`, `split`, `kind` and `packed`. Names in one folder
-    with the same `start` make a set, which needs a file for each of `roles`: (split, kind), with its usual name. A
-    plain file is preferred to a compressed one of the same name; differently named files for one role are a problem.
-    """
-    sets: dict[str, dict[tuple[str, str], list[tuple[str, Stored]]]] = {}
-    for file in files:
-        if match := pattern.fullmatch(file.base):
-            role = ("train" if match["split"].lower() == "train" else "test", match["kind"].lower())
-            stem = file.name[: len(file.name) - len(match["packed"] or "")]
-            sets.setdefault(file.folder + match["start"], {}).setdefault(role, []).append((stem, file))
-    found = []
-    for start, filled in sets.items():
-        chosen: list[Stored] = []
-        problems = []
-        for role, usual in roles.items():
-            candidates = sorted(filled.get(role, []), key=lambda candidate: len(candidate[1].name))
-            chosen += [file for _, file in candidates[:1]]
-            if not candidates:
-                some = next(iter(filled.values()))[0][1]
-                problems.append(f"{some.root}{shown(start)}{usual}: missing; all {len(roles)} {form} are needed")
-            names = [file.name for _, file in candidates]
-            if len({stem for stem, _ in candidates}) > 1 or len(set(names)) < len(names):
-                several = " and ".join(map(shown, names[:3]))
-                problems.append(f"{candidates[0][1].where}: several files in one place ({several}); keep one")
-        found.append(Found(form, chosen, problems[0] if problems else None, check, read))
-    return found
+        return f"{self.form.name} {shown(self.files[0].name)} and the others" if self.files[1:] else self.form.name
 
 
 def in_folder(folder: Path, below: bool = True) -> list[Stored]:
@@ -219,44 +236,43 @@ def open_file(path: Path) -> Opened:
     return path.open("rb"), found.st_size
 
 
-def is_zip(path: Path) -> bool:
-    """Return whether a file on disk begins like a zip."""
+def archive_kind(path: Path) -> str | None:
+    """Return "zip" or "tar" (perhaps in gzip) for a file on disk that begins like one, None for any other."""
     with open_file(path)[0] as file:
-        return file.read(2) == b"PK"
-
-
-def is_tar(path: Path) -> bool:
-    """Return whether a file on disk, decompressed if it is gzip, begins like a tar."""
-    try:
-        with open_file(path)[0] as file:
+        if file.read(2) == b"PK":
+            return "zip"
+        with suppress(*DAMAGE):
             _tar(file)
-    except _DAMAGE:
-        return False
-    return True
+            return "tar"
+    return None
 
 
 @contextmanager
 def in_archive(path: Path) -> Iterator[list[Stored]]:
-    """Yield the files in a zip, a tar or a tar.gz, which can be opened within the block.
-
-    Nothing is unpacked to disk. DataError if it is damaged.
-    """
-    with blaming(shown(str(path))), open_file(path)[0] as file:
-        if is_zip(path):
+    """Yield the files in a zip, a tar or a tar.gz, to be opened in the block, not on disk; DataError if damaged."""
+    where = shown(str(path))
+    root = f"{where}: member "
+    with blaming(where), open_file(path)[0] as file:
+        if archive_kind(path) == "zip":
             with zipfile.ZipFile(file) as archive:
-                yield list(_zip_files(path, archive))
+                yield [
+                    Stored(info.filename, root, path, partial(_member, archive, info, root + shown(info.filename)))
+                    for info in archive.infolist()
+                    if not info.is_dir()
+                ]
         else:
             tar = _tar(file)
-            files = list(_tar_files(path, tar))
+            infos = list(islice(tar, _TAR_MEMBERS + 1))
+            if len(infos) > _TAR_MEMBERS:
+                raise DataError(f"{where}: a tar of more than {_TAR_MEMBERS} members; unpack it and give the folder")
+            files = [info for info in infos if info.isreg() and not info.issparse()]
             # The checksum of a tar.gz comes after all members, where reading them does not get to.
             while tar.fileobj and tar.fileobj.read(_PIECE):
                 pass
-            yield files
+            yield [Stored(info.name, root, path, partial(_extract, tar, info)) for info in files]
 
 
-def read_array(
-    stream: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[np.generic] | type[np.generic], where: str, what: str
-) -> NDArray[Any]:
+def read_array(stream: IO[bytes], shape: tuple[int, ...], dtype: DTypeLike, where: str, what: str) -> NDArray[Any]:
     """Read the rest of a stream straight into an array of that shape; DataError unless it has that length."""
     values = np.empty(shape, dtype)
     view, filled = values.ravel().view(np.uint8).data, 0
@@ -282,15 +298,7 @@ def split_of(images: NDArray[np.uint8], labels: NDArray[np.uint8], source: str, 
     return Dataset(images, labels, "custom", source)
 
 
-def _zip_files(path: Path, archive: zipfile.ZipFile) -> Iterator[Stored]:
-    for info in archive.infolist():
-        if not info.is_dir():
-            root = f"{shown(str(path))}: member "
-            where = root + shown(info.filename)
-            yield Stored(info.filename, root, path, partial(_open_member, archive, info, where))
-
-
-def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> Opened:
+def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> Opened:
     if info.flag_bits & 1:
         raise DataError(f"{where}: locked with a password; unpack the zip and give the folder")
     if info.compress_type == zipfile.ZIP_STORED:
@@ -302,14 +310,10 @@ def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) ->
     raise DataError(f"{where}: compressed by {kind}; only stored and deflated files are read: unpack the zip")
 
 
-def _gunzip(stream: IO[bytes]) -> IO[bytes]:
-    return gzip.GzipFile(fileobj=stream)  # type: ignore[return-value]
-
-
 class _Metered:
     """A tar's stream, which raises where headers, which tarfile trusts, lead beyond `limit`."""
 
-    def __init__(self, stream: IO[bytes], limit: int) -> None:
+    def __init__(self, stream: IO[bytes] | gzip.GzipFile, limit: int) -> None:
         self.stream, self.limit = stream, limit
 
     def read(self, size: int = -1) -> bytes:
@@ -330,21 +334,12 @@ class _Metered:
 
 
 def _tar(file: IO[bytes]) -> tarfile.TarFile:
+    file.seek(0)
     magic = file.read(2)
     file.seek(0)
     packed = magic == b"\x1f\x8b"
-    stream = _Metered(_gunzip(file), _TAR_UNPACKED) if packed else _Metered(file, LARGEST)
+    stream = _Metered(gzip.GzipFile(fileobj=file), _TAR_UNPACKED) if packed else _Metered(file, LARGEST)
     return tarfile.open(fileobj=stream, mode="r:")  # type: ignore[call-overload, no-any-return]
-
-
-def _tar_files(path: Path, archive: tarfile.TarFile) -> Iterator[Stored]:
-    for count, info in enumerate(archive):
-        if count == _TAR_MEMBERS:
-            raise DataError(
-                f"{shown(str(path))}: a tar of more than {_TAR_MEMBERS} members; unpack it and give the folder"
-            )
-        if info.isreg() and not info.issparse():
-            yield Stored(info.name, f"{shown(str(path))}: member ", path, partial(_extract, archive, info))
 
 
 def _extract(archive: tarfile.TarFile, info: tarfile.TarInfo) -> Opened:

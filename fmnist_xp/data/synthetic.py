@@ -29,8 +29,7 @@ def make_synthetic(n_train: int = 60_000, n_test: int = 10_000, seed: int = 0) -
     numbers and seed give the same bits on any number of threads, for one version of OpenCV and NumPy. A well-trained
     linear model reaches a test accuracy of about 0.87.
     """
-    train, test = (_draw_split(n, (seed, split)) for split, n in enumerate((n_train, n_test)))
-    return train, test
+    return _draw_split(n_train, (seed, 0)), _draw_split(n_test, (seed, 1))
 
 
 def _draw_split(n: int, seed: tuple[int, int]) -> Dataset:
@@ -95,5 +94,4 @@ def _texture(shapes: NDArray[np.float32], rng: np.random.Generator) -> NDArray[n
     light = 1 + each(-0.35, 0.35) * x + each(-0.25, 0.25) * y
     grain = 1 + rng.standard_normal(shapes.shape, np.float32) * each(0.01, 0.1)
     garment = shapes * brightness * (1 + strength * wave) * light * grain
-    result: NDArray[np.uint8] = np.clip(garment, 0, 255).astype(np.uint8)
-    return result
+    return np.asarray(garment.clip(0, 255), np.uint8)

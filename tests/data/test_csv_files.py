@@ -147,7 +147,7 @@ def test_no_more_than_the_most_images_are_read(tmp_path: Path, monkeypatch: pyte
     assert same(load_fashion_mnist(folder(tmp_path, AS_KAGGLE_HAS_IT)), SPLITS)
     monkeypatch.setattr(csv_files, "MOST_IMAGES", 17)
     with pytest.raises(DataError, match=r"train\.csv: more than 17 lines found; is it the right file\?$"):
-        csv_files.read(csv_files.find(in_folder(tmp_path))[0].files, "here")
+        csv_files.FORM.read(csv_files.FORM.find(in_folder(tmp_path))[0].files, "here")
 
 
 @pytest.mark.parametrize("skipped", [0, 1])

@@ -106,7 +106,7 @@ def server() -> Iterator[Server]:
 def files(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     """Small files on the server, whose checksums replace the published ones."""
     export(noise(20), noise(10, 1), tmp_path / "served", "idx")
-    names = [f"{name}.gz" for name in idx.NAMES]
+    names = list(idx.FORM.roles.values())
     server.files = {name: (tmp_path / "served" / name).read_bytes() for name in names}
     table = {
         name: published.Published(

@@ -1,5 +1,6 @@
 import errno
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +94,7 @@ def test_the_current_folder_is_filled_and_stays_the_current_folder(
     monkeypatch.chdir(here)
     before = here.stat()
     export(*SPLITS, Path(), "idx")
-    assert sorted(path.name for path in Path().iterdir()) == sorted(f"{name}.gz" for name in idx.NAMES)
+    assert sorted(path.name for path in Path().iterdir()) == sorted(idx.FORM.roles.values())
     assert (here.stat().st_ino, here.stat().st_mode) == (before.st_ino, before.st_mode)
     assert same(load_fashion_mnist("."), SPLITS)
 
@@ -191,17 +192,17 @@ def test_files_that_change_while_they_are_read_are_not_cached(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = folder_of(tmp_path / "data", idx_files(*SPLITS))
-    read = idx.read
+    form = idx.FORM
 
-    def replaced_first(files: list[stored.Stored], source: str) -> tuple[Dataset, Dataset]:
+    def replaced_first(files: list[stored.Stored], source: str) -> Dataset:
         folder_of(folder, idx_files(noise(30), noise(10)))
-        return read(files, source)
+        return form.read_split(files, source)
 
-    monkeypatch.setattr(idx, "read", replaced_first)
+    monkeypatch.setattr(idx, "FORM", replace(form, read_split=replaced_first))
     with pytest.raises(DataError, match="train-images-idx3-ubyte: changed while it was read"):
         load_fashion_mnist(folder)
     folder_of(folder, idx_files(*SPLITS))
-    monkeypatch.setattr(idx, "read", read)
+    monkeypatch.setattr(idx, "FORM", form)
     assert same(load_fashion_mnist(folder), SPLITS)
 
 

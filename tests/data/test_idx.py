@@ -126,10 +126,10 @@ def test_a_file_that_changes_after_the_check_is_named(folder: Path) -> None:
         content = next(contents)
         return BytesIO(content), len(content)
 
-    (found,) = idx.find(stored.in_folder(folder))
+    (found,) = idx.FORM.find(stored.in_folder(folder))
     found.files[1] = stored.Stored("labels", "a: ", folder, changing)
     with pytest.raises(DataError, match=r"^a: labels: magic number 00000000 found; labels begin with 00000801$"):
-        idx.read(found.files, "here")
+        idx.FORM.read(found.files, "here")
 
 
 GZIP = gzip.compress(images_file(), mtime=0)
@@ -162,7 +162,7 @@ def test_written_files_have_the_format_and_the_same_bytes_every_time(tmp_path: P
     for name in ("a", "b"):
         export(train, test, tmp_path / name, "idx")
     names = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert names == sorted(f"{name}.gz" for name in idx.NAMES)
+    assert names == sorted(idx.FORM.roles.values())
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     packed = (tmp_path / "a" / f"{TRAIN_IMAGES}.gz").read_bytes()
@@ -187,8 +187,8 @@ def test_what_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, 
     dataset = Dataset(noise(len(labels), seed).images, values, "custom", "here")
     for split in ("train", "test"):
         idx.write(dataset, split, folder)
-    (found,) = idx.find(stored.in_folder(folder))
-    for read in idx.read(found.files, "here"):
+    (found,) = idx.FORM.find(stored.in_folder(folder))
+    for read in idx.FORM.read(found.files, "here"):
         assert np.array_equal(read.images, dataset.images)
         assert np.array_equal(read.labels, values)
 

@@ -109,14 +109,14 @@ def test_a_wrong_header_is_refused_before_memory_is_allocated(
 def check(path: Path) -> None:
     """Check only headers and sizes."""
     with in_archive(path) as files:
-        npz.check(npz.find(files)[0].files)
+        npz.FORM.check(npz.FORM.find(files)[0].files)
 
 
 def test_both_splits_are_uint8_with_their_source(tmp_path: Path) -> None:
     path = tmp_path / "mnist.npz"
     np.savez(path, **ARRAYS | {"x_train": IMAGES.astype(np.int64), "y_test": ARRAYS["y_test"].astype(np.int16)})
     with in_archive(path) as files:
-        splits = npz.read(npz.find(files)[0].files, "here")
+        splits = npz.FORM.read(npz.FORM.find(files)[0].files, "here")
     for split in splits:
         assert (split.images.dtype, split.labels.dtype, split.source) == (np.uint8, np.uint8, "here")
 
