@@ -132,11 +132,7 @@ class Layer(Module):
         """Copy `value` into a parameter or gradient of this name; else set the attribute."""
         if name in ("parameters", "gradients") and not self._shapes:
             raise TypeError(f"{type(self).__name__} sets {name} itself: make parameters with self.make_parameters")
-        if (
-            name in ("parameters", "gradients")
-            or name in self._shapes
-            or (name[:1] == "d" and name[1:] in self._shapes)
-        ):
+        if name in ("parameters", "gradients") or name in self._shapes or name.removeprefix("d") in self._shapes:
             self._copy_in(name, value)
         else:
             super().__setattr__(name, value)

@@ -48,14 +48,9 @@ def scale_values(xp: Any, values: Array, factor: float) -> None:
     xp.multiply(values, factor, out=values)
 
 
-def add_places(xp: Any, starts: Array, labels: Array, places: Array) -> None:
-    """Write starts + labels, all (rows,), to `places`: where each row's true class stands in the flat predictions."""
-    xp.add(starts, labels, out=places)
-
-
-def pick_places(xp: Any, predictions: Array, places: Array, output: Array) -> None:
-    """Write the element of the flat `predictions` at each of `places` to `output`, both (rows,)."""
-    xp.take(predictions.reshape(-1), places, out=output)
+def pick_true(xp: Any, predictions: Array, starts: Array, labels: Array, places: Array, output: Array) -> None:
+    """Write each row's prediction for its true class to `output`, by its place, starts + labels, in flat form."""
+    xp.take(predictions.reshape(-1), xp.add(starts, labels, out=places), out=output)
 
 
 def crossentropy_bound(predictions: Bounded, labels: Any) -> Bounded:
@@ -97,7 +92,7 @@ class CategoricalCrossentropy(Module):
             f"starts of {classes}", (rows,), "int64", lambda: xp.arange(0, rows * classes, classes, dtype="int64")
         )
         places = workspace.empty("places", (rows,), "int64")
-        return [Formula(add_places, (starts, labels, places)), Formula(pick_places, (predictions, places, out))]
+        return [Formula(pick_true, (predictions, starts, labels, places, out))]
 
     def losses(self, true_probabilities: Array, out: Array | None = None) -> Array:
         """Return the loss of each sample, (rows,), from what `true_probabilities` gave; in `out` if given."""
@@ -121,9 +116,7 @@ class CategoricalCrossentropy(Module):
         """Return the sum of the regularization losses of `layers`, as a scalar that stays on the device."""
         return sum((layer.regularization_loss() for layer in layers), start=0.0)
 
-    def backward(
-        self, dvalues: Array, labels: Array, reduction: str = "mean", *, samples: int | None = None
-    ) -> Array:
+    def backward(self, dvalues: Array, labels: Array, reduction: str = "mean", *, samples: Any = None) -> Array:
         """Set and return `dinputs` (rows, classes), −y/ŷ / rows or, joined with softmax, (ŷ − y) / rows, given ŷ.
 
         With the `reduction` "sum" in place of "mean" it is not divided by the rows. `samples` is its old form: the
@@ -163,11 +156,8 @@ class CategoricalCrossentropy(Module):
         """Return both where they belong, the labels as class indices."""
         predictions = self.backend.check(predictions, "predictions")
         labels = self.backend.check(labels, "labels")
-        if predictions.ndim != 2 or labels.shape not in (
-            predictions.shape,
-            predictions.shape[:1],
-            (len(predictions), 1),
-        ):
+        fitting = predictions.shape, predictions.shape[:1], (len(predictions), 1)
+        if predictions.ndim != 2 or labels.shape not in fitting:
             raise ValueError(
                 f"labels must be (rows,) or (rows, classes) for predictions (rows, classes), "
                 f"got labels {labels.shape} for predictions {predictions.shape}"

@@ -122,9 +122,7 @@ class Network:
             inputs = layer.forward(inputs)
         return self.loss.activate(inputs)
 
-    def backward(
-        self, probabilities: Array, labels: Array, reduction: str = "mean", *, samples: int | None = None
-    ) -> None:
+    def backward(self, probabilities: Array, labels: Array, reduction: str = "mean", *, samples: Any = None) -> None:
         """Set `gradients` to those of the data loss alone, after `forward` gave `probabilities`.
 
         With the `reduction` "sum" in place of "mean" those of blocks of rows add up to the whole. `samples` is its
@@ -219,9 +217,7 @@ def _checked_layers(layers: Sequence[Layer]) -> list[Layer]:
 def _make_loss(loss: CategoricalCrossentropy | type[CategoricalCrossentropy] | str | None, backend: Backend) -> Any:
     """Return the loss that `loss` is, or names; raise `ValueError` for anything else, or one of another network."""
     names = registered(CategoricalCrossentropy)
-    kind = (
-        SoftmaxCategoricalCrossentropy if loss is None else names.get(loss, loss) if isinstance(loss, str) else loss
-    )
+    kind: Any = names.get(loss, loss) if isinstance(loss, str) else loss or SoftmaxCategoricalCrossentropy
     if isinstance(kind, type) and issubclass(kind, CategoricalCrossentropy):
         return kind(backend)
     if not isinstance(loss, CategoricalCrossentropy):

@@ -155,7 +155,10 @@ class Plan:
             elif _is_activation(layer):
                 calls.add(Formula(layer.gradient, (dvalues, forward.kept[number], dvalues)))
             elif type(layer) is nn.Softmax:
-                dvalues = self._softmax_gradient(calls, str(number), dvalues, forward.kept[number])
+                dinputs = self.workspace.empty(f"{number} dinputs", dvalues.shape, dvalues.dtype)
+                given = dvalues, forward.kept[number], dinputs
+                calls.add(*softmax_gradient_steps(*given, self.workspace, str(number)))
+                dvalues = dinputs
             elif isinstance(layer, nn.Dense):
                 backward = partial(_dense_backward, layer, with_inputs=number > 0)
                 dvalues = calls.through(backward, dvalues, self._keep(layer, f"{number} dinputs"))
@@ -232,11 +235,6 @@ class Plan:
         output = values if free else self.workspace.empty(f"{name} output", values.shape, values.dtype)
         calls.add(*softmax_steps(self._backend, values, output, self.workspace, name))
         return output
-
-    def _softmax_gradient(self, calls: Calls, name: str, dvalues: Array, output: Array) -> Array:
-        dinputs = self.workspace.empty(f"{name} dinputs", dvalues.shape, dvalues.dtype)
-        calls.add(*softmax_gradient_steps(dvalues, output, dinputs, self.workspace, name))
-        return dinputs
 
     def _loss_gradient(self, calls: Calls, probabilities: Array, labels: Array) -> Array:
         if type(self._loss) not in LOSSES:

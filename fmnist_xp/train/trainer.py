@@ -116,18 +116,11 @@ class _Report:
         (epoch, fetched, learning_rate), self._begun = self._begun, None
         loss, accuracy, penalty = fetched().tolist()
         self._history.append(epoch, accuracy, loss + penalty, learning_rate, penalty)
-        _warn_once_diverged(self._history)
+        if not math.isfinite(loss + penalty) and all(map(math.isfinite, self._history.loss[:-1])):
+            cure = "training has diverged; a lower learning rate may help"
+            logger.warning("the loss is %s at epoch %d: %s", loss + penalty, epoch, cure)
         for on_epoch in self._notify:
             on_epoch(self._history)
-
-
-def _warn_once_diverged(history: History) -> None:
-    if not math.isfinite(history.loss[-1]) and all(map(math.isfinite, history.loss[:-1])):
-        logger.warning(
-            "the loss is %s at epoch %d: training has diverged; a lower learning rate may help",
-            history.loss[-1],
-            history.epoch[-1],
-        )
 
 
 @contextmanager

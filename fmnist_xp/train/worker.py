@@ -21,7 +21,7 @@ class Worker:
         self, network: Network, inputs: Array, labels: Array, block_rows: int, input_scale: float = 1.0
     ) -> None:
         backend = network.backend
-        self._inputs, self._labels = inputs, labels
+        self._given = inputs, labels
         self._plan = Plan(network, input_scale)
         self._forwards: dict[tuple[int, bool], Forward] = {}
         self._backwards: dict[tuple[int, int], Calls] = {}
@@ -33,11 +33,7 @@ class Worker:
 
     def forward(self, block: slice, metrics: BatchMetrics | None = None, training: bool = False) -> Array:
         """Return the class probabilities of the rows of `block`, of which `metrics` take note if given."""
-        inputs, place = self._inputs[block], block.start
-        if self._buffers is not None:  # which lie at the same addresses for all blocks of a size
-            place = len(inputs)
-            self._buffers[0][:place] = inputs
-            inputs = self._buffers[0][:place]
+        inputs, place = self._rows_of(0, block)
         forward = self._forwards.get((place, training))
         if forward is None:
             forward = self._forwards[place, training] = self._plan.forward(inputs, training)
@@ -53,14 +49,19 @@ class Worker:
         `metrics`, if given, take note of the probabilities, before the gradient is written over them.
         """
         self.forward(block, metrics, training=True)
-        labels, place = self._labels[block], block.start
-        if self._buffers is not None:
-            place = len(labels)
-            self._buffers[1][:place] = labels
-            labels = self._buffers[1][:place]
+        labels, place = self._rows_of(1, block)
         backward = self._backwards.get((place, id(self.gradients)))
         if backward is None:
             forward = self._forwards[place, True]
             self._backwards[place, id(self.gradients)] = self._plan.backward(forward, labels, self.gradients)
         else:
             backward()
+
+    def _rows_of(self, which: int, block: slice) -> tuple[Array, int]:
+        """Return the inputs (0) or labels (1) of `block`, and a number that is the same where their address is."""
+        values = self._given[which][block]
+        if self._buffers is None:
+            return values, block.start
+        buffer = self._buffers[which][: len(values)]
+        buffer[...] = values
+        return buffer, len(values)

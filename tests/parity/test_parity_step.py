@@ -139,7 +139,7 @@ def test_operands_rounded_as_on_tensor_cores_stay_within_the_bounds(
 
 def lost_block(batch: FullBatch, log: bool = False) -> None:
     worker = batch._workers[0]
-    half = FullBatch(batch.network, worker._inputs[1:], worker._labels[1:])
+    half = FullBatch(batch.network, *(values[1:] for values in worker._given))
     _COMPUTE(half, log)
     batch.metrics.totals[...] = half.metrics.totals
 
