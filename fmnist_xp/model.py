@@ -226,11 +226,7 @@ class Sequential(nn.Network):
         return self.backend.asarray(labels)
 
 
-def load(
-    path: str | Path, backend: Backend | str = "cpu", custom_objects: Iterable[type[Module]] | type[Module] = ()
-) -> Sequential:
-    """Return the network saved at `path`, on `backend`; see `Sequential.load`."""
-    return Sequential.load(path, backend, custom_objects)
+load = Sequential.load
 
 
 def _callbacks(callbacks: Callbacks) -> list[OneCallback]:

@@ -37,10 +37,8 @@ def configuration(thing: object, without: tuple[str, ...] = ()) -> dict[str, Any
     Those named in `without` are left out. Raises `AttributeError` where it keeps one under no such name.
     """
     names: dict[str, None] = {}
-    for kind in type(thing).__mro__:
-        parameters = list(
-            inspect.signature(vars(kind).get("__init__", lambda _self, **_all: None)).parameters.values()
-        )
+    for constructor in (vars(kind)["__init__"] for kind in type(thing).__mro__ if "__init__" in vars(kind)):
+        parameters = list(inspect.signature(constructor).parameters.values())
         names |= {p.name: None for p in parameters[1:] if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
         if all(p.kind is not p.VAR_KEYWORD for p in parameters):  # else the next class takes the others
             break

@@ -72,9 +72,7 @@ def load_model(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
             raise ValueError(f"it has {len(text):,} characters, and {MAX_ARCHITECTURE:,} are the most read")
         architecture = parse_json(text)
         check_form(architecture, {})
-        if unknown := sorted(
-            architecture.keys() - {*FIELDS, CHECKSUM}
-        ):  # the checksum's name with a flipped bit, say
+        if unknown := sorted(architecture.keys() - {*FIELDS, CHECKSUM}):  # such as CHECKSUM with a flipped bit
             raise ValueError(f"it has an unknown field {unknown[0]!a:.40}")
     except ValueError as error:
         raise RunError(f"{path} does not tell its architecture ({error}): train again") from error

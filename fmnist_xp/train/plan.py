@@ -35,8 +35,7 @@ def takes_input_scale(network: nn.Network) -> bool:
 
 
 def _computes_as_its_layers(network: nn.Network) -> bool:
-    kind = type(network)
-    return kind.forward is nn.Network.forward and kind.backward is nn.Network.backward
+    return (type(network).forward, type(network).backward) == (nn.Network.forward, nn.Network.backward)
 
 
 class Calls:
