@@ -26,7 +26,7 @@ from fmnist_xp.backend import get_backend
 from fmnist_xp.blas import blas_name
 from fmnist_xp.data import export, make_synthetic
 from fmnist_xp.model import Sequential
-from fmnist_xp.train import trainer
+from fmnist_xp.train.history import History
 
 Command = Callable[..., Any]
 ROOT = Path(__file__).parents[2]
@@ -468,14 +468,14 @@ def test_interrupt_between_epochs_is_one_line(
     train: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch, sigint: None
 ) -> None:
     """In this process: SIGINT while an epoch is logged."""
-    warn = trainer._warn_once_diverged
+    append = History.append
 
-    def interrupt(history: Any) -> None:
-        warn(history)
-        if history.epoch[-1] == 10:
+    def interrupt(history: History, epoch: int, *metrics: float) -> None:
+        append(history, epoch, *metrics)
+        if epoch == 10:
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(trainer, "_warn_once_diverged", interrupt)
+    monkeypatch.setattr(History, "append", interrupt)
     answer = train("--epochs", 500, "--out", "run")
     answer.assert_failed(130, "interrupted", "run")
     assert read_json(workplace / "run" / "result.json")["epochs"] == 11
