@@ -51,14 +51,15 @@ class Calls:
         self.steps += steps
 
     def through(self, function: Callable[[Array], Array], values: Array, keep: Callable[[Array], Array]) -> Array:
-        """Call `function`, which may do what it likes, with a copy of `values`; return what `keep` makes of it."""
+        """Call `function`, which may do what it likes, with a copy of `values`; return the array that `keep` made."""
         self.finish()
+        result = keep(function(values.copy()))
 
-        def call() -> Array:
-            return keep(function(values.copy()))
+        def call() -> None:  # into the same array, whatever the workspace holds under its name by then
+            result[...] = function(values.copy())
 
         self.note(call)
-        return call()
+        return result
 
     def note(self, function: Callable[..., Any], *arguments: Any) -> None:
         """Enter a call whose turn has come, and which the caller makes."""

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from fmnist_xp.backend import CpuBackend
-from fmnist_xp.nn import CategoricalCrossentropy, Dense, Layer, Network, ReLU, Softmax
+from fmnist_xp.nn import CategoricalCrossentropy, Dense, Layer, Network, ReLU, Softmax, SoftmaxCategoricalCrossentropy
 from fmnist_xp.optim import SGD
 from fmnist_xp.train.fullbatch import FullBatch
 from fmnist_xp.train.plan import Plan
@@ -71,6 +71,27 @@ def test_blocks_have_the_gradients_that_the_layers_compute(dtype: str, split_sof
             probabilities = worker.forward(block)
             np.testing.assert_allclose(probabilities, network.forward(X[block].astype(dtype)), rtol=tolerance)
         network.parameters += 0.1  # an update, in place
+
+
+class OwnLoss(SoftmaxCategoricalCrossentropy):
+    """A loss of the user's own."""
+
+
+@pytest.mark.parametrize("own", ["layer", "activation", "loss"])
+@pytest.mark.parametrize("first", [slice(20, 23), slice(0, 10)])
+def test_blocks_of_two_sizes_do_not_mix_whichever_comes_first(first: slice, own: str) -> None:
+    """The arrays of the smaller size are the heads of the larger ones only where those were there before."""
+    network = make_network(*{"layer": [ReLU(), Doubling()], "activation": [OwnReLU()]}.get(own, []))
+    if own == "loss":
+        network.loss = OwnLoss()
+        network.loss.join(network)
+    X, y = make_batch()
+    worker = Worker(network, X, y, 10)
+    for block in (first, slice(0, 10), slice(20, 23), slice(10, 20), slice(20, 23), slice(0, 10)):
+        worker.compute_gradients(block)
+        np.testing.assert_allclose(worker.gradients, through_layers(network, X[block], y[block]), rtol=1e-12)
+        np.testing.assert_allclose(worker.forward(block), network.forward(X[block]), rtol=1e-12)
+        network.parameters *= 1.1
 
 
 def test_plans_are_made_once_for_each_size_and_vector_of_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
