@@ -172,8 +172,7 @@ class Plan:
         if type(self._loss) not in LOSSES:
             self._loss.true_probabilities(probabilities, labels, out)
             return
-        steps = self._loss.true_probability_steps(probabilities, labels, out, self.workspace)
-        self._backend.run(*steps)
+        self._backend.run(*self._loss.true_probability_steps(probabilities, labels, out, self.workspace))
 
     def _call(
         self, calls: Calls, module: Any, method: str, values: Array, training: bool, name: str = "loss"
