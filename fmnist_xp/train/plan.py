@@ -67,8 +67,7 @@ class Calls:
 
     def finish(self) -> None:
         """Compute the steps that wait for it."""
-        made = self._backend.calls(self.steps[self._pending :])
-        self._pending = len(self.steps)
+        made, self._pending = self._backend.calls(self.steps[self._pending :]), len(self.steps)
         for function, arguments in made:
             function(*arguments)
         self._calls += made
@@ -125,7 +124,7 @@ class Plan:
                 values = kept[number] = self._softmax(calls, str(number), values, free)
                 free = False
             else:
-                values, free = self._call(calls, layer, "forward", values, training, str(number)), False
+                values, free = self._call(calls, layer, "forward", values, training, str(number)), True
         if type(self._loss) is nn.SoftmaxCategoricalCrossentropy:
             values = self._softmax(calls, "loss", values, free)
         elif type(self._loss) not in LOSSES:

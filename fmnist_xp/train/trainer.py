@@ -116,9 +116,10 @@ class _Report:
         (epoch, fetched, learning_rate), self._begun = self._begun, None
         loss, accuracy, penalty = fetched().tolist()
         self._history.append(epoch, accuracy, loss + penalty, learning_rate, penalty)
-        if not math.isfinite(loss + penalty) and all(map(math.isfinite, self._history.loss[:-1])):
-            cure = "training has diverged; a lower learning rate may help"
-            logger.warning("the loss is %s at epoch %d: %s", loss + penalty, epoch, cure)
+        *before, now = self._history.loss
+        if not math.isfinite(now) and all(map(math.isfinite, before)):
+            told = "the loss is %s at epoch %d: training has diverged; a lower learning rate may help"
+            logger.warning(told, now, epoch)
         for on_epoch in self._notify:
             on_epoch(self._history)
 

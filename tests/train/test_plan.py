@@ -22,8 +22,10 @@ from fmnist_xp.nn import (
     Tanh,
 )
 from fmnist_xp.nn.workspace import Workspace
+from fmnist_xp.optim import SGD
 from fmnist_xp.registry import REGISTRY
-from fmnist_xp.train.plan import Calls, Plan, is_planned
+from fmnist_xp.train.plan import Calls, Plan, is_planned, takes_input_scale
+from fmnist_xp.train.trainer import train
 
 CPU = CpuBackend(1)
 ROWS, CLASSES = 7, 3
@@ -67,13 +69,17 @@ ARCHITECTURES: dict[str, Callable[[], list[Layer]]] = {
     "ReLU between": lambda: [Dense(5, 4), ReLU(), Dense(4, 3)],
     "Tanh between": lambda: [Dense(5, 4), Tanh(), Dense(4, 3)],
     "ReLU twice": lambda: [Dense(5, 4), ReLU(), ReLU(), Dense(4, 3)],
+    "Tanh thrice": lambda: [Dense(5, 4), Tanh(), Tanh(), Tanh(), Dense(4, 3)],
     "Tanh, then ReLU": lambda: [Dense(5, 4), Tanh(), ReLU(), Dense(4, 3)],
     "ReLU last": lambda: [Dense(5, 3), ReLU()],
     "Softmax within": lambda: [Dense(5, 4), Softmax(), Dense(4, 3)],
     "Softmax, then ReLU": lambda: [Dense(5, 4), Softmax(), ReLU(), Dense(4, 3)],
+    "Softmax, then Tanh": lambda: [Dense(5, 4), Softmax(), Tanh(), Dense(4, 3)],
+    "Softmax twice": lambda: [Dense(5, 4), Softmax(), Softmax(), Dense(4, 3)],
     "own layer": lambda: [Dense(5, 4), Identity(), Dense(4, 3)],
     "own layer before an activation": lambda: [Dense(5, 4), Identity(), ReLU(), Dense(4, 3)],
     "own layer behind an activation": lambda: [Dense(5, 4), ReLU(), Identity(), Tanh(), Dense(4, 3)],
+    "two own layers": lambda: [Dense(5, 4), Identity(), Tanh(), Identity(), Tanh(), Dense(4, 3)],
     "own layer last": lambda: [Dense(5, 4), ReLU(), Dense(4, 3), Identity()],
 }
 
@@ -115,6 +121,15 @@ def test_calls_made_again_compute_from_what_the_arrays_hold_then(
         backward()
         network.backward(network.forward(inputs), labels, "sum")
         np.testing.assert_allclose(gradients, network.gradients, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("make_layers", ARCHITECTURES.values(), ids=ARCHITECTURES)
+def test_nothing_is_kept_wider_than_the_network_computes(make_layers: Callable[[], list[Layer]]) -> None:
+    network = make_network(*make_layers(), dtype="float32")
+    plan = Plan(network)
+    gradients_of(plan, network, X.astype("float32"))
+    arrays = plan.workspace._arrays
+    assert {array.dtype.name for array in arrays.values() if array.dtype.kind == "f"} == {"float32"}
 
 
 def named(step: Step) -> str:
@@ -220,6 +235,27 @@ def test_scale_of_the_inputs_goes_into_the_products_of_the_first_layer(scale: fl
     np.testing.assert_allclose(gradients, expected.gradients, rtol=1e-13)
 
 
+def test_scale_of_the_inputs_reaches_the_products_of_a_training_run() -> None:
+    networks = [make_network(Dense(5, 4), ReLU(), Dense(4, 3)) for _ in range(2)]
+    for network, scale in zip(networks, (1.0, 0.25), strict=True):
+        history = train(network, X / scale, Y, epochs=3, optimizer=SGD(0.1), block_rows=3, input_scale=scale)
+        assert history.epoch == [0]
+    np.testing.assert_allclose(*(network.parameters for network in networks), rtol=1e-12)
+
+
+def test_which_networks_take_a_scale_of_the_inputs_up() -> None:
+    class OwnDense(Dense):
+        """A user's own."""
+
+    class OwnNetwork(Network):
+        def forward(self, inputs: Any) -> Any:
+            return super().forward(inputs)
+
+    assert takes_input_scale(make_network(Dense(5, 4), Identity(), OwnDense(4, 3)))
+    assert not takes_input_scale(make_network(OwnDense(5, 4), Dense(4, 3)))
+    assert not takes_input_scale(OwnNetwork([Dense(5, 4), Dense(4, 3)]))
+
+
 class Asked(CpuBackend):
     """NumPy that notes of each product whether it may be rounded as TF32."""
 
@@ -249,11 +285,14 @@ def test_own_layer_gets_new_arrays_in_every_call_and_the_others_are_taken_apart(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     layer = Identity()
-    network = make_network(Dense(5, 4), ReLU(), layer, Dense(4, 3))
+    network = make_network(*(Dense(5, 4), ReLU(), layer, Dense(4, 3), Softmax()), loss=CategoricalCrossentropy())
     plan = Plan(network)
     for name in ("forward", "backward_parameters", "backward_inputs"):
         monkeypatch.setattr(Dense, name, lambda *_given: pytest.fail("a Dense layer was called"))
+    for name in ("activate", "backward", "true_probabilities"):
+        monkeypatch.setattr(CategoricalCrossentropy, name, lambda *_given: pytest.fail("the loss was called"))
     forward = plan.forward(X, training=True)
+    plan.true_probabilities(forward.probabilities, Y, np.empty(ROWS))
     backward = plan.backward(forward, Y, network.gradients)
     held = [array.copy() for array in layer.seen]
     network.parameters *= 2
@@ -264,6 +303,58 @@ def test_own_layer_gets_new_arrays_in_every_call_and_the_others_are_taken_apart(
     for array, before in zip(layer.seen, held, strict=False):
         np.testing.assert_array_equal(array, before)
     assert not any(np.shares_memory(a, b) for i, a in enumerate(layer.seen) for b in layer.seen[:i])
+
+
+def test_own_dense_layer_is_asked_for_the_gradient_of_its_inputs_unless_it_is_the_first() -> None:
+    class OwnDense(Dense):
+        asked: ClassVar[list[int]] = []
+
+        def backward_inputs(self, dvalues: Any) -> Any:
+            self.asked.append(self.n_inputs)
+            return super().backward_inputs(dvalues)
+
+    for layers, asked in (
+        ([OwnDense(5, 4), ReLU(), OwnDense(4, 3)], [4]),
+        ([Dense(5, 4), OwnDense(4, 3)], [4]),
+    ):
+        OwnDense.asked.clear()
+        network = make_network(*layers)
+        gradients = gradients_of(Plan(network), network)
+        assert OwnDense.asked == asked
+        network.backward(network.forward(X), Y, "sum")
+        np.testing.assert_allclose(gradients, network.gradients, rtol=1e-12)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_own_parts_are_told_whether_they_train(training: bool) -> None:
+    told: list[bool] = []
+
+    class Told(SoftmaxCategoricalCrossentropy):
+        def activate(self, outputs: Any) -> Any:
+            told.append(self.training)
+            return super().activate(outputs)
+
+    class Telling(Network):
+        def forward(self, inputs: Any) -> Any:
+            told.append(self.training)
+            return super().forward(inputs)
+
+    Plan(make_network(Dense(5, 3), loss=Told())).forward(X, training)
+    Plan(Telling([Dense(5, 3)], backend=CPU, dtype="float64")).forward(X, training)
+    assert told == [training] * 2
+
+
+def test_own_loss_reads_no_labels_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Own(SoftmaxCategoricalCrossentropy):
+        """A user's own."""
+
+    network = make_network(Dense(5, 3), loss=Own())
+    monkeypatch.setattr("fmnist_xp.nn.losses.class_indices", lambda *_given: pytest.fail("labels were looked at"))
+    plan = Plan(network)
+    forward = plan.forward(X, training=True)
+    plan.true_probabilities(forward.probabilities, Y, np.empty(ROWS))
+    plan.backward(forward, Y, network.gradients)
+    assert network.loss.checks_labels
 
 
 class Countdown(Layer):
@@ -313,6 +404,28 @@ def test_what_an_own_layer_gives_is_checked(result: Any, message: str) -> None:
     network = make_network(Dense(5, 4), Wrong(), Dense(4, 3))
     with pytest.raises(ValueError, match=message):
         Plan(network).forward(X, training=True)
+
+
+def test_what_an_own_part_gives_back_is_checked() -> None:
+    class Lost(Identity):
+        def backward(self, dvalues: Any) -> Any:
+            return None
+
+    class LostDense(Dense):
+        def backward_inputs(self, dvalues: Any) -> Any:
+            return None
+
+    class LostLoss(SoftmaxCategoricalCrossentropy):
+        def backward(self, dvalues: Any, labels: Any, reduction: str = "mean") -> Any:
+            return None
+
+    for name, network in {
+        "Lost": make_network(Dense(5, 4), Lost(), Dense(4, 3)),
+        "LostDense": make_network(Dense(5, 4), LostDense(4, 3)),
+        "LostLoss": make_network(Dense(5, 3), loss=LostLoss()),
+    }.items():
+        with pytest.raises(ValueError, match=f"^dinputs of {name} is a builtins.NoneType"):
+            gradients_of(Plan(network), network)
 
 
 def test_whole_numbers_of_an_own_layer_become_floats() -> None:
