@@ -94,6 +94,37 @@ def test_blocks_of_two_sizes_do_not_mix_whichever_comes_first(first: slice, own:
         network.parameters *= 1.1
 
 
+class Scale(Layer):
+    """A layer of the user's own with parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.make_parameters(factors=(1, 5))
+        self.factors = [[1.0, 2.0, 3.0, 4.0, 5.0]]
+
+    def forward(self, inputs: Any) -> Any:
+        self.inputs = inputs
+        return inputs * self.factors
+
+    def backward(self, dvalues: Any) -> Any:
+        self.dfactors = (dvalues * self.inputs).sum(axis=0, keepdims=True)
+        return dvalues * self.factors
+
+
+def test_own_layer_writes_to_the_vector_of_gradients_whose_turn_it_is() -> None:
+    network = make_network(ReLU(), Scale())
+    X, y = make_batch()
+    worker = Worker(network, X, y, 10)
+    vectors = [worker.gradients, np.empty_like(worker.gradients)]
+    for _ in range(3):
+        for vector in vectors:
+            worker.gradients = vector
+            for each in vectors:
+                each[...] = np.nan
+            worker.compute_gradients(slice(0, 10))
+            np.testing.assert_allclose(vector, through_layers(network, X[:10], y[:10]), rtol=1e-12)
+
+
 def test_plans_are_made_once_for_each_size_and_vector_of_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     network = make_network()
     X, y = make_batch()
