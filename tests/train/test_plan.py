@@ -75,7 +75,7 @@ ARCHITECTURES: dict[str, Callable[[], list[Layer]]] = {
     "Softmax within": lambda: [Dense(5, 4), Softmax(), Dense(4, 3)],
     "Softmax, then ReLU": lambda: [Dense(5, 4), Softmax(), ReLU(), Dense(4, 3)],
     "Softmax, then Tanh": lambda: [Dense(5, 4), Softmax(), Tanh(), Dense(4, 3)],
-    "Softmax twice": lambda: [Dense(5, 4), Softmax(), Softmax(), Dense(4, 3)],
+    "Softmax thrice": lambda: [Dense(5, 4), Softmax(), Softmax(), Softmax(), Dense(4, 3)],
     "own layer": lambda: [Dense(5, 4), Identity(), Dense(4, 3)],
     "own layer before an activation": lambda: [Dense(5, 4), Identity(), ReLU(), Dense(4, 3)],
     "own layer behind an activation": lambda: [Dense(5, 4), ReLU(), Identity(), Tanh(), Dense(4, 3)],
