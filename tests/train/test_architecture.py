@@ -299,7 +299,7 @@ def test_architecture_beyond_its_tensors_allocates_nothing(tmp_path: Path, layer
 def test_loading_draws_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "model.safetensors", [DENSE], **STATE)
     backend = CpuBackend(1)
-    monkeypatch.setattr(Dense, "draw", None)
+    monkeypatch.setattr(Dense, "init_parameters", None)
     np.testing.assert_array_equal(load(path, backend).parameters, [1.0] * 24 + [0.0] * 4)
 
 
