@@ -43,7 +43,7 @@ word, argument or value – and runs the tests that come by that place. A mutant
 
 **{killed:,} of {all:,} mutants are killed: {share:.1%}**, and {target:.0%} are asked for in each folder. {timeout} of
 these waited without end until the time limit stopped them. Every mutant counts: those that no test can tell from the
-code are among the survivors.
+code are among the survivors. A folder's numbers are those of its own last run.
 
 | folder | mutants | killed | of these stopped | survived | killed / all | bar |
 | --- | ---: | ---: | ---: | ---: | ---: | --- |
