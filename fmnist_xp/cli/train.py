@@ -122,7 +122,7 @@ def _widths(text: str) -> tuple[int, ...]:
 
 def _override(experiment: Experiment, **overrides: Any) -> Experiment:
     """Return `experiment` with those `overrides` that are not None, checked before any data is read."""
-    if overrides["momentum"] is not None and experiment.optimizer == "adam":
+    if overrides["momentum"] is not None and not hasattr(experiment.make_optimizer(), "momentum"):
         raise options.UsageError("--momentum is for SGD, and this experiment uses Adam: leave it out")
     chosen = replace(experiment, **{name: value for name, value in overrides.items() if value is not None})
     with options.usage():
