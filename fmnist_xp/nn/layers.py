@@ -243,11 +243,11 @@ class Dense(Layer):
         A precision of the backend: "float32" or "float64", on a GPU also "tf32" or "float16".
     backend
         Where to compute; by default the CPU.
-    init
+    draw
         Whether to draw the weights. False leaves them at zero, for values that are there already.
     """
 
-    not_saved: ClassVar[tuple[str, ...]] = ("seed", "dtype", "backend", "init")
+    not_saved: ClassVar[tuple[str, ...]] = ("seed", "dtype", "backend", "draw")
     weights: Array
     biases: Array
     dweights: Array
@@ -265,7 +265,7 @@ class Dense(Layer):
         seed: int | None = None,
         dtype: str = "float32",
         backend: Backend | None = None,
-        init: bool = True,
+        draw: bool = True,
     ) -> None:
         super().__init__(backend)
         self.n_inputs = whole_number("n_inputs", n_inputs, 1)
@@ -280,7 +280,7 @@ class Dense(Layer):
             weights=(self.n_inputs, self.n_neurons),
             biases=(1, self.n_neurons),
         )
-        if init:
+        if draw:
             self.init_parameters(self.backend.generator(seed))
 
     def init_parameters(self, generator: Any) -> None:

@@ -62,7 +62,7 @@ def build(
             wanted = entry.get("n_inputs"), entry.get("n_neurons")
             if shapes.get(f"dense{n_dense}.weights") != wanted:
                 raise ValueError(f"layer {number} (Dense) is {wanted[0]!r:.20} × {wanted[1]!r:.20}, not its weights")
-            more = {"init": False}
+            more = {"draw": False}
         layers.append(_made(f"layer {number}", classes, nn.Layer, entry, more))
     return layers, _made("the loss", classes, nn.CategoricalCrossentropy, loss, {}), architecture["dtype"]
 

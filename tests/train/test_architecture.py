@@ -303,8 +303,8 @@ def test_loading_draws_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     np.testing.assert_array_equal(load(path, backend).parameters, [1.0] * 24 + [0.0] * 4)
 
 
-def test_dense_that_is_not_initialized_is_zero() -> None:
-    assert not Dense(3, 2, init=False).parameters.any()
+def test_dense_without_a_draw_is_zero() -> None:
+    assert not Dense(3, 2, draw=False).parameters.any()
     assert Dense(3, 2).parameters.any()
 
 
