@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from fmnist_xp.backend import Backend
-from fmnist_xp.data import CLASS_NAMES, Dataset, load_fashion_mnist, prepare_photograph, preprocess
-from fmnist_xp.data.preprocess import scale
+from fmnist_xp.data import CLASS_NAMES, Dataset, Pixels, load_fashion_mnist, prepare_photograph, preprocess
 from fmnist_xp.errors import RunError
 from fmnist_xp.model import Metrics
 from fmnist_xp.report import plots
@@ -58,7 +57,8 @@ def predict_images(
 ) -> Iterator[tuple[Path, list[tuple[str, float]]]]:
     """Yield for each photograph the class names with their probabilities, most likely first."""
     network = load_run(folder).load_network(backend)
-    probabilities_of_all = network.predict_proba(scale(np.stack([prepare_photograph(image) for image in images])))
+    rows = np.asarray(Pixels(np.stack([prepare_photograph(image) for image in images])))
+    probabilities_of_all = network.predict_proba(rows)
     if not np.isfinite(probabilities_of_all).all():
         raise RunError(f"the model in {folder} holds numbers that are not finite: its training diverged; train again")
     for image, probabilities in zip(images, probabilities_of_all.tolist(), strict=True):

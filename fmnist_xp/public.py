@@ -3,7 +3,7 @@
 from importlib.metadata import PackageNotFoundError, version
 
 from fmnist_xp.backend import Backend, get_backend
-from fmnist_xp.data import CLASS_NAMES, Dataset, load_fashion_mnist, preprocess
+from fmnist_xp.data import CLASS_NAMES, Dataset, Pixels, load_fashion_mnist, pixels, preprocess
 from fmnist_xp.errors import DataError, DeviceError, FmnistXpError, RunError
 from fmnist_xp.model import Metrics, Sequential, load
 from fmnist_xp.nn import CategoricalCrossentropy, Dense, Layer, ReLU, Softmax, SoftmaxCategoricalCrossentropy, Tanh
@@ -29,6 +29,7 @@ __all__ = [
     "History",
     "Layer",
     "Metrics",
+    "Pixels",
     "ReLU",
     "RunError",
     "Sequential",
@@ -39,5 +40,6 @@ __all__ = [
     "get_backend",
     "load",
     "load_fashion_mnist",
+    "pixels",
     "preprocess",
 ]

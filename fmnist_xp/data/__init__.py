@@ -6,6 +6,7 @@ from fmnist_xp.data.fashion_mnist import load_fashion_mnist
 from fmnist_xp.data.formats import FORMATS, export
 from fmnist_xp.data.info import SplitInfo, describe
 from fmnist_xp.data.photographs import prepare_photograph
+from fmnist_xp.data.pixels import Pixels, pixels
 from fmnist_xp.data.preprocess import preprocess
 from fmnist_xp.data.published import is_published
 from fmnist_xp.data.synthetic import make_synthetic
@@ -14,6 +15,7 @@ __all__ = [
     "CLASS_NAMES",
     "FORMATS",
     "Dataset",
+    "Pixels",
     "SplitInfo",
     "describe",
     "export",
@@ -21,6 +23,7 @@ __all__ = [
     "is_published",
     "load_fashion_mnist",
     "make_synthetic",
+    "pixels",
     "prepare_photograph",
     "preprocess",
 ]
