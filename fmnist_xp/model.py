@@ -1,9 +1,8 @@
 """The model people use: a network that trains, predicts, saves and loads itself."""
 
 import logging
-import math
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeAlias
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from fmnist_xp import nn
 from fmnist_xp.arguments import whole_number
 from fmnist_xp.backend import PRECISIONS, Array, Backend, get_backend
+from fmnist_xp.data.pixels import Pixels
 from fmnist_xp.errors import RunError
 from fmnist_xp.nn.module import Module
 from fmnist_xp.optim import Optimizer, make_optimizer
@@ -21,7 +21,6 @@ from fmnist_xp.train.architecture import build, describe
 from fmnist_xp.train.checkpoint import load_model, save_model
 from fmnist_xp.train.fullbatch import FullBatch
 from fmnist_xp.train.history import History
-from fmnist_xp.train.plan import takes_input_scale
 from fmnist_xp.train.progress import ProgressDisplay
 from fmnist_xp.train.trainer import Callback, train
 
@@ -46,7 +45,9 @@ class Sequential(nn.Network):
     """A network with the methods to use it whole; see `Network` for the parameters.
 
     Data goes in and out as NumPy arrays, whatever the backend; arrays of the backend are taken as they are.
-    `X` is (n, n_inputs), `y` class indices (n,) or (n, 1), or one-hot rows (n, classes).
+    `X` is numbers (n, n_inputs), or pixels as `preprocess` takes them: `Pixels`, or bytes (uint8) of the shape
+    (n, n_inputs) or of images, (n, 28, 28). Bytes are always pixels, 0 to 255; numbers of another kind are floats.
+    `y` is class indices (n,) or (n, 1), or one-hot rows (n, classes).
     """
 
     _told_unscaled = False
@@ -62,6 +63,7 @@ class Sequential(nn.Network):
         callbacks: Callbacks = (),
         verbose: bool = True,
         block_rows: int | None = None,
+        dense: bool | None = None,
     ) -> History:
         """Train full batch: every epoch is one update from the gradient over all rows.
 
@@ -81,6 +83,10 @@ class Sequential(nn.Network):
             Print a line for each logged epoch, and on a terminal a progress bar.
         block_rows
             Rows worked on at once by a thread; the result does not depend on it but for rounding.
+        dense
+            Whether the first layer's products take every column of every row. By default a CPU leaves out columns
+            that are background in a whole block of rows, and sorts the rows so that these are many: the same result
+            but for rounding, sooner. A GPU leaves out nothing unless this is False.
 
         Returns the `History`. Ctrl-C ends training after the epoch under way and keeps what was learned.
         Raises `ValueError` for data or arguments that do not fit, `DeviceError` where memory runs out.
@@ -88,7 +94,8 @@ class Sequential(nn.Network):
         epochs, log_every = whole_number("epochs", epochs, 0), whole_number("log_every", log_every, 1)
         chosen, called = make_optimizer(optimizer), _callbacks(callbacks)
         display = ProgressDisplay(epochs) if verbose else None
-        with self._prepared(X) as (inputs, scale), display or nullcontext():
+        with self.backend.computing(), display or nullcontext():
+            inputs = self._inputs(X)
             return train(
                 self,
                 inputs,
@@ -98,20 +105,21 @@ class Sequential(nn.Network):
                 log_every=log_every,
                 callbacks=[*([display] if display else []), *called],
                 block_rows=block_rows,
-                input_scale=scale,
+                dense=dense,
             )
 
     def evaluate(self, X: Any, y: Any) -> Metrics:
         """Return accuracy and data loss on `X` and `y`."""
-        with self._prepared(X) as (inputs, scale):
-            batch = FullBatch(self, inputs, self._labels(y, len(inputs)), input_scale=scale)
+        with self.backend.computing():
+            inputs = self._inputs(X)
+            batch = FullBatch(self, inputs, self._labels(y, len(inputs)), dense=True)
             loss, accuracy, _penalty = self.backend.to_host(batch.compute_metrics()).tolist()
         return Metrics(accuracy=accuracy, loss=loss)
 
     def predict_proba(self, X: Any) -> NDArray[np.floating[Any]]:
         """Return the class probabilities of `X` as a NumPy array (n, classes)."""
-        with self._prepared(X) as (inputs, scale):
-            return self.backend.to_host(FullBatch(self, inputs, input_scale=scale).compute_probabilities())
+        with self.backend.computing():
+            return self.backend.to_host(FullBatch(self, self._inputs(X)).compute_probabilities())
 
     def predict(self, X: Any) -> NDArray[np.integer[Any]]:
         """Return the class of the highest probability for each row of `X`, as a NumPy array (n,).
@@ -165,22 +173,15 @@ class Sequential(nn.Network):
             raise RunError(f"the architecture and the weights in {path} do not fit each other: {error}") from error
         return network
 
-    @contextmanager
-    def _prepared(self, X: Any) -> Iterator[tuple[Array, float]]:
-        """Compute, with `X` on the backend in the dtype of the products, and a factor that is still to be applied."""
-        with self.backend.computing():
-            inputs, scale = self._inputs(X), 1.0
-            if self.precision.operands == "float16":
-                inputs, scale = self._halves(inputs)
-                if not takes_input_scale(self):
-                    inputs, scale = inputs * inputs.dtype.type(scale), 1.0
-            yield inputs, scale
-
-    def _inputs(self, X: Any) -> Array:
-        """Return `X` on the backend, in the dtype of the parameters."""
+    def _inputs(self, X: Any) -> Pixels | Array:
+        """Return `X` as `Pixels` where it is bytes, else on the backend in the dtype of the parameters."""
+        if getattr(X, "dtype", None) == np.uint8 and len(np.shape(X)) >= 2:
+            X = Pixels(self.backend.to_host(X))
         shape = np.shape(X)
         if len(shape) != 2 or shape[1] != self.n_inputs or shape[0] == 0:
             raise ValueError(f"X must have the shape (n, {self.n_inputs}) with n ≥ 1, got {shape}")
+        if isinstance(X, Pixels):
+            return X
         xp = self.backend.xp
         with np.errstate(over="ignore"):  # what overflows is refused in the next line
             inputs = self.backend.numbers(X, "X", self.parameters.dtype)
@@ -197,26 +198,6 @@ class Sequential(nn.Network):
                 high,
             )
         return inputs
-
-    def _halves(self, inputs: Array) -> tuple[Array, float]:
-        """Return `inputs` in half precision and their scale: exactly, where they are pixels scaled to [−1, 1].
-
-        (pixel − 127.5) / 127.5 is (2·pixel − 255) / 255: the odd integer is exact in 11 bits, and the first
-        layer's product takes the factor up, as it does a power of two that brings small values to about 1, where
-        halves are finest.
-        """
-        xp = self.backend.xp
-        scaled = inputs * 255
-        integers = xp.rint(scaled)
-        # However pixels were scaled, rounding in float32 leaves them this close; and what is only near 0 is none.
-        close = xp.abs(scaled - integers) <= 4 * float(np.finfo("float32").eps) * xp.maximum(xp.abs(integers), 255)
-        pixels = bool((close & ((integers != 0) | (inputs == 0))).all())
-        if pixels and float(xp.max(xp.abs(integers))) <= 2048:
-            return integers.astype("float16"), 1 / 255
-        if (largest := float(xp.max(xp.abs(inputs)))) > 65504:
-            raise ValueError(f"X has values up to {largest:g}, and float16 ends at 65504: scale X, or use float32")
-        scale = min(1.0, 2.0 ** math.floor(math.log2(largest)))  # all zeros were pixels
-        return (inputs / inputs.dtype.type(scale)).astype("float16"), scale
 
     def _labels(self, y: Any, rows: int) -> Array:
         """Return `y` as class indices on the backend, checked on the host."""

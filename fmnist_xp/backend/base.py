@@ -265,6 +265,10 @@ class Backend(ABC):
         by_class[...] = values.T
         xp.max(by_class, axis=0, out=row[:, 0])
 
+    def take_rows(self, xp: Any, values: Array, rows: Array, output: Array) -> None:
+        """Write the `rows` (k,) of `values` (n, m) to `output` (k, m): a formula that devices differ in."""
+        xp.take(values, rows, axis=0, out=output)
+
     def captured(self, work: Callable[[], None]) -> Callable[[], None]:
         """Return a function that asks the device again for what `work`, called before, asks of it.
 

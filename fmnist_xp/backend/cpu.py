@@ -55,6 +55,10 @@ class CpuBackend(Backend):
             calls.append((np.multiply, (out, out.dtype.type(scale), out)))
         return calls
 
+    def take_rows(self, xp: Any, values: Array, rows: Array, output: Array) -> None:
+        """See `Backend.take_rows`; NumPy writes to `output` only at the end where it has to check the indices."""
+        xp.take(values, rows, axis=0, out=output, mode="clip")
+
     def block_rows(self, rows: int, row_bytes: int) -> int:
         """Fill about the level-2 cache of one core, so that a block's activations stay close by."""
         # Measured on cores with 1 MiB of level-2 cache, 1 to 2 KB a row: flat within 3% from 450 to 1,100 rows.

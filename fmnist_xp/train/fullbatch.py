@@ -1,21 +1,25 @@
 """The one idea: a full-batch gradient is a sum over blocks of rows.
 
-Blocks are shared out among as many workers as the backend has threads, each with buffers that stay in its cache.
-Their gradients are added in the order of the blocks, whichever worker was done first: the same bits on any number of
-threads.
+Blocks are shared out among as many workers as the backend has threads, each with buffers that stay in its cache, in
+groups of neighbours. The gradients of a group are added in the order of its blocks, those of the groups in pairs
+(`tree.py`). Groups and pairs depend on the number of blocks alone: the same bits on any number of threads.
 """
 
-import threading
 from collections.abc import Callable
 from typing import Any
 
-from fmnist_xp.arguments import whole_number
 from fmnist_xp.backend import Array
+from fmnist_xp.data.pixels import Pixels
 from fmnist_xp.nn.network import Network
 from fmnist_xp.train.metrics import BatchMetrics
-from fmnist_xp.train.ordered import OrderedSum
 from fmnist_xp.train.plan import is_planned
+from fmnist_xp.train.rows import lay_out
+from fmnist_xp.train.sharing import share_out
+from fmnist_xp.train.tree import TreeSum
 from fmnist_xp.train.worker import Worker
+
+GROUPS = 128
+"""Groups of blocks at most: as many threads can share them out, and each has a vector to add up."""
 
 
 class FullBatch:
@@ -25,13 +29,8 @@ class FullBatch:
     ----------
     network
         The network; its `parameters` are read, its `gradients` written.
-    inputs, labels
-        Arrays of the network's backend: `inputs` (rows, n_inputs) of the network's dtype, `labels` (rows,) of an
-        integer dtype, or None for predictions alone.
-    block_rows
-        Rows in a block; by default what suits the backend and the network's widths.
-    input_scale
-        A factor on the inputs.
+    inputs, labels, block_rows, dense
+        What `rows.lay_out` takes; `rows` has what it returns.
 
     `metrics` are those of the rows, where there are labels. Hold `network.backend.computing()` around the calls.
     """
@@ -39,28 +38,24 @@ class FullBatch:
     def __init__(
         self,
         network: Network,
-        inputs: Array,
+        inputs: Pixels | Array,
         labels: Array | None = None,
         block_rows: int | None = None,
-        input_scale: float = 1.0,
+        dense: bool | None = None,
     ) -> None:
         self.network = network
-        self.rows = len(inputs)
-        backend = network.backend
-        # Each Dense layer has an output and the gradient of it.
-        row_bytes = 2 * sum(network.widths[1:]) * network.parameters.dtype.itemsize
-        if block_rows is not None:
-            block_rows = min(self.rows, whole_number("block_rows", block_rows, 1))
-        self.block_rows = block_rows or backend.block_rows(self.rows, row_bytes)
-        self.blocks = [slice(i, min(i + self.block_rows, self.rows)) for i in range(0, self.rows, self.block_rows)]
-        self.metrics: Any = None if labels is None else BatchMetrics(network, labels)
-        self.workers = min(backend.threads, len(self.blocks))
-        given = network, inputs, labels, self.block_rows, input_scale
-        self._workers = [Worker(*given) for _ in range(self.workers)]
-        if len(self.blocks) == 1:
-            self._workers[0].gradients = network.gradients  # nothing to add up
-        spare = [backend.xp.empty_like(network.gradients) for _ in range(self.workers if self.workers > 1 else 0)]
-        self._sum = OrderedSum(backend, network.gradients, spare)
+        self.rows = lay_out(network, inputs, labels, block_rows, dense)
+        backend, count = network.backend, len(self.rows.blocks)
+        size = -(-count // GROUPS)
+        self._groups = [range(start, min(start + size, count)) for start in range(0, count, size)]
+        self._sum = TreeSum(backend, network.gradients, len(self._groups))
+        self.metrics: Any = None if labels is None else BatchMetrics(network, self.rows.labels)
+        self.workers = min(backend.threads, len(self._groups))
+        alone = count == 1  # then there is nothing to add up
+        self._workers = [
+            Worker(network, self.rows, network.gradients if alone else backend.xp.empty_like(network.gradients))
+            for _ in range(self.workers)
+        ]
         self.captures = backend.captures and is_planned(network)
         """Whether an epoch is the same calls on the same buffers each time, which the backend can capture."""
 
@@ -69,55 +64,62 @@ class FullBatch:
 
         With `log`, the totals of `metrics` too; else neither logarithm nor argmax is computed.
         """
-        network, metrics = self.network, self.metrics if log else None
+        network, shift = self.network, self.rows.shift
+        metrics = self.metrics if log else None
+
+        def add_group(worker: int, number: int) -> None:
+            self._add_group(self._workers[worker], number, metrics)
+
+        if shift is not None:
+            shift.update()
         self._sum.start()
-        self._for_each_block(self._add_gradients, metrics)
+        share_out(network.backend, self.workers, len(self._groups), add_group)
+        if shift is not None:
+            shift.unshift()
         if metrics is not None:
             metrics.reduce()
         # The mean is taken here and not in each block: sums of halves would vanish, divided by many rows.
-        network.backend.xp.multiply(network.gradients, 1 / self.rows, out=network.gradients)
+        count = self.rows.blocks[-1].stop
+        network.backend.xp.multiply(network.gradients, 1 / count, out=network.gradients)
         network.add_penalty_gradients()
 
     def compute_metrics(self) -> Array:
         """Return the totals of `metrics` over all rows, (3,) of float64 on the device."""
-        self._for_each_block(self._forward, self.metrics)
+        self._for_each_block(lambda worker, number: worker.forward(number, self.metrics))
         totals: Array = self.metrics.reduce()
         return totals
 
     def compute_probabilities(self) -> Array:
-        """Return the class probabilities of all rows, (rows, classes)."""
-        network = self.network
-        probabilities = network.backend.xp.empty((self.rows, network.n_classes), dtype=network.parameters.dtype)
-        self._for_each_block(self._keep_probabilities, probabilities)
+        """Return the class probabilities of all rows, (rows, classes), in the order in which they were given."""
+        network, rows = self.network, self.rows
+        shape = rows.blocks[-1].stop, network.n_classes
+        probabilities = network.backend.xp.empty(shape, dtype=network.parameters.dtype)
+
+        def keep(worker: Worker, number: int) -> None:
+            block = rows.blocks[number]
+            probabilities[block if rows.order is None else rows.order[block]] = worker.forward(number)
+
+        self._for_each_block(keep)
         return probabilities
 
-    def _add_gradients(self, worker: Worker, number: int, metrics: BatchMetrics | None) -> None:
-        worker.compute_gradients(self.blocks[number], metrics)
-        worker.gradients = self._sum.add(number, worker.gradients)
+    def _add_group(self, worker: Worker, number: int, metrics: BatchMetrics | None) -> None:
+        """Add the gradients of a group of blocks to the sum."""
+        xp, total = self.network.backend.xp, self._sum.vector(number)
+        for block in self._groups[number]:
+            worker.compute_gradients(block, metrics)
+            if worker.gradients is total:
+                continue
+            if block == self._groups[number].start:
+                total[...] = worker.gradients
+            else:
+                xp.add(total, worker.gradients, out=total)
+        self._sum.add(number, total)
 
-    def _forward(self, worker: Worker, number: int, metrics: BatchMetrics) -> None:
-        worker.forward(self.blocks[number], metrics)
+    def _for_each_block(self, work: Callable[[Worker, int], None]) -> None:
+        if self.rows.shift is not None:
+            self.rows.shift.update()
 
-    def _keep_probabilities(self, worker: Worker, number: int, probabilities: Array) -> None:
-        probabilities[self.blocks[number]] = worker.forward(self.blocks[number])
+        def on_block(worker: int, number: int) -> None:
+            work(self._workers[worker], number)
 
-    def _for_each_block(self, work: Callable[..., None], argument: Any) -> None:
-        """Call `work(worker, number, argument)` for every block, each worker on a thread where there are threads."""
-        numbers = iter(range(len(self.blocks)))
-        lock = threading.Lock()
-        failed = threading.Event()
-
-        def take_turns(index: int) -> None:
-            try:
-                while not failed.is_set():
-                    with lock:
-                        number = next(numbers, None)
-                    if number is None:
-                        return
-                    work(self._workers[index], number, argument)
-            except BaseException:
-                failed.set()
-                self._sum.abandon()
-                raise
-
-        self.network.backend.map(take_turns, self.workers)
+        share_out(self.network.backend, self.workers, len(self.rows.blocks), on_block)

@@ -19,7 +19,8 @@ class History:
     """The metrics of each logged epoch, taken before that epoch's update.
 
     `loss` is data loss plus regularization loss. `learning_rate` is that of the update before, as the
-    notebook printed it. `epoch_seconds` has one entry for every epoch run, logged or not.
+    notebook printed it. `epoch_seconds` has one entry for every epoch run, logged or not. `column_share` is the share
+    of the columns that the first layer's products were computed with: less than 1 where background was left out.
     """
 
     epoch: list[int] = field(default_factory=list)
@@ -29,6 +30,7 @@ class History:
     regularization_loss: list[float] = field(default_factory=list)
     epoch_seconds: list[float] = field(default_factory=list)
     interrupted: bool = False
+    column_share: float = 1.0
 
     def __len__(self) -> int:
         """Return the number of logged epochs."""

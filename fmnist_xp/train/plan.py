@@ -29,8 +29,8 @@ def is_planned(network: nn.Network) -> bool:
     return _computes_as_its_layers(network) and type(network.loss) in LOSSES and all(known)
 
 
-def takes_input_scale(network: nn.Network) -> bool:
-    """Return whether a plan of `network` has a product that takes a factor on the inputs up."""
+def plans_first_layer(network: nn.Network) -> bool:
+    """Return whether a plan of `network` takes its first layer apart, and so can take up a `Shift`."""
     return _computes_as_its_layers(network) and type(network.layers[0]) is nn.Dense
 
 
@@ -89,16 +89,23 @@ class Forward(NamedTuple):
 class Plan:
     """Lays out the calls of `network` for one worker, with a workspace of its own.
 
-    `input_scale` is a factor on the inputs, which the first layer's products take up.
+    `input_scale` is a factor on the inputs, which the first layer's products take up. `first_parameters` are a vector
+    that takes the place of the first layer's own.
     """
 
-    def __init__(self, network: nn.Network, input_scale: float = 1.0) -> None:
+    def __init__(self, network: nn.Network, input_scale: float = 1.0, first_parameters: Array | None = None) -> None:
         self._network = _copied(network)
+        if first_parameters is not None:
+            first = self._network.layers[0]
+            first.bind_parameters(first_parameters, first.gradients)
         self._backend, self._loss, self._scale = network.backend, self._network.loss, input_scale
         self.workspace = Workspace(network.backend.xp)
 
-    def forward(self, inputs: Array, training: bool) -> Forward:
-        """Compute the class probabilities (rows, classes) of `inputs` (rows, n_inputs), and return what does."""
+    def forward(self, inputs: Array, training: bool, columns: Array | None = None) -> Forward:
+        """Compute the class probabilities (rows, classes) of `inputs` (rows, n_inputs), and return what does.
+
+        With `columns`, indices (k,), `inputs` (rows, k) are these columns, and the others are 0.
+        """
         calls, network = Calls(self._backend), self._network
         kept: list[Any] = [None] * len(network.layers)
         if not _computes_as_its_layers(network):
@@ -107,7 +114,7 @@ class Plan:
         biases = None  # of the Dense layer before, for the activation behind it to add
         for number, (layer, following) in enumerate(zip_longest(network.layers, network.layers[1:])):
             if type(layer) is nn.Dense:
-                values, free = self._dense(calls, number, values, kept), True
+                values, free = self._dense(calls, number, values, kept, None if number else columns), True
                 biases = layer.biases
                 if not _is_activation(following):
                     calls.add(Formula(add_bias, (values, biases)))
@@ -204,25 +211,40 @@ class Plan:
         calls.add(Formula(copy_values, (values, operand)))
         return operand
 
-    def _dense(self, calls: Calls, number: int, inputs: Array, kept: list[Any]) -> Array:
+    def _dense(
+        self, calls: Calls, number: int, inputs: Array, kept: list[Any], columns: Array | None = None
+    ) -> Array:
         """Return where inputs · weights will be."""
         layer: Any = self._network.layers[number]
-        inputs = self._operand(calls, f"{number} inputs", layer.checked_inputs(inputs), layer)
+        if columns is None:
+            layer.checked_inputs(inputs)
+        inputs = self._operand(calls, f"{number} inputs", inputs, layer)
         weights = self._operand(calls, f"{number} weights", layer.weights, layer)
+        if columns is not None:
+            picked = self.workspace.empty("picked weights", (len(columns), layer.n_neurons), weights.dtype)
+            calls.add(Formula(self._backend.take_rows, (weights, columns, picked)))
+            weights = picked
         output = self.workspace.empty(f"{number} output", (len(inputs), layer.n_neurons), layer.precision.outputs)
         calls.add(Product(inputs, weights, output, 1.0 if number else self._scale, layer.precision.tf32))
-        kept[number] = inputs, weights
+        kept[number] = inputs, weights, columns
         return output
 
-    def _dense_gradients(self, calls: Calls, number: int, kept: tuple[Array, Array], dvalues: Array) -> Array:
+    def _dense_gradients(
+        self, calls: Calls, number: int, kept: tuple[Array, Array, Array | None], dvalues: Array
+    ) -> Array:
         """Write the gradients of weights and biases; return where that of the inputs will be, but for the first."""
         layer: Any = self._network.layers[number]
-        (inputs, weights), tf32 = kept, layer.precision.tf32
+        (inputs, weights, columns), tf32 = kept, layer.precision.tf32
         ones = self.workspace.ones(len(dvalues), dvalues.dtype)
+        dweights = layer.dweights
+        if columns is not None:
+            dweights = self.workspace.empty("picked gradients", weights.shape, dweights.dtype)
         calls.add(
-            Product(inputs.T, dvalues, layer.dweights, 1.0 if number else self._scale, tf32),
+            Product(inputs.T, dvalues, dweights, 1.0 if number else self._scale, tf32),
             RowSum(ones, dvalues, layer.dbiases, tf32),
         )
+        if columns is not None:
+            calls.add(Formula(put_rows, (layer.dweights, columns, dweights)))
         if not number:
             return dvalues
         dinputs = self.workspace.empty(f"{number} dinputs", inputs.shape, dvalues.dtype)
@@ -243,6 +265,12 @@ class Plan:
         dinputs = probabilities if in_place else self.workspace.empty("loss dinputs", probabilities.shape, dtype)
         calls.add(*self._loss.gradient_steps(probabilities, labels, dinputs, 1.0, self.workspace))
         return dinputs
+
+
+def put_rows(_xp: Any, values: Array, rows: Array, given: Array) -> None:
+    """Write `given` to the `rows` of `values`, and 0 to the others."""
+    values[...] = 0
+    values[rows] = given
 
 
 def _is_activation(layer: Any) -> bool:

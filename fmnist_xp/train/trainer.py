@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from fmnist_xp.backend import Array
+from fmnist_xp.data.pixels import Pixels
 from fmnist_xp.nn.network import Network
 from fmnist_xp.optim import Optimizer
 from fmnist_xp.train.epochs import Epochs
@@ -32,7 +33,7 @@ class Callback(Protocol):
 
 def train(
     network: Network,
-    inputs: Array,
+    inputs: Pixels | Array,
     labels: Array,
     *,
     epochs: int,
@@ -40,9 +41,9 @@ def train(
     log_every: int = 10,
     callbacks: Iterable[Callback | Callable[[History], None]] = (),
     block_rows: int | None = None,
-    input_scale: float = 1.0,
+    dense: bool | None = None,
 ) -> History:
-    """Train `network` full batch for `epochs` epochs on arrays of its backend, and return what was logged.
+    """Train `network` full batch for `epochs` epochs on rows as `rows.lay_out` takes them; return what was logged.
 
     Every `log_every`th epoch, from epoch 0 on, is logged: its metrics are those before its update. Nothing else
     waits for the device. An interrupt (Ctrl-C) lets the epoch under way end and keeps what was learned, with
@@ -57,7 +58,8 @@ def train(
     report = _Report(history, callbacks)
     overlapping = all(getattr(callback, "overlaps", False) for callback in callbacks)
     with backend.computing(), _interrupt_noted() as interrupted:
-        batch = FullBatch(network, inputs, labels, block_rows, input_scale)
+        batch = FullBatch(network, inputs, labels, block_rows, dense)
+        history.column_share = batch.rows.column_share
         runner = Epochs(batch, optimizer, min(log_every, max(1, epochs)))
         marks, counts = [backend.mark()], []
         for epoch, count in _stretches(epochs, log_every, runner.captures, overlapping):

@@ -5,63 +5,92 @@ other values in them. Through the layers a block costs Python 50 µs, in which n
 calls costs a third of that.
 """
 
+from typing import NamedTuple
+
 from fmnist_xp.backend import Array
 from fmnist_xp.nn.network import Network
 from fmnist_xp.train.metrics import BatchMetrics
 from fmnist_xp.train.plan import Calls, Forward, Plan
+from fmnist_xp.train.rows import Rows
+
+
+class Staged(NamedTuple):
+    """A block as a plan takes it, its labels and columns None where there are none.
+
+    `place` is the same where all arrays have the same addresses and shapes.
+    """
+
+    inputs: Array
+    labels: Array
+    columns: Array
+    place: tuple[int, int]
 
 
 class Worker:
-    """Computes on blocks of `inputs` and `labels` (or None, for probabilities alone), of `block_rows` rows at most.
+    """Computes on blocks of `rows`; `compute_gradients` writes to the vector `gradients`."""
 
-    `gradients` is the vector that `compute_gradients` writes; another may be put in its place.
-    """
-
-    def __init__(
-        self, network: Network, inputs: Array, labels: Array, block_rows: int, input_scale: float = 1.0
-    ) -> None:
-        backend = network.backend
-        self._given = inputs, labels
-        self._plan = Plan(network, input_scale)
-        self._forwards: dict[tuple[int, bool], Forward] = {}
+    def __init__(self, network: Network, rows: Rows, gradients: Array) -> None:
+        xp = network.backend.xp
+        self._network, self._rows, self.gradients = network, rows, gradients
+        self._plan = Plan(network, rows.input_scale, rows.shift and rows.shift.parameters)
+        self._forwards: dict[tuple[tuple[int, int], bool], Forward] = {}
         self._backwards: dict[tuple[int, int], Calls] = {}
-        self.gradients = backend.xp.empty_like(network.gradients)
-        self._buffers: tuple[Array, Array] | None = None
-        if backend.stages_blocks:
-            rows = backend.xp.empty((block_rows, network.n_inputs), network.precision.operands)
-            self._buffers = rows, None if labels is None else backend.xp.empty(block_rows, labels.dtype)
+        self._held = -1  # number of the block in the buffers
+        if rows.write is not None:
+            most = max(block.stop - block.start for block in rows.blocks)
+            self._values = xp.empty(most * network.n_inputs, network.precision.operands)
+            self._labels: Array = None if rows.labels is None else xp.empty(most, rows.labels.dtype)
+            self._columns: Array = None if rows.columns is None else xp.empty(network.n_inputs, rows.columns[0].dtype)
 
-    def forward(self, block: slice, metrics: BatchMetrics | None = None, training: bool = False) -> Array:
-        """Return the class probabilities of the rows of `block`, of which `metrics` take note if given."""
-        inputs, place = self._rows_of(0, block)
-        forward = self._forwards.get((place, training))
+    def forward(self, number: int, metrics: BatchMetrics | None = None, training: bool = False) -> Array:
+        """Return the class probabilities of the rows of a block, of which `metrics` take note if given."""
+        staged = self._stage(number)
+        key = staged.place, training
+        forward = self._forwards.get(key)
         if forward is None:
-            forward = self._forwards[place, training] = self._plan.forward(inputs, training)
+            forward = self._forwards[key] = self._plan.forward(staged.inputs, training, staged.columns)
         else:
             forward.calls()
         if metrics is not None:
-            metrics.note(self._plan, forward.probabilities, block)
+            metrics.note(self._plan, forward.probabilities, self._rows.blocks[number])
         return forward.probabilities
 
-    def compute_gradients(self, block: slice, metrics: BatchMetrics | None = None) -> None:
-        """Write the sum of the gradients of the samples of `block` to `gradients`.
+    def compute_gradients(self, number: int, metrics: BatchMetrics | None = None) -> None:
+        """Write the sum of the gradients of the samples of a block to `gradients`.
 
         `metrics`, if given, take note of the probabilities, before the gradient is written over them.
         """
-        self.forward(block, metrics, training=True)
-        labels, place = self._rows_of(1, block)
-        backward = self._backwards.get((place, id(self.gradients)))
+        self.forward(number, metrics, training=True)
+        staged = self._stage(number)
+        backward = self._backwards.get(staged.place)
         if backward is None:
-            forward = self._forwards[place, True]
-            self._backwards[place, id(self.gradients)] = self._plan.backward(forward, labels, self.gradients)
+            forward = self._forwards[staged.place, True]
+            self._backwards[staged.place] = self._plan.backward(forward, staged.labels, self.gradients)
         else:
             backward()
 
-    def _rows_of(self, which: int, block: slice) -> tuple[Array, int]:
-        """Return the inputs (0) or labels (1) of `block`, and a number that is the same where their address is."""
-        values = self._given[which][block]
-        if self._buffers is None:
-            return values, block.start
-        buffer = self._buffers[which][: len(values)]
-        buffer[...] = values
-        return buffer, len(values)
+    def _stage(self, number: int) -> Staged:
+        """Return a block where it can be worked on."""
+        rows = self._rows
+        block = rows.blocks[number]
+        count = block.stop - block.start
+        labels = None if rows.labels is None else rows.labels[block]
+        if rows.write is None:
+            return Staged(rows.block(number), labels, None, (block.start, count))
+        columns = None if rows.columns is None else rows.columns[number]
+        width = self._network.n_inputs if columns is None else len(columns)
+        inputs = self._values[: count * width].reshape(count, width)
+        staged = Staged(
+            inputs,
+            None if labels is None else self._labels[:count],
+            None if columns is None else self._columns[:width],
+            (count, width),
+        )
+        if number != self._held:
+            rows.write(inputs, rows.block(number))
+            if labels is not None:
+                staged.labels[...] = labels
+            if columns is not None:
+                staged.columns[...] = columns
+            self._held = number
+        return staged
