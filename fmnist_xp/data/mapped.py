@@ -1,6 +1,0 @@
-def is_mapped(a):
-    return False
-
-
-def forget(a):
-    return None
