@@ -1,4 +1,7 @@
-"""The user's cache folder, which keeps each data set decoded, so that later starts skip the decoding."""
+"""The user's cache folder, which keeps data sets decoded, so that later starts skip the decoding.
+
+Plain IDX files need none: they are used as they are, see `mapped`.
+"""
 
 import hashlib
 import logging

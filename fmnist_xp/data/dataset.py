@@ -9,6 +9,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fmnist_xp.data.mapped import pieces
+
 CLASS_NAMES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
     "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
@@ -23,6 +25,9 @@ class Dataset:
     `CLASS_NAMES`). Integers of another width, or a list, are converted where their values fit; TypeError for numbers
     of another kind, ValueError for other shapes and values. `name` says what the images are: "fashion-mnist" (the
     published ones, by their checksum), "synthetic" or "custom". `source` says, for the log, where they came from.
+
+    Images that are uint8 already are neither copied nor looked at: they may be mapped from a file that is larger than
+    the memory, see `mapped`.
     """
 
     images: NDArray[np.uint8]
@@ -48,7 +53,9 @@ class Dataset:
     @cached_property
     def sha256(self) -> str:
         """SHA-256 of the images' bytes followed by the labels' bytes, in hexadecimal."""
-        digest = hashlib.sha256(np.ascontiguousarray(self.images).data)
+        digest = hashlib.sha256()
+        for images in pieces(self.images):
+            digest.update(np.ascontiguousarray(images).data)
         digest.update(np.ascontiguousarray(self.labels).data)
         return digest.hexdigest()
 
@@ -63,6 +70,7 @@ def _bytes(name: str, values: ArrayLike, highest: int) -> NDArray[np.uint8]:
     array = np.asarray(values)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name} of dtype {array.dtype} given; whole numbers from 0 to {highest} are needed")
-    if array.size and (array.min() < 0 or array.max() > highest):
+    possible = np.iinfo(array.dtype)
+    if (possible.min < 0 or possible.max > highest) and array.size and (array.min() < 0 or array.max() > highest):
         raise ValueError(f"{name} from {array.min()} to {array.max()} given; they go from 0 to {highest}")
     return array.astype(np.uint8, copy=False)

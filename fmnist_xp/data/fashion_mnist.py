@@ -32,7 +32,9 @@ def load_fashion_mnist(
       the synthetic set returned; its `name` says so.
 
     With `allow_synthetic=False`, DataError if synthetic images would be returned. Decoded arrays are kept in the
-    cache, see `cached`. DataError, naming the file, for whatever is missing, damaged or not what it claims to be.
+    cache, see `cached`. Images in plain IDX files are not: they are mapped, take no memory of their own and are
+    read-only; such a file must not be cut or overwritten while they are used, which would change them or end the
+    process. DataError, naming the file, for whatever is missing, damaged or not what it claims to be.
     """
     if str(source) == "synthetic":
         if not allow_synthetic:

@@ -32,8 +32,10 @@ def read(path: Path) -> tuple[Dataset, Dataset]:
     `raw` below that; the nearest set wins. A folder with one archive and no set means the archive; one file of a set
     means the set. DataError, naming the file, for several sets in one place and for whatever is wrong.
 
-    The decoded arrays are cached under the SHA-256 of the files' bytes, so that the cache never changes what is
-    accepted; a folder of images is cached under its path, for as long as it has the same `images.Folder.fingerprint`.
+    Images in plain IDX files are mapped, see `mapped`: nothing is decoded, hashed or cached, and the files must stay
+    as they are for as long as the data set is used. Of all other files the decoded arrays are cached under the
+    SHA-256 of the files' bytes, so that the cache never changes what is accepted; a folder of images is cached under
+    its path, for as long as it has the same `images.Folder.fingerprint`.
     """
     try:
         if path.is_dir():
@@ -131,7 +133,7 @@ def _read_archive(path: Path) -> tuple[Dataset, Dataset]:
             raise DataError(f"{sets[0].problem}")
         if kind == "zip" and any("/" in file.name for file in files):
             source = f"zip of images {path}"
-            return _by_content("archive", [path], source, lambda: images.read_zip(path, source))
+            return _by_content("archive", [path], source, _watched([path], lambda: images.read_zip(path, source)))
         raise _nothing(str(path), files)
 
 
@@ -144,7 +146,8 @@ def _read_set(found: Found, path: Path) -> tuple[Dataset, Dataset]:
     source = f"{found.form.name} in {path}"
     form = found.form.name if path.is_dir() else "archive"
     paths = list(dict.fromkeys(file.path for file in found.files))  # all members have the path of their archive
-    return _by_content(form, paths, source, lambda: found.form.read(found.files, source))
+    read = _watched(paths, lambda: found.form.read(found.files, source))
+    return read() if found.form.in_place(found.files) else _by_content(form, paths, source, read)
 
 
 def _sets(files: list[Stored]) -> list[Found]:
@@ -189,16 +192,20 @@ def _nothing(where: str, files: list[Stored]) -> DataError:
 
 def _by_content(form: str, paths: list[Path], source: str, read: Read) -> tuple[Dataset, Dataset]:
     """Return what `read` returns, or what is cached for files with the same bytes."""
-    before = _states(paths)
-    key = f"{form} {VERSION} {_sha256(paths)}"
+    return cached(f"{form} {VERSION} {_sha256(paths)}", source, read)
 
-    def build() -> tuple[Dataset, Dataset]:
+
+def _watched(paths: list[Path], read: Read) -> Read:
+    """Return `read` with the splits named; it raises DataError if a file is no longer as it is now."""
+    before = _states(paths)
+
+    def watched() -> tuple[Dataset, Dataset]:
         splits = read()
         if _states(paths) != before:  # else the new content would be cached under the old checksum
             raise DataError(f"{shown(str(paths[0]))}: changed while it was read; try again when it is written")
         return _named(*splits)
 
-    return cached(key, source, build)
+    return watched
 
 
 def _states(paths: Iterable[Path]) -> list[tuple[int, int, int]]:

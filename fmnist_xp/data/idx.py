@@ -2,12 +2,15 @@
 
 The format is LeCun's: a big-endian magic number (0x0803 for images, 0x0801 for labels: unsigned bytes of
 three or one dimensions), the dimensions as 32-bit integers, then the bytes. http://yann.lecun.com/exdb/mnist
+
+Images in a plain file on disk are mapped (`mapped.map_bytes`), never read whole: they may be larger than the memory.
 """
 
 import gzip
 import math
 import re
 import struct
+from contextlib import suppress
 from itertools import product
 from pathlib import Path
 from typing import IO
@@ -16,8 +19,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmnist_xp.data.dataset import Dataset
+from fmnist_xp.data.mapped import map_bytes, pieces
 from fmnist_xp.data.published import FILES
-from fmnist_xp.data.stored import MOST_IMAGES, Form, Stored, read_array, shown, split_of, wrong_length
+from fmnist_xp.data.stored import (
+    MOST_IMAGES,
+    Form,
+    Stored,
+    is_on_disk,
+    read_array,
+    shown,
+    split_of,
+    wrong_length,
+)
 from fmnist_xp.errors import DataError
 
 _NAME = re.compile(
@@ -37,7 +50,8 @@ def write(dataset: Dataset, split: str, folder: Path) -> None:
         # No name and no time in the gzip header, so that the file depends only on its content.
         with path.open("wb") as file, gzip.GzipFile("", "wb", 6, file, mtime=0) as stream:
             stream.write(struct.pack(f">I{values.ndim}I", 0x0800 + values.ndim, *values.shape))
-            stream.write(np.ascontiguousarray(values).data)
+            for piece in pieces(values):
+                stream.write(np.ascontiguousarray(piece).data)
 
 
 def _check_split(files: list[Stored]) -> None:
@@ -58,19 +72,36 @@ def _read_split(files: list[Stored], source: str) -> Dataset:
 
 
 def _shape(file: Stored, kind: str) -> tuple[int, ...]:
-    """Return the shape in a file's header; DataError if the file cannot hold that much."""
     with file.open() as (stream, most, packed):
-        shape = _header(stream, file.where, kind)
-        left, promised = most - stream.tell(), math.prod(shape)
-        if promised > left or (promised < left and not packed):
-            raise wrong_length(file.where, left if not packed else f"at most {left}", kind, promised)
-    return shape
+        return _promised(stream, most, packed, file.where, kind)
 
 
 def _read(file: Stored, kind: str) -> NDArray[np.uint8]:
-    with file.open() as (stream, _, _):
-        values: NDArray[np.uint8] = read_array(stream, _header(stream, file.where, kind), np.uint8, file.where, kind)
+    with file.open() as (stream, most, packed):
+        shape = _promised(stream, most, packed, file.where, kind)
+        if kind == "images" and is_on_disk(stream):
+            with suppress(OSError):  # some network file systems cannot map a file
+                return map_bytes(stream, stream.tell(), shape)
+        values: NDArray[np.uint8] = read_array(stream, shape, np.uint8, file.where, kind)
     return values
+
+
+def _in_place(files: list[Stored]) -> bool:
+    """Return whether the images of both splits are mapped."""
+    for file in files[::2]:
+        with file.open() as (stream, _, _):
+            if not is_on_disk(stream):
+                return False
+    return True
+
+
+def _promised(stream: IO[bytes], most: int, packed: bool, where: str, kind: str) -> tuple[int, ...]:
+    """Read a header and return its shape; DataError if the file cannot hold that much, or, not packed, holds more."""
+    shape = _header(stream, where, kind)
+    left, promised = most - stream.tell(), math.prod(shape)
+    if promised > left or (promised < left and not packed):
+        raise wrong_length(where, left if not packed else f"at most {left}", kind, promised)
+    return shape
 
 
 def _header(stream: IO[bytes], where: str, kind: str) -> tuple[int, ...]:
@@ -89,4 +120,4 @@ def _header(stream: IO[bytes], where: str, kind: str) -> tuple[int, ...]:
     return shape
 
 
-FORM = Form("IDX files", _NAME, _ROLES, _check_split, _read_split)
+FORM = Form("IDX files", _NAME, _ROLES, _check_split, _read_split, _in_place)

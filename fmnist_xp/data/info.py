@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fmnist_xp.data.dataset import Dataset
-from fmnist_xp.data.published import SORTED_SHA256, sorted_sha256
+from fmnist_xp.data.mapped import pieces
+from fmnist_xp.data.published import is_published_split
 
 
 @dataclass(frozen=True)
@@ -32,10 +34,7 @@ def describe(train: Dataset, test: Dataset) -> tuple[SplitInfo, SplitInfo]:
 
 
 def _describe(split: str, dataset: Dataset) -> SplitInfo:
-    # A histogram of grey values, in pieces: bincount makes 8 bytes of each pixel.
-    counts = np.zeros(256, np.int64)
-    for start in range(0, len(dataset), 1000):
-        counts += np.bincount(dataset.images[start : start + 1000].ravel(), minlength=256)
+    counts = _counts(dataset.images, 256)
     grey = np.arange(256) / 255
     mean = float(counts @ grey / counts.sum())
     return SplitInfo(
@@ -44,9 +43,17 @@ def _describe(split: str, dataset: Dataset) -> SplitInfo:
         source=dataset.source,
         shape=dataset.images.shape,
         dtype=str(dataset.images.dtype),
-        class_counts=tuple(int(n) for n in np.bincount(dataset.labels, minlength=10)),
+        class_counts=tuple(_counts(dataset.labels, 10).tolist()),
         pixel_mean=mean,
         pixel_std=float(np.sqrt(counts @ (grey - mean) ** 2 / counts.sum())),
         sha256=dataset.sha256,
-        published=sorted_sha256(dataset) == SORTED_SHA256[split],
+        published=is_published_split(split, dataset),
     )
+
+
+def _counts(values: NDArray[np.uint8], kinds: int) -> NDArray[np.int64]:
+    """Return how often each value below `kinds` is found; in pieces, since bincount makes 8 bytes of each."""
+    counts = np.zeros(kinds, np.int64)
+    for piece in pieces(values, 1000):
+        counts += np.bincount(piece.ravel(), minlength=kinds)
+    return counts

@@ -63,6 +63,8 @@ FILES = {
     ),
 }
 
+LENGTHS = {"train": 60_000, "test": 10_000}
+"""Images in the two splits."""
 SORTED_SHA256 = {
     "train": "0ea1f470ff2180c9cd98dddf0ee864eaf26e700d7bc754089ad8ae6ce686691c",
     "test": "4ae5dc49898f7d66d9c616d29845a06ea11e21d593c1c022316482efcfc5eef0",
@@ -127,4 +129,9 @@ def sorted_sha256(dataset: Dataset) -> str:
 
 def is_published(train: Dataset, test: Dataset) -> bool:
     """Return whether these are the published images and labels, in the IDX files' order or a folder's."""
-    return sorted_sha256(train) == SORTED_SHA256["train"] and sorted_sha256(test) == SORTED_SHA256["test"]
+    return is_published_split("train", train) and is_published_split("test", test)
+
+
+def is_published_split(split: str, dataset: Dataset) -> bool:
+    """Return whether this is the published split, "train" or "test"; one of another length is not even hashed."""
+    return len(dataset) == LENGTHS[split] and sorted_sha256(dataset) == SORTED_SHA256[split]

@@ -5,6 +5,7 @@ bytes, and a reader is told how many bytes a file can hold at most, so that a he
 """
 
 import gzip
+import io
 import os
 import re
 import struct
@@ -127,6 +128,7 @@ class Form:
     `pattern` matches the base of a name, with the groups `start`, `split`, `kind` and `packed`; the roles are
     (split, kind), each with its usual name. `check_split(files)` looks only at headers and sizes; both it and
     `read_split(files, source)` take the files of one split, in the order of the roles, and raise DataError.
+    `in_place(files)` says of all files whether reading them leaves the images on disk: then nothing is worth caching.
     """
 
     name: str
@@ -134,6 +136,7 @@ class Form:
     roles: dict[tuple[str, str], str]
     check_split: Callable[[list[Stored]], object]
     read_split: Callable[[list[Stored], str], Dataset]
+    in_place: Callable[[list[Stored]], bool] = lambda _files: False
 
     def check(self, files: list[Stored]) -> None:
         """Check headers and sizes of all files in the order of the roles; DataError names the file at fault."""
@@ -234,6 +237,11 @@ def open_file(path: Path) -> Opened:
     if found.st_size > LARGEST:
         raise DataError(f"{where}: {found.st_size / 1e9:,.0f} GB found; no data set of 28 x 28 pixels is as large")
     return path.open("rb"), found.st_size
+
+
+def is_on_disk(stream: IO[bytes]) -> bool:
+    """Return whether a stream of `Stored.open` is a file on disk as it is, neither packed nor in an archive."""
+    return isinstance(getattr(stream, "raw", None), io.FileIO)
 
 
 def archive_kind(path: Path) -> str | None:

@@ -1,3 +1,4 @@
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,17 @@ def test_integers_of_another_width_are_converted() -> None:
     assert np.array_equal(dataset.labels, LABELS)
     assert dataset.sha256 == noise(10).sha256
     assert Dataset(IMAGES, LABELS, "custom", "here").images is IMAGES
+
+
+@pytest.mark.parametrize("n", [10, 9_999, 10_000, 10_001, 25_000])
+def test_the_checksum_is_that_of_all_bytes(n: int) -> None:
+    images = np.arange(n * 784, dtype=np.uint32).astype(np.uint8).reshape(n, 28, 28)
+    images[-1] = 255
+    labels = (np.arange(n) % 10).astype(np.uint8)
+    expected = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
+    assert Dataset(images, labels, "custom", "here").sha256 == expected
+    backwards = Dataset(images[::-1], labels, "custom", "here")
+    assert backwards.sha256 == hashlib.sha256(images[::-1].tobytes() + labels.tobytes()).hexdigest()
 
 
 WRONG: dict[str, tuple[Any, Any, type[Exception], str]] = {

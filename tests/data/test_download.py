@@ -182,6 +182,7 @@ def test_fetched_files_are_not_verified_again_at_each_start(
 ) -> None:
     for split, dataset in (("train", noise(20)), ("test", noise(10, 1))):
         monkeypatch.setitem(published.SORTED_SHA256, split, published.sorted_sha256(dataset))
+        monkeypatch.setitem(published.LENGTHS, split, len(dataset))
     assert load_fashion_mnist(url=server.url)[0].name == "fashion-mnist"
     monkeypatch.setattr(published, "verify", None)
     assert load_fashion_mnist(url=server.url)[0].name == "fashion-mnist"

@@ -1,17 +1,24 @@
 import errno
+import gzip
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from data_helpers import by_label, noise, opened
-from table_helpers import folder_of, idx_files, same, zip_to
+from table_helpers import folder_of, idx_files, same, tar_to, zip_to
 
 from fmnist_xp.data import Dataset, export, formats, idx, load_fashion_mnist, stored
+from fmnist_xp.data.mapped import is_mapped
 from fmnist_xp.errors import DataError
 
 SPLITS = noise(20), noise(10, 1)
+
+
+def packed(files: dict[str, bytes]) -> dict[str, bytes]:
+    return {f"{name}.gz": gzip.compress(content) for name, content in files.items()}
 
 
 def test_png_files_are_numbered_within_their_class(tmp_path: Path) -> None:
@@ -157,8 +164,8 @@ def test_what_is_accepted_does_not_depend_on_the_cache(tmp_path: Path, cache: Pa
     """The same bytes under other names, in another format, or in the wrong place."""
     files = idx_files(*SPLITS)
     assert same(load_fashion_mnist(folder_of(tmp_path / "good", files)), SPLITS)
-    packed = {f"{name}.gz": content for name, content in files.items()}
-    assert same(load_fashion_mnist(folder_of(tmp_path / "names", packed)), SPLITS)
+    misnamed = {f"{name}.gz": content for name, content in files.items()}
+    assert same(load_fashion_mnist(folder_of(tmp_path / "names", misnamed)), SPLITS)
     crossed = files | {
         "train-labels-idx1-ubyte": files["t10k-labels-idx1-ubyte"],
         "t10k-labels-idx1-ubyte": files["train-labels-idx1-ubyte"],
@@ -180,28 +187,30 @@ def test_what_is_accepted_does_not_depend_on_the_cache(tmp_path: Path, cache: Pa
 
 
 def test_entries_of_other_reader_versions_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = folder_of(tmp_path / "data", idx_files(*SPLITS))
+    folder = folder_of(tmp_path / "data", packed(idx_files(*SPLITS)))
+    load_fashion_mnist(folder)
+    monkeypatch.setattr(idx, "_read", None)
     load_fashion_mnist(folder)
     monkeypatch.setattr(formats, "VERSION", formats.VERSION + 1)
-    monkeypatch.setattr(idx, "_read", None)
     with pytest.raises(TypeError):
         load_fashion_mnist(folder)
 
 
+@pytest.mark.parametrize("pack", [dict, packed], ids=["plain", "gzip"])
 def test_files_that_change_while_they_are_read_are_not_cached(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pack: Callable[[dict[str, bytes]], dict[str, bytes]]
 ) -> None:
-    folder = folder_of(tmp_path / "data", idx_files(*SPLITS))
+    folder = folder_of(tmp_path / "data", pack(idx_files(*SPLITS)))
     form = idx.FORM
 
     def replaced_first(files: list[stored.Stored], source: str) -> Dataset:
-        folder_of(folder, idx_files(noise(30), noise(10)))
+        folder_of(folder, pack(idx_files(noise(30), noise(10))))
         return form.read_split(files, source)
 
     monkeypatch.setattr(idx, "FORM", replace(form, read_split=replaced_first))
-    with pytest.raises(DataError, match="train-images-idx3-ubyte: changed while it was read"):
+    with pytest.raises(DataError, match=r"train-images-idx3-ubyte(\.gz)?: changed while it was read"):
         load_fashion_mnist(folder)
-    folder_of(folder, idx_files(*SPLITS))
+    folder_of(folder, pack(idx_files(*SPLITS)))
     monkeypatch.setattr(idx, "FORM", form)
     assert same(load_fashion_mnist(folder), SPLITS)
 
@@ -289,7 +298,7 @@ def test_splits_give_their_source_cached_or_not(tmp_path: Path, image_folder: Pa
 
 
 def test_the_same_bytes_as_archive_and_as_files_have_separate_entries(tmp_path: Path, cache: Path) -> None:
-    files = idx_files(*SPLITS)
+    files = packed(idx_files(*SPLITS))
     load_fashion_mnist(zip_to(tmp_path / "files.zip", files))
     load_fashion_mnist(folder_of(tmp_path / "folder", files))
     assert len(list(cache.glob("decoded-*"))) == 2
@@ -340,3 +349,39 @@ def test_splits_are_renamed_only_if_published(monkeypatch: pytest.MonkeyPatch) -
     assert same(renamed, SPLITS)
     assert formats._named(*SPLITS) == SPLITS
     assert asked == [SPLITS, SPLITS]
+
+
+IMAGES = "train-images-idx3-ubyte", "t10k-images-idx3-ubyte"
+
+
+@pytest.mark.parametrize("gzipped", [(), ("train-labels-idx1-ubyte",), ("t10k-labels-idx1-ubyte",)], ids=str)
+def test_plain_images_are_mapped_and_nothing_is_cached(tmp_path: Path, cache: Path, gzipped: tuple[str, ...]) -> None:
+    files = idx_files(*SPLITS)
+    files |= packed({name: files.pop(name) for name in gzipped})
+    for path in (folder_of(tmp_path / "data", files), tmp_path / "data" / IMAGES[0]):
+        for _ in range(2):
+            splits = load_fashion_mnist(path)
+            assert same(splits, SPLITS)
+            assert all(is_mapped(split.images) and not is_mapped(split.labels) for split in splits)
+            assert not any(split.images.flags.writeable for split in splits)
+    assert list(cache.iterdir()) == []
+
+
+@pytest.mark.parametrize("gzipped", [IMAGES[:1], IMAGES[1:], IMAGES], ids=str)
+def test_with_packed_images_the_set_is_cached(tmp_path: Path, cache: Path, gzipped: tuple[str, ...]) -> None:
+    files = idx_files(*SPLITS)
+    files |= packed({name: files.pop(name) for name in gzipped})
+    folder = folder_of(tmp_path / "data", files)
+    for _ in range(2):
+        assert same(load_fashion_mnist(folder), SPLITS)
+    assert len(list(cache.iterdir())) == 1
+
+
+@pytest.mark.parametrize("archive", [zip_to, tar_to])
+def test_plain_files_in_an_archive_are_read(
+    tmp_path: Path, cache: Path, archive: Callable[[Path, dict[str, bytes]], Path]
+) -> None:
+    splits = load_fashion_mnist(archive(tmp_path / "archive", idx_files(*SPLITS)))
+    assert same(splits, SPLITS)
+    assert not any(is_mapped(split.images) for split in splits)
+    assert len(list(cache.iterdir())) == 1

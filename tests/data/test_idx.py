@@ -2,6 +2,7 @@ import gzip
 import struct
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -130,6 +131,45 @@ def test_a_file_that_changes_after_the_check_is_named(folder: Path) -> None:
     found.files[1] = stored.Stored("labels", "a: ", folder, changing)
     with pytest.raises(DataError, match=r"^a: labels: magic number 00000000 found; labels begin with 00000801$"):
         idx.FORM.read(found.files, "here")
+
+
+def test_images_that_are_cut_after_the_check_are_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before their length is compared, and after it."""
+    (found,) = idx.FORM.find(stored.in_folder(folder))
+    path, check = folder / TRAIN_IMAGES, found.form.check
+
+    def cut(size: int) -> None:
+        with path.open("rb+") as file:
+            file.truncate(size)
+
+    def check_and_cut(form: stored.Form, files: list[stored.Stored]) -> None:
+        check(files)
+        cut(100)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stored.Form, "check", check_and_cut)
+        with pytest.raises(DataError) as raised:
+            found.form.read(found.files, "here")
+    assert str(raised.value) == f"{path}: 84 bytes of images found, its header promises 2352; copy or fetch it again"
+    path.write_bytes(images_file())
+    map_bytes = idx.map_bytes
+
+    def cut_and_map(*arguments: Any) -> Any:
+        cut(100)
+        return map_bytes(*arguments)
+
+    monkeypatch.setattr(idx, "map_bytes", cut_and_map)
+    with pytest.raises(DataError, match=f"^{path}: cut short or damaged"):
+        found.form.read(found.files, "here")
+
+
+def test_a_file_that_cannot_be_mapped_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(19, "No such device")
+
+    monkeypatch.setattr(idx, "map_bytes", refuse)
+    for split in load_fashion_mnist(folder):
+        assert split.images.tobytes() == images_file()[16:]
 
 
 GZIP = gzip.compress(images_file(), mtime=0)

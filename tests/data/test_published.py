@@ -116,7 +116,11 @@ def test_both_splits_are_published_or_neither_is(monkeypatch: pytest.MonkeyPatch
     assert not is_published(train, test)
     for split, dataset in (("train", train), ("test", test)):
         monkeypatch.setitem(published.SORTED_SHA256, split, published.sorted_sha256(dataset))
+        monkeypatch.setitem(published.LENGTHS, split, len(dataset))
     assert is_published(train, test)
+    with monkeypatch.context() as patch:
+        patch.setattr(published, "sorted_sha256", None)  # what has another length is not hashed
+        assert not is_published(noise(21), test)
     other = noise(10, 2)
     for splits in ((other, test), (train, other), (test, train)):
         assert not is_published(*splits)
