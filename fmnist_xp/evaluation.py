@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from fmnist_xp.backend import Backend
-from fmnist_xp.data import CLASS_NAMES, Dataset, Pixels, load_fashion_mnist, prepare_photograph, preprocess
+from fmnist_xp.data import CLASS_NAMES, Dataset, Pixels, load_fashion_mnist, pixels, prepare_photograph
 from fmnist_xp.errors import RunError
 from fmnist_xp.model import Metrics
 from fmnist_xp.report import plots
@@ -45,7 +45,7 @@ def evaluate_run(folder: Path, source: str | None, backend: Backend, *, allow_sy
             f"{folder} was trained on {trained_on.name}, but its source {own} now gives other images "
             f"({test.name}): name the images to test on with --data"
         )
-    X, y = preprocess(test)
+    X, y = pixels(test)
     matrix = confusion_matrix(y, network.predict(X))
     title = f"{run.title}, tested on {len(test):,} {test.name} images"
     picture = save_figure(plots.confusion_figure(matrix, class_names=CLASS_NAMES, title=title), folder / CONFUSION)
@@ -57,7 +57,7 @@ def predict_images(
 ) -> Iterator[tuple[Path, list[tuple[str, float]]]]:
     """Yield for each photograph the class names with their probabilities, most likely first."""
     network = load_run(folder).load_network(backend)
-    rows = np.asarray(Pixels(np.stack([prepare_photograph(image) for image in images])))
+    rows = Pixels(np.stack([prepare_photograph(image) for image in images]))
     probabilities_of_all = network.predict_proba(rows)
     if not np.isfinite(probabilities_of_all).all():
         raise RunError(f"the model in {folder} holds numbers that are not finite: its training diverged; train again")

@@ -52,12 +52,15 @@ class _Messages(logging.Handler):
 
 @contextmanager
 def messages(debug: bool) -> Iterator[None]:
-    """Print the package's log records on stderr; those of libraries and Python's warnings only for `debug`.
+    """Print the package's warnings on stderr; all that it logs, and what libraries and Python warn of, for `debug`.
 
     A user can do nothing about most of what libraries log; the package itself reports what matters.
     """
     ours = logging.getLogger("fmnist_xp")
     before, ours.handlers = ours.handlers, [_Messages()]
+    level = ours.level
+    if debug:
+        ours.setLevel(logging.DEBUG)
     silent = logging.NullHandler()
     with warnings.catch_warnings():
         if not debug:
@@ -69,6 +72,7 @@ def messages(debug: bool) -> Iterator[None]:
         finally:
             logging.getLogger().removeHandler(silent)
             ours.handlers = before
+            ours.setLevel(level)
 
 
 @contextmanager

@@ -78,6 +78,14 @@ BlockRows = Annotated[
     int | None,
     typer.Option(min=1, help="Rows worked on at once by a thread; by default what suits the widths and the cache."),
 ]
+DenseRows = Annotated[
+    bool | None,
+    typer.Option(
+        "--dense-rows/--sorted-rows",
+        help="Multiply every column of every row, or leave out background; by default what suits device and data.",
+        show_default=False,
+    ),
+]
 
 
 @contextmanager

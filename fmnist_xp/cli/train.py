@@ -31,9 +31,7 @@ def train(
     no_synthetic: options.NoSynthetic = False,
     url: options.Url = None,
     epochs: Annotated[int | None, options.epochs("Full-batch updates.")] = None,
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**63 - 1, help="Seed of the weights and of the order of the images.")
-    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the weights.")] = 0,
     precision: options.Precision = options.PrecisionName["float32"],
     log_every: Annotated[int, options.epochs("Epochs from one logged epoch to the next.")] = 10,
     out_folder: Annotated[Path | None, options.out_folder("Run folder.")] = None,
@@ -46,6 +44,7 @@ def train(
     threads: options.Threads = None,
     graphs: options.Graphs = None,
     block_rows: options.BlockRows = None,
+    dense_rows: options.DenseRows = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the result alone.")] = False,
 ) -> None:
     """Train one experiment and write its run folder."""
@@ -62,7 +61,7 @@ def train(
         l2=l2,
     )
     backend = options.chosen_backend(device, threads, graphs)
-    settings = Settings(chosen, seed=seed, precision=precision.value, log_every=log_every, block_rows=block_rows)
+    settings = Settings(chosen, seed, precision.value, log_every, block_rows, dense_rows)
     folder = out_folder or default_folder(settings, backend)
     backend.precision(settings.precision)  # both before anything is read or downloaded
     check_folder(folder, force)

@@ -1,7 +1,8 @@
 """One whole step of an experiment, tensor by tensor: forward, backward, the engine's gradient, the update."""
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +13,17 @@ from fmnist_xp.model import Sequential
 from fmnist_xp.nn import Layer, Network
 from fmnist_xp.parity.bounds import Bounded
 from fmnist_xp.parity.tolerances import ROUNDOFF
+from fmnist_xp.train.background import find_base, sample_rows
 from fmnist_xp.train.fullbatch import FullBatch
+
+Parameters: TypeAlias = Mapping[str, Mapping[str, Bounded]]
+"""Of each layer by its name, by their own."""
 
 ROWS = 1000
 """Images that the step is made with: enough for blocks of several sizes, and few enough for a second."""
+
+SORTED_ROWS = 256
+"""Rows in a block where these are sorted: some columns are then background in all of one, on any device."""
 
 UPDATED = " after the update"
 """How the names of parameters end."""
@@ -27,7 +35,8 @@ def compute_step(
     """Return every tensor of a step by name, on the host.
 
     `X` (rows, 784) and `y` (rows,) are of the host. Forward and backward go through the layers one by one, with the
-    sums over rows that the engine takes; gradients, figures and the new parameters are the engine's own.
+    sums over rows that the engine takes; gradients, metrics and the new parameters are the engine's own, gradients
+    and metrics once more of rows sorted by their background.
     """
     network = start_network(experiment, backend, precision)
     tensors = {}
@@ -46,14 +55,18 @@ def compute_step(
         dvalues = keep("loss.dinputs", network.loss.backward(probabilities, labels, "sum"))
         for name, layer in reversed(list(_named(network))):
             dvalues = keep(f"{name}.dinputs", layer.backward(dvalues))
-        batch = FullBatch(network, inputs, labels)
-        batch.compute_gradients(log=True)
-        totals = backend.to_host(batch.metrics.totals)
-        for name, total in zip(("engine.loss", "engine.accuracy", "engine.penalty"), totals, strict=True):
-            keep(name, total)
-        for name, layer in _named(network):
-            for parameter in layer.tensors():
-                keep(f"{name}.d{parameter}", getattr(layer, f"d{parameter}"))
+        for engine, batch in (
+            ("sorted", FullBatch(network, inputs, labels, SORTED_ROWS, dense=False)),
+            ("engine", FullBatch(network, inputs, labels, dense=True)),
+        ):
+            batch.compute_gradients(log=True)
+            totals = backend.to_host(batch.metrics.totals)
+            for name, total in zip(("loss", "accuracy", "penalty"), totals, strict=True):
+                keep(f"{engine}.{name}", total)
+            prefix = "sorted." if engine == "sorted" else ""
+            for name, layer in _named(network):
+                for parameter in layer.tensors():
+                    keep(f"{prefix}{name}.d{parameter}", getattr(layer, f"d{parameter}"))
         experiment.make_optimizer().step(network)
         for name, array in network.state_dict().items():
             keep(f"{name}{UPDATED}", array)
@@ -64,30 +77,59 @@ def bound_step(experiment: Experiment, precision: str, X: NDArray[Any], y: NDArr
     """Return the tensors of `compute_step` by the same names, each with the bound on what its errors add up to."""
     roundoff = ROUNDOFF[precision]
     network = start_network(experiment, CpuBackend(1), "float64")
-    optimizer, rows = experiment.make_optimizer(), len(y)
+    optimizer = experiment.make_optimizer()
+    exact = partial(Bounded.exact, roundoff=roundoff)
+    parameters = {
+        name: {key: exact(array) for key, array in layer.tensors().items()} for name, layer in _named(network)
+    }
+    tensors, metrics, gradients = _bound_pass(network, exact(X), parameters, y)
+    tensors |= {f"engine.{name}": bounded for name, bounded in metrics.items()} | gradients
+    tensors["loss"] = metrics["loss"]
+    for name, of_layer in parameters.items():
+        for key, values in of_layer.items():
+            updated = next(optimizer.bound_updates(values, [gradients[f"{name}.d{key}"]]))
+            tensors[f"{name}.{key}{UPDATED}"] = updated
+    base = exact(find_base(sample_rows(X.__getitem__, len(y)))[None, :])
+    _tensors, metrics, gradients = _bound_pass(network, exact(X), parameters, y, base)
+    return tensors | {f"sorted.{name}": bounded for name, bounded in (metrics | gradients).items()}
+
+
+def _bound_pass(
+    network: Network, values: Bounded, parameters: Parameters, y: NDArray[Any], base: Bounded | None = None
+) -> tuple[dict[str, Bounded], dict[str, Bounded], dict[str, Bounded]]:
+    """Return what passes through the layers, the metrics, and the gradients with penalties, each by name.
+
+    With a `base` (1, columns) it passes as the engine has it of rows without that: see `train.shift.Shift`.
+    """
     tensors: dict[str, Bounded] = {}
-    values = Bounded.exact(X, roundoff)
-    passed = []
+    passed: list[Any] = []
     for name, layer in _named(network):
-        parameters = {key: Bounded.exact(array, roundoff) for key, array in layer.tensors().items()}
-        values, backward = layer.bound_pass(values, parameters)
+        of_layer = parameters[name]
+        if base is not None and not passed:
+            values = values - base
+            of_layer = {**of_layer, "biases": of_layer["biases"] + base @ of_layer["weights"]}
+        values, backward = layer.bound_pass(values, of_layer)
         tensors[f"{name}.output"] = values
-        passed.append((name, parameters, layer.bound_penalties(parameters), backward))
+        passed.append((name, layer.bound_penalties(parameters[name]), backward))
     probabilities, losses, dvalues = network.loss.bound_pass(values, y, samples=1)
     tensors["probabilities"] = probabilities
-    tensors["loss"] = tensors["engine.loss"] = losses.sum() / rows
-    tensors["engine.accuracy"] = probabilities.argmax_is(y).sum() / rows
-    tensors["engine.penalty"] = Bounded.exact(0.0, roundoff)
+    metrics = {
+        "loss": losses.sum() / len(y),
+        "accuracy": probabilities.argmax_is(y).sum() / len(y),
+        "penalty": values.exact(0.0, values.roundoff),
+    }
+    gradients: dict[str, Bounded] = {}
     dvalues = tensors["loss.dinputs"] = dvalues.stored()
-    for name, parameters, penalties, backward in reversed(passed):
+    for name, penalties, backward in reversed(passed):
         dvalues, sums = backward(dvalues)
         tensors[f"{name}.dinputs"] = dvalues
+        if base is not None and name == passed[0][0]:
+            sums["weights"] = sums["weights"] + base.moved(np.transpose) @ sums["biases"]
         for key, total in sums.items():
             penalty, penalty_gradient = penalties[key]
-            tensors["engine.penalty"] = tensors["engine.penalty"] + penalty
-            gradient = tensors[f"{name}.d{key}"] = total * (1 / rows) + penalty_gradient
-            tensors[f"{name}.{key}{UPDATED}"] = next(optimizer.bound_updates(parameters[key], [gradient]))
-    return tensors
+            metrics["penalty"] = metrics["penalty"] + penalty
+            gradients[f"{name}.d{key}"] = total * (1 / len(y)) + penalty_gradient
+    return tensors, metrics, gradients
 
 
 def start_network(experiment: Experiment, backend: Backend, precision: str) -> Sequential:

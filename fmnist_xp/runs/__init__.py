@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from fmnist_xp.backend import Backend
-from fmnist_xp.data import Dataset, preprocess
+from fmnist_xp.data import Dataset, pixels
 from fmnist_xp.runs.folder import CONFUSION, Run, check_folder, default_folder, load_run, reserved, write_run
 from fmnist_xp.runs.settings import Result, Settings, dataset_sha256, versions
 
@@ -33,7 +33,7 @@ def train_run(
     config = settings.config(train, test, backend, source)
     check_folder(folder, force)
     with reserved(folder, config):
-        X, y = preprocess(train, shuffle_seed=settings.seed)
+        X, y = pixels(train)  # as they come: the order of the rows of a full batch is free
         started = time.perf_counter()
         history = network.fit(
             X,
@@ -43,12 +43,12 @@ def train_run(
             log_every=settings.log_every,
             verbose=verbose,
             block_rows=settings.block_rows,
+            dense=settings.dense_rows,
         )
         backend.synchronize()
         seconds = time.perf_counter() - started
         trained = network.evaluate(X, y)
-        del X  # its memory is for the test images
-        tested = network.evaluate(*preprocess(test))
+        tested = network.evaluate(*pixels(test))
         result = Result.of(settings, train, test, backend, history, trained, tested, seconds)
         run = Run(folder, config, result, history)
         write_run(run, network)

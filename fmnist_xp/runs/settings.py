@@ -24,7 +24,8 @@ from fmnist_xp.train.history import History
 class Settings:
     """Everything that decides what a run computes, besides the data and the device.
 
-    `block_rows` None leaves the choice to the backend, which knows its cache or memory.
+    `block_rows` None leaves the choice to the backend, which knows its cache or memory, `dense_rows` None to the
+    backend and the data.
     """
 
     experiment: Experiment
@@ -32,6 +33,7 @@ class Settings:
     precision: str = "float32"
     log_every: int = 10
     block_rows: int | None = None
+    dense_rows: bool | None = None
 
     def config(self, train: Dataset, test: Dataset, backend: Backend, source: str) -> dict[str, Any]:
         """Return what config.json holds: the settings, and on which device, data and versions they are trained.
@@ -100,6 +102,7 @@ class Result:
     samples_per_second: float = math.nan
     total_seconds: float = math.nan
     peak_memory_bytes: int | None = None
+    column_share: float = math.nan  # of the first layer's products; less than 1 where background was left out
 
     @classmethod
     def of(
@@ -134,6 +137,7 @@ class Result:
             samples_per_second=len(train) / median,
             total_seconds=total_seconds,
             peak_memory_bytes=backend.peak_memory(),
+            column_share=history.column_share,
         )
 
     def to_json(self) -> dict[str, Any]:

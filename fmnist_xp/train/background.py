@@ -42,6 +42,12 @@ class Arranged(NamedTuple):
     columns: list[NDArray[np.intp]]
 
 
+def sample_rows(read: Callable[[slice], Values], rows: int) -> Values:
+    """Return `SAMPLE` of `rows` rows, evenly spaced, or all where there are fewer; `read(part)` returns a slice."""
+    places = np.unique(np.linspace(0, rows - 1, SAMPLE, dtype=int))
+    return np.concatenate([read(slice(place, place + 1)) for place in places])
+
+
 def find_base(sample: Values) -> Values:
     """Return the value that is most likely the background of each column of `sample` (rows, d): (d,).
 
@@ -117,8 +123,7 @@ def arrange(
     and `done` is called when those read are not needed any more. What comes depends on the rows and on `block_rows`
     alone; the backend's threads share the work.
     """
-    places = np.unique(np.linspace(0, rows - 1, SAMPLE, dtype=int))
-    sample = np.concatenate([read(slice(place, place + 1)) for place in places])
+    sample = sample_rows(read, rows)
     base = find_base(sample)
     shape = image_shape(sample.shape[1])
     if share_of_boxes(bounding_boxes(sample, base), 1, shape) > WORTH_IT:  # no row has a margin to leave out
