@@ -8,6 +8,7 @@ full batch is free, and what a block leaves out of its products is exactly 0.
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -26,7 +27,7 @@ WORTH_IT = 0.9
 """Share of the columns above which the smaller products do not pay for picking columns."""
 COLUMN_STEP = 16
 """Columns of a block come in multiples of this: products are fastest so, and few sizes of blocks are laid out."""
-_CHUNK = 1000
+_CHUNK = 500
 """Rows whose background is looked at at once: they stay in a core's cache."""
 
 
@@ -37,15 +38,20 @@ class Arranged(NamedTuple):
     block's columns.
     """
 
-    order: NDArray[np.intp]
+    order: NDArray[np.integer[Any]]
     base: Values
     columns: list[NDArray[np.intp]]
 
 
-def sample_rows(read: Callable[[slice], Values], rows: int) -> Values:
-    """Return `SAMPLE` of `rows` rows, evenly spaced, or all where there are fewer; `read(part)` returns a slice."""
-    places = np.unique(np.linspace(0, rows - 1, SAMPLE, dtype=int))
-    return np.concatenate([read(slice(place, place + 1)) for place in places])
+def sample_rows(read: Callable[[slice], Values], rows: int, done: Callable[[], None] = lambda: None) -> Values:
+    """Return `SAMPLE` of `rows` rows, evenly spaced, or all where there are fewer; see `arrange` for the others."""
+    sample = []
+    for number, place in enumerate(np.unique(np.linspace(0, rows - 1, SAMPLE, dtype=int))):
+        sample.append(np.array(read(slice(place, place + 1))))
+        if number % 16 == 0:  # with each row of a file come some MB around it
+            done()
+    done()
+    return np.concatenate(sample)
 
 
 def find_base(sample: Values) -> Values:
@@ -81,15 +87,18 @@ def bounding_boxes(values: Values, base: Values) -> NDArray[np.intp]:
 
     All are 0 where nothing does.
     """
+    height, width = image_shape(values.shape[1])
     boxes = np.empty((4, len(values)), np.intp)
     for start in range(0, len(values), _CHUNK):
         part = slice(start, start + _CHUNK)
-        differs = (values[part] != base).reshape(-1, *image_shape(values.shape[1]))
-        for number, axis in ((0, 2), (2, 1)):
-            used = differs.any(axis=axis)
-            boxes[number, part] = used.argmax(axis=1)
-            last = used.shape[1] - 1 - used[:, ::-1].argmax(axis=1)
-            boxes[number + 1, part] = np.where(used.any(axis=1), last, 0)
+        # Pixel by pixel in memory all rows are looked at at once: twice as fast.
+        differs = np.ascontiguousarray((values[part] != base).T).reshape(height, width, -1)
+        for number, axis in ((0, 1), (2, 0)):
+            used = np.logical_or.reduce(differs, axis=axis)
+            places = np.arange(len(used), dtype=np.min_scalar_type(len(used)))[:, None]
+            last = np.where(used, places, 0).max(axis=0)
+            boxes[number, part] = np.where(used, places, last).min(axis=0)
+            boxes[number + 1, part] = last
     return boxes
 
 
@@ -123,12 +132,12 @@ def arrange(
     and `done` is called when those read are not needed any more. What comes depends on the rows and on `block_rows`
     alone; the backend's threads share the work.
     """
-    sample = sample_rows(read, rows)
+    sample = sample_rows(read, rows, done)
     base = find_base(sample)
     shape = image_shape(sample.shape[1])
     if share_of_boxes(bounding_boxes(sample, base), 1, shape) > WORTH_IT:  # no row has a margin to leave out
         return None
-    orders: list[NDArray[np.intp]] = []
+    orders: list[NDArray[np.integer[Any]]] = []
     columns: list[NDArray[np.intp]] = []
     step = max(1, WINDOW // block_rows) * block_rows
     for first in range(0, rows, step):
@@ -140,7 +149,7 @@ def arrange(
         for picked, values in _blocks_of(window, base, order, block_rows, backend):
             columns.append(picked)
             keep(values)
-        orders.append(first + order)
+        orders.append((first + order).astype(np.int32 if rows < 2**31 else np.int64))
         done()
     return Arranged(np.concatenate(orders), base, columns)
 
@@ -165,14 +174,23 @@ def _blocks_of(
     def make(_worker: int, number: int) -> None:
         rows = order[number * block_rows : (number + 1) * block_rows]
         values = without_base(np.take(window, rows, axis=0), base)
-        columns = picked_columns((values != 0).any(axis=0))
-        blocks[number] = columns, np.take(values, columns, axis=1)
+        columns = picked_columns(values.any(axis=0))
+        blocks[number] = columns, _take_columns(values, columns)
 
     share_out(backend, backend.threads, len(blocks), make)
     return blocks
 
 
-def picked_columns(used: NDArray[Any]) -> NDArray[np.intp]:
+def _take_columns(values: Values, columns: NDArray[np.intp]) -> Values:
+    """Return `values[:, columns]` for ascending `columns`, in runs of neighbours: three times as fast for images."""
+    taken = np.empty((len(values), len(columns)), values.dtype)
+    breaks = np.flatnonzero(np.diff(columns) != 1) + 1
+    for start, stop in pairwise([0, *breaks.tolist(), len(columns)]):
+        taken[:, start:stop] = values[:, columns[start] : columns[start] + stop - start]
+    return taken
+
+
+def picked_columns(used: Any) -> NDArray[np.intp]:
     """Return the indices of the columns that are `used` (d,), and of others up to a multiple of `COLUMN_STEP`."""
     missing = min(len(used), max(1, -(-used.sum() // COLUMN_STEP)) * COLUMN_STEP) - used.sum()
     picked = used.copy()

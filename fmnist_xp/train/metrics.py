@@ -10,6 +10,9 @@ from fmnist_xp.backend import Array, elementwise
 from fmnist_xp.nn.network import Network
 from fmnist_xp.train.plan import Plan
 
+PIECE = 1 << 20
+"""Rows whose losses are added up at once."""
+
 
 @elementwise
 def matches(xp: Any, predicted: Array, labels: Array, true: Array, output: Array) -> None:
@@ -29,9 +32,11 @@ class BatchMetrics:
         xp, rows, size = network.backend.xp, len(labels), network.parameters.size
         self._true = xp.empty(rows, dtype=network.parameters.dtype)
         self._predicted = xp.empty(rows, dtype="int64")
-        self._terms = xp.empty((rows, 2), dtype="float64")  # loss, and whether the prediction is right
+        most = min(rows, PIECE)
+        self._terms = xp.empty((most, 2), dtype="float64")  # loss, and whether the prediction is right
+        self._sums = xp.empty((1, 2), dtype="float64")
         self._penalties = xp.empty((size, 1), dtype="float64")
-        self._ones = xp.ones((1, max(rows, size)), dtype="float64")
+        self._ones = xp.ones((1, max(most, size)), dtype="float64")
         self.totals = xp.empty(3, dtype="float64")
 
     def note(self, plan: Plan, probabilities: Array, block: slice) -> None:
@@ -43,9 +48,15 @@ class BatchMetrics:
         """Compute `totals` from the rows noted and the network's parameters, and return them."""
         network, backend, rows = self._network, self._network.backend, len(self._labels)
         means, size = self.totals[:2], len(self._penalties)
-        network.loss.losses(self._true, out=self._terms[:, 0])
-        backend.compute(matches, self._predicted, self._labels, self._true, self._terms[:, 1])
-        backend.dot(self._ones[:, :rows], self._terms, means.reshape(1, 2))
+        for start in range(0, rows, PIECE):
+            part = slice(start, min(start + PIECE, rows))
+            terms = self._terms[: part.stop - start]
+            network.loss.losses(self._true[part], out=terms[:, 0])
+            backend.compute(matches, self._predicted[part], self._labels[part], self._true[part], terms[:, 1])
+            sums = self._sums if start else means.reshape(1, 2)
+            backend.dot(self._ones[:, : len(terms)], terms, sums)
+            if start:
+                backend.xp.add(means, sums[0], out=means)
         backend.xp.divide(means, rows, out=means)
         network.write_penalties(self._penalties[:, 0])
         backend.dot(self._ones[:, :size], self._penalties, self.totals[2:].reshape(1, 1))
