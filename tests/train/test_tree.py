@@ -19,7 +19,7 @@ WIDTH = 32
 
 
 def pairwise(values: list[Any]) -> Any:
-    """Return the sum of `values`: of neighbours in pairs, a last one alone as it is, then the same of what that gave."""
+    """Return the sum of `values`: of pairs of neighbours, a last one without stays, and so on with what that gave."""
     if len(values) == 1:
         return values[0]
     pairs = [a + b for a, b in zip(values[::2], values[1::2], strict=False)]
