@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from fmnist_xp.backend import CpuBackend
+from fmnist_xp.data.pixels import Pixels
 from fmnist_xp.errors import RunError
 from fmnist_xp.model import Metrics, Sequential, load
 from fmnist_xp.nn import CategoricalCrossentropy, Dense, Layer, ReLU, Softmax
@@ -500,16 +501,110 @@ def test_rows_without_a_prediction_are_not_right() -> None:
     assert history.accuracy == [0]
 
 
-def test_unscaled_pixels_are_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (50, 6)).astype("uint8")
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int16", "uint16", "int64"])
+def test_unscaled_pixels_are_told_of_once(dtype: str, caplog: pytest.LogCaptureFixture) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 6)).astype(dtype)
     model = make_model()
     for _ in range(2):
         fit_to(model, pixels)
     model.predict(pixels)
     assert [record.getMessage() for record in caplog.records if "X has values" in record.getMessage()] == [
-        f"X has values from {pixels.min()} to {pixels.max()}: networks learn from values of about -1 to 1; scale "
+        f"X has values from {pixels.min():g} to {pixels.max():g}: networks learn from values of about -1 to 1; scale "
         "pixels as preprocess does, (X - 127.5) / 127.5"
     ]
+
+
+BYTES = np.random.default_rng(0).integers(0, 256, (50, 6), dtype="uint8")
+SCALED = ((BYTES.astype("float64") - 127.5) / 127.5).astype("float32")  # as preprocess scales them
+KINDS_OF_BYTES: dict[str, Callable[[], Any]] = {
+    "rows": lambda: BYTES,
+    "images": lambda: BYTES.reshape(50, 2, 3),
+    "Pixels": lambda: Pixels(BYTES),
+    "Pixels of images in an order": lambda: Pixels(BYTES[::-1].reshape(50, 3, 2), np.arange(50)[::-1]),
+    "rows in Fortran's order": lambda: np.asfortranarray(BYTES),
+}
+EACH_KIND_OF_BYTES = pytest.mark.parametrize("make_inputs", KINDS_OF_BYTES.values(), ids=KINDS_OF_BYTES)
+
+
+@EACH_KIND_OF_BYTES
+def test_bytes_are_pixels_scaled_as_preprocess_does(
+    make_inputs: Callable[[], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    model, inputs = spread(make_model(dtype="float32", threads=2)), make_inputs()
+    w1, b1, w2, b2 = (values.astype("float64") for values in model.state_dict().values())
+    exponentials = np.exp(np.maximum((BYTES - 127.5) / 127.5 @ w1 + b1, 0) @ w2 + b2)
+    expected = exponentials / exponentials.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(model.predict_proba(inputs), expected, rtol=1e-5)
+    # The very bits of the float rows where nothing is trained.
+    np.testing.assert_array_equal(model.predict_proba(inputs), model.predict_proba(SCALED))
+    np.testing.assert_array_equal(model.predict(inputs), model.predict(SCALED))
+    assert model.evaluate(inputs, Y) == model.evaluate(SCALED, Y)
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("dense", [None, False, True])
+@EACH_KIND_OF_BYTES
+def test_training_on_bytes_is_that_on_the_rows_of_preprocess(
+    make_inputs: Callable[[], Any], dense: bool | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    models = [spread(make_model(dtype="float32")) for _ in range(2)]
+    histories = [
+        model.fit(inputs, Y, epochs=10, optimizer=SGD(0.1), log_every=1, verbose=False, block_rows=7, dense=dense)
+        for model, inputs in zip(models, (make_inputs(), SCALED), strict=True)
+    ]
+    if dense:
+        np.testing.assert_array_equal(*(model.parameters for model in models))
+        assert histories[0].loss == histories[1].loss
+    else:
+        np.testing.assert_allclose(*(model.parameters for model in models), rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(histories[0].loss, histories[1].loss, rtol=1e-5)
+    assert histories[0].loss[-1] < 0.9 * histories[0].loss[0]
+    assert caplog.records == []
+
+
+def test_training_on_bytes_in_float64_agrees_with_pytorch(torch_reference: Callable[[Sequential], Any]) -> None:
+    model = spread(make_model(threads=2))
+    twin, rows = torch_reference(model), (BYTES - 127.5) / 127.5
+    for _ in range(5):
+        loss = model.fit(BYTES, Y, epochs=1, optimizer=SGD(0.2), verbose=False, block_rows=7).loss
+        assert loss == pytest.approx([twin.loss(rows, Y).item()], rel=1e-9)
+        twin.gradients(rows, Y)
+        for parameter in twin.parameters:
+            parameter.data -= 0.2 * parameter.grad
+        np.testing.assert_allclose(model.parameters, twin.vector(), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "shape"),
+    [
+        (BYTES[:, :5], r"\(50, 5\)"),
+        (BYTES.reshape(25, 3, 4), r"\(25, 12\)"),
+        (BYTES[:0], r"\(0, 6\)"),
+        (BYTES[0], r"\(6,\)"),
+    ],
+    ids=["narrow", "images", "empty", "one row flat"],
+)
+def test_bytes_that_do_not_fit_are_refused(inputs: Any, shape: str) -> None:
+    for use in (make_model().predict, lambda X: make_model().fit(X, Y, epochs=1, verbose=False)):
+        with pytest.raises(ValueError, match=rf"X must have the shape \(n, 6\) with n ≥ 1, got {shape}"):
+            use(inputs)
+
+
+def test_background_that_is_left_out_changes_nothing_but_the_share_of_columns() -> None:
+    images = np.zeros((50, 8, 8), "uint8")
+    images[:, 2:5, 3:6] = np.random.default_rng(0).integers(0, 256, (50, 3, 3))
+    rows = ((images.reshape(50, 64) - 127.5) / 127.5).astype("float32")
+    results = []
+    for inputs, dense in ((rows, True), (rows, None), (images, None), (images, False)):
+        model = Sequential([Dense(64, 5, seed=1), ReLU(), Dense(5, 4, seed=2)], backend=CpuBackend(2))
+        history = model.fit(
+            inputs, Y, epochs=10, optimizer=SGD(0.1), log_every=1, verbose=False, block_rows=7, dense=dense
+        )
+        assert history.column_share == (1 if dense else 16 / 64)  # 9 columns, up to a multiple of 16
+        results.append((history.loss, model.predict_proba(inputs)))
+    for losses, probabilities in results[1:]:
+        np.testing.assert_allclose(losses, results[0][0], rtol=1e-5)
+        np.testing.assert_allclose(probabilities, results[0][1], rtol=1e-4)
 
 
 @pytest.mark.parametrize(("value", "told"), [(99.9, False), (100.0, True), (-100.0, True)])

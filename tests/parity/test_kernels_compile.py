@@ -20,7 +20,15 @@ from fmnist_xp.backend import CudaBackend, CudaGraphBackend
 from fmnist_xp.backend.base import ELEMENTWISE
 from fmnist_xp.backend.kernels import expression, with_row_sums
 from fmnist_xp.model import Sequential
-from fmnist_xp.nn import Activation, CategoricalCrossentropy, Dense, Layer, Softmax, SoftmaxCategoricalCrossentropy
+from fmnist_xp.nn import (
+    Activation,
+    CategoricalCrossentropy,
+    Dense,
+    Layer,
+    ReLU,
+    Softmax,
+    SoftmaxCategoricalCrossentropy,
+)
 from fmnist_xp.nn.activations import biased
 from fmnist_xp.registry import registered
 
@@ -61,6 +69,10 @@ class Recording(StandInCupy):
         return recorded
 
 
+class OwnDense(Dense):
+    """A layer of the user's own: what it is given are numbers as they are, in every precision."""
+
+
 def train(backend: CudaBackend, dtype: str, labels: Any) -> None:
     X = np.random.default_rng(0).standard_normal((8, 6))
     penalties = (1e-3,) * 4
@@ -75,6 +87,19 @@ def train(backend: CudaBackend, dtype: str, labels: Any) -> None:
         for optimizer in (optim.SGD(0.1, momentum=0.9), *(kind() for kind in registered(optim.Optimizer).values())):
             model.fit(X, labels, epochs=2, optimizer=optimizer, log_every=2, verbose=False, block_rows=5)
         model.evaluate(X, labels)
+
+
+def train_on_images(backend: CudaBackend, dtype: str, labels: Any) -> None:
+    """Train on bytes and on floats that have background and that have none, with every column and with some."""
+    noise = np.random.default_rng(0).integers(0, 256, (8, 36), dtype="uint8")
+    images = np.where(np.arange(36) // 6 % 5 > 0, noise, 0).astype("uint8")  # nothing in the first line and the last
+    for rows in (noise, images, images / 127.5 - 1):
+        for dense in (True, False):
+            for first in (Dense(36, 5), OwnDense(36, 5)):
+                model = Sequential([first, ReLU(), Dense(5, 4)], backend=backend, seed=1, dtype=dtype)
+                model.fit(
+                    rows, labels, epochs=2, optimizer="sgd", log_every=2, verbose=False, block_rows=5, dense=dense
+                )
 
 
 def take_lesson(backend: CudaBackend, dtype: str, labels: Any) -> None:
@@ -100,6 +125,7 @@ def types() -> dict[str, set[Types]]:
         for labels in (np.arange(8) % 4, (np.arange(8) % 4).astype("uint8")):
             for dtype in ("float32", "float64", "tf32", "float16"):
                 train(backend, dtype, labels)
+                train_on_images(backend, dtype, labels)
             for dtype in ("float32", "float64"):
                 take_lesson(backend, dtype, labels)
     return cupy.types

@@ -1,28 +1,31 @@
+import itertools
 import threading
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from batch_helpers import logged
+from batch_helpers import TIMEOUT, NotingFailure, held_to_time, logged
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fmnist_xp.backend import CpuBackend
+from fmnist_xp.data.pixels import Pixels
 from fmnist_xp.experiments import EXPERIMENTS
 from fmnist_xp.nn import CategoricalCrossentropy, Dense, Layer, Network, ReLU, Softmax
 from fmnist_xp.train.fullbatch import FullBatch
-from fmnist_xp.train.ordered import OrderedSum
 from fmnist_xp.train.plan import Plan
+from fmnist_xp.train.rows import lay_out
 from fmnist_xp.train.trainer import train
+from fmnist_xp.train.tree import TreeSum
 from fmnist_xp.train.worker import Worker
 
 ROWS = 23
-TIMEOUT = 60  # seconds until a thread that should have ended counts as hung
 
 
-def make_network(threads: int = 1, dtype: str = "float64", split_softmax: bool = False) -> Network:
-    layers: list[Layer] = [Dense(6, 5, 0.01, 0.02, 0.03, 0.04), ReLU(), Dense(5, 4, 0.0, 0.05)]
+def make_network(threads: int = 1, dtype: str = "float64", split_softmax: bool = False, inputs: int = 6) -> Network:
+    layers: list[Layer] = [Dense(inputs, 5, 0.01, 0.02, 0.03, 0.04), ReLU(), Dense(5, 4, 0.0, 0.05)]
     loss = CategoricalCrossentropy() if split_softmax else None
     network = Network([*layers, Softmax()] if split_softmax else layers, loss, CpuBackend(threads), dtype=dtype)
     network.parameters[...] = np.random.default_rng(1).standard_normal(network.parameters.shape)
@@ -59,26 +62,6 @@ def one_pass(network: Network, X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray
         + 0.05 * (w2**2).sum()
     )
     return np.concatenate([part.ravel() for part in gradients]), [loss, accuracy, penalty]
-
-
-def held_to_time(work: Callable[[], Any]) -> Any:
-    """Call `work` in a thread, return or raise what it does, and fail where it hangs."""
-    results: list[tuple[Any, BaseException | None]] = []
-
-    def note() -> None:
-        try:
-            results.append((work(), None))
-        except BaseException as error:
-            results.append((None, error))
-
-    thread = threading.Thread(target=note, daemon=True)
-    thread.start()
-    thread.join(TIMEOUT)
-    assert not thread.is_alive(), "the work hangs"
-    ((result, error),) = results
-    if error is not None:
-        raise error
-    return result
 
 
 @pytest.mark.parametrize("split_softmax", [False, True], ids=["joined", "split"])
@@ -236,11 +219,10 @@ def test_order_of_finishing_does_not_change_the_bits(late: int, monkeypatch: pyt
     finished: list[int] = []
     compute = Worker.compute_gradients
 
-    def compute_with_a_late_block(worker: Worker, block: slice, metrics: Any) -> None:
-        number = block.start // 4
+    def compute_with_a_late_block(worker: Worker, number: int, metrics: Any) -> None:
         if number == late:
             assert later_done.wait(TIMEOUT)
-        compute(worker, block, metrics)
+        compute(worker, number, metrics)
         finished.append(number)
         if number == late + 2:
             later_done.set()
@@ -254,52 +236,85 @@ def test_order_of_finishing_does_not_change_the_bits(late: int, monkeypatch: pyt
     np.testing.assert_array_equal(metrics, expected)
 
 
-def test_slowest_block_first_holds_no_more_gradients_than_promised(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Two workers share four vectors of gradients. Block 0 stays on until the other worker has no spare one left.
+def test_nobody_waits_for_a_slow_block_and_the_gradients_held_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Of 12 blocks, block 0 stays on until the other worker has done the others.
     X, y = make_batch()
     others_done = threading.Event()
-    used: set[int] = set()
-    compute = Worker.compute_gradients
+    finished: list[int] = []
+    used: dict[int, Any] = {}
+    compute, vector = Worker.compute_gradients, TreeSum.vector
 
-    def compute_with_a_late_block(worker: Worker, block: slice, metrics: Any) -> None:
-        used.add(worker.gradients.ctypes.data)
-        if len(used) == 4:
-            others_done.set()
-        if block.start == 0:
+    def compute_with_a_late_block(worker: Worker, number: int, metrics: Any) -> None:
+        if number == 0:
             assert others_done.wait(TIMEOUT)
-        compute(worker, block, metrics)
+        compute(worker, number, metrics)
+        finished.append(number)
+        if len(finished) == 11:
+            others_done.set()
+
+    def noted(tree: TreeSum, number: int) -> Any:
+        given = vector(tree, number)
+        used[id(given)] = given
+        return given
 
     monkeypatch.setattr(Worker, "compute_gradients", compute_with_a_late_block)
+    monkeypatch.setattr(TreeSum, "vector", noted)
     network = make_network(threads=2)
-    batch = FullBatch(network, X, y, 2)
-    held_to_time(batch.compute_gradients)
-    assert len(used) == 4
+    held_to_time(FullBatch(network, X, y, 2).compute_gradients)
+    assert finished == [*range(1, 12), 0]
+    # While 11 is computed: those of 0, where the total will be, of 1, 2 + 3, 4 + … + 7, 8 + 9 and 10, and its own.
+    assert len(used) <= 7
     monkeypatch.undo()
     expected = make_network()
     FullBatch(expected, X, y, 2).compute_gradients()
     np.testing.assert_array_equal(network.gradients, expected.gradients)
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_blocks_are_added_in_groups_and_the_groups_in_pairs(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    X, y = make_batch()
+    network = make_network(threads)
+    blocks = []
+    worker = Worker(network, lay_out(network, X, y, 3, dense=True), np.empty_like(network.gradients))
+    for number in range(8):
+        worker.compute_gradients(number)
+        blocks.append(worker.gradients.copy())
+    monkeypatch.setattr(network, "add_penalty_gradients", lambda: None)
+    # At most three groups: of 3, 3 and 2 blocks.
+    monkeypatch.setattr("fmnist_xp.train.fullbatch.GROUPS", 3)
+    FullBatch(network, X, y, 3).compute_gradients()
+    first, second, third = sum(blocks[1:3], blocks[0]), sum(blocks[4:6], blocks[3]), blocks[6] + blocks[7]
+    np.testing.assert_array_equal(network.gradients, ((first + second) + third) * (1 / ROWS))
+
+
+@pytest.mark.parametrize(
+    ("blocks", "groups"), [(1, [1]), (23, [1] * 23), (128, [1] * 128), (129, [2] * 64 + [1]), (300, [3] * 100)]
+)
+def test_groups_are_of_neighbours_and_at_most_128(blocks: int, groups: list[int]) -> None:
+    batch = FullBatch(make_network(4), *make_batch(blocks), block_rows=1)
+    assert [len(group) for group in batch._groups] == groups
+    assert [block for group in batch._groups for block in group] == list(range(blocks))
+    assert batch.workers == min(4, len(groups))
+
+
 @pytest.mark.parametrize(
     ("threads", "block_rows", "workers"), [(1, 4, 1), (2, 4, 2), (4, 12, 2), (4, 23, 1), (4, 8, 3), (3, 100, 1)]
 )
-def test_each_worker_has_one_plan_and_a_spare_gradient_where_there_are_several(
+def test_each_worker_has_one_plan_and_a_gradient_of_its_own_where_there_are_several_blocks(
     threads: int, block_rows: int, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[Plan] = []
     monkeypatch.setattr("fmnist_xp.train.worker.Plan", lambda *given: made.append(Plan(*given)) or made[-1])
-    spares: list[int] = []
-
-    def make_sum(backend: Any, total: Any, spare: list[Any]) -> OrderedSum:
-        spares.append(len(spare))
-        return OrderedSum(backend, total, spare)
-
-    monkeypatch.setattr("fmnist_xp.train.fullbatch.OrderedSum", make_sum)
-    batch = FullBatch(make_network(threads), *make_batch(), block_rows=block_rows)
+    network = make_network(threads)
+    batch = FullBatch(network, *make_batch(), block_rows=block_rows)
     batch.compute_gradients()
     assert batch.workers == workers
     assert len(made) == workers
-    assert spares == [workers if workers > 1 else 0]
+    vectors = [network.gradients, *(worker.gradients for worker in batch._workers)]
+    if block_rows >= ROWS:  # nothing has to be added up
+        assert vectors[1] is vectors[0]
+    else:
+        assert not any(np.shares_memory(a, b) for a, b in itertools.combinations(vectors, 2))
 
 
 def test_single_block_writes_its_gradient_where_it_belongs() -> None:
@@ -314,16 +329,16 @@ def test_single_block_writes_its_gradient_where_it_belongs() -> None:
 @pytest.mark.parametrize("block_rows", [1, 5, 23, 24])
 def test_blocks_cover_every_row_once(block_rows: int) -> None:
     batch = FullBatch(make_network(), *make_batch(), block_rows=block_rows)
-    rows = [row for block in batch.blocks for row in range(block.start, block.stop)]
-    assert rows == list(range(ROWS))
-    assert max(block.stop - block.start for block in batch.blocks) == min(block_rows, ROWS)
+    blocks = batch.rows.blocks
+    assert [row for block in blocks for row in range(block.start, block.stop)] == list(range(ROWS))
+    assert max(block.stop - block.start for block in blocks) == min(block_rows, ROWS)
 
 
 def test_backend_chooses_the_blocks_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
     network = make_network()
     asked: list[tuple[int, int]] = []
     monkeypatch.setattr(network.backend, "block_rows", lambda rows, size: asked.append((rows, size)) or 9)
-    assert FullBatch(network, *make_batch()).block_rows == 9
+    assert FullBatch(network, *make_batch()).rows.blocks == [slice(0, 9), slice(9, 18), slice(18, 23)]
     # An output and its gradient for 5 + 4 neurons of 8 bytes.
     assert asked == [(ROWS, 2 * (5 + 4) * 8)]
 
@@ -345,10 +360,10 @@ def test_exception_in_a_worker_reaches_the_caller_and_the_engine_goes_on(
     batch = FullBatch(network, X, y, 4)
 
     def failing_in(method: Callable[..., Any]) -> Callable[..., Any]:
-        def compute(worker: Worker, block: slice, *others: Any, **options: Any) -> Any:
-            if block.start == 4 * failing:
+        def compute(worker: Worker, number: int, *others: Any, **options: Any) -> Any:
+            if number == failing:
                 raise ArithmeticError("block failed")
-            return method(worker, block, *others, **options)
+            return method(worker, number, *others, **options)
 
         return compute
 
@@ -362,28 +377,136 @@ def test_exception_in_a_worker_reaches_the_caller_and_the_engine_goes_on(
     np.testing.assert_allclose(network.gradients, one_pass(network, X, y)[0], rtol=1e-10, atol=1e-14)
 
 
-def test_no_block_is_begun_after_one_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    X, y = make_batch()
-    both_begun, noted = threading.Barrier(2), threading.Event()
+@pytest.mark.parametrize("asked", ["compute_gradients", "compute_metrics", "compute_probabilities"])
+def test_no_block_is_begun_after_one_failed(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, both_begun = make_network(), threading.Barrier(2)
+    network.backend = backend = NotingFailure(2)
     begun: list[int] = []
-    abandon = OrderedSum.abandon
 
-    def abandon_and_note(ordered: OrderedSum) -> None:
-        abandon(ordered)
-        noted.set()
-
-    def failing_forward(_worker: Worker, rows: slice, *_others: Any) -> Any:
-        block = rows.start // 4
-        begun.append(block)
-        if block <= 1:
+    def failing_forward(_worker: Worker, number: int, *_others: Any, **_options: Any) -> Any:
+        begun.append(number)
+        if number <= 1:
             both_begun.wait(TIMEOUT)
-        if block == 0:
+        if number == 0:
             raise ArithmeticError("block failed")
-        assert noted.wait(TIMEOUT)
+        assert backend.failed.wait(TIMEOUT)
+        raise ArithmeticError("block failed too")
 
-    monkeypatch.setattr(OrderedSum, "abandon", abandon_and_note)
+    batch = FullBatch(network, *make_batch(), block_rows=4)
     monkeypatch.setattr(Worker, "forward", failing_forward)
-    batch = FullBatch(make_network(threads=2), X, y, 4)
     with pytest.raises(ArithmeticError, match="block failed"):
-        held_to_time(batch.compute_metrics)
+        held_to_time(getattr(batch, asked))
     assert sorted(begun) == [0, 1]
+
+
+# Rows without their background
+
+
+def make_images(rows: int = ROWS) -> tuple[np.ndarray, np.ndarray]:
+    """Return bytes (rows, 144) of images with a margin, as wide as chance has it, and labels."""
+    generator = np.random.default_rng(3)
+    images = np.zeros((rows, 12, 12), "uint8")
+    for image in images:
+        top, left = generator.integers(0, 8, 2)
+        bottom, right = (generator.integers(first + 2, min(12, first + 6)) for first in (top, left))
+        image[top:bottom, left:right] = generator.integers(1, 256, (bottom - top, right - left))
+    return images.reshape(rows, 144), generator.integers(0, 4, rows, dtype="uint8")
+
+
+def make_sorted(
+    kind: str, threads: int = 1, block_rows: int = 5, dtype: str = "float64", rows: int = ROWS
+) -> tuple[FullBatch, np.ndarray, np.ndarray]:
+    """Return a batch of images as `kind`, of which some columns are left out, its rows as floats, and the labels."""
+    images, y = make_images(rows)
+    network = make_network(threads, dtype, inputs=144)
+    network.parameters *= 0.2  # else so many inputs make some probabilities 0
+    X = ((images.astype("float64") - 127.5) / 127.5).astype(dtype)
+    batch = FullBatch(network, Pixels(images) if kind == "bytes" else X, y, block_rows, dense=False)
+    return batch, X, y
+
+
+EACH_KIND = pytest.mark.parametrize("kind", ["bytes", "floats"])
+
+
+@EACH_KIND
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("block_rows", [1, 4, 5, 12])
+def test_rows_without_their_background_have_the_one_pass_gradient_and_metrics(
+    block_rows: int, threads: int, kind: str
+) -> None:
+    batch, X, y = make_sorted(kind, threads, block_rows)
+    network = batch.network
+    for _ in range(2):
+        gradient, metrics = one_pass(network, X, y)
+        np.testing.assert_allclose(logged(batch), metrics, rtol=1e-12)
+        np.testing.assert_allclose(network.gradients, gradient, rtol=1e-9, atol=1e-13)
+        np.testing.assert_allclose(batch.compute_metrics(), metrics, rtol=1e-12)
+        # In the order in which the rows were given, not in that in which they lie.
+        np.testing.assert_allclose(batch.compute_probabilities(), network.forward(X), rtol=1e-11)
+        network.parameters *= 0.9  # an update, in place
+    assert batch.rows.column_share < 0.9
+    assert len({len(columns) for columns in batch.rows.columns}) > 1 or block_rows == 12  # type: ignore[union-attr]
+
+
+@EACH_KIND
+def test_float32_gradient_without_background_is_that_of_float64_within_rounding(kind: str) -> None:
+    batch, X, y = make_sorted(kind, dtype="float32")
+    gradient, metrics = one_pass(batch.network, X.astype("float64"), y)
+    np.testing.assert_allclose(logged(batch), metrics, rtol=1e-5)
+    np.testing.assert_allclose(batch.network.gradients, gradient, rtol=1e-4, atol=1e-5)
+
+
+@EACH_KIND
+def test_gradient_without_background_agrees_with_pytorch(
+    kind: str, torch_reference: Callable[[Network], Any]
+) -> None:
+    batch, X, y = make_sorted(kind, threads=2)
+    batch.compute_gradients()
+    expected = torch_reference(batch.network).gradients(X, y)
+    np.testing.assert_allclose(batch.network.gradients, expected, rtol=1e-9, atol=1e-13)
+
+
+@EACH_KIND
+def test_bits_without_background_do_not_depend_on_threads(kind: str) -> None:
+    results = []
+    for threads in (1, 2, 4):
+        batch, _X, _y = make_sorted(kind, threads, 7, "float32", rows=200)
+        metrics = logged(batch).copy()
+        results.append((batch.network.gradients.copy(), metrics, batch.compute_probabilities()))
+    for result in results[1:]:
+        for values, expected in zip(result, results[0], strict=True):
+            np.testing.assert_array_equal(values, expected)
+
+
+@EACH_KIND
+def test_what_is_given_stays_as_it_is_without_background(kind: str) -> None:
+    images, y = make_images()
+    given = Pixels(images) if kind == "bytes" else images.astype("float64")
+    held = images.copy(), np.array(given), y.copy()
+    batch = FullBatch(network := make_network(2, inputs=144), given, y, 4, dense=False)
+    parameters = network.parameters.copy()
+    logged(batch)
+    batch.compute_probabilities()
+    for before, after in zip((*held, parameters), (images, np.array(given), y, network.parameters), strict=True):
+        np.testing.assert_array_equal(after, before)
+
+
+@EACH_KIND
+@pytest.mark.parametrize("dense", [True, False])
+def test_nothing_as_large_as_an_activation_is_allocated_between_two_logged_epochs(kind: str, dense: bool) -> None:
+    block_rows, width = 2000, 64
+    images, _ = make_images(4 * block_rows)
+    images = np.concatenate([images] * 4, axis=1)
+    network = Network([Dense(576, width), ReLU(), Dense(width, width)], backend=CpuBackend(1), seed=1)
+    inputs = Pixels(images) if kind == "bytes" else np.asarray(Pixels(images))
+    batch = FullBatch(network, inputs, np.arange(len(images)) % width, block_rows, dense)
+    assert (batch.rows.column_share < 1) is not dense
+    logged(batch)
+    tracemalloc.start()
+    try:
+        batch.compute_gradients()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # A comparison makes one byte an element; an activation has four, and a block's rows are many times that.
+    assert peak < 3 * block_rows * width

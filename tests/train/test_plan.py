@@ -24,7 +24,8 @@ from fmnist_xp.nn import (
 from fmnist_xp.nn.workspace import Workspace
 from fmnist_xp.optim import SGD
 from fmnist_xp.registry import REGISTRY
-from fmnist_xp.train.plan import Calls, Plan, is_planned, takes_input_scale
+from fmnist_xp.train.plan import Calls, Plan, is_planned, plans_first_layer
+from fmnist_xp.train.rows import Rows
 from fmnist_xp.train.trainer import train
 
 CPU = CpuBackend(1)
@@ -171,12 +172,14 @@ def test_what_nobody_needs_again_is_written_over(dtype: str) -> None:
             assert step.arguments[0] is step.arguments[-1]  # type: ignore[union-attr]
 
 
-def test_nothing_as_large_as_an_activation_is_allocated_after_the_first_pass() -> None:
+@pytest.mark.parametrize("columns", [None, np.arange(0, 4000, 800)])
+def test_nothing_as_large_as_an_activation_is_allocated_after_the_first_pass(columns: np.ndarray | None) -> None:
     rows, width = 4000, 32
-    network = make_network(Dense(5, width), ReLU(), Dense(width, width), dtype="float32")
+    # With columns picked, the weights of all inputs are as large as an activation too.
+    network = make_network(Dense(5 if columns is None else rows, width), ReLU(), Dense(width, width), dtype="float32")
     inputs, labels = np.ones((rows, 5), "float32"), np.arange(rows) % width
     plan = Plan(network)
-    forward = plan.forward(inputs, training=True)
+    forward = plan.forward(inputs, training=True, columns=columns)
     backward = plan.backward(forward, labels, network.gradients)
     tracemalloc.start()
     try:
@@ -235,15 +238,118 @@ def test_scale_of_the_inputs_goes_into_the_products_of_the_first_layer(scale: fl
     np.testing.assert_allclose(gradients, expected.gradients, rtol=1e-13)
 
 
-def test_scale_of_the_inputs_reaches_the_products_of_a_training_run() -> None:
+def test_scale_of_the_inputs_reaches_the_products_of_a_training_run(monkeypatch: pytest.MonkeyPatch) -> None:
     networks = [make_network(Dense(5, 4), ReLU(), Dense(4, 3)) for _ in range(2)]
     for network, scale in zip(networks, (1.0, 0.25), strict=True):
-        history = train(network, X / scale, Y, epochs=3, optimizer=SGD(0.1), block_rows=3, input_scale=scale)
+        blocks = slice(0, 3), slice(3, 6), slice(6, 7)
+        rows = Rows(blocks, Y, [X[block] / scale for block in blocks].__getitem__, None, input_scale=scale)
+        monkeypatch.setattr("fmnist_xp.train.fullbatch.lay_out", lambda *_given, rows=rows: rows)
+        history = train(network, X, Y, epochs=3, optimizer=SGD(0.1))
         assert history.epoch == [0]
     np.testing.assert_allclose(*(network.parameters for network in networks), rtol=1e-12)
 
 
-def test_which_networks_take_a_scale_of_the_inputs_up() -> None:
+COLUMNS = [np.array([0, 2, 3]), np.array([1, 2, 4]), np.array([3]), np.arange(5)]
+
+
+def written_out(network: Network, inputs: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the probabilities and the sum of the gradients of Dense, ReLU, Dense on scale · inputs, in NumPy."""
+    w1, b1, w2, b2 = network.state_dict().values()
+    hidden = np.maximum(scale * inputs @ w1 + b1, 0)
+    exponentials = np.exp(hidden @ w2 + b2)
+    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+    d2 = probabilities - np.eye(CLASSES)[Y]
+    d1 = (d2 @ w2.T) * (hidden > 0)
+    gradients = scale * inputs.T @ d1, d1.sum(axis=0), hidden.T @ d2, d2.sum(axis=0)
+    return probabilities, np.concatenate([part.ravel() for part in gradients])
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+@pytest.mark.parametrize("columns", COLUMNS, ids=str)
+def test_picked_columns_are_as_rows_whose_other_columns_are_0(columns: np.ndarray, scale: float) -> None:
+    network = make_network(Dense(5, 4), ReLU(), Dense(4, 3))
+    full = np.zeros_like(X)
+    full[:, columns] = X[:, columns]
+    probabilities, expected = written_out(network, full, scale)
+    plan, gradients = Plan(network, scale), np.full_like(network.gradients, np.nan)
+    forward = plan.forward(np.ascontiguousarray(X[:, columns]), training=True, columns=columns)
+    np.testing.assert_allclose(forward.probabilities, probabilities, rtol=1e-13)
+    plan.backward(forward, Y, gradients)
+    np.testing.assert_allclose(gradients, expected, rtol=1e-12, atol=1e-14)
+    others = np.setdiff1d(np.arange(5), columns)
+    np.testing.assert_array_equal(gradients[:20].reshape(5, 4)[others], 0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_calls_made_again_take_the_columns_that_are_there_then(dtype: str) -> None:
+    network = make_network(Dense(5, 4), ReLU(), Dense(4, 3), dtype=dtype)
+    plan, gradients = Plan(network), np.empty_like(network.gradients)
+    columns, inputs = COLUMNS[0].copy(), X[:, COLUMNS[0]].astype(dtype)
+    forward = plan.forward(inputs, training=True, columns=columns)
+    backward = plan.backward(forward, Y, gradients)
+    tolerance = {"float32": 1e-5, "float64": 1e-12}[dtype]
+    for picked in COLUMNS[1::-1]:
+        network.parameters *= 0.9  # an update, in place
+        columns[...], inputs[...] = picked, X[:, picked]
+        full = np.zeros_like(X)
+        full[:, picked] = X[:, picked]
+        probabilities, expected = written_out(network, full, 1.0)
+        forward.calls()
+        np.testing.assert_allclose(forward.probabilities, probabilities, rtol=tolerance)
+        gradients[...] = np.nan
+        backward()
+        np.testing.assert_allclose(gradients, expected, rtol=tolerance, atol=tolerance)
+
+
+def test_one_plan_takes_blocks_of_several_numbers_of_columns() -> None:
+    network = make_network(Dense(5, 4), ReLU(), Dense(4, 3))
+    plan, made = Plan(network), []
+    for columns in COLUMNS:
+        full = np.zeros_like(X)
+        full[:, columns] = X[:, columns]
+        gradients = np.empty_like(network.gradients)
+        forward = plan.forward(np.ascontiguousarray(X[:, columns]), training=True, columns=columns)
+        made.append((forward, plan.backward(forward, Y, gradients), gradients, *written_out(network, full, 1.0)))
+    for forward, backward, gradients, probabilities, expected in made + made[::-1]:
+        forward.calls()
+        np.testing.assert_allclose(forward.probabilities, probabilities, rtol=1e-13)
+        gradients[...] = np.nan
+        backward()
+        np.testing.assert_allclose(gradients, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_columns_are_those_of_the_first_layer_alone() -> None:
+    network = make_network(Dense(5, 4), Dense(4, 3))
+    plan, columns = Plan(network), COLUMNS[0]
+    forward = plan.forward(np.ascontiguousarray(X[:, columns]), training=True, columns=columns)
+    backward = plan.backward(forward, Y, network.gradients)
+    products = [step.out.shape for step in backward.steps if isinstance(step, Product)]
+    assert products == [(4, 3), (ROWS, 4), (3, 4)]
+    assert [named(step) for step in forward.calls.steps][:4] == ["take_rows", "product", "add_bias", "product"]
+    assert [named(step) for step in backward.steps][-3:] == ["product", "row sum", "put_rows"]
+
+
+def test_parameters_may_take_the_place_of_the_first_layers_own() -> None:
+    network, expected = (make_network(Dense(5, 4), ReLU(), Dense(4, 3)) for _ in range(2))
+    held = network.parameters.copy()
+    first = np.random.default_rng(5).standard_normal(24)
+    expected.parameters[:24] = first
+    plan, gradients = Plan(network, 1.0, first), np.empty_like(network.gradients)
+    forward = plan.forward(X, training=True)
+    backward = plan.backward(forward, Y, gradients)
+    for _ in range(2):
+        probabilities, sums = written_out(expected, X, 1.0)
+        forward.calls()
+        np.testing.assert_allclose(forward.probabilities, probabilities, rtol=1e-13)
+        backward()
+        np.testing.assert_allclose(gradients, sums, rtol=1e-12, atol=1e-14)
+        np.testing.assert_array_equal(network.parameters, held)
+        first *= 0.5
+        expected.parameters[:24] = first
+    np.testing.assert_array_equal(network.dense[0].weights.ravel(), held[:20])
+
+
+def test_of_which_networks_the_first_layer_is_taken_apart() -> None:
     class OwnDense(Dense):
         """A user's own."""
 
@@ -251,9 +357,14 @@ def test_which_networks_take_a_scale_of_the_inputs_up() -> None:
         def forward(self, inputs: Any) -> Any:
             return super().forward(inputs)
 
-    assert takes_input_scale(make_network(Dense(5, 4), Identity(), OwnDense(4, 3)))
-    assert not takes_input_scale(make_network(OwnDense(5, 4), Dense(4, 3)))
-    assert not takes_input_scale(OwnNetwork([Dense(5, 4), Dense(4, 3)]))
+    class OwnBackward(Network):
+        def backward(self, *given: Any, **more: Any) -> Any:
+            return super().backward(*given, **more)
+
+    assert plans_first_layer(make_network(Dense(5, 4), Identity(), OwnDense(4, 3)))
+    assert not plans_first_layer(make_network(OwnDense(5, 4), Dense(4, 3)))
+    assert not plans_first_layer(OwnNetwork([Dense(5, 4), Dense(4, 3)]))
+    assert not plans_first_layer(OwnBackward([Dense(5, 4), Dense(4, 3)]))
 
 
 class Asked(CpuBackend):

@@ -5,13 +5,16 @@ import numpy as np
 import pytest
 
 from fmnist_xp.backend import CpuBackend
+from fmnist_xp.data.pixels import Pixels
 from fmnist_xp.nn import CategoricalCrossentropy, Dense, Layer, Network, ReLU, Softmax, SoftmaxCategoricalCrossentropy
 from fmnist_xp.optim import SGD
 from fmnist_xp.train.fullbatch import FullBatch
 from fmnist_xp.train.plan import Plan
+from fmnist_xp.train.rows import Rows
 from fmnist_xp.train.worker import Worker
 
 ROWS = 23
+BLOCKS = slice(0, 10), slice(10, 20), slice(20, 23)
 
 
 class Doubling(Layer):
@@ -50,6 +53,13 @@ def make_batch(rows: int = ROWS) -> tuple[np.ndarray, np.ndarray]:
     return generator.standard_normal((rows, 6)), generator.integers(0, 4, rows, dtype="uint8")
 
 
+def make_worker(network: Network, X: np.ndarray, y: np.ndarray | None, *blocks: slice, stages: bool = True) -> Worker:
+    """Return a worker on these blocks of rows, with a vector of gradients of its own."""
+    write = (lambda buffer, values: np.copyto(buffer, values)) if stages else None
+    rows = Rows(blocks, y, lambda number: X[blocks[number]], write)
+    return Worker(network, rows, np.full_like(network.gradients, np.nan))
+
+
 def through_layers(network: Network, X: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Return the sum of the samples' gradients, by the layers' own forward and backward."""
     network.backward(network.forward(X.astype(network.parameters.dtype)), y, reduction="sum")
@@ -58,17 +68,19 @@ def through_layers(network: Network, X: np.ndarray, y: np.ndarray) -> np.ndarray
 
 @pytest.mark.parametrize("split_softmax", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_blocks_have_the_gradients_that_the_layers_compute(dtype: str, split_softmax: bool) -> None:
+@pytest.mark.parametrize("stages", [False, True])
+def test_blocks_have_the_gradients_that_the_layers_compute(stages: bool, dtype: str, split_softmax: bool) -> None:
     network = make_network(split_softmax=split_softmax, dtype=dtype)
     X, y = make_batch()
-    worker = Worker(network, X.astype(dtype), y, 10)
+    blocks = (slice(0, 10), slice(10, 20), slice(20, 23), slice(3, 13))
+    worker = make_worker(network, X.astype(dtype), y, *blocks, stages=stages)
     for _ in range(3):
-        for block in (slice(0, 10), slice(10, 20), slice(20, 23), slice(3, 13)):
-            worker.compute_gradients(block)
+        for number, block in enumerate(blocks):
+            worker.compute_gradients(number)
             expected = through_layers(network, X[block], y[block])
             tolerance = {"float32": 1e-5, "float64": 1e-13}[dtype]
             np.testing.assert_allclose(worker.gradients, expected, rtol=tolerance, atol=tolerance)
-            probabilities = worker.forward(block)
+            probabilities = worker.forward(number)
             np.testing.assert_allclose(probabilities, network.forward(X[block].astype(dtype)), rtol=tolerance)
         network.parameters += 0.1  # an update, in place
 
@@ -78,19 +90,20 @@ class OwnLoss(SoftmaxCategoricalCrossentropy):
 
 
 @pytest.mark.parametrize("own", ["layer", "activation", "loss"])
-@pytest.mark.parametrize("first", [slice(20, 23), slice(0, 10)])
-def test_blocks_of_two_sizes_do_not_mix_whichever_comes_first(first: slice, own: str) -> None:
+@pytest.mark.parametrize("first", [2, 0])
+def test_blocks_of_two_sizes_do_not_mix_whichever_comes_first(first: int, own: str) -> None:
     """The arrays of the smaller size are the heads of the larger ones only where those were there before."""
     network = make_network(*{"layer": [ReLU(), Doubling()], "activation": [OwnReLU()]}.get(own, []))
     if own == "loss":
         network.loss = OwnLoss()
         network.loss.join(network)
     X, y = make_batch()
-    worker = Worker(network, X, y, 10)
-    for block in (first, slice(0, 10), slice(20, 23), slice(10, 20), slice(20, 23), slice(0, 10)):
-        worker.compute_gradients(block)
+    worker = make_worker(network, X, y, *BLOCKS)
+    for number in (first, 0, 2, 1, 2, 0):
+        block = BLOCKS[number]
+        worker.compute_gradients(number)
         np.testing.assert_allclose(worker.gradients, through_layers(network, X[block], y[block]), rtol=1e-12)
-        np.testing.assert_allclose(worker.forward(block), network.forward(X[block]), rtol=1e-12)
+        np.testing.assert_allclose(worker.forward(number), network.forward(X[block]), rtol=1e-12)
         network.parameters *= 1.1
 
 
@@ -111,43 +124,97 @@ class Scale(Layer):
         return dvalues * self.factors
 
 
-def test_own_layer_writes_to_the_vector_of_gradients_whose_turn_it_is() -> None:
+def test_own_layer_writes_to_the_vector_of_gradients_of_its_worker() -> None:
     network = make_network(ReLU(), Scale())
     X, y = make_batch()
-    worker = Worker(network, X, y, 10)
-    vectors = [worker.gradients, np.empty_like(worker.gradients)]
-    for _ in range(3):
-        for vector in vectors:
-            worker.gradients = vector
-            for each in vectors:
-                each[...] = np.nan
-            worker.compute_gradients(slice(0, 10))
-            np.testing.assert_allclose(vector, through_layers(network, X[:10], y[:10]), rtol=1e-12)
+    workers = [make_worker(network, X, y, *BLOCKS) for _ in range(2)]
+    for number in (0, 2, 0, 1):
+        for worker in workers:
+            for each in workers:
+                each.gradients[...] = np.nan
+            worker.compute_gradients(number)
+            block = BLOCKS[number]
+            np.testing.assert_allclose(worker.gradients, through_layers(network, X[block], y[block]), rtol=1e-12)
+            assert sum(np.isnan(each.gradients).all() for each in workers) == 1
 
 
-def test_plans_are_made_once_for_each_size_and_vector_of_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+def noted_plans(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """Return a list to which each call of a plan adds its name and the shapes of what it takes."""
+    made: list[tuple[Any, ...]] = []
+    forward, backward = Plan.forward, Plan.backward
+
+    def noted_forward(plan: Plan, inputs: Any, training: bool, columns: Any = None) -> Any:
+        made.append(("forward", inputs.shape))
+        return forward(plan, inputs, training, columns)
+
+    def noted_backward(plan: Plan, forward: Any, labels: Any, gradients: Any) -> Any:
+        made.append(("backward", forward.kept[0][0].shape))
+        return backward(plan, forward, labels, gradients)
+
+    monkeypatch.setattr(Plan, "forward", noted_forward)
+    monkeypatch.setattr(Plan, "backward", noted_backward)
+    return made
+
+
+def test_plans_are_made_once_for_each_size(monkeypatch: pytest.MonkeyPatch) -> None:
     network = make_network()
     X, y = make_batch()
-    blocks = (slice(0, 10), slice(10, 20), slice(20, 23))
-    expected = [through_layers(network, X[block], y[block]).copy() for block in blocks]
-    made: list[tuple[str, int]] = []
-    forward, backward = Plan.forward, Plan.backward
-    monkeypatch.setattr(
-        Plan, "forward", lambda plan, x, training: made.append(("forward", len(x))) or forward(plan, x, training)
-    )
-    monkeypatch.setattr(
-        Plan, "backward", lambda plan, f, y, g: made.append(("backward", len(y))) or backward(plan, f, y, g)
-    )
-    worker = Worker(network, X, y, 10)
-    vectors = [worker.gradients, np.empty_like(worker.gradients)]
+    expected = [through_layers(network, X[block], y[block]).copy() for block in BLOCKS]
+    made = noted_plans(monkeypatch)
+    worker = make_worker(network, X, y, *BLOCKS)
     for _ in range(3):
-        for vector in vectors:
-            worker.gradients = vector
-            for block, gradients in zip(blocks, expected, strict=True):
-                vector[...] = np.nan
-                worker.compute_gradients(block)
-                np.testing.assert_allclose(vector, gradients, rtol=1e-12)
-    assert sorted(made) == [("backward", 3)] * 2 + [("backward", 10)] * 2 + [("forward", 3), ("forward", 10)]
+        for number, gradients in enumerate(expected):
+            worker.gradients[...] = np.nan
+            worker.compute_gradients(number)
+            np.testing.assert_allclose(worker.gradients, gradients, rtol=1e-12)
+    shapes = [(3, 6), (10, 6)]
+    assert sorted(made) == [(name, shape) for name in ("backward", "forward") for shape in shapes]
+
+
+def test_plans_are_made_once_for_each_number_of_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = make_network()
+    X, y = make_batch()
+    blocks = (slice(0, 5), slice(5, 10), slice(10, 15), slice(15, 20), slice(20, 23))
+    columns = [np.array(picked) for picked in ([0, 3, 4], [1, 2, 5], [0, 1, 4, 5], [2, 3, 4], [1, 3, 5])]
+    full = np.zeros_like(X)
+    for block, picked in zip(blocks, columns, strict=True):
+        full[block, picked] = X[block, picked]
+    expected = [through_layers(network, full[block], y[block]).copy() for block in blocks]
+    probabilities = [network.forward(full[block]) for block in blocks]
+    made = noted_plans(monkeypatch)
+    values = [X[block][:, picked] for block, picked in zip(blocks, columns, strict=True)]
+    rows = Rows(blocks, y, values.__getitem__, lambda buffer, given: np.copyto(buffer, given), columns=columns)
+    worker = Worker(network, rows, np.empty_like(network.gradients))
+    for order in ((0, 1, 2, 3, 4), (4, 2, 1, 0, 3), (3, 3, 2, 2, 0)):
+        for number in order:
+            worker.gradients[...] = np.nan
+            worker.compute_gradients(number)
+            np.testing.assert_allclose(worker.gradients, expected[number], rtol=1e-12, atol=1e-14)
+            np.testing.assert_allclose(worker.forward(number), probabilities[number], rtol=1e-12)
+    shapes = [(3, 3), (5, 3), (5, 4)]
+    assert sorted(made) == [
+        *(("backward", shape) for shape in shapes),
+        *(("forward", shape) for shape in shapes for _training in (True, False)),
+    ]
+
+
+def test_block_in_the_buffers_is_not_copied_again() -> None:
+    network = make_network()
+    X, y = make_batch()
+    asked: list[int] = []
+    values = [X[block] for block in BLOCKS]
+    rows = Rows(
+        BLOCKS,
+        y,
+        lambda number: asked.append(number) or values[number],  # type: ignore[func-returns-value]
+        lambda buffer, given: np.copyto(buffer, given),
+    )
+    worker = Worker(network, rows, np.empty_like(network.gradients))
+    for number in (0, 0, 1, 2, 2, 0):
+        worker.compute_gradients(number)
+        block = BLOCKS[number]
+        np.testing.assert_allclose(worker.gradients, through_layers(network, X[block], y[block]), rtol=1e-12)
+    assert asked == [0, 1, 2, 0]
 
 
 @pytest.mark.parametrize("stages", [False, True])
@@ -169,16 +236,16 @@ def test_copying_blocks_to_a_buffer_changes_no_gradient(stages: bool, monkeypatc
 def test_metrics_see_the_probabilities_of_each_block_before_the_gradient_is_written_over_them() -> None:
     network = make_network()
     X, y = make_batch()
-    worker = Worker(network, X, y, 10)
+    worker = make_worker(network, X, y, *BLOCKS)
     seen: list[tuple[slice, np.ndarray]] = []
 
     class Noting:
         def note(self, _plan: Any, probabilities: np.ndarray, block: slice) -> None:
             seen.append((block, probabilities.copy()))
 
-    for block in (slice(0, 10), slice(10, 20), slice(20, 23)) * 2:
-        worker.compute_gradients(block, Noting())  # type: ignore[arg-type]
-    assert len(seen) == 6
+    for number in (0, 1, 2) * 2:
+        worker.compute_gradients(number, Noting())  # type: ignore[arg-type]
+    assert [block for block, _ in seen] == [*BLOCKS] * 2
     for block, probabilities in seen:
         np.testing.assert_allclose(probabilities, network.forward(X[block]), rtol=1e-13)
 
@@ -202,21 +269,35 @@ def test_users_own_layer_is_called_once_for_every_block(make: Callable[[], Layer
         assert sorted(layer.calls) == [3] * 3 + [10] * 6
 
 
-def test_rows_of_another_dtype_are_taken_block_by_block() -> None:
+@pytest.mark.parametrize("dense", [True, False])
+def test_bytes_become_numbers_block_by_block(dense: bool) -> None:
     network = make_network(dtype="float32")
-    pixels = np.random.default_rng(0).integers(0, 256, (ROWS, 6), dtype="uint8")
+    pixels = Pixels(np.random.default_rng(0).integers(0, 256, (ROWS, 6), dtype="uint8"))
     y = make_batch()[1]
-    FullBatch(network, pixels, y, 10).compute_gradients()
+    FullBatch(network, pixels, y, 10, dense).compute_gradients()
     gradients = network.gradients.copy()
-    FullBatch(network, pixels.astype("float32"), y, 10).compute_gradients()
-    np.testing.assert_array_equal(gradients, network.gradients)
+    FullBatch(network, np.asarray(pixels), y, 10, dense=True).compute_gradients()
+    if dense:
+        np.testing.assert_array_equal(gradients, network.gradients)
+    else:  # on bytes as they are, by weights that are scaled instead
+        np.testing.assert_allclose(gradients, network.gradients, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("columns", [True, False])
 @pytest.mark.parametrize("labels", [True, False])
-def test_buffers_are_of_the_dtypes_that_enter_products(labels: bool) -> None:
-    pixels = np.zeros((ROWS, 6), dtype="int16")
-    worker = Worker(make_network(dtype="float32"), pixels, make_batch()[1] if labels else None, 10)
-    assert worker._buffers is not None
-    rows, of_labels = worker._buffers
-    assert (rows.shape, str(rows.dtype)) == ((10, 6), "float32")
-    assert (of_labels.shape, str(of_labels.dtype)) == ((10,), "uint8") if labels else of_labels is None
+def test_buffers_are_of_the_dtypes_that_enter_products(labels: bool, columns: bool) -> None:
+    network = make_network(dtype="float32")
+    X, y = make_batch()
+    picked = [np.array([0, 2])] * 3 if columns else None
+    values = [X[block].astype("int16")[:, [0, 2] if columns else slice(None)] for block in BLOCKS]
+    write = lambda buffer, given: np.copyto(buffer, given)  # noqa: E731
+    rows = Rows(BLOCKS, y if labels else None, values.__getitem__, write, columns=picked)
+    worker = Worker(network, rows, network.gradients)
+    inputs, of_labels, of_columns, _place = worker._stage(1)
+    assert (inputs.shape, str(inputs.dtype)) == ((10, 2 if columns else 6), "float32")
+    np.testing.assert_array_equal(inputs, values[1])
+    assert (of_labels.dtype, of_labels.tolist()) == ("uint8", y[10:20].tolist()) if labels else of_labels is None
+    assert (of_columns.dtype, of_columns.tolist()) == (picked[1].dtype, [0, 2]) if picked else of_columns is None
+    smaller = worker._stage(2)
+    assert smaller.inputs.shape[0] == 3
+    assert smaller.inputs.ctypes.data == inputs.ctypes.data  # the same buffer
