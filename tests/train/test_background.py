@@ -176,7 +176,9 @@ def arranged(values: NDArray[Any], block_rows: int, threads: int = 1) -> Arrange
         read.append(values[part])
         return read[-1]
 
-    found = arrange(note, len(values), block_rows, CpuBackend(threads), blocks.append, lambda: done.append(len(blocks)))
+    found = arrange(
+        note, len(values), block_rows, CpuBackend(threads), blocks.append, lambda: done.append(len(blocks))
+    )
     if found is None:
         assert blocks == []
         return None
@@ -198,7 +200,9 @@ def test_every_row_is_its_base_and_what_its_block_has(kind: str, block_rows: int
     found = arranged(values, block_rows)
     assert found is not None
     assert sorted(found.order) == list(range(90))
-    assert [len(block) for block in found.blocks] == [len(values[i : i + block_rows]) for i in range(0, 90, block_rows)]
+    assert [len(block) for block in found.blocks] == [
+        len(values[i : i + block_rows]) for i in range(0, 90, block_rows)
+    ]
     expanded = np.zeros(values.shape, values.dtype)
     start = 0
     for picked, block in zip(found.columns, found.blocks, strict=True):

@@ -94,7 +94,7 @@ def test_without_a_cache_the_file_lies_with_temporary_ones(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     seen: list[Any] = []
     make = tempfile.TemporaryFile
-    monkeypatch.setattr(tempfile, "TemporaryFile", lambda dir: seen.append(dir) or make(dir=dir))  # noqa: A006
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda dir: seen.append(dir) or make(dir=dir))
     blocks = made("uint8")
     check(kept(Store(CpuBackend(1), on_disk), blocks), blocks)
     assert seen == [tmp_path]
@@ -144,7 +144,7 @@ class Full:
 def test_disk_that_is_full_is_named_with_the_cure(
     cache: Path, on_disk: np.ndarray, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    monkeypatch.setattr(tempfile, "TemporaryFile", lambda dir: Full(where))  # noqa: A006
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda dir: Full(where))
     said = r"cache: the sorted rows cannot be written \(No space left on device\); make room.*\(--dense-rows\)"
     with pytest.raises(DataError, match=said):
         kept(Store(CpuBackend(1), on_disk), made("uint8"))
