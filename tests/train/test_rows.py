@@ -19,6 +19,12 @@ from fmnist_xp.train.rows import Rows, lay_out
 ROWS, BLOCK = 45, 8
 
 
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let bytes be sent to a device in several pieces."""
+    monkeypatch.setattr(rows_module, "_PIECE", 10)
+
+
 class Own(Dense):
     """A first layer of the user's own."""
 

@@ -1,6 +1,7 @@
 """Trainings on rows without their background: they learn what trainings on dense rows learn, but for rounding."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,9 @@ from fmnist_xp.data import Dataset, Pixels, pixels, preprocess
 from fmnist_xp.model import Sequential
 from fmnist_xp.nn import Dense, ReLU
 from fmnist_xp.optim import SGD
-from fmnist_xp.train import background
+from fmnist_xp.train import background, store
+from fmnist_xp.train import rows as rows_module
+from fmnist_xp.train.fullbatch import FullBatch
 
 MARGINS = images(61)
 
@@ -103,6 +106,17 @@ def test_weights_of_columns_that_no_row_needs_have_the_gradient_of_the_backgroun
     assert np.abs(expected).max() > 1e-3
 
 
+def test_outlier_costs_the_other_rows_no_digits() -> None:
+    """Of a column without background, whose lowest value it is."""
+    X, labels = scaled(MARGINS, "float32"), labels_of(61)
+    X[:, 66] = np.random.default_rng(0).standard_normal(61)
+    X[0, 66] = -1e6
+    found = one_pass(make_network(144, dtype="float32"), X, labels, block_rows=7)
+    assert found.rows.column_share < 1
+    expected = by_numpy(make_network(144, dtype="float32"), X[1:])
+    np.testing.assert_allclose(found.probabilities[1:], expected, atol=2e-6)
+
+
 @settings(deadline=None, max_examples=40)
 @given(st.data())
 def test_sorted_and_dense_rows_have_the_same_gradients(data: st.DataObject) -> None:
@@ -133,6 +147,21 @@ def test_weight_that_is_no_number_shows_in_the_loss_also_where_no_row_needs_its_
         found = one_pass(network, KINDS[kind](MARGINS), labels_of(61), block_rows=7)
     assert found.rows.column_share < 1
     assert not np.isfinite(found.totals[0])
+
+
+def test_block_is_written_to_a_buffer_once_for_its_output_and_its_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[tuple[int, ...]] = []
+    copy = rows_module._copy
+
+    def noted(backend: Backend, buffer: Any, values: Any) -> None:
+        written.append(values.shape)
+        copy(backend, buffer, values)
+
+    monkeypatch.setattr(rows_module, "_copy", noted)
+    network = make_network(144)
+    batch = FullBatch(network, Pixels(MARGINS), labels_of(61), block_rows=7)
+    batch.compute_gradients()
+    assert written == [batch.rows.block(number).shape for number in range(9)]
 
 
 # Predictions
@@ -233,6 +262,30 @@ def test_dense_pixels_train_with_the_bits_of_dense_floats_and_others_where_asked
     assert (history.column_share == 1.0) == (dense is True)
     assert np.array_equal(network.parameters, other.parameters) == (dense is True)
     assert (history.loss == expected.loss) == (dense is True)
+
+
+@pytest.mark.parametrize("made", [MARGINS, noise(61)], ids=["margins", "noise"])
+def test_images_in_a_file_train_with_the_bits_of_those_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: np.ndarray
+) -> None:
+    """And leave no file in the cache, where the sorted ones lie meanwhile."""
+    (tmp_path / "images").write_bytes(made.tobytes())
+    mapped = np.memmap(tmp_path / "images", np.uint8, "r", shape=made.shape)
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("FMNIST_XP_CACHE", str(cache))
+    monkeypatch.setattr(store, "IN_MEMORY", 100)
+    for module in (store, rows_module):
+        monkeypatch.setattr(module, "is_mapped", lambda array: not array.flags.writeable)
+    parameters, shares = [], []
+    for rows in (made, mapped):
+        network = make_network(144, CpuBackend(2), "float32")
+        history = network.fit(Pixels(rows), labels_of(61), epochs=5, block_rows=7, verbose=False)
+        parameters.append(network.parameters)
+        shares.append(history.column_share)
+        assert cache.exists() == (rows is mapped and made is MARGINS)
+    assert not cache.exists() or list(cache.iterdir()) == []
+    np.testing.assert_array_equal(*parameters)
+    assert shares[0] == shares[1]
 
 
 class Own(Dense):
