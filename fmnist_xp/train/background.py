@@ -57,11 +57,12 @@ def sample_rows(read: Callable[[slice], Values], rows: int, done: Callable[[], N
 def find_base(sample: Values) -> Values:
     """Return the value that is most likely the background of each column of `sample` (rows, d): (d,).
 
-    Of bytes 0 or 255, whichever is more frequent; of floats the lowest, the median or the highest value.
+    Of bytes 0 or 255, whichever is more frequent; of floats the median, the lowest or the highest value.
     """
     if sample.dtype == np.uint8:
         return np.where((sample == 255).sum(axis=0) > (sample == 0).sum(axis=0), 255, 0).astype(np.uint8)
-    places = [0, len(sample) // 2, len(sample) - 1]
+    # The median first, for columns without background: what is far from an outlier as base would be rounded coarsely.
+    places = [len(sample) // 2, 0, len(sample) - 1]
     candidates = np.partition(sample, places, axis=0)[places]
     frequent = np.stack([(sample == candidate).sum(axis=0) for candidate in candidates]).argmax(axis=0)
     base: Values = candidates[frequent, np.arange(sample.shape[1])]

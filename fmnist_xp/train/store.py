@@ -30,27 +30,28 @@ class Store:
         self._backend = backend
         self._blocks: list[Array] = []
         self._places: list[tuple[int, tuple[int, ...], np.dtype[Any]]] = []
+        self._on_disk = is_mapped(source) and source.nbytes > IN_MEMORY and not backend.own_memory
         self._file: Any = None
-        if is_mapped(source) and source.nbytes > IN_MEMORY and not backend.own_memory:
+        if self._on_disk:
             self._folder = cache_folder() or Path(tempfile.gettempdir())
-            with self._blamed():
-                self._folder.mkdir(parents=True, exist_ok=True)
-                self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 (open for as long as this lives)
 
     def keep(self, values: NDArray[Any]) -> None:
         """Take the values of the next block."""
-        if self._file is None:
+        if not self._on_disk:
             self._blocks.append(self._backend.asarray(values))
             return
-        self._places.append((self._file.tell(), values.shape, values.dtype))
         with self._blamed():
+            if self._file is None:  # not before: where sorting does not pay there is nothing to keep
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 (`blocks` closes it)
+            self._places.append((self._file.tell(), values.shape, values.dtype))
             self._file.write(np.ascontiguousarray(values).data)
 
     def blocks(self) -> list[Array]:
-        """Return the values of all blocks."""
-        if self._file is None:
+        """Return the values of all blocks, of which none is kept after this."""
+        if not self._on_disk:
             return self._blocks
-        with self._blamed():
+        with self._blamed(), self._file:  # the mapping outlives it
             self._file.flush()
             mapped = np.frombuffer(mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
         return [
