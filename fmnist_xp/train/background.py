@@ -61,10 +61,16 @@ def find_base(sample: Values) -> Values:
     """
     if sample.dtype == np.uint8:
         return np.where((sample == 255).sum(axis=0) > (sample == 0).sum(axis=0), 255, 0).astype(np.uint8)
-    # The median first, for columns without background: what is far from an outlier as base would be rounded coarsely.
-    places = [len(sample) // 2, 0, len(sample) - 1]
+    middle = len(sample) // 2
+    places = [middle, 0, len(sample) - 1]
     candidates = np.partition(sample, places, axis=0)[places]
-    frequent = np.stack([(sample == candidate).sum(axis=0) for candidate in candidates]).argmax(axis=0)
+    counts = np.stack([(sample == candidate).sum(axis=0) for candidate in candidates])
+    # What is rare is no background, and against a base of another size (-999 for what is unknown) all other values
+    # would be rounded coarsely: the median then.
+    usual = np.partition(np.abs(sample), middle, axis=0)[middle]
+    unfit = (counts < len(sample) / 16) | (np.abs(candidates) > 16 * usual)
+    counts[1:][unfit[1:]] = 0
+    frequent = counts.argmax(axis=0)
     base: Values = candidates[frequent, np.arange(sample.shape[1])]
     return base
 

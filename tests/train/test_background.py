@@ -45,6 +45,15 @@ def test_base_of_floats_is_their_lowest_median_or_highest(generator: np.random.G
     assert base.tolist() == [-2.5, sample[4, 1], 3.5, np.median(sample[:, 3])]  # this where none is frequent
 
 
+def test_rare_value_or_one_of_another_size_is_no_base(generator: np.random.Generator) -> None:
+    """Against such a base float32 would round all other values of the column coarsely."""
+    sample = generator.uniform(0.5, 1, (160, 4)).astype("float32")
+    sample[:9, 0] = sample[:10, 1] = 0.25  # of 160 rows, 10 are a sixteenth
+    sample[:60, 2], sample[:60, 3] = -999, -4
+    expected = [np.sort(sample[:, 0])[80], 0.25, np.sort(sample[:, 2])[80], -4]
+    np.testing.assert_array_equal(find_base(sample), np.array(expected, "float32"))
+
+
 def test_base_of_standardised_features_is_what_the_background_became() -> None:
     pixels = images(300, 4, 4).astype("float32")
     pixels[:, 5] = 255 - pixels[:, 5]  # in one column the background is the highest
@@ -270,8 +279,10 @@ def test_only_a_sample_is_read_of_rows_without_background(monkeypatch: pytest.Mo
     def never(*_values: Any) -> None:
         raise AssertionError
 
-    assert arrange(note, 1000, 100, CpuBackend(1), never, never) is None
+    given_back: list[int] = []
+    assert arrange(note, 1000, 100, CpuBackend(1), never, lambda: given_back.append(len(read))) is None
     assert sum(map(len, read)) == 10
+    assert given_back[-1] == 10  # what a mapped file brought in with the sample
     assert (read[0][0].tolist(), read[-1][0].tolist()) == (values[0].tolist(), values[-1].tolist())
 
 
@@ -287,7 +298,8 @@ def test_windows_are_sorted_in_themselves_and_read_once_in_their_order(monkeypat
     found = arrange(note, 100, 8, CpuBackend(1), lambda _values: events.append("kept"), lambda: events.append("done"))
     assert found is not None
     assert parts[5:] == [slice(0, 24), slice(24, 48), slice(48, 72), slice(72, 96), slice(96, 100)]  # whole blocks
-    assert events == ["kept", "kept", "kept", "done"] * 4 + ["kept", "done"]
+    windows = events[events.index("kept") :]  # after the sample
+    assert windows == ["kept", "kept", "kept", "done"] * 4 + ["kept", "done"]
     for part in parts[5:]:
         alone = arranged(values[part], 8)
         assert alone is not None
