@@ -23,8 +23,9 @@ class TreeSum:
 
     def start(self) -> None:
         """Begin a new sum."""
+        # What waits is left of a sum that was broken off.
         self._free += [vector for vector in self._waiting.values() if vector is not self._total]
-        self._waiting.clear()  # it has the total at most, unless the sum before was broken off
+        self._waiting.clear()
 
     def vector(self, number: int) -> Array:
         """Return where to write the `number`th vector."""

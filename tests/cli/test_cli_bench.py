@@ -43,7 +43,7 @@ def test_block_rows_option(command: Command, workplace: Path, monkeypatch: pytes
     compute_gradients = FullBatch.compute_gradients
 
     def noted(batch: FullBatch, log: bool = False) -> None:
-        blocks.add(batch.block_rows)
+        blocks.add(batch.rows.blocks[0].stop)
         compute_gradients(batch, log)
 
     monkeypatch.setattr(FullBatch, "compute_gradients", noted)

@@ -104,6 +104,78 @@ def test_training_has_the_bits_of_the_cpu(
     np.testing.assert_array_equal(cuda.to_host(gpu.parameters), cpu.parameters)
 
 
+# Rows that are bytes, or lie without their background
+
+
+def make_images() -> tuple[np.ndarray, np.ndarray]:
+    """Return bytes (ROWS, 36) of images with a margin, half of them with a wider one, and labels."""
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (ROWS, 6, 6), dtype="uint8")
+    images[:, 0] = images[::2, 1:3] = images[:, 5] = 0
+    return images.reshape(ROWS, 36), generator.integers(0, WIDTHS[-1], ROWS)
+
+
+def make_for_images(backend: Any, dtype: str) -> Sequential:
+    network = Sequential([Dense(36, 9, *PENALTIES), ReLU(), Dense(9, 4)], backend=backend, seed=1, dtype=dtype)
+    with network.backend.current():
+        network.parameters *= 20
+    return network
+
+
+LAID_OUT: dict[str, tuple[Callable[[np.ndarray], np.ndarray], bool]] = {
+    "bytes with every column": (lambda images: images, True),
+    "bytes without background": (lambda images: images, False),
+    "bytes that have none": (lambda images: images | 1, False),
+    "floats without background": (lambda images: images / 127.5 - 1, False),
+}
+EACH_LAID_OUT = pytest.mark.parametrize(("convert", "dense"), LAID_OUT.values(), ids=LAID_OUT)
+
+
+@EACH_LAID_OUT
+@pytest.mark.parametrize("block_rows", [ROWS, 16])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_training_on_rows_laid_out_otherwise_has_the_bits_of_the_cpu(
+    convert: Callable[[np.ndarray], np.ndarray], dense: bool, block_rows: int, dtype: str
+) -> None:
+    images, labels = make_images()
+    results, options = [], {"log_every": 3, "verbose": False, "block_rows": block_rows, "dense": dense}
+    for backend in (CpuBackend(1), eager(), with_graphs()):
+        model = make_for_images(backend, dtype)
+        history = model.fit(convert(images), labels, epochs=14, optimizer=Adam(0.02), **options)
+        results.append((history.loss, history.column_share, backend.to_host(model.parameters).tolist()))
+        assert history.loss[-1] < history.loss[0]
+    assert results[0] == results[1] == results[2]
+
+
+@EACH_LAID_OUT
+@pytest.mark.parametrize("block_rows", [ROWS, 16])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "tf32", "float16"])
+def test_an_epoch_on_rows_laid_out_otherwise_neither_waits_nor_copies_nor_allocates(
+    convert: Callable[[np.ndarray], np.ndarray], dense: bool, block_rows: int, dtype: str
+) -> None:
+    images, labels = make_images()
+    for backend, log_every in ((eager(), 1000), (with_graphs(), 10)):
+        options: dict[str, Any] = {"optimizer": Adam(0.02), "block_rows": block_rows, "dense": dense}
+        model = make_for_images(backend, dtype)
+        cost = cost_of_an_epoch(model, (convert(images), labels), epochs=(30, 130), log_every=log_every, **options)
+        once = {"launches", "synchronisations", "transfers_to_device", "transfers_to_host"}
+        if backend.captures:  # ten epochs are one launch and one wait
+            assert {name: cost.pop(name) for name in once} == dict.fromkeys(once, 0.1)
+        assert cost.keys() == {"kernels", "products"}
+
+
+@pytest.mark.parametrize("dense", [None, True, False])
+@pytest.mark.parametrize("dtype", ["tf32", "float16"])
+def test_bytes_in_precisions_of_a_gpu_train_as_in_float32(dtype: str, dense: bool | None) -> None:
+    images, labels = make_images()
+    losses = []
+    for precision in ("float32", dtype):
+        model = make_for_images(eager(), precision)
+        options = {"log_every": 1, "verbose": False, "block_rows": 16, "dense": dense}
+        losses.append(model.fit(images, labels, epochs=10, optimizer=Adam(0.02), **options).loss)
+    np.testing.assert_allclose(losses[1], losses[0], rtol=2e-3)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64", "tf32", "float16"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_one_device_has_the_bits_of_the_other(
@@ -278,14 +350,17 @@ def test_only_the_figures_of_logged_epochs_leave_the_device(
     assert len(history.epoch_seconds) == 16
 
 
-def cost_of_an_epoch(model: Sequential, data: tuple[np.ndarray, np.ndarray], **options: Any) -> dict[str, float]:
-    """Return what one more epoch adds to the counts: the difference of fits of 13 epochs and of 3."""
+def cost_of_an_epoch(
+    model: Sequential, data: tuple[np.ndarray, np.ndarray], epochs: tuple[int, int] = (3, 13), **options: Any
+) -> dict[str, float]:
+    """Return what one more epoch adds to the counts: the difference of fits of so few and so many epochs."""
     model.fit(*data, epochs=1, verbose=False, **options)  # makes the moments
     few, many = (
-        model.backend.xp.counted(lambda epochs=epochs: model.fit(*data, epochs=epochs, verbose=False, **options))
-        for epochs in (3, 13)
+        model.backend.xp.counted(lambda count=count: model.fit(*data, epochs=count, verbose=False, **options))
+        for count in epochs
     )
-    return {name: (count - few[name]) / 10 for name, count in many.items() if count != few[name]}
+    more = epochs[1] - epochs[0]
+    return {name: (count - few[name]) / more for name, count in many.items() if count != few[name]}
 
 
 @pytest.mark.parametrize("block_rows", [ROWS, 20])

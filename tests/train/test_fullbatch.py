@@ -270,7 +270,7 @@ def test_nobody_waits_for_a_slow_block_and_the_gradients_held_are_few(monkeypatc
     np.testing.assert_array_equal(network.gradients, expected.gradients)
 
 
-@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("threads", [1, 2, 4])
 def test_blocks_are_added_in_groups_and_the_groups_in_pairs(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     X, y = make_batch()
     network = make_network(threads)
@@ -282,7 +282,9 @@ def test_blocks_are_added_in_groups_and_the_groups_in_pairs(threads: int, monkey
     monkeypatch.setattr(network, "add_penalty_gradients", lambda: None)
     # At most three groups: of 3, 3 and 2 blocks.
     monkeypatch.setattr("fmnist_xp.train.fullbatch.GROUPS", 3)
-    FullBatch(network, X, y, 3).compute_gradients()
+    batch = FullBatch(network, X, y, 3)
+    assert batch.workers == min(threads, 3)
+    batch.compute_gradients()
     first, second, third = sum(blocks[1:3], blocks[0]), sum(blocks[4:6], blocks[3]), blocks[6] + blocks[7]
     np.testing.assert_array_equal(network.gradients, ((first + second) + third) * (1 / ROWS))
 
@@ -438,9 +440,9 @@ def test_rows_without_their_background_have_the_one_pass_gradient_and_metrics(
     network = batch.network
     for _ in range(2):
         gradient, metrics = one_pass(network, X, y)
+        np.testing.assert_allclose(batch.compute_metrics(), metrics, rtol=1e-12)
         np.testing.assert_allclose(logged(batch), metrics, rtol=1e-12)
         np.testing.assert_allclose(network.gradients, gradient, rtol=1e-9, atol=1e-13)
-        np.testing.assert_allclose(batch.compute_metrics(), metrics, rtol=1e-12)
         # In the order in which the rows were given, not in that in which they lie.
         np.testing.assert_allclose(batch.compute_probabilities(), network.forward(X), rtol=1e-11)
         network.parameters *= 0.9  # an update, in place
