@@ -274,8 +274,6 @@ def test_images_in_a_file_train_with_the_bits_of_those_in_memory(
     cache = tmp_path / "cache"
     monkeypatch.setenv("FMNIST_XP_CACHE", str(cache))
     monkeypatch.setattr(store, "IN_MEMORY", 100)
-    for module in (store, rows_module):
-        monkeypatch.setattr(module, "is_mapped", lambda array: not array.flags.writeable)
     parameters, shares = [], []
     for rows in (made, mapped):
         network = make_network(144, CpuBackend(2), "float32")
