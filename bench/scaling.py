@@ -250,7 +250,7 @@ def _finish(axes: Sequence[Axes], label: str, sizes: Sequence[int]) -> None:
     """Give plots over `sizes` their x axis, grid and legend."""
     for ax in axes:
         ax.set_xlabel(label)
-        ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        ax.set_xticks(sizes, [f"{size:,}" if size < 1e6 else f"{size / 1e6:g} M" for size in sizes])
         ax.minorticks_off()
         ax.grid(alpha=0.3)
         ax.legend(fontsize=8)
