@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from bench.notebook import Array, make_network
 from bench.processes import in_fresh_process
@@ -18,9 +19,9 @@ WARM_UP = 2
 """Epochs that take up to three times as long as those that follow: the system has to hand out memory first."""
 
 
-def write_rows(folder: Path, X: Array, y: Array) -> None:
+def write_rows(folder: Path, X: ArrayLike, y: Array) -> None:
     """Write what every round reads: the rows, as float32, and the labels."""
-    np.save(folder / "X.npy", X.astype(np.float32, copy=False))
+    np.save(folder / "X.npy", np.asarray(X, np.float32))
     np.save(folder / "y.npy", y)
 
 

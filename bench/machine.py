@@ -4,6 +4,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from bench import kernels
 from bench.measure import nvml_device
 from fmnist_xp.backend import Backend, cuda_version
 from fmnist_xp.blas import blas_name
@@ -20,13 +21,14 @@ PACKAGES = {
 
 
 def describe(backend: Backend) -> dict[str, Any]:
-    """Return the hardware and the versions; None for what is missing or unknown."""
+    """Return the hardware, the versions and what `kernels` has unset; None for what is missing or unknown."""
     return {
         "cpu": cpu_name(),
         "cores_usable": usable_cores(),
         "memory_bytes": memory_bytes(),
         "system": f"{platform.system()} {platform.machine()}",
         "blas": blas_name(),
+        "blas_variables_unset": kernels.unset,
         "python": platform.python_version(),
         **{name: _version(*distributions) for name, distributions in PACKAGES.items()},
         **_gpu(backend),

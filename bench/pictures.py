@@ -41,18 +41,23 @@ def bars(
     labels: Sequence[str],
     colours: Sequence[str],
     *,
+    floors: Sequence[float] = (),
     names_shown: bool = True,
     unit: str = "time",
 ) -> None:
-    """Draw a horizontal bar for each name: its median, whiskers to minimum and maximum, and a label."""
+    """Draw a horizontal bar for each name: its median, whiskers to minimum and maximum, and a label.
+
+    `floors` are where the caller marks a bar's floor, which may be beyond the bar: the label then stands behind it.
+    """
     medians = [summary["median"] for summary in summaries]
     low = [summary["median"] - summary["min"] for summary in summaries]
     high = [summary["max"] - summary["median"] for summary in summaries]
     places = range(len(names))
     ax.barh(places, medians, color=list(colours), xerr=[low, high], error_kw={"elinewidth": 1, "capsize": 2})
-    longest = max((summary["max"] for summary in summaries), default=1.0)
-    for place, summary, label in zip(places, summaries, labels, strict=True):
-        ax.text(summary["max"] + 0.02 * longest, place, label, va="center", fontsize=8)
+    ends = [max(summary["max"], *floors[place : place + 1], 0) for place, summary in enumerate(summaries)]
+    longest = max(ends, default=1.0)
+    for place, end, label in zip(places, ends, labels, strict=True):
+        ax.text(end + 0.02 * longest, place, label, va="center", fontsize=8)
     ax.set_yticks(places, names if names_shown else [""] * len(names))
     ax.invert_yaxis()
     ax.set_xlim(0, 1.6 * longest)

@@ -109,7 +109,7 @@ def _epoch(
         calls.append(("mean", partial(xp.multiply, network.gradients, 1 / rows, out=network.gradients)))
         calls.append(("penalty gradients", network.add_penalty_gradients))
         calls.append(("optimizer step", partial(optimizer.step, network)))
-    seconds = time_epochs(network, X, y, experiment.make_optimizer(), epochs)
+    seconds = time_epochs(network, X, y, experiment.make_optimizer(), epochs).seconds
     return {
         "epoch_us": rounded(1e6 * median(seconds)),
         "calls": [{"call": name} | timed(call) for name, call in calls],

@@ -37,42 +37,52 @@ python -m bench probe                       # each call of an epoch on a GPU
 python -m bench report                      # this page
 ```
 
-On an NVIDIA GPU: `pip install -e ".[bench,cuda]" "jax[cuda12]"` and `--device cuda`. Without one, a CPU build
-of PyTorch is enough and far smaller: install that first. A peer that is not installed is left out, by name; so is
-one that fails, and one that computes something else than ours, for which the command ends with exit code 1.
-`--rounds N` sets how often each side takes its turn (`throughput` has it too), and `--without NAME` leaves one out.
+On an NVIDIA GPU: `pip install -e ".[bench,cuda]" "jax[cuda12]"` and `--device cuda`. Without one, a CPU build of
+PyTorch is enough and far smaller: install that first. A peer that is not installed is left out, by name; so is one
+that fails, and one that computes something else than ours, for which the command ends with exit code 1. `--rounds N`
+sets how often each side takes its turn (`throughput` has it too), and `--without NAME` leaves one out.
 `--precision float64` measures in another precision, on a GPU also `tf32` and `float16`; each has files of its own,
 and `--label NAME` keeps those of one machine beside another's. `throughput --no-graphs` measures a GPU without CUDA
-graphs, in files that end with `eager`. `--quick` tries everything at small sizes, and writes to `bench/quick/`, which
-git ignores, so that what was measured in earnest stays. Measure with nothing else running. `scripts/gpu-check` is the
-whole round on a GPU.
+graphs, in files that end with `eager`. `scaling --disk-rows N` takes so many rows on disk instead of all its
+numbers, up to 6,000,000, for whose files and sorted rows the cache's folder needs 10 GB. `--quick` tries everything
+at small sizes, and writes to `bench/quick/`, which git ignores, so that what was measured in earnest stays. Measure
+with nothing else running. `OPENBLAS_CORETYPE` and `OPENBLAS_L2_SIZE` are unset for the measurements, so that
+OpenBLAS takes the kernels of the processor at hand. `scripts/gpu-check` is the whole round on a GPU.
 
 ## How to read
 
 - An **epoch** is one full-batch update: forward, loss, backward and optimizer over all rows, float32 unless said.
 - Times are **medians**; beside them the smallest, the largest and the interquartile range (IQR) of the samples. The
-  sides of a comparison take turns (A B C A B C …) in one process, so that a slow minute slows all of them. The first
-  epoch of each turn warms up and is not counted, or the first call where that makes ten.
+  sides of a comparison take turns (A B C A B C …) in one process, so that a slow minute slows all of them. The
+  first epoch of each turn warms up and is not counted, or the first call where that makes ten.
 - **Metrics** are loss and accuracy. Some programs make ten epochs in one call and compute those of the first, as
   `train` logs; others compute them in every epoch, or never. A table of peers tells for each.
-- The **notebook's arithmetic** takes its turns in fresh processes that import NumPy alone, as its owner would run it:
-  its epoch depends on what else has allocated memory in the process. They have the same rows and first weights. It
-  makes its arrays anew in every step, so its first two epochs, for which the system has to hand out memory, are not
-  counted; what the first one takes stands beside.
-- **GFLOP/s** counts matrix products alone: Σ 2·rows·dᵢ₋₁·dᵢ · (3, but 2 for the first layer). The **GEMM rate** is
-  that of large square products measured between the epochs, on all cores; the **floor** is the time that an epoch's
-  products would take at the median of it, on a GPU at least the time that its bytes take at the rate of a copy
-  within the device.
+- The **notebook's arithmetic** takes its turns in fresh processes that import NumPy alone, as its owner would run
+  it: its epoch depends on what else has allocated memory in the process. They have the same rows and first weights.
+  It makes its arrays anew in every step, so its first two epochs, for which the system has to hand out memory, are
+  not counted; what the first one takes stands beside.
+- **Columns** is the share of the rows' columns (pixels) that the first layer's products take. On a CPU rows are
+  sorted by the box around what is not background, and each block of them leaves out the columns that are background
+  in all of its rows: the gradient is the same but for rounding. **Dense rows** are as they come, and every column
+  of each is multiplied, as by all other programs here, and by default on a GPU.
+- **GFLOP/s** counts the matrix products of every column alone: Σ 2·rows·dᵢ₋₁·dᵢ · (3, but 2 for the first layer).
+  Where columns are left out it is an effective rate: what dense products would have to reach to be as fast. The
+  **GEMM rate** is that of large square products measured between the epochs, on all cores; the **floor** is the
+  time that the products of every column would take at the median of it, on a GPU at least the time that the epoch's
+  bytes take at the rate of a copy within the device. An epoch that leaves columns out may be shorter than that, and
+  its rate above the GEMM rate.
 - **float32** is float32: where PyTorch and JAX may round operands to TF32, that is switched off. In **tf32** all
   round the operands of float32 products to 11 bits; in **float16** halves enter the products of all, sums are
   float32, and parameters stay float32. The notebook's arithmetic is always its own, on the CPU.
-- A **whole training run** is all epochs of an experiment from its first weights, by the clock, with the rows on the
-  device and the kernels compiled.
+- A **whole training run** is all epochs of an experiment from its first weights, by the clock, with the kernels
+  compiled. It begins with the rows as bytes in the host's memory; in records without a share of columns, with
+  numbers on the device.
 - **CUDA graphs** are what a GPU trains with where nvmath-python is installed: ten epochs, from one with metrics to
   the next, are one launch. Among the peers they are a side of their own, and our other sides go without.
-- **Memory** is the process's peak resident size with the rows in it, on a GPU the memory pool's. What **fit adds** is
-  the rest: gradients, moments and the buffers of the blocks under way, a few for each thread on the CPU, where only
-  the metrics grow with the rows, by 12 bytes a row; on a GPU one block holds all rows.
+- **Memory** is the process's peak resident size with the rows in it, on a GPU the memory pool's; of rows **on
+  disk** only the pages at work are in it. What **fit adds** is the rest: gradients, moments and the buffers of the
+  blocks under way, a few for each thread on the CPU, where only the metrics grow with the rows, by 12 bytes a row;
+  on a GPU one block holds all rows.
 """
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bench.machine import describe
 from fmnist_xp.backend import Backend, get_backend
-from fmnist_xp.data import Dataset, load_fashion_mnist, preprocess
+from fmnist_xp.data import Dataset, Pixels, load_fashion_mnist, pixels
 from fmnist_xp.errors import DeviceError
 from fmnist_xp.files import write_text
 
@@ -38,6 +38,8 @@ class Options:
     """Names of sides to leave out, or how these begin."""
     graphs: bool | None = None
     """Whether a GPU trains as CUDA graphs; None for where it can."""
+    disk_rows: tuple[int, ...] = ()
+    """Numbers of rows on disk; empty for the benchmark's own."""
 
     def backend(self) -> Backend:
         """Return the backend asked for, with all cores; raise `DeviceError` where it lacks the precision."""
@@ -53,12 +55,12 @@ class Options:
         """Return (train, test) of the source asked for."""
         return load_fashion_mnist(self.data)
 
-    def rows(self) -> tuple[NDArray[np.float32], NDArray[np.uint8], dict[str, Any]]:
+    def rows(self) -> tuple[Pixels, NDArray[np.uint8], dict[str, Any]]:
         """Return inputs, labels and a description of the training data; of few rows where `quick`."""
         train, _ = self.load()
-        X, y = preprocess(train, shuffle_seed=0)
+        X, y = pixels(train, shuffle_seed=0)
         if self.quick:
-            X, y = X[:6_000].copy(), y[:6_000].copy()
+            X, y = X[:6_000], y[:6_000].copy()
         return X, y, about(train) | {"rows": len(X)}
 
     def command(self, benchmark: str, backend: Backend) -> str:
@@ -69,9 +71,10 @@ class Options:
         quick = " --quick" if self.quick else ""
         rounds = f" --rounds {self.rounds}" if self.rounds else ""
         without = "".join(f" --without {shlex.quote(name)}" for name in self.without)
+        disk = "".join(f" --disk-rows {rows}" for rows in self.disk_rows)
         device = f" --device {kind(backend)}"
         graphs = "" if self.graphs is None else " --graphs" if self.graphs else " --no-graphs"
-        return f"python -m bench {benchmark}{device}{precision}{data}{label}{rounds}{without}{graphs}{quick}"
+        return f"python -m bench {benchmark}{device}{precision}{data}{label}{rounds}{without}{graphs}{disk}{quick}"
 
 
 def kind(backend: Backend) -> str:

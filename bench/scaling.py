@@ -1,21 +1,29 @@
-"""Scaling: time, share of the GEMM rate and memory as rows, width and threads grow; each point in a fresh process."""
+"""Scaling: time, share of the GEMM rate and memory as rows, width and threads grow; each point in a fresh process.
 
+Rows on disk are a series of their own: images with a background, in files that may be larger than the memory.
+"""
+
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from bench import markdown
+from bench.made import write_images
 from bench.markdown import Record
 from bench.measure import fitted_exponent, peak_settings, rounded, summarize
 from bench.pictures import COLOURS, SERIES, figure_with_axes
-from bench.point import measure_point
+from bench.point import measure_disk_point, measure_point
 from bench.processes import PAUSE, in_fresh_process
 from bench.results import Options, save
 from fmnist_xp.backend import Backend
+from fmnist_xp.data.cache import cache_folder
 from fmnist_xp.experiments import N_INPUTS
 from fmnist_xp.machine import memory_bytes
 
@@ -24,9 +32,13 @@ WIDTHS = (64, 128, 256, 512, 1024, 2048)
 QUICK_ROWS = (1_000, 3_000, 9_000)
 QUICK_WIDTHS = (32, 64, 128)
 ROW_BYTES = 4 * N_INPUTS
+DISK_ROWS = (60_000, 200_000, 600_000, 2_000_000, 6_000_000)
+DISK_EPOCHS = 3, 20
+"""Least and most epochs that are timed of a file, between which `DISK_EPOCH_ROWS` rows are gone through."""
+DISK_EPOCH_ROWS = 3_000_000
 
 Point = dict[str, Any]
-"""What `measure_point` takes, and later what it returned."""
+"""What `measure_point` or `measure_disk_point` takes, and later what it returned."""
 
 
 def run(options: Options) -> Path:
@@ -46,8 +58,57 @@ def run(options: Options) -> Path:
         for point, found in zip(points, samples, strict=True):
             found.append(in_fresh_process(measure_point, {**point, **asked}, settings["pause"]))
     measured = [{**point, **combined(found)} for point, found in zip(points, samples, strict=True)]
-    results = {**{sweep: series(measured, sweep) for sweep in ("rows", "width", "threads")}, "left_out": left_out}
+    on_disk: list[Point] = []
+    if not backend.own_memory:  # the host's memory is what the files may be larger than
+        on_disk, without_room = _measure_on_disk(options, backend)
+        left_out += without_room
+    results = {
+        **{sweep: series(measured, sweep) for sweep in ("rows", "width", "threads")},
+        "disk": series(on_disk, "disk", "peak_memory_bytes"),
+        "left_out": left_out,
+    }
     return save("scaling", options, backend, settings, results)
+
+
+def _measure_on_disk(options: Options, backend: Backend) -> tuple[list[Point], list[str]]:
+    """Return the records of both experiments on files of so many rows, and in words the files that have no room.
+
+    The files are in a temporary folder of the cache's folder, where training keeps sorted rows too.
+    """
+    place = cache_folder() or options.out
+    place.mkdir(parents=True, exist_ok=True)
+    low, high = DISK_EPOCHS
+    measured, left_out = [], []
+    for rows in options.disk_rows or (QUICK_ROWS if options.quick else DISK_ROWS):
+        if 2 * rows * N_INPUTS > shutil.disk_usage(place).free:
+            left_out.append(f"{rows:,} rows on disk: no room there for their images twice, as they are and sorted")
+            continue
+        with TemporaryDirectory(prefix="bench-", dir=place) as folder:
+            write_images(Path(folder), rows)
+            for experiment in ("sgd", "adam"):
+                point = {
+                    "device": backend.name,
+                    "threads": backend.threads,
+                    "sweep": "disk",
+                    "experiment": experiment,
+                    "rows": rows,
+                    "epochs": low if options.quick else min(high, max(low, DISK_EPOCH_ROWS // rows)),
+                    "precision": options.precision,
+                }
+                pause = 0 if options.quick else PAUSE
+                found = in_fresh_process(measure_disk_point, {**point, "folder": folder}, pause)
+                epoch = summarize(found["epoch_seconds"])
+                measured.append(
+                    {
+                        **point,
+                        **found,
+                        "epoch_seconds": epoch,
+                        "seconds_per_row": rounded(epoch["median"] / rows),
+                        "first_epoch_seconds": rounded(found["first_epoch_seconds"]),
+                        "column_share": rounded(found["column_share"]),
+                    }
+                )
+    return measured, left_out
 
 
 def combined(found: Sequence[Point]) -> dict[str, Any]:
@@ -90,28 +151,42 @@ def plan(backend: Backend, quick: bool) -> tuple[list[Point], list[str]]:
     return points, left_out
 
 
-def series(measured: Sequence[Point], sweep: str) -> dict[str, Any]:
-    """Return the points of one sweep by experiment, with the exponents of time and of memory."""
+def series(measured: Sequence[Point], sweep: str, memory: str = "memory_added_bytes") -> dict[str, Any]:
+    """Return the points of one sweep by experiment, with the exponents of time and of the bytes named `memory`."""
     found = {}
     for experiment in dict.fromkeys(p["experiment"] for p in measured if p["sweep"] == sweep):
         points = [p for p in measured if p["sweep"] == sweep and p["experiment"] == experiment]
-        sizes = [p[sweep] for p in points]
+        sizes = [p["rows" if sweep == "disk" else sweep] for p in points]
         found[experiment] = {
             "points": points,
             "time_exponent": fitted_exponent(sizes, [p["epoch_seconds"]["median"] for p in points]),
-            "memory_exponent": fitted_exponent(sizes, [p["memory_added_bytes"] or 0 for p in points]),
+            "memory_exponent": fitted_exponent(sizes, [p[memory] or 0 for p in points]),
         }
     return found
 
 
 def draw(record: dict[str, Any]) -> Figure:
-    """Return plots of time, share of the GEMM rate and memory over rows, width and threads, with fitted exponents."""
+    """Return plots of time, share of the GEMM rate and memory over rows, width and threads, with fitted exponents.
+
+    Below these, time per row, time to the end of the first epoch and memory over the rows on disk.
+    """
     sweeps = {name: found for name in ("rows", "width", "threads") if (found := record["results"][name])}
+    on_disk = record["results"].get("disk", {})
+    lines, columns = (4, 3) if on_disk else (3, len(sweeps))
     figure, axes = figure_with_axes(
-        3, len(sweeps), width=4.6 * len(sweeps), height=9.5, title="How time and memory grow", record=record
+        lines,
+        columns,
+        width=4.6 * columns,
+        height=9.5 * lines / 3,
+        title="How time and memory grow",
+        record=record,
     )
+    if on_disk:
+        _draw_on_disk(on_disk, axes[3 * columns :])
+    for ax in (ax for column in range(len(sweeps), columns) for ax in axes[column : 3 * columns : columns]):
+        ax.set_axis_off()
     for column, (sweep, by_experiment) in enumerate(sweeps.items()):
-        time, share, memory = axes[column :: len(sweeps)]
+        time, share, memory = axes[column : 3 * columns : columns]
         for (experiment, found), colour in zip(by_experiment.items(), SERIES, strict=False):
             points = found["points"]
             sizes = [p[sweep] for p in points]
@@ -134,15 +209,52 @@ def draw(record: dict[str, Any]) -> Figure:
         for ax in (share, memory):
             ax.set_xscale("log")
             ax.set_ylim(bottom=0)
-        for ax in (time, share, memory):
-            ax.set_xlabel({"rows": "rows", "width": "neurons in each hidden layer", "threads": "threads"}[sweep])
-            sizes = sorted({p[sweep] for found in by_experiment.values() for p in found["points"]})
-            ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
-            ax.minorticks_off()
-            ax.grid(alpha=0.3)
-            ax.legend(fontsize=8)
-            ax.spines[["top", "right"]].set_visible(False)
+        label = {"rows": "rows", "width": "neurons in each hidden layer", "threads": "threads"}[sweep]
+        sizes = sorted({p[sweep] for found in by_experiment.values() for p in found["points"]})
+        _finish((time, share, memory), label, sizes)
     return figure
+
+
+def _draw_on_disk(by_experiment: dict[str, Any], axes: Sequence[Axes]) -> None:
+    """Draw time per row, time to the end of the first epoch and memory over the rows on disk."""
+    per_row, first, memory = axes
+    for (experiment, found), colour in zip(by_experiment.items(), SERIES, strict=False):
+        points = found["points"]
+        style: dict[str, Any] = {"color": colour, "marker": "o", "markersize": 4, "label": experiment}
+        sizes = [p["rows"] for p in points]
+        per_row.plot(sizes, [1e6 * p["seconds_per_row"] for p in points], **style)
+        low, high = ([1e6 * p["epoch_seconds"][end] / p["rows"] for p in points] for end in ("min", "max"))
+        per_row.fill_between(sizes, low, high, color=colour, alpha=0.2)
+        first.loglog(sizes, [p["first_epoch_seconds"] for p in points], **style)
+        known = [p for p in points if p["peak_memory_bytes"] is not None]
+        memory.plot([p["rows"] for p in known], [p["peak_memory_bytes"] / 1e6 for p in known], **style)
+    sizes = sorted({p["rows"] for found in by_experiment.values() for p in found["points"]})
+    memory.loglog(
+        sizes, [size * N_INPUTS / 1e6 for size in sizes], color=COLOURS["floor"], linestyle="--", label="file"
+    )
+    first.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    memory.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    for ax, words in (
+        (per_row, "µs per row"),
+        (first, "seconds to the end of the first epoch"),
+        (memory, "MB of the process at most"),
+    ):
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.set_ylabel(words)
+        ax.set_xscale("log")
+    per_row.set_ylim(bottom=0)
+    _finish(axes, "rows on disk", sizes)
+
+
+def _finish(axes: Sequence[Axes], label: str, sizes: Sequence[int]) -> None:
+    """Give plots over `sizes` their x axis, grid and legend."""
+    for ax in axes:
+        ax.set_xlabel(label)
+        ax.set_xticks(sizes, [f"{size:,}" if size < 1e6 else f"{size / 1e6:g} M" for size in sizes])
+        ax.minorticks_off()
+        ax.grid(alpha=0.3)
+        ax.legend(fontsize=8)
+        ax.spines[["top", "right"]].set_visible(False)
 
 
 def _label(experiment: str, sweep: str, exponent: float | None) -> str:
@@ -172,14 +284,48 @@ def tables(record: Record) -> list[str]:
             sweep, "experiment", "epoch", "min – max", "IQR", "GFLOP/s", "of the GEMM rate", "MB added by fit",
         ]  # fmt: skip
         parts.append(markdown.table(head, rows))
-        fits = [
-            f"{experiment}: "
-            + ", ".join(f"{what} ∝ {sweep}^{_exponent(one[f'{what}_exponent'])}" for what in ("time", "memory"))
-            for experiment, one in found.items()
-        ]
-        parts.append(f"{'; '.join(fits)}.\n")
+        parts.append(f"{_fits(found, sweep)}.\n")
+    if on_disk := record["results"].get("disk"):
+        parts += _tables_on_disk(on_disk)
     parts += [f"- Left out: {reason}." for reason in record["results"]["left_out"]]
     return parts
+
+
+def _tables_on_disk(by_experiment: Record) -> list[str]:
+    """Return the sentence, the table and the exponents of rows on disk."""
+    rows = [
+        [
+            f"{point['rows']:,}",
+            experiment,
+            *markdown.spread(point["epoch_seconds"]),
+            f"{1e6 * point['seconds_per_row']:.2f}",
+            f"{point['column_share']:.0%}",
+            markdown.seconds(point["first_epoch_seconds"]),
+            markdown.megabytes(point["rows"] * N_INPUTS),
+            markdown.megabytes(point["peak_memory_bytes"]),
+        ]
+        for experiment, one in by_experiment.items()
+        for point in one["points"]
+    ]
+    head = [
+        "rows on disk", "experiment", "epoch", "min – max", "IQR", "µs/row", "columns", "to the first epoch's end",
+        "MB of the file", "MB of the process",
+    ]  # fmt: skip
+    return [
+        "Made images with a background, mapped from plain IDX files that were just written. The memory is all that\n"
+        "the process held at most, Python and libraries included:\n",
+        markdown.table(head, rows),
+        f"{_fits(by_experiment, 'rows')}.\n",
+    ]
+
+
+def _fits(by_experiment: Record, size: str) -> str:
+    """Return in words how time and memory of each experiment grow with `size`."""
+    return "; ".join(
+        f"{experiment}: "
+        + ", ".join(f"{what} ∝ {size}^{_exponent(one[f'{what}_exponent'])}" for what in ("time", "memory"))
+        for experiment, one in by_experiment.items()
+    )
 
 
 def _exponent(value: float | None) -> str:

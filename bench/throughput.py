@@ -27,6 +27,7 @@ from bench.measure import (
 from bench.pictures import COLOURS, bars, figure_with_axes, seconds_in_words
 from bench.results import Options, save
 from fmnist_xp.backend import Backend
+from fmnist_xp.data import Pixels
 from fmnist_xp.experiments import EXPERIMENTS, Experiment
 from fmnist_xp.measure import copy_rate, epoch_flops, gemm_sampler, time_epochs
 from fmnist_xp.model import Sequential
@@ -40,10 +41,8 @@ LOG_EVERY = 10
 def run(options: Options) -> Path:
     """Measure every experiment and return the path of the JSON file."""
     backend = options.backend()
-    rows, labels, data = options.rows()
-    with backend.computing():
-        X, y = backend.asarray(rows, dtype=backend.precision(options.precision).operands), backend.asarray(labels)
-    del rows
+    X, labels, data = options.rows()
+    y = backend.asarray(labels)
     settings: dict[str, Any] = {
         "data": data,
         "rounds": options.rounds or (2 if options.quick else 10),
@@ -67,7 +66,7 @@ def run(options: Options) -> Path:
     notebooks: dict[str, baseline.Rounds] = {}
     with TemporaryDirectory() as folder:
         if settings["notebook_epochs_a_round"]:
-            baseline.write_rows(Path(folder), X, y)
+            baseline.write_rows(Path(folder), X, labels)
             for name, experiment in EXPERIMENTS.items():
                 state = experiment.make_network(backend, seed=0).state_dict()
                 notebooks[name] = sides[f"notebook {name}"] = baseline.Rounds(
@@ -90,6 +89,7 @@ def run(options: Options) -> Path:
         "experiments": {
             name: {
                 **metrics(one.network, len(X), samples[name], gemm_rates, copy_rates),
+                "column_share": rounded(one.column_share),
                 "peak_memory_bytes": memory[name],
                 "joules_per_epoch": joules[name],
                 "training": one.training(trainings[name]) if trainings[name] else None,
@@ -103,18 +103,24 @@ def run(options: Options) -> Path:
 class _Run:
     """An experiment whose network goes on training whenever it is timed."""
 
-    def __init__(self, experiment: Experiment, backend: Backend, X: Any, y: Any, dtype: str) -> None:
+    def __init__(self, experiment: Experiment, backend: Backend, X: Pixels, y: Any, dtype: str) -> None:
         self._experiment, self._dtype = experiment, dtype
         self._backend, self._X, self._y = backend, X, y
         self.network, self._optimizer = self._fresh()
         self._history = History()
+        self.column_share = 1.0
 
     def _fresh(self) -> tuple[Sequential, Optimizer]:
         network = self._experiment.make_network(self._backend, seed=0, dtype=self._dtype)
         return network, self._experiment.make_optimizer()
 
     def timed(self, epochs: int) -> Callable[[], list[float]]:
-        return lambda: time_epochs(self.network, self._X, self._y, self._optimizer, epochs, log_every=LOG_EVERY)
+        def seconds() -> list[float]:
+            timed = time_epochs(self.network, self._X, self._y, self._optimizer, epochs, log_every=LOG_EVERY)
+            self.column_share = timed.column_share
+            return timed.seconds
+
+        return seconds
 
     def peak_memory(self) -> int | None:
         """Return the most memory held during an epoch, rows included."""
@@ -123,7 +129,7 @@ class _Run:
         return self._backend.peak_memory()
 
     def train(self) -> list[float]:
-        """Return the wall time of a whole training run, with the rows on the device and the kernels compiled."""
+        """Return the wall time of a whole training run from bytes in the host's memory, with the kernels compiled."""
         network, optimizer = self._fresh()
         self._backend.synchronize()
         started = perf_counter()
@@ -185,15 +191,16 @@ def draw(record: dict[str, Any]) -> Figure:
     figure, (ax,) = figure_with_axes(
         1, 1, width=10, height=3.6, title="A full-batch epoch and its floor", record=record
     )
-    products = "the matrix products at the GEMM rate"
+    products = "the matrix products of every column at the GEMM rate"
     floor = f"{products}, or the bytes at the rate of a copy" if copy else products
     names = [f"{name}\n{'-'.join(map(str, e['widths']))}" for name, e in experiments.items()]
     labels = [_label(e) for e in experiments.values()]
     summaries = [e["epoch_seconds"] for e in experiments.values()]
-    bars(ax, names, summaries, labels, [COLOURS["ours"]] * len(names), unit="time of an epoch")
-    for place, e in enumerate(experiments.values()):
+    floors = [e["floor_seconds"] for e in experiments.values()]
+    bars(ax, names, summaries, labels, [COLOURS["ours"]] * len(names), floors=floors, unit="time of an epoch")
+    for place, seconds in enumerate(floors):
         ax.plot(
-            [e["floor_seconds"]] * 2,
+            [seconds] * 2,
             [place - 0.4, place + 0.4],
             color=COLOURS["floor"],
             linewidth=2,
@@ -206,8 +213,10 @@ def draw(record: dict[str, Any]) -> Figure:
 def _label(experiment: dict[str, Any]) -> str:
     """Return the metrics of an experiment in two lines, on a GPU three."""
     epoch, training = experiment["epoch_seconds"]["median"], experiment["training"]
+    share = experiment.get("column_share", 1)  # older records do not say
+    columns = f", {share:.0%} of the columns" if share < 1 else ""
     text = (
-        f"{seconds_in_words(epoch)} · {experiment['samples_per_second'] / 1e3:,.0f} k samples/s\n"
+        f"{seconds_in_words(epoch)} · {experiment['samples_per_second'] / 1e3:,.0f} k samples/s{columns}\n"
         f"{experiment['flops_per_second'] / 1e9:,.0f} GFLOP/s, {experiment['fraction_of_gemm']:.0%} of the GEMM rate"
     )
     if experiment["fraction_of_bandwidth"] is not None:
@@ -228,6 +237,7 @@ def tables(record: Record) -> list[str]:
             f"{e['epochs_per_second']:.3g}",
             f"{e['samples_per_second'] / 1e3:,.0f} k",
             f"{e['flops_per_second'] / 1e9:,.0f}",
+            markdown.number(e.get("column_share"), ".0%"),
             f"{e['fraction_of_gemm']:.2f}",
             f"{e['fraction_of_best_gemm']:.2f}",
             markdown.number(e["fraction_of_bandwidth"], ".2f"),
@@ -238,7 +248,7 @@ def tables(record: Record) -> list[str]:
         for name, e in found["experiments"].items()
     ]
     head = [
-        "experiment", "epoch", "min – max", "IQR", "epochs/s", "samples/s", "GFLOP/s", "of the GEMM rate",
+        "experiment", "epoch", "min – max", "IQR", "epochs/s", "samples/s", "GFLOP/s", "columns", "of the GEMM rate",
         "of its best", "of the bandwidth", "floor / epoch", "peak MB", "J/epoch",
     ]  # fmt: skip
     rates = f"GEMM rate: median {gemm['median'] / 1e9:,.0f}, best {gemm['max'] / 1e9:,.0f} GFLOP/s."

@@ -5,8 +5,10 @@ What `python -m bench` and `fmnist-xp bench` both measure with. Each function re
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 from fmnist_xp.backend import Array, Backend
+from fmnist_xp.data.pixels import Pixels
 from fmnist_xp.nn.network import Network
 from fmnist_xp.optim import Optimizer
 from fmnist_xp.train.trainer import train
@@ -79,23 +81,39 @@ def _least_seconds(backend: Backend, work: Callable[[int], None], repeats: int) 
     return min(backend.seconds_between(marks)[1:])
 
 
+class Timed(NamedTuple):
+    """Seconds of each epoch, and the share of the columns that the first layer's products took."""
+
+    seconds: list[float]
+    column_share: float
+
+
 def time_epochs(
     network: Network,
-    X: Array,
+    X: Pixels | Array,
     y: Array,
     optimizer: Optimizer,
     epochs: int,
     *,
     log_every: int = 10,
     block_rows: int | None = None,
-) -> list[float]:
-    """Train for `epochs` more epochs and return the seconds of each, after one to warm up, or those of two launches.
+    dense: bool | None = None,
+) -> Timed:
+    """Train for `epochs` more epochs and time each, after one to warm up, or those of two launches.
 
-    `X` and `y` are arrays of the network's backend. This is the training loop itself, so loss and accuracy are
-    computed and fetched every `log_every`th epoch, as `fit` does.
+    `X` is `Pixels` or an array, and `y` an array, of the network's backend. This is the training loop itself, so loss
+    and accuracy are computed and fetched every `log_every`th epoch, as `fit` does, and rows are laid out as there,
+    which is not in the seconds.
     """
     warm_up = 2 * log_every if network.backend.captures else 1
     history = train(
-        network, X, y, epochs=warm_up + epochs, optimizer=optimizer, log_every=log_every, block_rows=block_rows
+        network,
+        X,
+        y,
+        epochs=warm_up + epochs,
+        optimizer=optimizer,
+        log_every=log_every,
+        block_rows=block_rows,
+        dense=dense,
     )
-    return history.epoch_seconds[warm_up:]
+    return Timed(history.epoch_seconds[warm_up:], history.column_share)

@@ -4,11 +4,10 @@ import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-
 from fmnist_xp.backend import Backend
-from fmnist_xp.data import CLASS_NAMES
-from fmnist_xp.experiments import EXPERIMENTS, N_INPUTS
+from fmnist_xp.data import make_synthetic
+from fmnist_xp.data.pixels import pixels
+from fmnist_xp.experiments import EXPERIMENTS
 from fmnist_xp.measure import epoch_flops, gemm_sampler, time_epochs
 
 ROWS = 60_000
@@ -18,41 +17,48 @@ ROWS = 60_000
 class Speed:
     """The speed of one experiment.
 
-    `epoch_seconds` is the median; `flops` the rate of the epoch's matrix products in flop/s, and `gemm_flops` that of
+    `epoch_seconds` is the median, and `column_share` the share of the columns that its first layer's products took.
+    `flops` is the rate in flop/s at which it would have made the products of all columns, and `gemm_flops` that of
     large matrix products in the same process, the higher of the rates before and after.
     """
 
     experiment: str
     widths: tuple[int, ...]
     epoch_seconds: float
+    column_share: float
     flops: float
     gemm_flops: float
 
 
 def measure_speed(
-    backend: Backend, precision: str, epochs: int, rows: int = ROWS, block_rows: int | None = None
+    backend: Backend,
+    precision: str,
+    epochs: int,
+    rows: int = ROWS,
+    block_rows: int | None = None,
+    dense: bool | None = None,
 ) -> Iterator[Speed]:
-    """Yield the speed of each experiment over `epochs` epochs of `rows` synthetic images, in blocks of `block_rows`.
+    """Yield the speed of each experiment over `epochs` epochs, as `fit` trains.
 
-    The images are noise in [−1, 1]: arithmetic takes the same time on any finite numbers that are not mostly zeros.
+    The `rows` images are synthetic garments, all different, with a background as wide as the real ones have: how many
+    columns can be left out depends on the images. `block_rows` and `dense` are those of `fit`.
     """
-    generator = np.random.default_rng(0)
-    X = generator.random((rows, N_INPUTS), dtype=np.float32)
-    X *= 2
-    X -= 1
-    inputs = backend.asarray(X, dtype=backend.precision(precision).operands)
-    labels = backend.asarray(generator.integers(0, len(CLASS_NAMES), rows, dtype=np.uint8))
+    garments, _ = make_synthetic(rows, 1)
+    X, y = pixels(garments)
+    labels = backend.asarray(y)
     gemm_rate = gemm_sampler(backend, precision)
     peak = gemm_rate()
     for experiment in EXPERIMENTS.values():
         network = experiment.make_network(backend, seed=0, dtype=precision)
         optimizer = experiment.make_optimizer()
-        seconds = statistics.median(time_epochs(network, inputs, labels, optimizer, epochs, block_rows=block_rows))
+        timed = time_epochs(network, X, labels, optimizer, epochs, block_rows=block_rows, dense=dense)
+        seconds = statistics.median(timed.seconds)
         before, peak = peak, gemm_rate()
         yield Speed(
             experiment.name,
             tuple(network.widths),
             seconds,
+            timed.column_share,
             epoch_flops(network.widths, rows) / seconds,
             max(before, peak),
         )

@@ -7,7 +7,7 @@ import gpu_round
 import pytest
 import typer.main
 
-from bench.__main__ import app as bench
+from bench.commands import app as bench
 from fmnist_xp.cli.app import app as fmnist_xp
 
 COMMANDS: dict[str, Any] = {"fmnist_xp": typer.main.get_command(fmnist_xp), "bench": typer.main.get_command(bench)}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fmnist_xp.backend import CpuBackend
+from fmnist_xp.data import Pixels
 from fmnist_xp.measure import copy_rate, epoch_flops, gemm_sampler, time_epochs
 from fmnist_xp.nn import Dense, Network, ReLU
 from fmnist_xp.optim import SGD
@@ -146,11 +147,23 @@ def test_time_epochs_gives_each_epoch_but_the_first_and_trains() -> None:
     network = Network([Dense(6, 4), ReLU(), Dense(4, 3)], seed=0)
     before = network.parameters.copy()
     optimizer = SGD()
-    seconds = time_epochs(network, X, y, optimizer, 3)
+    seconds = time_epochs(network, X, y, optimizer, 3).seconds
     assert len(seconds) == 3
     assert all(second > 0 for second in seconds)
     assert optimizer.iterations == 4
     assert not np.array_equal(before, network.parameters)
+
+
+@pytest.mark.parametrize(("dense", "share"), [(None, 32 / 36), (False, 32 / 36), (True, 1)])
+def test_time_epochs_tells_the_share_of_the_columns(dense: bool | None, share: float) -> None:
+    """Of 36 columns 24 are never background: with others, 32 are multiplied, a multiple of 16."""
+    generator = np.random.default_rng(0)
+    images = generator.integers(1, 256, (40, 36), "uint8")
+    images[:, 24:] = 0
+    network = Network([Dense(36, 4), ReLU(), Dense(4, 3)], seed=0)
+    timed = time_epochs(network, Pixels(images), np.zeros(40, "uint8"), SGD(), 2, dense=dense)
+    assert timed.column_share == pytest.approx(share)
+    assert len(timed.seconds) == 2
 
 
 class Noting(CpuBackend):
@@ -172,8 +185,8 @@ class Noting(CpuBackend):
 def timed(backend: Noting, epochs: int, **options: Any) -> tuple[list[float], int]:
     """Return the seconds of the epochs of a small training run, and the number of epochs."""
     network, optimizer = Network([Dense(2, 3)], backend=backend, seed=0), SGD()
-    seconds = time_epochs(network, np.ones((4, 2), "float32"), np.zeros(4, "uint8"), optimizer, epochs, **options)
-    return seconds, optimizer.iterations
+    timed = time_epochs(network, np.ones((4, 2), "float32"), np.zeros(4, "uint8"), optimizer, epochs, **options)
+    return timed.seconds, optimizer.iterations
 
 
 # 21 epochs: the logged ones are 0, 10 and 20, or 0, 4, 8, 12, 16 and 20.

@@ -3,12 +3,13 @@
 from bench.engines.base import LOG_EVERY, Engine, NotHereError, Task
 from bench.engines.jax import Jax, JaxLoop
 from bench.engines.notebook import Notebook
-from bench.engines.ours import Ours, OursCudaGraphs, OursWithoutMetrics
+from bench.engines.ours import Ours, OursCudaGraphs, OursDense, OursWithoutMetrics
 from bench.engines.pytorch import PyTorch, PyTorchCompiled, PyTorchCudaGraphs, PyTorchWholeGraph
 from bench.engines.scikit_learn import ScikitLearn
 
 ENGINES: tuple[type[Engine], ...] = (
     Ours,
+    OursDense,
     OursWithoutMetrics,
     OursCudaGraphs,
     Notebook,
@@ -29,6 +30,7 @@ __all__ = [
     "Notebook",
     "Ours",
     "OursCudaGraphs",
+    "OursDense",
     "OursWithoutMetrics",
     "Task",
 ]

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from fmnist_xp.backend import PRECISIONS, Backend
+from fmnist_xp.data.pixels import HALF, Pixels, scale_pixels
 from fmnist_xp.experiments import Experiment
 from fmnist_xp.machine import usable_cores
 
@@ -37,11 +39,13 @@ class Task:
     """What every program starts from: the experiment, the weights, all rows, the device and the precision.
 
     `state` has the weights and biases as `Network.state_dict` names them, in the precision's dtype of parameters.
+    `pixels` are the rows as bytes, which our engine takes as training does; the others take `rows()`, in the same
+    order.
     """
 
     experiment: Experiment
     state: Mapping[str, NDArray[np.floating[Any]]]
-    X: NDArray[np.float32]
+    pixels: Pixels
     y: NDArray[np.uint8]
     backend: Backend
     precision: str = "float32"
@@ -66,6 +70,13 @@ class Task:
         """The factor on the loss before backward, divided out in the update: `LOSS_SCALE` for float16, else 1."""
         return LOSS_SCALE if self.half else 1.0
 
+    @cached_property
+    def X(self) -> NDArray[np.floating[Any]]:
+        """The rows as numbers of the parameters' dtype, made once for all programs."""
+        X = np.empty(self.pixels.shape, PRECISIONS[self.precision].parameters)
+        scale_pixels(np, X, self.pixels.bytes(slice(None)), X.dtype.type(HALF))
+        return X
+
     def rows(self) -> NDArray[np.floating[Any]]:
         """Return the rows in the dtype of a product's operands, in which the device holds them."""
         return self.X.astype(PRECISIONS[self.precision].operands, copy=False)
@@ -80,8 +91,9 @@ class Engine(ABC):
     """A program with the task's network in it.
 
     `name` is what tables call it, `note` how it differs from the others, `l2` whether it regularizes the
-    first layer as the experiment says, `gpu` whether it runs on a GPU, and `epochs_a_call` how many epochs `epoch`
-    makes. The constructor raises `NotHereError` where the program cannot run.
+    first layer as the experiment says, `gpu` whether it runs on a GPU, `epochs_a_call` how many epochs `epoch` makes,
+    and `column_share` the share of the rows' columns that it multiplies. The constructor raises `NotHereError` where
+    the program cannot run.
     """
 
     name: ClassVar[str]
@@ -89,6 +101,7 @@ class Engine(ABC):
     l2: ClassVar[bool] = True
     gpu: ClassVar[bool] = True
     epochs_a_call: ClassVar[int] = 1
+    column_share: float = 1.0
 
     @abstractmethod
     def __init__(self, task: Task) -> None:

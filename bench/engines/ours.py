@@ -5,17 +5,19 @@ from dataclasses import replace
 from typing import Any
 
 from bench.engines.base import Engine, NotHereError, Task
-from fmnist_xp.backend import CudaGraphBackend
+from fmnist_xp.backend import Array, CudaGraphBackend
+from fmnist_xp.data import Pixels
 from fmnist_xp.errors import DeviceError
 from fmnist_xp.train.epochs import Epochs
 from fmnist_xp.train.fullbatch import FullBatch
 
 
 class Ours(Engine):
-    """`FullBatch` and the optimizer, with loss and accuracy in every epoch."""
+    """`FullBatch` and the optimizer on the rows' bytes, as training runs, with loss and accuracy in every epoch."""
 
     name = "fmnist_xp"
     logs = True
+    dense: bool | None = None
 
     def __init__(self, task: Task) -> None:
         """Make the network with a copy of the weights."""
@@ -24,8 +26,15 @@ class Ours(Engine):
         self._network.load_state_dict(task.state)
         self._optimizer = task.experiment.make_optimizer()
         with self.session():
-            X, y = task.backend.asarray(task.rows()), task.backend.asarray(task.y)
-            self._batch = FullBatch(self._network, X, y)
+            y = task.backend.asarray(task.y)
+            self._batch = FullBatch(self._network, self._inputs(task), y, dense=self.dense)
+        self.column_share = self._batch.rows.column_share
+        if self.column_share < 1:
+            columns = f"{self.column_share:.1%} of the columns, of rows that it has sorted"
+            self.note = "; ".join(filter(None, [self.note, columns]))
+
+    def _inputs(self, task: Task) -> Pixels | Array:
+        return task.pixels
 
     def epoch(self) -> tuple[Any, Any]:
         """Return the loss with its penalty, and the accuracy, still on the device."""
@@ -43,6 +52,23 @@ class Ours(Engine):
         """Return the context of training: on the CPU, BLAS held to one thread in each of the engine's own."""
         context: AbstractContextManager[Any] = self._backend.computing()
         return context
+
+
+class OursDense(Ours):
+    """Rows as numbers, in the order given, of which every column is multiplied, as by the frameworks."""
+
+    name = "fmnist_xp, dense rows"
+    note = "100% of the columns, of the same numbers in the same order as the frameworks"
+    dense = True
+
+    def __init__(self, task: Task) -> None:
+        """Raise `NotHereError` on a GPU, where nothing is left out of any row."""
+        if task.on_gpu:
+            raise NotHereError("a GPU multiplies every column by default")
+        super().__init__(task)
+
+    def _inputs(self, task: Task) -> Pixels | Array:
+        return task.backend.asarray(task.rows())
 
 
 class OursWithoutMetrics(Ours):

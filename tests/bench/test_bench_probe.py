@@ -12,7 +12,7 @@ from parity.standin import StandInCupy, make_nvmath
 from typer.testing import CliRunner
 
 from bench import probe, report
-from bench.__main__ import app
+from bench.commands import app
 from bench.results import Options, load
 from fmnist_xp.backend import CudaBackend, CudaGraphBackend
 from fmnist_xp.measure import copy_rate, gemm_sampler, time_epochs

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from bench import probe, report
+from bench import peers, probe, report, scaling, throughput
 from fmnist_xp.backend import PRECISIONS
 
 MACHINE = {
@@ -373,3 +373,90 @@ def test_each_step_of_an_epoch_is_in_one_call() -> None:
     steps = [step for name in names for step in name.rpartition(": ")[2].split("; ")]
     assert steps == [one["call"] for one in CALLS if ": " not in one["call"]]
     assert len(names) == 6
+
+
+def without_background() -> dict[str, dict[str, Any]]:
+    """Return records of rows without their background: epochs of half their floor, of 68% of the columns."""
+    found = samples()
+    found["throughput-cpu"]["results"]["experiments"]["sgd"] |= {
+        "column_share": 0.68, "epoch_seconds": summary(0.08), "fraction_of_gemm": 2.0, "training": None,
+    }  # fmt: skip
+    result = found["peers-cpu"]["results"]["sgd"]
+    sides = result["engines"]
+    sides["fmnist_xp"] |= {**summary(0.08), "column_share": 0.68}
+    sides["fmnist_xp, dense rows"] = {**summary(0.2), "note": "", "losses": [2.3], "column_share": 1.0}
+    result["ratios"] = peers.ratios(sides, 0.16)
+    points = [
+        {
+            "sweep": "disk", "experiment": "adam", "rows": rows, "epoch_seconds": summary(2e-6 * rows),
+            "seconds_per_row": 2e-6, "first_epoch_seconds": 5e-6 * rows, "column_share": 0.755,
+            "peak_memory_bytes": 90_000_000,
+        }
+        for rows in (60_000, 6_000_000)
+    ]  # fmt: skip
+    found["scaling-cpu"]["results"]["disk"] = {
+        "adam": {"points": points, "time_exponent": 1.0, "memory_exponent": 0.0}
+    }
+    return found
+
+
+def test_share_of_the_columns_and_dense_rows_are_told(folder: Path) -> None:
+    for stem, sample in without_background().items():
+        (folder / f"{stem}.json").write_text(json.dumps(sample))
+    text = report.text(folder)
+    for piece in (
+        "| GFLOP/s | columns | of the GEMM rate |",
+        "| 150 | 68% | 2.00 |",
+        "| 2.00 | 400 | – |",  # floor / epoch, MB
+        # 0.3 s beside 0.08 s and 0.2 s
+        "The fastest of the frameworks, PyTorch, eager, takes 3.75× our time, and 1.50× that with dense rows.\n",
+        "The peers multiply every column of every row: none of them knows that the order of rows is free.",
+        # 60,000 · 784 bytes
+        "| 60,000 | adam | 0.120 s | 0.108 – 0.144 | 0.006 | 2.00 | 76% | 0.300 s | 47 | 90 |",
+        "| 6,000,000 | adam | 12.000 s | 10.800 – 14.400 | 0.600 | 2.00 | 76% | 30.000 s | 4,704 | 90 |",
+        "adam: time ∝ rows^1.00, memory ∝ rows^0.00.",
+    ):
+        assert piece in text
+
+
+def test_records_that_do_not_know_of_columns_do_not_mention_them(folder: Path) -> None:
+    text = report.text(folder)
+    assert "| 150 | – | 0.80 |" in text
+    assert "The peers multiply every column" not in text
+    assert "rows on disk |" not in text
+
+
+def test_dense_rows_with_metrics_in_every_epoch_stand_beside_several_epochs_a_call(folder: Path) -> None:
+    sample = without_background()["peers-cpu"]
+    sides = sample["results"]["sgd"]["engines"]
+    sides["JAX, jit of 10 epochs"] = {**summary(0.382), "note": "", "losses": [2.3, 1.9], "epochs_a_call": 10}
+    sample["results"]["sgd"]["ratios"] = peers.ratios(sides, 0.16)
+    (folder / "peers-cpu.json").write_text(json.dumps(sample))
+    assert (  # 0.382 s beside 0.191 s and 0.2 s
+        "JAX, jit of 10 epochs, takes 2.00× our time, and 1.91× that with dense rows and metrics in every epoch.\n"
+    ) in report.text(folder)
+
+
+@pytest.mark.parametrize(("benchmark", "draw"), [("throughput", throughput.draw), ("peers", peers.draw)])
+def test_labels_stand_beyond_the_floor(benchmark: str, draw: Any) -> None:
+    """Of epochs of 0.08 s, 0.096 s at most, whose floor is 0.16 s or 0.152 s."""
+    found = without_background()[f"{benchmark}-cpu"]
+    floor = {"throughput": 0.16, "peers": 30_443_520_000 / 2e11}[benchmark]
+    axes = draw(found).axes[0]
+    assert axes.get_xlim()[1] > floor
+    label = next(text for text in axes.texts if text.get_text().startswith("80 ms"))
+    assert label.get_position()[0] > floor
+
+
+def test_picture_of_the_scaling_has_rows_on_disk_below() -> None:
+    def labels(record: dict[str, Any]) -> list[str]:
+        return [axes.get_ylabel() for axes in scaling.draw(record).axes if axes.axison]
+
+    above = ["seconds per epoch", "of the GEMM rate", "MB added by fit"]
+    # Of the sweeps of the sample, two are empty.
+    below = ["µs per row", "seconds to the end of the first epoch", "MB of the process at most"]
+    samples_before = samples()["scaling-cpu"]
+    for found in (samples_before, without_background()["scaling-cpu"]):
+        for point in found["results"]["rows"]["sgd"]["points"]:
+            point["fraction_of_gemm"] = 0.5
+        assert labels(found) == (above + below if "disk" in found["results"] else above)

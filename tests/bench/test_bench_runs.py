@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from bench import baseline, loading, peers, processes, scaling, throughput
-from bench.__main__ import app
+from bench import baseline, loading, made, peers, processes, scaling, throughput
 from bench.agreement import DisagreementError, check, references
+from bench.commands import app
 from bench.engines import ENGINES, Engine, Notebook, NotHereError, Ours, OursWithoutMetrics, Task
 from bench.engines.pytorch import PyTorchCompiled
 from bench.engines.scikit_learn import ScikitLearn
-from bench.point import measure_point
+from bench.point import measure_disk_point, measure_point
 from bench.results import Options, load
 from fmnist_xp.backend import CpuBackend
-from fmnist_xp.data import Dataset, export
+from fmnist_xp.data import Dataset, Pixels, export
 from fmnist_xp.experiments import EXPERIMENTS
 
 # The frameworks' own warnings are no failures.
@@ -96,6 +96,7 @@ def test_throughput(folder: Path, tmp_path: Path, notebook_rounds: list[dict[str
     assert experiments["sgd"]["flops_per_epoch"] == 30_443_520_000 // 300
     assert len(experiments["adam"]["epoch_seconds"]["samples"]) == 4
     assert record["settings"]["data"]["rows"] == 200
+    assert {experiment["column_share"] for experiment in experiments.values()} == {1}  # of noise nothing is left out
     assert [asked["experiment"]["name"] for asked in notebook_rounds] == ["sgd", "momentum", "adam"] * 2
     for summary in record["results"]["notebook"].values():
         assert len(summary["samples"]) == 2
@@ -178,6 +179,18 @@ def test_scaling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [point["rows"] for point in results["rows"]["adam"]["points"]] == [50, 150]
     assert [point["width"] for point in results["width"]["sgd"]["points"]] == [4, 8]
     assert results["threads"]["sgd"]["points"][0]["threads"] == 1
+    assert list(results["disk"]) == ["sgd", "adam"]
+    for found in results["disk"].values():
+        assert [point["rows"] for point in found["points"]] == [50, 150]
+        for point in found["points"]:
+            assert "folder" not in point
+            assert len(point["epoch_seconds"]["samples"]) == point["epochs"] == 3
+            assert point["seconds_per_row"] == pytest.approx(
+                point["epoch_seconds"]["median"] / point["rows"], rel=1e-4
+            )
+            assert point["first_epoch_seconds"] > point["epoch_seconds"]["min"]
+            assert point["column_share"] == 1  # of so few rows, some has something in every column
+    assert not list((tmp_path / "cache").glob("bench-*"))
     for sweep in ("rows", "width", "threads"):
         for point in results[sweep]["sgd"]["points"]:
             rate = point["flops_per_epoch"] / point["epoch_seconds"]["median"]
@@ -192,6 +205,14 @@ def test_scaling_is_in_the_precision_asked_for(
 
     def measured(_function: Callable[..., Any], point: dict[str, Any], _pause: float) -> dict[str, Any]:
         asked.append(point)
+        if point["sweep"] == "disk":
+            return {
+                "flops_per_epoch": 10,
+                "first_epoch_seconds": 7.0,
+                "epoch_seconds": [0.01 * point["rows"]],
+                "peak_memory_bytes": 9 * point["rows"] ** 2,
+                "column_share": 0.75,
+            }
         return {
             "flops_per_epoch": 10,
             "epoch_seconds": [4.0, 2.0, 6.0],
@@ -207,6 +228,68 @@ def test_scaling_is_in_the_precision_asked_for(
     assert rows["points"][0]["fraction_of_gemm"] == 10 / 4 / 5
     assert rows["time_exponent"] == pytest.approx(0)
     assert rows["memory_exponent"] == pytest.approx(1)
+    disk = load(path)["results"]["disk"]["adam"]
+    assert (disk["time_exponent"], disk["memory_exponent"]) == pytest.approx((1, 2))
+    assert {(point["seconds_per_row"], point["column_share"]) for point in disk["points"]} == {(0.01, 0.75)}
+
+
+def test_sizes_on_disk_can_be_chosen_and_those_without_room_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, int, int]] = []
+    written: list[Path] = []
+
+    def measured(_function: Callable[..., Any], point: dict[str, Any], pause: float) -> dict[str, Any]:
+        assert pause == processes.PAUSE
+        written.append(Path(point["folder"]))
+        assert (written[-1] / "train-images-idx3-ubyte").stat().st_size == 16 + 784 * point["rows"]
+        asked.append((point["experiment"], point["rows"], point["epochs"]))
+        found = {"flops_per_epoch": 1, "first_epoch_seconds": 1.0, "epoch_seconds": [1.0]}
+        return {**found, "peak_memory_bytes": 1, "column_share": 1.0}
+
+    monkeypatch.setattr(scaling, "DISK_EPOCH_ROWS", 1_000)
+    monkeypatch.setattr(scaling, "in_fresh_process", measured)
+    monkeypatch.setattr(scaling, "plan", lambda *_arguments: ([], []))
+    # Room for the images of 250 rows twice, and not for those of 251.
+    monkeypatch.setattr(scaling.shutil, "disk_usage", lambda _path: SimpleNamespace(free=2 * 784 * 250 + 1))
+    run(
+        "scaling",
+        "--device",
+        "cpu",
+        "--out",
+        str(tmp_path),
+        *["--disk-rows", "40", "--disk-rows", "250", "--disk-rows", "251"],
+    )
+    record = load(tmp_path / "scaling-cpu.json")
+    # 1,000 rows are gone through, in 3 to 20 epochs.
+    assert asked == [("sgd", 40, 20), ("adam", 40, 20), ("sgd", 250, 4), ("adam", 250, 4)]
+    assert record["results"]["left_out"] == [
+        "251 rows on disk: no room there for their images twice, as they are and sorted"
+    ]
+    assert " --disk-rows 40 --disk-rows 250 --disk-rows 251" in record["command"]
+    assert not any(folder.exists() for folder in written)
+
+
+def test_a_gpu_has_no_rows_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Options, "backend", lambda _self: _StandIn())
+    monkeypatch.setattr(scaling, "plan", lambda *_arguments: ([], []))
+    assert load(scaling.run(Options("cuda", True, out=tmp_path)))["results"]["disk"] == {}
+
+
+def test_rows_on_disk_are_measured_in_a_fresh_process(tmp_path: Path) -> None:
+    """Of images whose upper half is background, 400 of 784 columns are multiplied: a multiple of 16."""
+    images = np.random.default_rng(0).integers(1, 256, (60, 28, 28), np.uint8)
+    images[:, :14] = 0
+    labels = np.arange(60, dtype=np.uint8) % 10
+    for name in ("train", "t10k"):
+        made._write(tmp_path, name, 60, [(images, labels)])
+    point = {"device": "cpu", "threads": 1, "experiment": "adam", "epochs": 2, "precision": "float32"}
+    found = processes.in_fresh_process(measure_disk_point, {**point, "folder": str(tmp_path)})
+    assert found["column_share"] == pytest.approx(400 / 784)
+    assert found["flops_per_epoch"] == 2 * 60 * (2 * 784 * 64 + 3 * 64 * 64 + 3 * 64 * 10)
+    assert len(found["epoch_seconds"]) == 2
+    assert found["first_epoch_seconds"] > 0
+    assert found["peak_memory_bytes"] is None or 10e6 < found["peak_memory_bytes"] < 500e6
 
 
 def test_widest_network_of_the_scaling_is_784_2048_2048_10() -> None:
@@ -235,9 +318,10 @@ def test_installed_peers_agree_and_the_others_are_named(folder: Path, tmp_path: 
     for result in record["results"].values():
         assert result["left_out"]["absent"] == "absent is not installed"
         assert {*result["engines"], *result["left_out"]} == {engine.name for engine in engines} | {"absent"}
-        assert {"fmnist_xp", "fmnist_xp, no figures", "notebook"} <= result["engines"].keys()
+        assert {"fmnist_xp", "fmnist_xp, dense rows", "fmnist_xp, no figures", "notebook"} <= result["engines"].keys()
         assert result["ratios"]["fmnist_xp"]["ours"] == 1
         assert result["ratios"]["notebook"]["notebook"] == 1
+        assert {engine["column_share"] for engine in result["engines"].values()} == {1}
         for name, engine in result["engines"].items():
             calls = engine["epochs_a_call"]
             assert len(engine["losses"]) == (0 if name == OursWithoutMetrics.name else 3 if calls == 1 else 2)
@@ -283,7 +367,7 @@ def test_losses_of_low_precision_may_drift_after_updates(
     """By a share of how far the loss has moved; the first loss has not."""
     experiment = EXPERIMENTS["adam"]
     generator = np.random.default_rng(0)
-    X, y = generator.uniform(-1, 1, (50, 784)).astype(np.float32), np.arange(50, dtype=np.uint8) % 10
+    X, y = Pixels(generator.integers(0, 256, (50, 784), np.uint8)), np.arange(50, dtype=np.uint8) % 10
     backend = _StandIn()
     task = Task(experiment, experiment.make_network(backend, seed=0).state_dict(), X, y, backend, precision)
 
@@ -478,7 +562,7 @@ def test_records_of_a_gpu_stand_in(folder: Path, tmp_path: Path, monkeypatch: py
 def test_whole_training_run_starts_from_the_initial_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """Timing epochs before does not change it: it ends where `fit` ends."""
     generator = np.random.default_rng(0)
-    X, y = generator.uniform(-1, 1, (60, 784)).astype(np.float32), np.arange(60, dtype=np.uint8) % 10
+    X, y = Pixels(generator.integers(0, 256, (60, 784), np.uint8)), np.arange(60, dtype=np.uint8) % 10
     experiment = replace(EXPERIMENTS["adam"], hidden=(6,), epochs=31)
     measured = throughput._Run(experiment, CpuBackend(1), X, y, "float32")
     measured.timed(3)()
@@ -493,7 +577,7 @@ def test_whole_training_run_starts_from_the_initial_weights(monkeypatch: pytest.
 
 @pytest.mark.filterwarnings("ignore")
 def test_diverged_training_has_no_metrics() -> None:
-    X, y = np.ones((10, 784), np.float32), np.arange(10, dtype=np.uint8)
+    X, y = Pixels(np.full((10, 784), 255, np.uint8)), np.arange(10, dtype=np.uint8)
     experiment = replace(EXPERIMENTS["sgd"], hidden=(4,), epochs=21, learning_rate=1e30)
     measured = throughput._Run(experiment, CpuBackend(1), X, y, "float32")
     assert measured.training(measured.train())["loss"] is None

@@ -91,7 +91,7 @@ DEFAULTS: dict[str, tuple[Callable[[], object], tuple[str, ...], list[Any]]] = {
     "bench": (
         measure.bench,
         ("bench",),
-        [backend(), ("measure_speed", (BACKEND, "float32", 20), {"block_rows": None})],
+        [backend(), ("measure_speed", (BACKEND, "float32", 20), {"block_rows": None, "dense": None})],
     ),
     "parity": (measure.parity, ("parity",), [backend(), load(), compare(None, "parity-cpu", 20)]),
     "evaluate": (
@@ -144,8 +144,8 @@ DEFAULTS: dict[str, tuple[Callable[[], object], tuple[str, ...], list[Any]]] = {
 
 OPTIONS: dict[str, tuple[str, list[Any]]] = {
     "bench": (
-        "bench --device cpu --precision float64 --epochs 3 --threads 2 --no-graphs --block-rows 70",
-        [backend("cpu", 2, False), ("measure_speed", (BACKEND, "float64", 3), {"block_rows": 70})],
+        "bench --device cpu --precision float64 --epochs 3 --threads 2 --no-graphs --block-rows 70 --dense-rows",
+        [backend("cpu", 2, False), ("measure_speed", (BACKEND, "float64", 3), {"block_rows": 70, "dense": True})],
     ),
     "parity": (
         "parity --device cuda:1 --precision float32 --epochs 4 --data x --no-synthetic --threads 3 --graphs "

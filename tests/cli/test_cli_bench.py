@@ -25,7 +25,7 @@ def test_each_experiment_has_its_speed(command: Command, workplace: Path, monkey
     assert [row[:2] for row in rows] == [
         ["sgd", "784-128-128-10"], ["momentum", "784-64-64-10"], ["adam", "784-64-64-10"],
     ]  # fmt: skip
-    for _name, network, milliseconds, rate, gflops, share in rows:
+    for _name, network, milliseconds, rate, columns, gflops, share in rows:
         widths = [int(width) for width in network.split("-")]
         # Forward, and two products backward but for the first layer, which has one.
         products = [3 * a * b for a, b in itertools.pairwise(widths)]
@@ -33,6 +33,7 @@ def test_each_experiment_has_its_speed(command: Command, workplace: Path, monkey
         seconds = float(milliseconds) / 1000
         assert 1 / float(rate) == pytest.approx(seconds, abs=1e-5, rel=0.01)
         assert float(gflops.replace(",", "")) == pytest.approx(flops / seconds / 1e9, abs=1, rel=0.05)
+        assert 0.5 < float(columns.rstrip("%")) / 100 <= 1
         assert float(share.rstrip("%")) / 100 == pytest.approx(flops / seconds / PEAK, abs=0.01, rel=0.05)
     assert "2 threads" in answer.lines[0]
     assert contents(workplace) == {}
@@ -63,14 +64,15 @@ def test_wrong_usage_is_one_line(command: Command, arguments: tuple[object, ...]
 def test_table_with_known_speeds(
     command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    known = speed.Speed("sgd", (784, 128, 10), epoch_seconds=12.5, flops=2.5e20, gemm_flops=1e21)
+    known = speed.Speed("sgd", (784, 128, 10), epoch_seconds=12.5, column_share=0.684, flops=2.5e20, gemm_flops=1e21)
     monkeypatch.setattr(speed, "measure_speed", lambda *_arguments, **_more: [known])
     answer = command("bench", "--device", "cpu", "--threads", 1)
     answer.assert_went_well()
     cells = [[cell.strip() for cell in re.split("[│┃]", line)[1:-1]] for line in answer.lines if line[0] in "│┃"]
     assert cells == [
-        ["experiment", "network", "ms/epoch", "epochs/s", "GFLOP/s", "of peak"],
-        ["sgd", "784-128-10", "12500.00", "0.1", "250,000,000,000", "25%"],
+        ["experiment", "network", "ms/epoch", "epochs/s", "columns", "GFLOP/s", "peak"],
+        ["sgd", "784-128-10", "12500.00", "0.1", "68%", "250,000,000,000", "25%"],
     ]
     assert answer.lines[0].startswith("60,000 images an epoch on cpu: ")
     assert answer.lines[0].endswith(", float32; peak: large matrix products in the same process")
+    assert answer.lines[-1].startswith("columns: the share of each image's that the first layer multiplies;")
