@@ -101,19 +101,21 @@ def test_checksum_covers_both_splits_training_first(tiny: tuple[Any, Any]) -> No
     assert runs.dataset_sha256(test, train) != runs.dataset_sha256(train, test)
 
 
-def test_training_images_are_shuffled_with_the_seed(
+def test_images_are_trained_on_as_bytes_in_their_own_order(
     tmp_path: Path, tiny: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    orders = []
-    prepare = runs.preprocess
+    given: list[tuple[Any, Any]] = []
+    fit = Sequential.fit
 
-    def preprocess(dataset: Any, shuffle_seed: int | None = None) -> Any:
-        orders.append(shuffle_seed)
-        return prepare(dataset, shuffle_seed)
+    def noting(self: Any, X: Any, y: Any, **more: Any) -> Any:
+        given.append((X, y))
+        return fit(self, X, y, **more)
 
-    monkeypatch.setattr(runs, "preprocess", preprocess)
+    monkeypatch.setattr(Sequential, "fit", noting)
     train(tmp_path / "run", tiny)
-    assert orders == [2, None]  # the training images are shuffled, the test images are not
+    ((X, y),) = given
+    assert np.shares_memory(X.bytes(slice(None)), tiny[0].images)
+    np.testing.assert_array_equal(y, tiny[0].labels)
 
 
 def test_weights_are_initialized_with_the_seed(tmp_path: Path, tiny: tuple[Any, Any]) -> None:
@@ -521,11 +523,12 @@ def test_settings_and_results_in_full(tmp_path: Path, tiny: tuple[Any, Any], mon
         asked.append(more)
         history = fit(network, X, y, **more)
         history.epoch_seconds[:] = [0.5, 0.25, 4.0]
+        history.column_share = 0.75
         return history
 
     monkeypatch.setattr(Sequential, "fit", timed)
     monkeypatch.setattr(backend, "peak_memory", lambda: 77)
-    settings = replace(QUICK, precision="float64", block_rows=13)
+    settings = replace(QUICK, precision="float64", block_rows=13, dense_rows=True)
     run = train_run(settings, *tiny, backend, tmp_path / "run", source="auto", verbose=False)
     dataset = {
         "name": "synthetic", "sha256": runs.dataset_sha256(*tiny), "train_rows": 30, "test_rows": 20
@@ -538,14 +541,14 @@ def test_settings_and_results_in_full(tmp_path: Path, tiny: tuple[Any, Any], mon
         "optimizer": {
             "type": "Adam", "learning_rate": 0.02, "decay": 1e-5, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7
         },
-        "seed": 2, "precision": "float64", "log_every": 2, "block_rows": 13, "device": "cpu",
+        "seed": 2, "precision": "float64", "log_every": 2, "block_rows": 13, "dense_rows": True, "device": "cpu",
         "device_name": backend.device_name, "threads": 2, "graphs": False,
         "data": {"source": "auto", "read_from": tiny[0].source, **dataset},
         "versions": runs.versions(),
     }  # fmt: skip
     (arguments,) = asked
     assert type(arguments.pop("optimizer")).__name__ == "Adam"
-    assert arguments == {"epochs": 3, "log_every": 2, "verbose": False, "block_rows": 13}
+    assert arguments == {"epochs": 3, "log_every": 2, "verbose": False, "block_rows": 13, "dense": True}
     result = run.result.to_json()
     accuracy, loss = reference_metrics(tmp_path / "run" / "model.safetensors", tiny[1].images, tiny[1].labels)
     assert (result.pop("test_accuracy"), result.pop("test_loss")) == (accuracy, pytest.approx(loss, rel=1e-9))
@@ -556,7 +559,7 @@ def test_settings_and_results_in_full(tmp_path: Path, tiny: tuple[Any, Any], mon
         "experiment": "adam", "device": "cpu", "device_name": backend.device_name, "precision": "float64",
         "seed": 2, "dataset": dataset, "epochs": 3, "interrupted": False,
         "epoch_seconds": {"median": 0.5, "min": 0.25, "max": 4.0}, "samples_per_second": 60.0,
-        "peak_memory_bytes": 77, "blas": blas_name(),
+        "peak_memory_bytes": 77, "column_share": 0.75, "blas": blas_name(),
     }  # fmt: skip
 
 
@@ -580,13 +583,13 @@ def test_verbose_training_prints(tmp_path: Path, tiny: tuple[Any, Any], capsys: 
 def test_json_fields_keep_their_order(tmp_path: Path, tiny: tuple[Any, Any]) -> None:
     folder = train(tmp_path / "run", tiny).folder
     assert list(read_json(folder / "config.json")) == [
-        "experiment", "optimizer", "seed", "precision", "log_every", "block_rows", "device", "device_name", "threads",
-        "graphs", "data", "versions",
+        "experiment", "optimizer", "seed", "precision", "log_every", "block_rows", "dense_rows", "device", "device_name",
+        "threads", "graphs", "data", "versions",
     ]  # fmt: skip
     assert list(read_json(folder / "result.json")) == [
         "experiment", "device", "device_name", "blas", "precision", "seed", "dataset", "epochs", "interrupted",
         "test_accuracy", "test_loss", "train_accuracy", "train_loss", "epoch_seconds", "samples_per_second",
-        "total_seconds", "peak_memory_bytes",
+        "total_seconds", "peak_memory_bytes", "column_share",
     ]  # fmt: skip
 
 

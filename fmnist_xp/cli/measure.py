@@ -28,16 +28,14 @@ def bench(
     threads: options.Threads = None,
     graphs: options.Graphs = None,
     block_rows: options.BlockRows = None,
-    dense_rows: Annotated[
-        bool, typer.Option("--dense-rows", help="Multiply every column of every row, as a GPU does anyway.")
-    ] = False,
+    dense_rows: options.DenseRows = None,
 ) -> None:
     """Time each experiment on this machine, in epochs of 60,000 drawn garments."""
     from fmnist_xp.speed import ROWS, measure_speed
 
     backend = options.chosen_backend(device, threads, graphs)
     table = Table("experiment", "network", "ms/epoch", "epochs/s", "columns", "GFLOP/s", "peak")  # 80 characters
-    for speed in measure_speed(backend, precision.value, epochs, block_rows=block_rows, dense=dense_rows or None):
+    for speed in measure_speed(backend, precision.value, epochs, block_rows=block_rows, dense=dense_rows):
         table.add_row(
             speed.experiment,
             "-".join(map(str, speed.widths)),

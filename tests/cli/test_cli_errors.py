@@ -303,7 +303,7 @@ def test_debug_lets_any_error_through(
     def fail(*_arguments: object, **_more: object) -> None:
         raise error
 
-    monkeypatch.setattr("fmnist_xp.runs.preprocess", fail)
+    monkeypatch.setattr("fmnist_xp.runs.pixels", fail)
     arguments = ("train", "--data", idx_folder, "--device", "cpu", "--epochs", 1, "--quiet")
     command(*arguments).assert_failed(1, str(error.args[-1]))
     with pytest.raises(type(error)) as raised:
