@@ -583,8 +583,8 @@ def test_verbose_training_prints(tmp_path: Path, tiny: tuple[Any, Any], capsys: 
 def test_json_fields_keep_their_order(tmp_path: Path, tiny: tuple[Any, Any]) -> None:
     folder = train(tmp_path / "run", tiny).folder
     assert list(read_json(folder / "config.json")) == [
-        "experiment", "optimizer", "seed", "precision", "log_every", "block_rows", "dense_rows", "device", "device_name",
-        "threads", "graphs", "data", "versions",
+        "experiment", "optimizer", "seed", "precision", "log_every", "block_rows", "dense_rows", "device",
+        "device_name", "threads", "graphs", "data", "versions",
     ]  # fmt: skip
     assert list(read_json(folder / "result.json")) == [
         "experiment", "device", "device_name", "blas", "precision", "seed", "dataset", "epochs", "interrupted",

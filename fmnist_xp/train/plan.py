@@ -221,7 +221,7 @@ class Plan:
         inputs = self._operand(calls, f"{number} inputs", inputs, layer)
         weights = self._operand(calls, f"{number} weights", layer.weights, layer)
         if columns is not None:
-            picked = self.workspace.empty("picked weights", (len(columns), layer.n_neurons), weights.dtype)
+            picked = self._picked("weights", layer, len(columns), weights.dtype)
             calls.add(Formula(self._backend.take_rows, (weights, columns, picked)))
             weights = picked
         output = self.workspace.empty(f"{number} output", (len(inputs), layer.n_neurons), layer.precision.outputs)
@@ -238,7 +238,7 @@ class Plan:
         ones = self.workspace.ones(len(dvalues), dvalues.dtype)
         dweights = layer.dweights
         if columns is not None:
-            dweights = self.workspace.empty("picked gradients", weights.shape, dweights.dtype)
+            dweights = self._picked("gradients", layer, len(columns), dweights.dtype)
         calls.add(
             Product(inputs.T, dvalues, dweights, 1.0 if number else self._scale, tf32),
             RowSum(ones, dvalues, layer.dbiases, tf32),
@@ -250,6 +250,11 @@ class Plan:
         dinputs = self.workspace.empty(f"{number} dinputs", inputs.shape, dvalues.dtype)
         calls.add(Product(dvalues, weights.T, dinputs, 1.0, tf32))
         return dinputs
+
+    def _picked(self, what: str, layer: nn.Dense, columns: int, dtype: Any) -> Array:
+        """Return an array for those of a few columns of the inputs, the same for any number of them."""
+        picked: Array = self.workspace.empty(f"picked {what}", (layer.n_inputs, layer.n_neurons), dtype)
+        return picked[:columns]
 
     def _softmax(self, calls: Calls, name: str, values: Array, free: bool) -> Array:
         output = values if free else self.workspace.empty(f"{name} output", values.shape, values.dtype)
