@@ -22,7 +22,7 @@ Parameters: TypeAlias = Mapping[str, Mapping[str, Bounded]]
 ROWS = 1000
 """Images that the step is made with: enough for blocks of several sizes, and few enough for a second."""
 
-SORTED_ROWS = 256
+SORTED_ROWS = 64
 """Rows in a block where these are sorted: some columns are then background in all of one, on any device."""
 
 UPDATED = " after the update"

@@ -7,8 +7,8 @@ become the metrics, by sums that are products with a vector of ones: one kernel 
 from typing import Any
 
 from fmnist_xp.backend import Array, elementwise
+from fmnist_xp.nn.labels import index_dtype
 from fmnist_xp.nn.network import Network
-from fmnist_xp.train.plan import Plan
 
 PIECE = 1 << 20
 """Rows whose losses are added up at once."""
@@ -31,7 +31,7 @@ class BatchMetrics:
         self._network, self._labels = network, labels
         xp, rows, size = network.backend.xp, len(labels), network.parameters.size
         self._true = xp.empty(rows, dtype=network.parameters.dtype)
-        self._predicted = xp.empty(rows, dtype="int64")
+        self._predicted = xp.empty(rows, dtype=index_dtype(network.n_classes))
         most = min(rows, PIECE)
         self._terms = xp.empty((most, 2), dtype="float64")  # loss, and whether the prediction is right
         self._sums = xp.empty((1, 2), dtype="float64")
@@ -39,10 +39,10 @@ class BatchMetrics:
         self._ones = xp.ones((1, max(most, size)), dtype="float64")
         self.totals = xp.empty(3, dtype="float64")
 
-    def note(self, plan: Plan, probabilities: Array, block: slice) -> None:
-        """Keep what the metrics need of the probabilities of a block of rows, which `plan` gave."""
-        plan.true_probabilities(probabilities, self._labels[block], self._true[block])
-        probabilities.argmax(axis=1, out=self._predicted[block])
+    def note(self, block: slice, true: Array, predicted: Array) -> None:
+        """Keep of a block of rows the probabilities of the true classes and the classes predicted, both (rows,)."""
+        self._true[block] = true
+        self._predicted[block] = predicted
 
     def reduce(self) -> Array:
         """Compute `totals` from the rows noted and the network's parameters, and return them."""

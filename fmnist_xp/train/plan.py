@@ -86,6 +86,14 @@ class Forward(NamedTuple):
     kept: list[Any]
 
 
+class Outcomes(NamedTuple):
+    """What computes `true`, each row's probability of its true class, and `predicted`, its most probable class."""
+
+    calls: Calls
+    true: Array
+    predicted: Array
+
+
 class Plan:
     """Lays out the calls of `network` for one worker, with a workspace of its own.
 
@@ -173,12 +181,19 @@ class Plan:
         calls.finish()
         return calls
 
-    def true_probabilities(self, probabilities: Array, labels: Array, out: Array) -> None:
-        """Write the probability that each row gives to its true class to `out` (rows,); nothing is allocated."""
-        if type(self._loss) not in LOSSES:
-            self._loss.true_probabilities(probabilities, labels, out)
-            return
-        self._backend.run(*self._loss.true_probability_steps(probabilities, labels, out, self.workspace))
+    def outcomes(self, probabilities: Array, labels: Array) -> Outcomes:
+        """Compute what the metrics need of `probabilities`, and return what does."""
+        calls, rows = Calls(self._backend), labels.shape
+        true = self.workspace.empty("true", rows, probabilities.dtype)
+        predicted = self.workspace.empty("predicted", rows, "int64")
+        if type(self._loss) in LOSSES:
+            calls.add(*self._loss.true_probability_steps(probabilities, labels, true, self.workspace))
+        else:
+            calls.note(self._loss.true_probabilities, probabilities, labels, true)
+            self._loss.true_probabilities(probabilities, labels, true)
+        calls.add(Formula(highest_class, (probabilities, predicted)))
+        calls.finish()
+        return Outcomes(calls, true, predicted)
 
     def _call(
         self, calls: Calls, module: Any, method: str, values: Array, training: bool, name: str = "loss"
@@ -270,6 +285,11 @@ class Plan:
         dinputs = probabilities if in_place else self.workspace.empty("loss dinputs", probabilities.shape, dtype)
         calls.add(*self._loss.gradient_steps(probabilities, labels, dinputs, 1.0, self.workspace))
         return dinputs
+
+
+def highest_class(_xp: Any, probabilities: Array, predicted: Array) -> None:
+    """Write each row's class of the highest of `probabilities`, the first of several, to `predicted`."""
+    probabilities.argmax(axis=1, out=predicted)
 
 
 def put_rows(_xp: Any, values: Array, rows: Array, given: Array) -> None:

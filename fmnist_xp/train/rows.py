@@ -102,13 +102,12 @@ def lay_out(
         block_rows = min(count, whole_number("block_rows", block_rows, 1))
     block_rows = block_rows or backend.block_rows(count, row_bytes)
     blocks = [slice(start, min(start + block_rows, count)) for start in range(0, count, block_rows)]
-    dense = dense or labels is None or not plans_first_layer(network)
-    rows = None
-    if not dense and (pixels or inputs.dtype == network.precision.operands == network.precision.parameters):
-        rows = _without_background(network, inputs, labels, blocks)
-    if rows is None and pixels:
-        rows = _pixels(network, inputs, labels, blocks) if dense else _shifted_pixels(network, inputs, labels, blocks)
-    rows = rows or _floats(network, inputs, labels, blocks)
+    given = network, inputs, labels, blocks
+    shifts = pixels or inputs.dtype == network.precision.operands == network.precision.parameters
+    if dense or labels is None or not plans_first_layer(network) or not shifts:
+        rows = _pixels(*given) if pixels else _floats(*given)
+    else:
+        rows = _without_background(*given) or (_shifted_pixels(*given) if pixels else _floats(*given))
     logger.debug(
         "%d rows in %d blocks, for which the first layer needs %.1f%% of the columns",
         *(count, len(blocks), 100 * rows.column_share),
@@ -123,7 +122,7 @@ def _floats(network: Network, inputs: Array, labels: Array | None, blocks: list[
         inputs, scale = halves(backend.xp, inputs)
         if not plans_first_layer(network):
             inputs, scale = inputs * inputs.dtype.type(scale), 1.0
-    write = partial(_copy, backend) if backend.stages_blocks else None
+    write = _forgetting(partial(_copy, backend), inputs) if backend.stages_blocks else None
     return Rows(blocks, labels, lambda number: inputs[blocks[number]], write, scale)
 
 
@@ -145,7 +144,7 @@ def _shifted_pixels(network: Network, pixels: Pixels, labels: Array, blocks: lis
 
 def _without_background(network: Network, inputs: Pixels | Array, labels: Array, blocks: list[slice]) -> Rows | None:
     """Lay out rows sorted by what they have beyond their background; None where that does not pay."""
-    backend, write = network.backend, partial(_copy, network.backend)
+    backend = network.backend
     source = inputs.images if isinstance(inputs, Pixels) else backend.to_host(inputs)
     read = inputs.bytes if isinstance(inputs, Pixels) else source.__getitem__
     store = Store(backend, source)
@@ -165,7 +164,7 @@ def _without_background(network: Network, inputs: Pixels | Array, labels: Array,
         blocks,
         labels[order],
         values.__getitem__,
-        _forgetting(write) if is_mapped(values[0]) else write,
+        _forgetting(partial(_copy, backend), values[0]),
         shift=shift,
         columns=[backend.asarray(picked) for picked in arranged.columns],
         order=order,
@@ -185,8 +184,7 @@ def _bytes_of(
 ) -> tuple[Callable[[int], Array], Write]:
     """Return what returns the bytes of a block, on a device all at once, and what writes them to a buffer."""
     if not backend.own_memory:
-        block = lambda number: pixels.bytes(blocks[number])  # noqa: E731
-        return block, _forgetting(write, pixels.images) if is_mapped(pixels.images) else write
+        return lambda number: pixels.bytes(blocks[number]), _forgetting(write, pixels.images)
     there = backend.xp.empty(pixels.shape, "uint8")
     for start in range(0, len(pixels), _PIECE):
         part = slice(start, start + _PIECE)
@@ -207,11 +205,13 @@ def _copy(backend: Backend, buffer: Array, values: Array) -> None:
     backend.compute(copy_values, values, buffer)
 
 
-def _forgetting(write: Write, source: Array = None) -> Write:
-    """Return `write` for values, or a `source`, of a file, whose pages are not to stay in memory."""
+def _forgetting(write: Write, source: Array) -> Write:
+    """Return `write` for values from `source`; where that is a mapped file, what was read of it leaves the memory."""
+    if not is_mapped(source):
+        return write
 
     def written(buffer: Array, values: Array) -> None:
         write(buffer, values)
-        forget(values if source is None else source)
+        forget(values if is_mapped(values) else source)  # shuffled rows come from all over the file
 
     return written

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from fmnist_xp.backend import Array
 from fmnist_xp.nn.network import Network
 from fmnist_xp.train.metrics import BatchMetrics
-from fmnist_xp.train.plan import Calls, Forward, Plan
+from fmnist_xp.train.plan import Calls, Forward, Outcomes, Plan
 from fmnist_xp.train.rows import Rows
 
 
@@ -34,6 +34,7 @@ class Worker:
         self._network, self._rows, self.gradients = network, rows, gradients
         self._plan = Plan(network, rows.input_scale, rows.shift and rows.shift.parameters)
         self._forwards: dict[tuple[tuple[int, int], bool], Forward] = {}
+        self._outcomes: dict[tuple[tuple[int, int], bool], Outcomes] = {}
         self._backwards: dict[tuple[int, int], Calls] = {}
         self._held = -1  # number of the block in the buffers
         if rows.write is not None:
@@ -42,9 +43,24 @@ class Worker:
             self._labels: Array = None if rows.labels is None else xp.empty(most, rows.labels.dtype)
             self._columns: Array = None if rows.columns is None else xp.empty(network.n_inputs, rows.columns[0].dtype)
 
-    def forward(self, number: int, metrics: BatchMetrics | None = None, training: bool = False) -> Array:
+    def forward(self, number: int, metrics: BatchMetrics | None = None) -> Array:
         """Return the class probabilities of the rows of a block, of which `metrics` take note if given."""
+        return self._forward(number, self._stage(number), metrics, training=False).probabilities
+
+    def compute_gradients(self, number: int, metrics: BatchMetrics | None = None) -> None:
+        """Write the sum of the gradients of the samples of a block to `gradients`.
+
+        `metrics`, if given, take note of the probabilities, before the gradient is written over them.
+        """
         staged = self._stage(number)
+        forward = self._forward(number, staged, metrics, training=True)
+        backward = self._backwards.get(staged.place)
+        if backward is None:
+            self._backwards[staged.place] = self._plan.backward(forward, staged.labels, self.gradients)
+        else:
+            backward()
+
+    def _forward(self, number: int, staged: Staged, metrics: BatchMetrics | None, training: bool) -> Forward:
         key = staged.place, training
         forward = self._forwards.get(key)
         if forward is None:
@@ -52,22 +68,13 @@ class Worker:
         else:
             forward.calls()
         if metrics is not None:
-            metrics.note(self._plan, forward.probabilities, self._rows.blocks[number])
-        return forward.probabilities
-
-    def compute_gradients(self, number: int, metrics: BatchMetrics | None = None) -> None:
-        """Write the sum of the gradients of the samples of a block to `gradients`.
-
-        `metrics`, if given, take note of the probabilities, before the gradient is written over them.
-        """
-        self.forward(number, metrics, training=True)
-        staged = self._stage(number)
-        backward = self._backwards.get(staged.place)
-        if backward is None:
-            forward = self._forwards[staged.place, True]
-            self._backwards[staged.place] = self._plan.backward(forward, staged.labels, self.gradients)
-        else:
-            backward()
+            outcomes = self._outcomes.get(key)
+            if outcomes is None:
+                outcomes = self._outcomes[key] = self._plan.outcomes(forward.probabilities, staged.labels)
+            else:
+                outcomes.calls()
+            metrics.note(self._rows.blocks[number], outcomes.true, outcomes.predicted)
+        return forward
 
     def _stage(self, number: int) -> Staged:
         """Return a block where it can be worked on."""

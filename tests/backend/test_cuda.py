@@ -20,6 +20,7 @@ from fmnist_xp.errors import DeviceError
 from fmnist_xp.model import Sequential, load
 from fmnist_xp.nn import Dense, Layer, ReLU, Softmax
 from fmnist_xp.optim import SGD
+from fmnist_xp.train.halves import halves
 
 GIB = 2**30
 
@@ -394,12 +395,11 @@ SCALINGS = {
 
 @pytest.mark.parametrize("rows", SCALINGS.values(), ids=SCALINGS)
 def test_pixels_are_known_however_they_were_scaled(cuda: CudaBackend, rows: np.ndarray) -> None:
-    model = Sequential([Dense(8, 4)], backend=cuda, dtype="float16")
     with cuda.computing():
-        halves, scale = model._halves(cuda.asarray(rows))
-    halves = cuda.to_host(halves)
-    assert (halves.dtype, scale) == (np.float16, 1 / 255)
-    np.testing.assert_array_equal(halves, np.rint(255 * rows.astype("float64")))
+        found, scale = halves(cuda.xp, cuda.asarray(rows))
+    found = cuda.to_host(found)
+    assert (found.dtype, scale) == (np.float16, 1 / 255)
+    np.testing.assert_array_equal(found, np.rint(255 * rows.astype("float64")))
 
 
 def moved(value: float) -> np.ndarray:
@@ -419,11 +419,10 @@ NO_PIXELS = {
 
 @pytest.mark.parametrize("rows", NO_PIXELS.values(), ids=NO_PIXELS)
 def test_other_rows_are_rounded_to_halves_near_one(cuda: CudaBackend, rows: np.ndarray) -> None:
-    model = Sequential([Dense(8, 4)], backend=cuda, dtype="float16")
     with cuda.computing():
-        halves, scale = model._halves(cuda.asarray(rows))
-    assert halves.dtype == np.float16
-    seen = cuda.to_host(halves).astype("float64") * scale
+        found, scale = halves(cuda.xp, cuda.asarray(rows))
+    assert found.dtype == np.float16
+    seen = cuda.to_host(found).astype("float64") * scale
     largest = np.abs(rows).max()
     # To 11 bits of themselves, but no finer than halves of the largest are: subnormal ones have a step of 2⁻²⁴.
     np.testing.assert_allclose(seen, rows, rtol=2**-11, atol=min(1.0, 2 * float(largest)) * 2**-25)
@@ -441,22 +440,20 @@ def test_pixels_are_known_within_four_roundings(cuda: CudaBackend, pixel: int, s
     beside = next(value for value in near.astype("float32") if value * np.float32(255) == wanted)
     rows = SCALINGS["0 to 1"].copy()
     rows[3, 4] = beside
-    model = Sequential([Dense(8, 4)], backend=cuda, dtype="float16")
     with cuda.computing():
-        _, scale = model._halves(cuda.asarray(rows))
+        _, scale = halves(cuda.xp, cuda.asarray(rows))
     assert (scale == 1 / 255) is known
 
 
 def test_values_up_to_the_largest_half_are_taken(cuda: CudaBackend) -> None:
-    model = Sequential([Dense(8, 4)], backend=cuda, dtype="float16")
     rows = np.full((2, 8), 0.3, dtype="float32")
     rows[1, 2] = -65504.0
     with cuda.computing():
-        halves, scale = model._halves(cuda.asarray(rows))
-        assert (halves[1, 2], scale) == (-65504.0, 1.0)
+        found, scale = halves(cuda.xp, cuda.asarray(rows))
+        assert (found[1, 2], scale) == (-65504.0, 1.0)
         rows[1, 2] = 65504.5
         with pytest.raises(ValueError, match=r"^X has values up to 65504\.5, and float16 ends at 65504: scale X"):
-            model._halves(cuda.asarray(rows))
+            halves(cuda.xp, cuda.asarray(rows))
 
 
 def test_tiny_inputs_train_in_half_precision_as_in_single(cuda: CudaBackend) -> None:

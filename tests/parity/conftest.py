@@ -36,6 +36,24 @@ def small_rows() -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.fixture(scope="session")
+def rows_with_margins(small_rows: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The same, each image with a margin of -1, as wide as chance has it."""
+    generator, X = np.random.default_rng(1), small_rows[0].copy()
+    for image in X.reshape(-1, 28, 28):
+        top, bottom, left, right = generator.integers(0, 9, 4)
+        image[:top] = image[28 - bottom :] = -1
+        image[:, :left] = image[:, 28 - right :] = -1
+    return X, small_rows[1]
+
+
+@pytest.fixture(params=["small_rows", "rows_with_margins"])
+def any_rows(request: pytest.FixtureRequest) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that the engine leaves as they are, and rows that it sorts, in turn."""
+    rows: tuple[np.ndarray, np.ndarray] = request.getfixturevalue(request.param)
+    return rows
+
+
+@pytest.fixture(scope="session")
 def real_folder() -> str:
     """The folder of the published images."""
     if REAL is None:

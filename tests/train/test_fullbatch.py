@@ -395,7 +395,7 @@ def test_no_block_is_begun_after_one_failed(asked: str, monkeypatch: pytest.Monk
         raise ArithmeticError("block failed too")
 
     batch = FullBatch(network, *make_batch(), block_rows=4)
-    monkeypatch.setattr(Worker, "forward", failing_forward)
+    monkeypatch.setattr(Worker, "_forward", failing_forward)
     with pytest.raises(ArithmeticError, match="block failed"):
         held_to_time(getattr(batch, asked))
     assert sorted(begun) == [0, 1]

@@ -180,11 +180,12 @@ def test_nothing_as_large_as_an_activation_is_allocated_after_the_first_pass(col
     inputs, labels = np.ones((rows, 5), "float32"), np.arange(rows) % width
     plan = Plan(network)
     forward = plan.forward(inputs, training=True, columns=columns)
+    outcomes = plan.outcomes(forward.probabilities, labels)
     backward = plan.backward(forward, labels, network.gradients)
     tracemalloc.start()
     try:
         forward.calls()
-        plan.true_probabilities(forward.probabilities, labels, np.empty(rows, "float32"))
+        outcomes.calls()
         backward()
         _, peak = tracemalloc.get_traced_memory()
     finally:
@@ -403,7 +404,9 @@ def test_own_layer_gets_new_arrays_in_every_call_and_the_others_are_taken_apart(
     for name in ("activate", "backward", "true_probabilities"):
         monkeypatch.setattr(CategoricalCrossentropy, name, lambda *_given: pytest.fail("the loss was called"))
     forward = plan.forward(X, training=True)
-    plan.true_probabilities(forward.probabilities, Y, np.empty(ROWS))
+    outcomes = plan.outcomes(forward.probabilities, Y)
+    np.testing.assert_array_equal(outcomes.true, forward.probabilities[np.arange(ROWS), Y])
+    np.testing.assert_array_equal(outcomes.predicted, forward.probabilities.argmax(axis=1))
     backward = plan.backward(forward, Y, network.gradients)
     held = [array.copy() for array in layer.seen]
     network.parameters *= 2
@@ -463,7 +466,7 @@ def test_own_loss_reads_no_labels_on_the_host(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("fmnist_xp.nn.losses.class_indices", lambda *_given: pytest.fail("labels were looked at"))
     plan = Plan(network)
     forward = plan.forward(X, training=True)
-    plan.true_probabilities(forward.probabilities, Y, np.empty(ROWS))
+    plan.outcomes(forward.probabilities, Y)
     plan.backward(forward, Y, network.gradients)
     assert network.loss.checks_labels
 

@@ -240,14 +240,16 @@ def test_metrics_see_the_probabilities_of_each_block_before_the_gradient_is_writ
     seen: list[tuple[slice, np.ndarray]] = []
 
     class Noting:
-        def note(self, _plan: Any, probabilities: np.ndarray, block: slice) -> None:
-            seen.append((block, probabilities.copy()))
+        def note(self, block: slice, true: np.ndarray, predicted: np.ndarray) -> None:
+            seen.append((block, np.stack([true, predicted])))
 
     for number in (0, 1, 2) * 2:
         worker.compute_gradients(number, Noting())  # type: ignore[arg-type]
     assert [block for block, _ in seen] == [*BLOCKS] * 2
-    for block, probabilities in seen:
-        np.testing.assert_allclose(probabilities, network.forward(X[block]), rtol=1e-13)
+    for block, (true, predicted) in seen:
+        probabilities = network.forward(X[block])
+        np.testing.assert_allclose(true, probabilities[np.arange(len(true)), y[block]], rtol=1e-13)
+        np.testing.assert_array_equal(predicted, probabilities.argmax(axis=1))
 
 
 @pytest.mark.parametrize("make", [Doubling, OwnReLU])
