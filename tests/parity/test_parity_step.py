@@ -92,16 +92,15 @@ def test_only_the_last_layer_is_bounded_as_one_that_no_activation_stores(
     assert wide == [False, False, True] * 2  # of dense rows, and of sorted ones
 
 
-OF_THE_BASE = {"sorted.accuracy": 0.4, "sorted.dense1.dweights": 3e-3}
-"""How narrow tolerances are that have the rounding of the base in them, which may turn more predictions."""
-
-
 def test_tolerances_are_narrow_enough_to_mean_something(small_rows: Rows) -> None:
     """Those of float32, against the largest number of each tensor; where a gradient hangs on one sign, none is."""
     tensors = bound_step(EXPERIMENTS["sgd"], "float32", *small_rows)
     for name, bounded in tensors.items():
         typical = np.median(bounded.tolerance) / np.max(np.abs(bounded.value))
-        assert typical < {"engine.accuracy": 0.2, **OF_THE_BASE}.get(name, 2e-3), name
+        if name.startswith("sorted."):  # the base is rounded too, which may turn more predictions
+            assert typical < (0.4 if name == "sorted.accuracy" else 5e-3), name
+        else:
+            assert typical < (0.2 if name == "engine.accuracy" else 2e-3), name
 
 
 @pytest.mark.parametrize("precision", ["float32", "float64"])
@@ -271,7 +270,8 @@ def test_other_layers_with_operands_rounded_as_on_tensor_cores(name: str, precis
 def test_tolerances_of_tanh_are_narrow_enough_to_mean_something(small_rows: Rows) -> None:
     for name, bounded in bound_step(TANH, "float32", *small_rows).items():
         typical = np.median(bounded.tolerance) / np.max(np.abs(bounded.value))
-        assert typical < 2e-3 or name == "engine.accuracy", name  # small networks give all classes the same
+        narrow = 5e-3 if name.startswith("sorted.") else 2e-3
+        assert typical < narrow or name.endswith(".accuracy"), name  # small networks give all classes the same
 
 
 def wrong_tanh_gradient(xp: Any, dvalues: Any, output: Any, dinputs: Any) -> None:
