@@ -102,6 +102,8 @@ PARAMETERS = {
     "get_backend": ("device",),
     "load_fashion_mnist": ("source",),
     "preprocess": ("dataset", "shuffle_seed"),
+    "pixels": ("dataset", "shuffle_seed"),
+    "Pixels": ("images", "order"),
     "load": ("path", "backend"),
     "Sequential": ("layers", "loss", "backend", "seed", "dtype"),
     "Sequential.fit": ("self", "X", "y", "epochs", "optimizer", "log_every", "callbacks"),
