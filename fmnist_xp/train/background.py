@@ -8,7 +8,6 @@ full batch is free, and what a block leaves out of its products is exactly 0.
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -44,9 +43,9 @@ class Arranged(NamedTuple):
 
 
 def sample_rows(read: Callable[[slice], Values], rows: int, done: Callable[[], None] = lambda: None) -> Values:
-    """Return `SAMPLE` of `rows` rows, evenly spaced, or all where there are fewer; see `arrange` for the others."""
+    """Return `SAMPLE` of `rows` rows at most, evenly spaced; `read` and `done` are those of `arrange`."""
     sample = []
-    for number, place in enumerate(np.unique(np.linspace(0, rows - 1, SAMPLE, dtype=int))):
+    for number, place in enumerate(range(0, rows, -(-rows // SAMPLE))):
         sample.append(np.array(read(slice(place, place + 1))))
         if number % 16 == 0:  # with each row of a file come some MB around it
             done()
@@ -182,19 +181,10 @@ def _blocks_of(
         rows = order[number * block_rows : (number + 1) * block_rows]
         values = without_base(np.take(window, rows, axis=0), base)
         columns = picked_columns(values.any(axis=0))
-        blocks[number] = columns, _take_columns(values, columns)
+        blocks[number] = columns, np.take(values, columns, axis=1)
 
     share_out(backend, backend.threads, len(blocks), make)
     return blocks
-
-
-def _take_columns(values: Values, columns: NDArray[np.intp]) -> Values:
-    """Return `values[:, columns]` for ascending `columns`, in runs of neighbours: three times as fast for images."""
-    taken = np.empty((len(values), len(columns)), values.dtype)
-    breaks = np.flatnonzero(np.diff(columns) != 1) + 1
-    for start, stop in pairwise([0, *breaks.tolist(), len(columns)]):
-        taken[:, start:stop] = values[:, columns[start] : columns[start] + stop - start]
-    return taken
 
 
 def picked_columns(used: Any) -> NDArray[np.intp]:
