@@ -81,8 +81,8 @@ OpenBLAS takes the kernels of the processor at hand. `scripts/gpu-check` is the 
   the next, are one launch. Among the peers they are a side of their own, and our other sides go without.
 - **Memory** is the process's peak resident size with the rows in it, on a GPU the memory pool's; of rows **on
   disk** only the pages at work are in it. What **fit adds** is the rest: gradients, moments and the buffers of the
-  blocks under way, a few for each thread on the CPU, where only the metrics grow with the rows, by 12 bytes a row;
-  on a GPU one block holds all rows.
+  blocks under way, a few for each thread on the CPU, where only the metrics grow with the rows, by 5 bytes a row, and
+  by 24 more for the first million; on a GPU one block holds all rows.
 """
 
 
