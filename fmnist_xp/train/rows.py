@@ -3,11 +3,10 @@
 `lay_out` looks at the data once and chooses:
 
 - **as they are**: floats in the order in which they came;
-- **bytes**: pixels, a quarter of the memory, which become numbers in a worker's buffer;
-- **without background** (`background.py`): floats or bytes in another order, of which each block has only the columns
-  in which its rows differ from the base.
-
-In the last two the first layer computes on x′ with x = base + scale · x′: see `Shift`.
+- **as bytes**: pixels, a quarter of the memory, which become the numbers of `preprocess` in a worker's buffer;
+- **as bytes, unscaled**: in the buffer they are the numbers from 0 to 255, x = base + scale · x′, see `Shift`;
+- **without background** (`background.py`): floats or bytes likewise, in another order, and of each block only the
+  columns in which its rows differ from the base.
 """
 
 import logging

@@ -94,6 +94,7 @@ class Worker:
             (count, width),
         )
         if number != self._held:
+            self._held = -1  # should writing fail, the buffer holds a part of each
             rows.write(inputs, rows.block(number))
             if labels is not None:
                 staged.labels[...] = labels

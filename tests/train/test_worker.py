@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -303,3 +304,23 @@ def test_buffers_are_of_the_dtypes_that_enter_products(labels: bool, columns: bo
     smaller = worker._stage(2)
     assert smaller.inputs.shape[0] == 3
     assert smaller.inputs.ctypes.data == inputs.ctypes.data  # the same buffer
+
+
+def test_block_is_written_again_after_another_failed_halfway(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = make_network()
+    X, y = make_batch()
+    worker = make_worker(network, X, y, *BLOCKS)
+    worker.compute_gradients(0)
+    expected = worker.gradients.copy()
+    rows = worker._rows
+
+    def fail_halfway(buffer: Any, _values: Any) -> None:
+        buffer[1:] = np.nan
+        raise OSError("cut short")
+
+    monkeypatch.setattr(worker, "_rows", replace(rows, write=fail_halfway))
+    with pytest.raises(OSError, match="cut short"):
+        worker.compute_gradients(1)
+    monkeypatch.setattr(worker, "_rows", rows)
+    worker.compute_gradients(0)
+    np.testing.assert_array_equal(worker.gradients, expected)
