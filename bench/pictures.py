@@ -67,15 +67,8 @@ def bars(
     ax.barh(places, [min(median, stop) for median in medians], color=list(colours))
     for place in places:
         if place in off:
-            slash = [(-0.4, -1), (0.4, 1)]
-            style: dict[str, Any] = {
-                "marker": slash,
-                "linestyle": "none",
-                "markersize": 22,
-                "markeredgewidth": 3,
-                "color": "white",
-            }
-            ax.plot([0.95 * stop, 0.98 * stop], [place] * 2, clip_on=False, **style)
+            slashes: dict[str, Any] = {"marker": [(-0.4, -1), (0.4, 1)], "markersize": 22, "markeredgewidth": 3}
+            ax.plot([0.95 * stop, 0.98 * stop], [place] * 2, linestyle="none", color="white", **slashes)
         else:
             whiskers = [[medians[place] - low[place]], [high[place] - medians[place]]]
             ax.errorbar(medians[place], place, xerr=whiskers, fmt="none", color="black", elinewidth=1, capsize=2)

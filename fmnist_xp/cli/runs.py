@@ -52,9 +52,11 @@ def predict(
 def plot(
     run_folders: Annotated[list[Path], typer.Argument(parser=options.path, metavar="RUN...", help="Run folders.")],
     out_folder: Annotated[Path, options.out_folder("Folder of the pictures.")] = Path("plots"),
-    notebook: Annotated[bool, typer.Option("--notebook", help="Add the notebook's own curve.")] = False,
+    notebook: Annotated[
+        bool, typer.Option("--notebook", help="Add the notebook's own curve to runs with its settings and data.")
+    ] = False,
 ) -> None:
-    """Draw the notebook's pictures of each run, and a comparison where there are several."""
+    """Draw each run's curves and first-layer weights, and a comparison where there are several."""
     from fmnist_xp.evaluation import plot_runs
 
     for picture in plot_runs(run_folders, out_folder, notebook=notebook):
