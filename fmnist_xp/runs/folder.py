@@ -68,9 +68,11 @@ def check_folder(folder: Path, force: bool = False) -> None:
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is a file: name another folder with --out")
     holds = what_holds(folder)
-    if force or holds in (Holds.NOTHING, Holds.STARTED):
-        return
-    cure = "name another folder with --out, or replace it with --force"
+    cure = "name another folder with --out"
+    if holds is not Holds.OTHER:
+        if force or holds in (Holds.NOTHING, Holds.STARTED):
+            return
+        cure += ", or replace it with --force"
     if holds is Holds.UNFINISHED:
         cure = f"go on with fmnist-xp train --resume {folder}, {cure}"
     raise RunError(f"{folder} holds {holds.value}: {cure}")
@@ -104,7 +106,9 @@ def locked(folder: Path) -> Iterator[None]:
         with FileLock(folder / LOCK, timeout=0, thread_local=False):
             yield
     except Timeout:
-        raise RunError(f"{folder} is being written by another process: wait for it, or name another folder") from None
+        raise RunError(
+            f"{folder} is being written by another process: wait for it, or name another folder with --out"
+        ) from None
 
 
 def is_locked(folder: Path) -> bool:
