@@ -63,6 +63,11 @@ def epochs_done(folder: Path) -> int:
     return max(map(epoch_of, checkpoint_files(folder / CHECKPOINTS)), default=0)
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Return whether a run has a checkpoint, be it of its first weights."""
+    return bool(checkpoint_files(folder / CHECKPOINTS))
+
+
 def check_folder(folder: Path, force: bool = False) -> None:
     """Raise `RunError` where a run must not be written to `folder`: it is a file, or holds something to lose."""
     if folder.exists() and not folder.is_dir():

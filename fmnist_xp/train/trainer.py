@@ -104,7 +104,7 @@ def train(
             weights = None if backend.asynchronous and not log else backend.fetch(xp.sum(network.parameters))
             validated = held_out.fetch() if log and held_out else None
             report.add(Stretch(epoch, done, learning_rate, weights, totals, validated))
-            if log and not (runner.captures and overlapping):
+            if not backend.asynchronous or (log and not (runner.captures and overlapping)):
                 report.finish()
             for on_progress in progress:
                 on_progress(done)
