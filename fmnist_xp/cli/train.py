@@ -132,8 +132,8 @@ def train(
         )
     if run.result.diverged and not keep_going:
         raise FmnistXpError(
-            f"no model is kept, since training has diverged: try a lower --learning-rate, or --keep-going; the last good "
-            f"checkpoint is in {run.folder}"
+            "no model is kept, since training has diverged: try a lower --learning-rate, or --keep-going; the last "
+            f"good checkpoint is in {run.folder}"
         )
 
 
