@@ -138,7 +138,7 @@ def test_adam_moments_in_float32_use_the_exact_weights() -> None:
     target = Target([0.0], "float32")
     optimizer = Adam()
     target.step(optimizer, [1.0])
-    mean, square = optimizer._moments[target]
+    mean, square = optimizer.state(target)
     assert float(mean[0]) == pytest.approx(0.1, rel=1e-7)
     assert float(square[0]) == pytest.approx(0.001, rel=1e-7)
 
@@ -203,7 +203,7 @@ def test_moments_belong_to_what_is_updated_and_go_with_it() -> None:
 def test_number_of_moments(make: Callable[[], Optimizer], moments: int) -> None:
     optimizer, target = make(), Target([1.0, 2.0])
     target.step(optimizer, [1.0, 1.0])
-    assert optimizer.moments == len(optimizer._moments[target]) == moments
+    assert optimizer.moments == len(optimizer.state(target)) == moments
 
 
 def test_update_is_made_in_place() -> None:
