@@ -32,9 +32,9 @@ class Trainable(Protocol):
 
 
 class Key:
-    """Stands for what an optimizer updates in the optimizer, which holds it weakly: an attribute of the other.
+    """Stands for a network or layer in the optimizers that update it: it has the key, and they hold that weakly.
 
-    In a pickle or a copy of both it is one object again; in one of the optimizer alone nobody else holds it.
+    In a pickle or a copy of both it is one object again; in one of the optimizer alone nothing else holds it.
     """
 
 
@@ -89,10 +89,10 @@ class Optimizer(ABC):
     the first.
 
     A pickle or a deep copy has all of this, and the moments of the networks and layers that are pickled or copied
-    with it. The moments of one that is pickled or copied alone belong to nothing that is there: whatever it updates,
-    it begins with zeros, at the same point of its schedule. For a network that comes another way, take them from
-    `state` and give them to `load_state`. A shallow copy (`copy.copy`) goes on with the same network, with moments of
-    its own.
+    with it. Of one that is pickled or copied alone the moments, though the pickle has them, belong to nothing that is
+    there: whatever it updates, it begins with zeros, at the same point of its schedule. For a network that comes
+    another way, take them from `state` and give them to `load_state`. A shallow copy (`copy.copy`) goes on with the
+    same network, with moments of its own.
     """
 
     moments: int

@@ -591,6 +591,23 @@ def test_pair_goes_on_on_a_gpu(
     check_whole(loaded, network)
 
 
+def test_precision_that_the_device_of_another_machine_lacks(
+    standin: CudaBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pickled = pickle.dumps(make_on_gpu(standin, "tf32"))
+    monkeypatch.setattr("fmnist_xp.backend.cuda.import_cupy", lambda: StandInCupy(devices=2, major=7))
+    with pytest.raises(
+        DeviceError, match=r"^cuda:1 \(Stand-in GPU\) does not compute in tf32: use float32 or float64"
+    ):
+        pickle.loads(pickled)
+
+
+def test_network_of_a_gpu_pickles_without_arrays_of_it(standin: CudaBackend) -> None:
+    pair = make_on_gpu(standin, "float32"), Adam(0.02)
+    pair[0].fit(X, Y, epochs=2, optimizer=pair[1], verbose=False)
+    assert b"standin" not in pickle.dumps(pair)
+
+
 @EACH_WAY
 def test_layer_of_a_gpu_alone(standin: CudaBackend, again: Callable[[Any], Any]) -> None:
     network = make_on_gpu(standin, "float32")
