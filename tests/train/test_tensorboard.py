@@ -1,5 +1,4 @@
 import math
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -7,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from page_helpers import hide
 
 import fmnist_xp as fx
 from fmnist_xp.errors import FmnistXpError
@@ -119,9 +119,7 @@ def test_settings_are_hyperparameters(tmp_path: Path) -> None:
 
 
 def test_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.split(".")[0] == "tensorboard"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    hide(monkeypatch, "tensorboard")
     with pytest.raises(FmnistXpError, match=r'need TensorBoard .*pip install "fmnist-xp\[tensorboard\]"'):
         TensorBoardWriter(tmp_path / "events", "a-run")
     assert not (tmp_path / "events").exists()
