@@ -14,7 +14,7 @@ from fmnist_xp.report import plots
 from fmnist_xp.report.drawing import save_figure, save_figures
 from fmnist_xp.report.notebook import notebook_history
 from fmnist_xp.report.tables import ClassScore, class_report, confusion_matrix
-from fmnist_xp.runs import CONFUSION, dataset_sha256, load_run
+from fmnist_xp.runs import CONFUSION, Run, dataset_sha256, load_run
 
 
 @dataclass(frozen=True)
@@ -37,19 +37,32 @@ def evaluate_run(folder: Path, source: str | None, backend: Backend, *, allow_sy
     """
     run = load_run(folder)
     network = run.load_network(backend)
-    trained_on = run.result.dataset
-    own = "synthetic" if trained_on.name == "synthetic" else run.config["data"]["source"]
-    train, test = load_fashion_mnist(own if source is None else source, allow_synthetic=allow_synthetic)
-    if source is None and (test.name, dataset_sha256(train, test)) != (trained_on.name, trained_on.sha256):
-        raise RunError(
-            f"{folder} was trained on {trained_on.name}, but its source {own} now gives other images "
-            f"({test.name}): name the images to test on with --data"
-        )
+    if source is None:
+        test = own_images(run, allow_synthetic=allow_synthetic)[1]
+    else:
+        test = load_fashion_mnist(source, allow_synthetic=allow_synthetic)[1]
     X, y = pixels(test)
     matrix = confusion_matrix(y, network.predict(X))
     title = f"{run.title}, tested on {len(test):,} {test.name} images"
     picture = save_figure(plots.confusion_figure(matrix, class_names=CLASS_NAMES, title=title), folder / CONFUSION)
     return Evaluation(test.name, len(test), network.evaluate(X, y), class_report(matrix), picture)
+
+
+def own_images(run: Run, source: str | None = None, *, allow_synthetic: bool = True) -> tuple[Dataset, Dataset]:
+    """Return (train, test), the images that `run` was trained on, from `source` or by default from its own.
+
+    Raises `RunError` where there are other images now, `DataError` where there are none.
+    """
+    trained_on = run.result.dataset
+    own = "synthetic" if trained_on.name == "synthetic" else run.config["data"]["source"]
+    train, test = load_fashion_mnist(own if source is None else source, allow_synthetic=allow_synthetic)
+    if (test.name, dataset_sha256(train, test)) != (trained_on.name, trained_on.sha256):
+        found = f"its source {own} now gives other images" if source is None else f"{source} has other images"
+        raise RunError(
+            f"{run.folder} was trained on {trained_on.name}, but {found} ({test.name}): "
+            "name the images to test on with --data"
+        )
+    return train, test
 
 
 def predict_images(
@@ -69,7 +82,7 @@ def predict_images(
 def plot_runs(folders: Sequence[Path], out: Path, *, notebook: bool = False) -> list[Path]:
     """Draw the notebook's pictures of each run into `out`/<run>, and a comparison of several runs into `out`."""
     runs = [load_run(folder) for folder in folders]
-    names = _distinct_names(folders)
+    names = distinct_names(folders)
     pictures: list[Path] = []
     for name, run in zip(names, runs, strict=True):
         experiment = run.result.experiment
@@ -96,7 +109,7 @@ def plot_dataset(dataset: Dataset, folder: Path) -> list[Path]:
     return save_figures(figures, folder)
 
 
-def _distinct_names(folders: Sequence[Path]) -> list[str]:
+def distinct_names(folders: Sequence[Path]) -> list[str]:
     """Return the folders' names, or where two are alike their whole paths with dashes."""
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) < len(names):
