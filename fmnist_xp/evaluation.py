@@ -22,7 +22,6 @@ from fmnist_xp.train.history import History
 
 logger = logging.getLogger("fmnist_xp")
 
-MISTAKES = "mistakes.png"  # drawn beside `CONFUSION`
 
 
 @dataclass(frozen=True)
@@ -45,14 +44,10 @@ def evaluate_run(folder: Path, source: str | None, backend: Backend, *, allow_sy
     """
     run = load_run(folder)
     network = run.load_network(backend)
-    trained_on = run.result.dataset
-    own = "synthetic" if trained_on.name == "synthetic" else run.config["data"]["source"]
-    train, test = load_fashion_mnist(own if source is None else source, allow_synthetic=allow_synthetic)
-    if source is None and (test.name, dataset_sha256(train, test)) != (trained_on.name, trained_on.sha256):
-        raise RunError(
-            f"{folder} was trained on {trained_on.name}, but its source {own} now gives other images "
-            f"({test.name}): name the images to test on with --data"
-        )
+    if source is None:
+        test = own_images(run, allow_synthetic=allow_synthetic)[1]
+    else:
+        test = load_fashion_mnist(source, allow_synthetic=allow_synthetic)[1]
     X, y = pixels(test)
     matrix = confusion_matrix(y, network.predict(X))
     title = f"{run.title}, tested on {len(test):,} {test.name} images"
@@ -60,6 +55,23 @@ def evaluate_run(folder: Path, source: str | None, backend: Backend, *, allow_sy
     mistakes = mistakes_figure(test.images, test.labels, network.predict_proba(X), CLASS_NAMES, title)
     save_figure(mistakes, folder / MISTAKES)
     return Evaluation(test.name, len(test), network.evaluate(X, y), class_report(matrix), picture)
+
+
+def own_images(run: Run, source: str | None = None, *, allow_synthetic: bool = True) -> tuple[Dataset, Dataset]:
+    """Return (train, test), the images that `run` was trained on, from `source` or by default from its own.
+
+    Raises `RunError` where there are other images now, `DataError` where there are none.
+    """
+    trained_on = run.result.dataset
+    own = "synthetic" if trained_on.name == "synthetic" else run.config["data"]["source"]
+    train, test = load_fashion_mnist(own if source is None else source, allow_synthetic=allow_synthetic)
+    if (test.name, dataset_sha256(train, test)) != (trained_on.name, trained_on.sha256):
+        found = f"its source {own} now gives other images" if source is None else f"{source} has other images"
+        raise RunError(
+            f"{run.folder} was trained on {trained_on.name}, but {found} ({test.name}): "
+            "name the images to test on with --data"
+        )
+    return train, test
 
 
 def predict_images(
@@ -83,7 +95,7 @@ def plot_runs(folders: Sequence[Path], out: Path, *, notebook: bool = False) -> 
     warning says what differs. Returns the pictures' paths.
     """
     runs = [load_run(folder) for folder in folders]
-    names = _distinct_names(folders)
+    names = distinct_names(folders)
     pictures: list[Path] = []
     for name, run in zip(names, runs, strict=True):
         beside = _notebook_beside(run) if notebook else None
@@ -133,7 +145,7 @@ def _compared(name: str, run: Run) -> plots.ComparedRun:
     )
 
 
-def _distinct_names(folders: Sequence[Path]) -> list[str]:
+def distinct_names(folders: Sequence[Path]) -> list[str]:
     """Return the folders' names, with dashes behind as many of the folders above as tell all of them apart."""
     paths = [folder.resolve().parts[1:] for folder in folders]
     if len(set(paths)) < len(paths):
