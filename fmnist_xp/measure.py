@@ -115,5 +115,6 @@ def time_epochs(
         log_every=log_every,
         block_rows=block_rows,
         dense=dense,
+        keep_going=True,  # as many epochs as asked for, whatever becomes of the loss
     )
     return Timed(history.epoch_seconds[warm_up:], history.column_share)

@@ -11,22 +11,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmnist_xp import nn
-from fmnist_xp.arguments import whole_number
+from fmnist_xp.arguments import real_number, whole_number
 from fmnist_xp.backend import PRECISIONS, Array, Backend, get_backend
 from fmnist_xp.data.pixels import Pixels
 from fmnist_xp.errors import RunError
 from fmnist_xp.nn.module import Module
 from fmnist_xp.optim import Optimizer, make_optimizer
 from fmnist_xp.train.architecture import build, describe
-from fmnist_xp.train.checkpoint import load_model, save_model
+from fmnist_xp.train.arrays import MODEL, load_arrays, save_arrays
+from fmnist_xp.train.checkpoint import Checkpoints, fingerprint
 from fmnist_xp.train.fullbatch import FullBatch
 from fmnist_xp.train.history import History
 from fmnist_xp.train.progress import ProgressDisplay
 from fmnist_xp.train.trainer import Callback, train
+from fmnist_xp.train.validation import held_out_rows
 
 logger = logging.getLogger("fmnist_xp")
 
-OneCallback: TypeAlias = Callback | Callable[[History], None]
+OneCallback: TypeAlias = Callback | Callable[..., Any]
 Callbacks: TypeAlias = OneCallback | Iterable[OneCallback]
 
 UNSCALED = 100
@@ -64,6 +66,15 @@ class Sequential(nn.Network):
         verbose: bool = True,
         block_rows: int | None = None,
         dense: bool | None = None,
+        validation_fraction: float | None = None,
+        validation_data: tuple[Any, Any] | None = None,
+        validation_seed: int = 0,
+        keep_best: bool = False,
+        patience: int | None = None,
+        checkpoint: str | Path | None = None,
+        checkpoint_every: int | None = None,
+        resume: bool = False,
+        keep_going: bool = False,
     ) -> History:
         """Train full batch: every epoch is one update from the gradient over all rows.
 
@@ -77,8 +88,8 @@ class Sequential(nn.Network):
         log_every
             Log epochs 0, log_every, 2·log_every, …
         callbacks
-            Called with the history after each logged epoch: functions, or objects with `on_epoch(history)`, or one
-            of these alone.
+            Called after each logged epoch with the history and, if they take two arguments, the network: functions,
+            or objects with a method `on_epoch`, or one of these alone. `history.stop(reason)` ends the training.
         verbose
             Print a line for each logged epoch, and on a terminal a progress bar.
         block_rows
@@ -87,26 +98,73 @@ class Sequential(nn.Network):
             Whether the first layer's products take every column of every row. By default a CPU leaves out columns
             that are background in a whole block of rows, and sorts the rows so that these are many: the same result
             but for rounding, sooner. A GPU leaves out nothing unless this is False.
+        validation_fraction, validation_seed
+            The share of the rows that is held out of training, above 0 and below 1, of each class alike, drawn with
+            the seed; their accuracy and data loss are logged.
+        validation_data
+            (X, y) of other rows to log the accuracy and data loss of, in place of a fraction.
+        keep_best
+            Keep the weights of the logged epoch with the best validation accuracy, as `history.best_state`, for
+            `load_state_dict`. The network itself ends with the last ones.
+        patience
+            End the training once the validation accuracy has not become better for so many epochs.
+        checkpoint, checkpoint_every
+            A folder for the training's last two checkpoints, and the epochs from one to the next: by default about
+            half a minute's. Where one cannot be written later on, a warning says so and training goes on.
+        resume
+            Go on from the newest checkpoint in the folder, if there is one, up to `epochs` in all: to the bits of a
+            training that was never stopped. Network, optimizer and data must be as they were at first.
+        keep_going
+            Train on where loss or weights are not finite any more.
 
-        Returns the `History`. Ctrl-C ends training after the epoch under way and keeps what was learned.
-        Raises `ValueError` for data or arguments that do not fit, `DeviceError` where memory runs out.
+        Returns the `History`. Ctrl-C ends training after the epoch under way and keeps what was learned; so does
+        SIGTERM or SIGHUP where the caller has a handler for it, or there is a checkpoint folder. A loss that is not
+        finite ends it too, with a warning.
+        Raises `ValueError` for data or arguments that do not fit, `DeviceError` where memory runs out, `RunError` for
+        a checkpoint folder that holds another training, `OSError` where the first checkpoint cannot be written.
         """
         epochs, log_every = whole_number("epochs", epochs, 0), whole_number("log_every", log_every, 1)
         chosen, called = make_optimizer(optimizer), _callbacks(callbacks)
-        display = ProgressDisplay(epochs) if verbose else None
-        with self.backend.computing(), display or nullcontext():
+        patience = None if patience is None else whole_number("patience", patience, 1)
+        every = None if checkpoint_every is None else whole_number("checkpoint_every", checkpoint_every, 1)
+        _check_validation(validation_fraction, validation_data, keep_best, patience)
+        if checkpoint is None and (resume or every):
+            raise ValueError(f"{'resume' if resume else 'checkpoint_every'} needs a folder: checkpoint=…")
+        with self.backend.computing():
             inputs = self._inputs(X)
-            return train(
-                self,
-                inputs,
-                self._labels(y, len(inputs)),
-                epochs=epochs,
-                optimizer=chosen,
-                log_every=log_every,
-                callbacks=[*([display] if display else []), *called],
-                block_rows=block_rows,
-                dense=dense,
-            )
+            labels = self._labels(y, len(inputs))
+            held_out = None
+            if validation_data is not None:
+                others = self._inputs(validation_data[0])
+                held_out = others, self._labels(validation_data[1], len(others))
+            elif validation_fraction is not None:
+                held = held_out_rows(self.backend.to_host(labels), validation_fraction, validation_seed)
+                held_out = self._picked(inputs, held), self._picked(labels, held)
+                inputs, labels = self._picked(inputs, ~held), self._picked(labels, ~held)
+            checkpoints, state = None, None
+            if checkpoint is not None:
+                data = fingerprint(self.backend, inputs, labels)
+                checkpoints = Checkpoints(Path(checkpoint), self, chosen, data, every)
+                state = checkpoints.begin(resume)
+            display = ProgressDisplay(epochs) if verbose else None
+            with display or nullcontext():
+                return train(
+                    self,
+                    inputs,
+                    labels,
+                    epochs=epochs,
+                    optimizer=chosen,
+                    log_every=log_every,
+                    callbacks=[*([display] if display else []), *called],
+                    block_rows=block_rows,
+                    dense=dense,
+                    validation=held_out,
+                    keep_best=keep_best,
+                    patience=patience,
+                    checkpoints=checkpoints,
+                    state=state,
+                    keep_going=keep_going,
+                )
 
     def evaluate(self, X: Any, y: Any) -> Metrics:
         """Return accuracy and data loss on `X` and `y`."""
@@ -142,7 +200,7 @@ class Sequential(nn.Network):
         its constructor; `load` is told the class. Raises `ValueError`, naming the layer and the cure, where `load`
         could not make the network again, and `OSError` where the file cannot be written.
         """
-        save_model(Path(path), self.state_dict(), describe(self))
+        save_arrays(Path(path), MODEL, self.state_dict(), describe(self))
 
     @classmethod
     def load(
@@ -158,7 +216,7 @@ class Sequential(nn.Network):
         `custom_objects` are no such classes.
         """
         backend = get_backend(backend)
-        state, architecture = load_model(Path(path))
+        state, architecture = load_arrays(Path(path), MODEL)
         try:
             shapes = {name: values.shape for name, values in state.items()}
             layers, loss, dtype = build(architecture, shapes, custom_objects)
@@ -199,6 +257,11 @@ class Sequential(nn.Network):
             )
         return inputs
 
+    def _picked(self, values: Pixels | Array, rows: Any) -> Any:
+        """Return these rows, given as a mask of the host, of inputs or labels."""
+        places = np.flatnonzero(rows)
+        return values[places if isinstance(values, Pixels) else self.backend.asarray(places)]
+
     def _labels(self, y: Any, rows: int) -> Array:
         """Return `y` as class indices on the backend, checked on the host."""
         labels = nn.class_indices(self.backend.to_host(y), self.n_classes, "y")
@@ -208,6 +271,21 @@ class Sequential(nn.Network):
 
 
 load = Sequential.load
+
+
+def _check_validation(fraction: Any, data: Any, keep_best: bool, patience: int | None) -> None:
+    """Raise `ValueError` for what does not fit together."""
+    if fraction is not None:
+        if data is not None:
+            raise ValueError("validation_fraction and validation_data are both given: choose one")
+        real_number("validation_fraction", fraction, 0, 1, open_low=True)
+    if data is not None and not (isinstance(data, tuple | list) and len(data) == 2):
+        raise ValueError(f"validation_data must be (X, y), got {type(data).__name__}")
+    if fraction is None and data is None and (keep_best or patience):
+        raise ValueError(
+            f"{'keep_best' if keep_best else 'patience'} needs rows held out: validation_fraction=0.1 or "
+            "validation_data=(X, y)"
+        )
 
 
 def _callbacks(callbacks: Callbacks) -> list[OneCallback]:

@@ -110,6 +110,22 @@ class Optimizer(ABC):
                 moments = self._moments[target] = [zeros(target.parameters) for _ in range(self.moments)]
             self._update(target.backend, (target.parameters, target.gradients, *moments), coefficients)
 
+    def state(self, target: Trainable) -> list[Any]:
+        """Return the moments of `target` as NumPy arrays, zeros where no update was made."""
+        moments = self._moments.get(target)
+        if moments is None:
+            with target.backend.current():
+                moments = [target.backend.xp.zeros_like(target.parameters) for _ in range(self.moments)]
+        return [target.backend.to_host(values).copy() for values in moments]
+
+    def load_state(self, target: Trainable, arrays: Sequence[Any]) -> None:
+        """Make copies of `arrays` the moments of `target`; `ValueError` where they do not fit."""
+        shape = target.parameters.shape
+        if len(arrays) != self.moments or any(values.shape != shape for values in arrays):
+            raise ValueError(f"there must be {self.moments} moments of the shape {shape}")
+        dtype = target.parameters.dtype
+        self._moments[target] = [target.backend.asarray(values, dtype).copy() for values in arrays]
+
     def post_update_params(self) -> None:
         """Count the update."""
         self.iterations += 1

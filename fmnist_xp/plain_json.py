@@ -20,6 +20,11 @@ def parse_json(text: str) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
+def to_json(values: Any) -> str:
+    """Return `values` as the text of a file, in ASCII: a path may be no valid UTF-8. ValueError for NaN."""
+    return json.dumps(values, indent=2, allow_nan=False) + "\n"
+
+
 def check_form(value: Any, form: Any, name: str = "it") -> None:
     """Raise `ValueError`, naming the field, unless `value`, as returned by `parse_json`, has the given form.
 

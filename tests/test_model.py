@@ -18,7 +18,7 @@ from fmnist_xp.errors import RunError
 from fmnist_xp.model import Metrics, Sequential, load
 from fmnist_xp.nn import CategoricalCrossentropy, Dense, Layer, ReLU, Softmax
 from fmnist_xp.optim import SGD, Adam, Optimizer
-from fmnist_xp.train.checkpoint import FORMAT
+from fmnist_xp.train.arrays import MODEL
 from fmnist_xp.train.fullbatch import FullBatch
 from fmnist_xp.train.history import COLUMNS, History
 
@@ -689,7 +689,7 @@ def test_weights_of_another_dtype_are_named(tmp_path: Path) -> None:
     save_file(
         {**state, "dense1.biases": state["dense1.biases"].astype("float32")},
         path,
-        metadata={FORMAT: json.dumps(architecture)},
+        metadata={MODEL.format: json.dumps(architecture)},
     )
     with pytest.raises(RunError, match=r"do not fit each other: dense1\.weights is float64, not float32$"):
         load(path)
@@ -706,7 +706,7 @@ def test_network_trained_in_a_precision_of_gpus_is_one_of_float32_on_the_cpu(tmp
         network.save(tmp_path / "model.safetensors")
         state = load_file(tmp_path / "model.safetensors")
         architecture = {"layers": [dense()], "loss": "SoftmaxCategoricalCrossentropy", "dtype": dtype}
-        save_file(state, tmp_path / "model.safetensors", metadata={FORMAT: json.dumps(architecture)})
+        save_file(state, tmp_path / "model.safetensors", metadata={MODEL.format: json.dumps(architecture)})
         loaded = load(tmp_path / "model.safetensors")
         assert (loaded.dtype, str(loaded.parameters.dtype)) == (expected, expected)
 
@@ -732,9 +732,9 @@ def test_architecture_that_does_not_fit_the_weights_is_named(tmp_path: Path, cha
     with path.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     metadata = header["__metadata__"]
-    written = json.loads(metadata[FORMAT])
+    written = json.loads(metadata[MODEL.format])
     assert len(written.pop("sha256")) == 64  # else that would be what is found
-    metadata[FORMAT] = json.dumps({**written, **change})
+    metadata[MODEL.format] = json.dumps({**written, **change})
     save_file(load_file(path), path, metadata=metadata)
     with pytest.raises(RunError, match=r"architecture and the weights in .*model\.safetensors do not fit .*: .+"):
         load(path)

@@ -23,7 +23,7 @@ from fmnist_xp.report.tables import reproduce_table
 from fmnist_xp.reproduce import _finished, _title
 from fmnist_xp.runs import load_run
 from fmnist_xp.runs.folder import CONFIG, HISTORY, RESULT
-from fmnist_xp.train.checkpoint import FORMAT
+from fmnist_xp.train.arrays import MODEL
 from fmnist_xp.train.history import COLUMNS, History
 
 CPU = CpuBackend(1)
@@ -155,7 +155,7 @@ STATE = {
 @given(data=st.data())
 def test_architecture_of_a_model(tmp_path: Path, data: st.DataObject) -> None:
     path = tmp_path / "model.safetensors"
-    save_file(STATE, path, metadata={FORMAT: disturbed(data, NETWORK)})
+    save_file(STATE, path, metadata={MODEL.format: disturbed(data, NETWORK)})
     logging.getLogger("fmnist_xp").disabled = True  # of files without a checksum, it says so each time
     try:
         assert load(path).widths == [3, 2, 2]
@@ -175,7 +175,7 @@ def test_tensors_of_a_model(tmp_path: Path, data: st.DataObject) -> None:
     path = tmp_path / "model.safetensors"
     if data.draw(st.booleans()):
         state = {**STATE, **state}
-    save_file(state, path, metadata={FORMAT: json.dumps(NETWORK)})
+    save_file(state, path, metadata={MODEL.format: json.dumps(NETWORK)})
     try:
         loaded = load(path)
     except RunError as error:

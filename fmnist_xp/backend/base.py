@@ -159,6 +159,11 @@ class Backend(ABC):
         """How it works, in words: on how many threads with which BLAS, with CUDA graphs or without."""
         return f"{self.threads} thread{'s' if self.threads > 1 else ''}"
 
+    @property
+    def arithmetic(self) -> str:
+        """What the last bits of a sum depend on, besides the versions of the libraries: device and kernels."""
+        return f"{self.name} ({self.device_name})"
+
     def asarray(self, array: Any, dtype: Any = None) -> Array:
         """Return `array` (of the host or of this device) as a C-contiguous array of this device."""
         return self.xp.ascontiguousarray(self.xp.asarray(array, dtype=dtype))

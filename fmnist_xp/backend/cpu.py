@@ -36,6 +36,11 @@ class CpuBackend(Backend):
         """On how many threads, and with which BLAS; and what it costs, where an older processor's was asked for."""
         return "; ".join(filter(None, (f"{super().manner}, {blas_name()}", older_kernels())))
 
+    @property
+    def arithmetic(self) -> str:
+        """The processor, and BLAS with its kernels."""
+        return f"{self.name} ({self.device_name}, {blas_name()})"
+
     def asarray(self, array: Any, dtype: Any = None) -> Array:
         """Return `array` as a C-contiguous NumPy array; one of CuPy, which NumPy refuses, is copied to the host."""
         return super().asarray(_from_gpu(array), dtype)

@@ -88,6 +88,12 @@ DenseRows = Annotated[
 ]
 
 
+def given(ctx: typer.Context, name: str) -> Any:
+    """Return the value of a parameter that was given on the command line, None where it was not."""
+    source = ctx.get_parameter_source(name)
+    return ctx.params[name] if source is not None and source.name == "COMMANDLINE" else None
+
+
 @contextmanager
 def usage() -> Iterator[None]:
     """Turn a `ValueError` about an argument into a usage error."""

@@ -12,10 +12,15 @@ from types import FrameType
 from fmnist_xp.errors import FmnistXpError
 
 FAILURE, USAGE, INTERRUPTED = 1, 2, 130
+_ended_by: list[int] = []  # a signal other than Ctrl-C's
 
 
 class Interrupted(Exception):
-    """A command ended in an orderly way after Ctrl-C; the message says what was kept."""
+    """A command ended in an orderly way after a signal, by default Ctrl-C's; the message says what was kept."""
+
+    def __init__(self, message: str, number: int = 0) -> None:
+        super().__init__(message)
+        self.code = 128 + (number or signal.SIGINT)
 
 
 def main() -> None:
@@ -23,6 +28,9 @@ def main() -> None:
     ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not where it is ignored (nohup)
     if ours:
         signal.signal(signal.SIGINT, _interrupt)
+    for name in ("SIGTERM", "SIGHUP"):
+        if (number := getattr(signal, name, None)) and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _terminate)
     try:
         from fmnist_xp.cli.app import app
 
@@ -56,9 +64,9 @@ def run(app: Callable[..., int | None], program: str) -> int:
         except UsageError as error:
             code, message = USAGE, f"{error.format_message().rstrip('.')}; see {program} --help"
         except Interrupted as error:
-            code, message = INTERRUPTED, str(error)
+            code, message = error.code, str(error)
         except (KeyboardInterrupt, Abort):
-            code, message = INTERRUPTED, "interrupted"
+            code, message = (128 + _ended_by[0], "terminated") if _ended_by else (INTERRUPTED, "interrupted")
         except Exception as error:
             if debug:
                 raise
@@ -87,6 +95,12 @@ def _interrupt(_signal: int, frame: FrameType | None) -> None:
             _leave()
         frame = frame.f_back
     raise KeyboardInterrupt
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    """End the command as `_interrupt` does, with this signal's exit code."""
+    _ended_by.append(number)
+    _interrupt(number, frame)
 
 
 def _leave() -> None:

@@ -1,6 +1,7 @@
 """Commands that train: one experiment, or all three compared with the notebook."""
 
 import itertools
+import math
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -12,6 +13,7 @@ from fmnist_xp.cli import options
 from fmnist_xp.cli.console import out
 from fmnist_xp.cli.process import Interrupted
 from fmnist_xp.data import CLASS_NAMES
+from fmnist_xp.errors import FmnistXpError
 from fmnist_xp.experiments import EXPERIMENTS, N_INPUTS, Experiment
 from fmnist_xp.machine import memory_bytes
 
@@ -23,6 +25,7 @@ class ExperimentName(StrEnum):
 
 
 def train(
+    ctx: typer.Context,
     experiment: Annotated[
         ExperimentName, typer.Argument(help="Which of the notebook's experiments.")
     ] = ExperimentName["adam"],
@@ -31,11 +34,36 @@ def train(
     no_synthetic: options.NoSynthetic = False,
     url: options.Url = None,
     epochs: Annotated[int | None, options.epochs("Full-batch updates.")] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the weights.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**63 - 1, help="Seed of the weights, and of the images held out.")
+    ] = 0,
     precision: options.Precision = options.PrecisionName["float32"],
     log_every: Annotated[int, options.epochs("Epochs from one logged epoch to the next.")] = 10,
-    out_folder: Annotated[Path | None, options.out_folder("Run folder.")] = None,
+    out_folder: Annotated[
+        Path | None, options.out_folder("Run folder; by default a new one in runs, named by the settings.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the run that the folder holds.")] = False,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            parser=options.path, metavar="RUN", help="Go on with this run, to the bits of one never stopped."
+        ),
+    ] = None,
+    checkpoint_every: Annotated[
+        int | None, options.epochs("Epochs from one checkpoint to the next; by default about half a minute's.")
+    ] = None,
+    validation: Annotated[
+        float | None, typer.Option(metavar="FRACTION", help="Share of the training images to hold out and log.")
+    ] = None,
+    keep_best: Annotated[
+        bool, typer.Option("--keep-best", help="Keep the weights of the best epoch by validation, too.")
+    ] = False,
+    patience: Annotated[
+        int | None, options.epochs("Stop after so many epochs without a better validation accuracy.")
+    ] = None,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", help="Train on where the loss is not finite any more.")
+    ] = False,
     hidden: Annotated[str | None, typer.Option(help="Widths of the hidden layers, such as 128,128.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Learning rate of the first update.")] = None,
     decay: Annotated[float | None, typer.Option(help="Decay of the learning rate.")] = None,
@@ -47,10 +75,15 @@ def train(
     dense_rows: options.DenseRows = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the result alone.")] = False,
 ) -> None:
-    """Train one experiment and write its run folder."""
+    """Train one experiment and write its run folder, or go on with a run."""
     from fmnist_xp.data import load_fashion_mnist
-    from fmnist_xp.runs import Settings, check_folder, default_folder, train_run
+    from fmnist_xp.runs import Settings, check_folder, resume_run, train_run
+    from fmnist_xp.runs.training import settings_to_resume
 
+    if validation is None and (keep_best or patience) and resume is None:
+        raise options.UsageError(f"{'--keep-best' if keep_best else '--patience'} needs --validation FRACTION")
+    if validation is not None and not 0 < validation < 1:
+        raise options.UsageError(f"--validation must be above 0 and below 1, such as 0.1, got {validation:g}")
     chosen = _override(
         EXPERIMENTS[experiment],
         epochs=epochs,
@@ -61,22 +94,92 @@ def train(
         l2=l2,
     )
     backend = options.chosen_backend(device, threads, graphs)
-    settings = Settings(chosen, seed, precision.value, log_every, block_rows, dense_rows)
-    folder = out_folder or default_folder(settings, backend)
-    backend.precision(settings.precision)  # both before anything is read or downloaded
-    check_folder(folder, force)
+    settings = Settings(
+        chosen,
+        seed=seed,
+        precision=precision.value,
+        log_every=log_every,
+        block_rows=block_rows,
+        dense_rows=dense_rows,
+        validation=validation,
+        keep_best=keep_best,
+        patience=patience,
+    )
+    # All of it before anything is read or downloaded.
+    if resume is not None:
+        config, own = settings_to_resume(resume, epochs)
+        _check_resumed(ctx, resume, settings, own)
+        if options.given(ctx, "data") is None:
+            data = "synthetic" if config["data"]["name"] == "synthetic" else config["data"]["source"]
+    else:
+        backend.precision(settings.precision)
+        if out_folder is not None:
+            check_folder(out_folder, force)
     train_data, test_data = load_fashion_mnist(data, url=url, allow_synthetic=not no_synthetic)
     if not quiet:
         out.print(f"{train_data.name}: {len(train_data):,} + {len(test_data):,} images ({train_data.source})")
         out.print(f"{backend.name}: {backend.device_name}, {backend.manner}")
-    run = train_run(settings, train_data, test_data, backend, folder, source=data, force=force, verbose=not quiet)
-    result = run.result
+    how: Any = {"verbose": not quiet, "checkpoint_every": checkpoint_every, "keep_going": keep_going}
+    if resume is not None:
+        run = resume_run(resume, train_data, test_data, backend, epochs=epochs, **how)
+    else:
+        run = train_run(settings, train_data, test_data, backend, out_folder, source=data, force=force, **how)
+    _print_result(run)
+    if run.result.interrupted:
+        raise Interrupted(
+            f"interrupted: what was learned is kept in {run.folder}; fmnist-xp train --resume {run.folder} goes on",
+            run.history.signal,
+        )
+    if run.result.diverged and not keep_going:
+        raise FmnistXpError(
+            f"training has diverged: {run.result.stopped}; try a lower --learning-rate, or --keep-going. The last "
+            f"good checkpoint is in {run.folder}"
+        )
+
+
+def _print_result(run: Any) -> None:
+    """Print what came of a run."""
+    from fmnist_xp.train.history import ended_in_dip
+
+    result, history = run.result, run.history
+    took = f"{result.epochs:,} epochs in {result.total_seconds:.1f} s; written to {run.folder}"
+    if result.diverged and math.isnan(result.test_accuracy):
+        out.print(f"diverged after {took}")
+        return
     out.print(
-        f"test accuracy {result.test_accuracy:.4f}, test loss {result.test_loss:.4f} on {test_data.name} after "
-        f"{result.epochs:,} epochs in {result.total_seconds:.1f} s; written to {folder}",
+        f"test accuracy {result.test_accuracy:.4f}, test loss {result.test_loss:.4f} on {result.dataset.name} after "
+        f"{took}"
     )
-    if result.interrupted:
-        raise Interrupted(f"interrupted: what was learned is kept in {folder}")
+    if result.stopped and not result.interrupted:
+        out.print(f"stopped: {result.stopped}")
+    if result.best_epoch is not None:
+        best = history.best_place
+        out.print(
+            f"validation accuracy {history.validation_accuracy[best]:.4f} at epoch {result.best_epoch}, the best of "
+            f"{result.validation_rows:,} images held out; {history.validation_accuracy[-1]:.4f} when last logged"
+        )
+    elif (epoch := ended_in_dip(history, result.train_accuracy)) is not None:
+        out.print(
+            f"The run ended in a dip: accuracy on the training images {result.train_accuracy:.3f}, at epoch {epoch} "
+            f"{max(history.accuracy):.3f}. --validation 0.1 --keep-best keeps the best weights, too."
+        )
+
+
+def _check_resumed(ctx: typer.Context, folder: Path, asked: Any, own: Any) -> None:
+    """Raise a usage error for an option that a run, once begun with others, cannot take."""
+    for name in ("out_folder", "force"):
+        if options.given(ctx, name):
+            raise options.UsageError(f"--resume goes on in the run's own folder: leave --{name.split('_')[0]} out")
+    fields = {name: (vars(asked)[name], vars(own)[name]) for name in vars(own) if name != "experiment"}
+    fields["experiment"] = asked.experiment.name, own.experiment.name
+    for name in ("hidden", "learning_rate", "decay", "momentum", "l2"):
+        fields[name] = vars(asked.experiment)[name], vars(own.experiment)[name]
+    for name, (wanted, has) in fields.items():
+        if options.given(ctx, name) is not None and wanted != has:
+            raise options.UsageError(
+                f"{name.replace('_', ' ')} {wanted}: {folder} has {has}, and goes on with that; leave it out, or "
+                "train a new run"
+            )
 
 
 def reproduce(

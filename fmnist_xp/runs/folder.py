@@ -1,158 +1,146 @@
-"""The folder of a run: its files, whether it is free, and reading and writing it whole."""
+"""The folder of a run: its files, its name, whether it is free, and the lock on it while it is written."""
 
-import json
-import logging
+import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from contextlib import contextmanager, suppress
+from enum import Enum
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from fmnist_xp.backend import Backend
-from fmnist_xp.data import CLASS_NAMES
 from fmnist_xp.errors import RunError
-from fmnist_xp.experiments import N_INPUTS
 from fmnist_xp.files import read_text, write_text
-from fmnist_xp.model import Sequential
-from fmnist_xp.plain_json import check_form, parse_json
-from fmnist_xp.report.drawing import save_figure
-from fmnist_xp.report.plots import metrics_figure
-from fmnist_xp.runs.settings import CONFIG_FORM, RESULT_FORM, Result, Settings
-from fmnist_xp.train.history import History
-
-logger = logging.getLogger("fmnist_xp")
+from fmnist_xp.plain_json import check_form, parse_json, to_json
+from fmnist_xp.runs.settings import CONFIG_FORM, Settings, changes
+from fmnist_xp.train.checkpoint import checkpoint_files, epoch_of
 
 CONFIG = "config.json"
 HISTORY = "history.csv"
 MODEL = "model.safetensors"
+MODEL_BEST = "model-best.safetensors"  # of the best epoch by validation
 METRICS = "metrics.png"
 RESULT = "result.json"
 CONFUSION = "confusion.png"  # drawn later, by an evaluation
+MISTAKES = "mistakes.png"
+CHECKPOINTS = "checkpoints"
+LOCK = ".lock"
+REPLACED = ".replaced"  # the run before, until the one that replaces it is whole
+
+OURS = (RESULT, CONFIG, HISTORY, MODEL, MODEL_BEST, METRICS, CONFUSION, MISTAKES, CHECKPOINTS)
+"""What belongs to a run, the file first that makes it a finished one."""
 
 MAX_BYTES = 2**20  # of a JSON file; they have some 2,000
 
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run in its folder; `config` is what config.json holds."""
-
-    folder: Path
-    config: Mapping[str, Any]
-    result: Result
-    history: History
-
-    @cached_property
-    def title(self) -> str:
-        """What was trained on what, for the titles of pictures."""
-        result, data = self.result, self.result.dataset
-        run = f"{result.experiment} · {result.device} · seed {result.seed}"
-        return f"{run} · {data.name} ({data.train_rows:,} images)"
-
-    def load_network(self, backend: Backend) -> Sequential:
-        """Return the trained network on `backend`.
-
-        Raises `RunError` where its file is missing or damaged, or the network is not one for these images.
-        """
-        network = Sequential.load(self.folder / MODEL, backend)
-        if (found := (network.n_inputs, network.n_classes)) != (N_INPUTS, len(CLASS_NAMES)):
-            raise RunError(
-                f"the model in {self.folder} takes {found[0]} numbers and tells {found[1]} classes, "
-                f"not {N_INPUTS} and {len(CLASS_NAMES)}: it is of another run"
-            )
-        return network
+SHORT = {"learning_rate": "lr", "hidden": "hidden", "l2": "l2_", "validation": "val", "precision": ""}
+"""Settings in the name of a folder; others go by their own."""
 
 
-def default_folder(settings: Settings, backend: Backend) -> Path:
-    """Return runs/<experiment>-<device>-s<seed>."""
-    return Path("runs") / f"{settings.experiment.name}-{backend.name.replace(':', '')}-s{settings.seed}"
+class Holds(Enum):
+    """What a folder holds."""
+
+    NOTHING = "nothing"
+    FINISHED = "a finished run"
+    UNFINISHED = "an unfinished run"
+    STARTED = "a run that learned nothing"
+    OTHER = "something that is no run"
 
 
-def check_folder(folder: Path, force: bool) -> None:
+def what_holds(folder: Path) -> Holds:
+    """Return what `folder`, which need not exist, holds."""
+    if not folder.is_dir() or not any(path.name != LOCK for path in folder.iterdir()):
+        return Holds.NOTHING
+    if (folder / RESULT).is_file():
+        return Holds.FINISHED
+    try:
+        read_json(folder / CONFIG, CONFIG_FORM)
+    except RunError:
+        return Holds.OTHER
+    return Holds.UNFINISHED if epochs_done(folder) or (folder / MODEL).exists() else Holds.STARTED
+
+
+def epochs_done(folder: Path) -> int:
+    """Return how many epochs the newest checkpoint of a run has, 0 where there is none."""
+    return max(map(epoch_of, checkpoint_files(folder / CHECKPOINTS)), default=0)
+
+
+def check_folder(folder: Path, force: bool = False) -> None:
     """Raise `RunError` where a run must not be written to `folder`: it is a file, or holds something to lose."""
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is a file: name another folder with --out")
-    if not force and _holds_files(folder):
-        kind = "a finished run" if (folder / RESULT).is_file() else "something already"
-        raise RunError(f"{folder} holds {kind}: name another folder with --out, or replace it with --force")
+    holds = what_holds(folder)
+    if force or holds in (Holds.NOTHING, Holds.STARTED):
+        return
+    cure = "name another folder with --out, or replace it with --force"
+    if holds is Holds.UNFINISHED:
+        cure = f"go on with fmnist-xp train --resume {folder}, {cure}"
+    raise RunError(f"{folder} holds {holds.value}: {cure}")
+
+
+def default_folder(settings: Settings, backend: Backend, config: Mapping[str, Any]) -> Path:
+    """Make and return runs/<experiment>-<device>-s<seed>, with changed settings, and a number where it is taken."""
+    parts = [settings.experiment.name, backend.name.replace(":", ""), f"s{settings.seed}"]
+    parts += [f"{SHORT.get(name, name)}{_in_name(value)}" for name, value in changes(config).items()]
+    name, number = "-".join(parts), 1
+    while True:
+        folder = Path("runs") / (f"{name}-{number}" if number > 1 else name)
+        with suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return folder
+        if what_holds(folder) in (Holds.NOTHING, Holds.STARTED) and not is_locked(folder):
+            return folder
+        number += 1
 
 
 @contextmanager
-def reserved(folder: Path, config: Mapping[str, Any]) -> Iterator[None]:
-    """Reserve an empty or missing `folder` with its config.json, and remove both again where the block raises.
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock on `folder`, which is made if it is missing.
 
-    A folder with files is left alone: they stay whole until there is something to replace them.
+    Raises `RunError` where another process, or thread, holds it. A process that dies lets it go.
     """
-    if _holds_files(folder):
-        yield
-        return
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        write_text(folder / CONFIG, _json(config))
-        yield
-    except BaseException:
-        if folder.is_dir():
-            (folder / CONFIG).unlink(missing_ok=True)
-            if not _holds_files(folder):
-                folder.rmdir()
-        raise
+        with FileLock(folder / LOCK, timeout=0, thread_local=False):
+            yield
+    except Timeout:
+        raise RunError(f"{folder} is being written by another process: wait for it, or name another folder") from None
 
 
-def write_run(run: Run, network: Sequential) -> None:
-    """Write all files of `run` to a temporary folder inside its own, then move them into place, the result last.
+def is_locked(folder: Path) -> bool:
+    """Return whether a process writes to `folder`."""
+    if not (folder / LOCK).exists():
+        return False
+    try:
+        with locked(folder):
+            return False
+    except (RunError, OSError):
+        return True
 
-    So a folder with a result is a whole run, and a full disk leaves an earlier run as it was.
+
+@contextmanager
+def new_run(folder: Path, config: Mapping[str, Any], force: bool) -> Iterator[None]:
+    """Lock `folder` for a new run, set aside what it held of a run before, and write config.json.
+
+    Where the block raises before anything was learned, all of it is undone; else the folder is left as by a process
+    that was killed, to be resumed. Raises `RunError` as `check_folder` does.
     """
-    with TemporaryDirectory(prefix=".unfinished-", dir=run.folder) as temporary:
-        staged = Path(temporary)
-        write_text(staged / CONFIG, _json(run.config))
-        run.history.save(staged / HISTORY)
-        network.save(staged / MODEL)
-        if run.history:
-            _draw(run, staged / METRICS)
-        write_text(staged / RESULT, _json(run.result.to_json()))
-        for stale in (RESULT, METRICS, CONFUSION):
-            (run.folder / stale).unlink(missing_ok=True)
-        for name in (CONFIG, HISTORY, MODEL, METRICS, RESULT):
-            if (staged / name).exists():
-                (staged / name).replace(run.folder / name)
+    check_folder(folder, force)
+    with locked(folder):
+        check_folder(folder, force)  # again: another run may have ended meanwhile
+        try:
+            _set_aside(folder)
+            write_text(folder / CONFIG, to_json(config))
+            yield
+        except BaseException:
+            if not epochs_done(folder):
+                _undo(folder)
+            raise
+        shutil.rmtree(folder / REPLACED, ignore_errors=True)
 
 
-def load_run(folder: Path) -> Run:
-    """Return the run in `folder`; raise `RunError` where there is none, or a file of it is missing or damaged."""
-    if not folder.is_dir():
-        raise RunError(f"there is no run folder {folder}: make one with fmnist-xp train")
-    if not (folder / RESULT).exists():
-        raise RunError(f"{folder} is not a finished run: it has no {RESULT}")
-    config = _read_json(folder / CONFIG, CONFIG_FORM)
-    result = Result.from_json(_read_json(folder / RESULT, RESULT_FORM))
-    history = History.load(folder / HISTORY)
-    if not history:
-        raise RunError(f"{folder / HISTORY} has nothing logged: train again")
-    return Run(folder, config, result, history)
-
-
-def _holds_files(folder: Path) -> bool:
-    return folder.is_dir() and any(folder.iterdir())
-
-
-def _draw(run: Run, path: Path) -> None:
-    """Draw the metrics; a picture that fails must not cost the training run, and can be drawn later."""
-    try:
-        figure = metrics_figure(run.history, title=run.title, experiment=run.result.experiment)
-        save_figure(figure, path)
-    except OSError:
-        raise  # a full disk: the other files do not fit either
-    except Exception as error:
-        path.unlink(missing_ok=True)
-        logger.warning("%s was not drawn (%s); fmnist-xp plot %s draws it", METRICS, error, run.folder)
-
-
-def _json(values: Mapping[str, Any]) -> str:
-    return json.dumps(values, indent=2, allow_nan=False) + "\n"  # in ASCII: a path may be no valid UTF-8
-
-
-def _read_json(path: Path, form: Mapping[str, Any]) -> dict[str, Any]:
+def read_json(path: Path, form: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the object in a JSON file; raise `RunError` where it is missing or damaged, or not of this form."""
     try:
         values: dict[str, Any] = parse_json(read_text(path, MAX_BYTES))
         check_form(values, form)
@@ -161,3 +149,42 @@ def _read_json(path: Path, form: Mapping[str, Any]) -> dict[str, Any]:
     except ValueError as error:
         raise RunError(f"{path} is damaged: {error}") from error
     return values
+
+
+def _set_aside(folder: Path) -> None:
+    """Move a finished run into `REPLACED`; remove an unfinished one, and what hides there stays."""
+    replaced = folder / REPLACED
+    if what_holds(folder) is Holds.FINISHED and not replaced.exists():
+        replaced.mkdir()
+        for name in OURS:
+            if (folder / name).exists():
+                (folder / name).replace(replaced / name)
+    else:
+        _remove_run(folder)
+
+
+def _undo(folder: Path) -> None:
+    """Remove the run in `folder` and put back what it was to replace; a folder that is then empty goes too."""
+    _remove_run(folder)
+    replaced = folder / REPLACED
+    if replaced.is_dir():
+        for name in reversed(OURS):  # the result last
+            if (replaced / name).exists():
+                (replaced / name).replace(folder / name)
+        replaced.rmdir()
+    if what_holds(folder) is Holds.NOTHING and folder.is_dir():
+        with suppress(OSError):  # on some systems a lock cannot be removed while it is held
+            (folder / LOCK).unlink(missing_ok=True)
+            folder.rmdir()
+
+
+def _remove_run(folder: Path) -> None:
+    for name in OURS:
+        if name == CHECKPOINTS:
+            shutil.rmtree(folder / name, ignore_errors=True)
+        else:
+            (folder / name).unlink(missing_ok=True)
+
+
+def _in_name(value: Any) -> str:
+    return "-".join(map(str, value)) if isinstance(value, list) else str(value)

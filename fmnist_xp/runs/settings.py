@@ -10,13 +10,14 @@ from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from fmnist_xp.backend import Backend
 from fmnist_xp.blas import blas_name
 from fmnist_xp.data import Dataset
-from fmnist_xp.experiments import Experiment
+from fmnist_xp.experiments import EXPERIMENTS, Experiment
 from fmnist_xp.model import Metrics
+from fmnist_xp.plain_json import check_form
 from fmnist_xp.train.history import History
 
 
@@ -34,6 +35,21 @@ class Settings:
     log_every: int = 10
     block_rows: int | None = None
     dense_rows: bool | None = None
+    validation: float | None = None
+    keep_best: bool = False
+    patience: int | None = None
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "Settings":
+        """Return the settings that a loaded config.json tells; raise `ValueError` where they are none."""
+        check_form(config, {"experiment": _form(Experiment) | {"hidden": [int]}})
+        values = {field.name: config[field.name] for field in fields(cls) if field.name in config}
+        kinds = get_type_hints(cls)
+        check_form(values, {name: kinds[name] for name in values if name != "experiment"})
+        known = {field.name for field in fields(Experiment)}
+        of_experiment = {name: value for name, value in config["experiment"].items() if name in known}
+        of_experiment["hidden"] = tuple(of_experiment["hidden"])
+        return cls(**values | {"experiment": Experiment(**of_experiment)})
 
     def config(self, train: Dataset, test: Dataset, backend: Backend, source: str) -> dict[str, Any]:
         """Return what config.json holds: the settings, and on which device, data and versions they are trained.
@@ -59,7 +75,8 @@ class Settings:
     def are_in(self, config: Mapping[str, Any]) -> bool:
         """Say whether a loaded config.json is of these settings."""
         wanted: dict[str, Any] = json.loads(json.dumps(asdict(self)))  # with lists for tuples
-        return wanted == {key: config.get(key) for key in wanted}
+        usual = {field.name: field.default for field in fields(self)}  # what older ones lack
+        return wanted == {key: config.get(key, usual[key]) for key in wanted}
 
 
 @dataclass(frozen=True)
@@ -94,6 +111,8 @@ class Result:
     dataset: DataSummary
     epochs: int
     interrupted: bool = False
+    stopped: str = ""  # why training ended before its last epoch
+    diverged: bool = False  # then there is no model, unless training was to go on
     test_accuracy: float
     test_loss: float
     train_accuracy: float = math.nan
@@ -103,6 +122,10 @@ class Result:
     total_seconds: float = math.nan
     peak_memory_bytes: int | None = None
     column_share: float = math.nan  # of the first layer's products; less than 1 where background was left out
+    validation_rows: int = 0  # held out of the training images
+    validation_accuracy: float = math.nan  # last logged, before its update
+    validation_loss: float = math.nan
+    best_epoch: int | None = None  # by validation accuracy
 
     @classmethod
     def of(
@@ -119,6 +142,7 @@ class Result:
         """Return the result of a training run that ended with the metrics `trained` and `tested`."""
         seconds = history.epoch_seconds
         median = statistics.median(seconds)
+        held_out = round((settings.validation or 0) * len(train))
         return cls(
             experiment=settings.experiment.name,
             device=backend.name,
@@ -129,15 +153,21 @@ class Result:
             dataset=DataSummary.of(train, test),
             epochs=len(seconds),
             interrupted=history.interrupted,
+            stopped=history.stopped,
+            diverged=history.diverged,
             test_accuracy=tested.accuracy,
             test_loss=tested.loss,
             train_accuracy=trained.accuracy,
             train_loss=trained.loss,
             epoch_seconds={"median": median, "min": min(seconds), "max": max(seconds)},
-            samples_per_second=len(train) / median,
+            samples_per_second=(len(train) - held_out) / median,
             total_seconds=total_seconds,
             peak_memory_bytes=backend.peak_memory(),
             column_share=history.column_share,
+            validation_rows=held_out,
+            validation_accuracy=(history.validation_accuracy or [math.nan])[-1],
+            validation_loss=(history.validation_loss or [math.nan])[-1],
+            best_epoch=history.best_epoch,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -151,6 +181,18 @@ class Result:
         known: Any = {k: math.nan if v is None and kinds[k] is float else v for k, v in values.items() if k in kinds}
         dataset = DataSummary(**{name: values["dataset"][name] for name in RESULT_FORM["dataset"]})
         return cls(**known | {"dataset": dataset})
+
+
+def changes(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings in a loaded config.json that are not those of its experiment, as they are by default."""
+    experiment = config["experiment"]
+    known = [asdict(kind) for name, kind in EXPERIMENTS.items() if name == experiment.get("name")]
+    usual = known[0] if known else {}
+    usual = json.loads(json.dumps(usual))  # with lists for tuples
+    changed = {name: value for name, value in experiment.items() if name in usual and value != usual[name]}
+    defaults = {field.name: field.default for field in fields(Settings)}
+    of_run = {name: config.get(name, defaults[name]) for name in ("precision", "validation", "patience")}
+    return changed | {name: value for name, value in of_run.items() if value != defaults[name]}
 
 
 def _form(record: Any) -> dict[str, Any]:

@@ -5,9 +5,10 @@ import io
 import math
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from fmnist_xp.errors import RunError
 from fmnist_xp.files import read_text, write_text
@@ -15,6 +16,8 @@ from fmnist_xp.files import read_text, write_text
 COLUMNS = ("epoch", "accuracy", "loss", "learning_rate", "regularization_loss")
 VALIDATION_COLUMNS = ("validation_accuracy", "validation_loss")
 """Those that a run with rows held out has too."""
+DIP = 0.02
+"""How far below its best training accuracy a run ends that ends in a dip."""
 MAX_BYTES = 64 * 2**20  # about 800,000 logged epochs
 
 
@@ -26,7 +29,9 @@ class History:
     notebook printed it. `validation_accuracy` and `validation_loss`, the data loss, are those of rows held out, taken
     with the same weights, and empty where there are none. `epoch_seconds` has an entry for every epoch run, logged or
     not. `column_share` is the share of the columns that the first layer's products were computed with: less than 1
-    where background was left out. `stopped` says why training ended before its last epoch, if it did.
+    where background was left out. `stopped` says why training ended before its last epoch, if it did: by a callback,
+    an interrupt (`interrupted`, with the number of the `signal`), or a loss that is not finite (`diverged`).
+    `best_state` are the weights of the best epoch by validation, as of `Network.state_dict`, where they were kept.
     """
 
     epoch: list[int] = field(default_factory=list)
@@ -40,6 +45,9 @@ class History:
     interrupted: bool = False
     column_share: float = 1.0
     stopped: str = ""
+    diverged: bool = False
+    signal: int = 0
+    best_state: dict[str, Any] | None = None
 
     def __len__(self) -> int:
         """Return the number of logged epochs."""
@@ -65,9 +73,17 @@ class History:
 
         Its metrics, and so the weights they are of, are those before its update.
         """
-        scores = zip(self.validation_accuracy, self.validation_loss, self.epoch, strict=True)
-        best = max(((accuracy, -loss, -epoch) for accuracy, loss, epoch in scores if loss == loss), default=None)
-        return None if best is None else -best[2]
+        return None if self.best_place is None else self.epoch[self.best_place]
+
+    @property
+    def best_place(self) -> int | None:
+        """Where `best_epoch` stands in the lists."""
+        return max(range(len(self.validation_accuracy)), key=self.score, default=None)
+
+    def score(self, place: int) -> tuple[float, float]:
+        """Return (validation accuracy, −loss) of a logged epoch by its place: higher where it is better."""
+        accuracy, loss = self.validation_accuracy[place], self.validation_loss[place]
+        return (accuracy, -loss) if math.isfinite(loss) else (-1.0, 0.0)
 
     def stop(self, reason: str) -> None:
         """End the training that this is the history of, after the epoch under way; for callbacks."""
@@ -104,11 +120,11 @@ class History:
 
     def to_csv(self) -> str:
         """Return the table as CSV text, with enough digits to read the same floats back."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(self.columns)
-        writer.writerows(self.rows())
-        return text.getvalue()
+        return _csv_text([self.columns, *self.rows()])
+
+    def last_csv_row(self) -> str:
+        """Return the last line of `to_csv()`."""
+        return _csv_text([tuple(getattr(self, column)[-1] for column in self.columns)])
 
     def save(self, path: Path) -> None:
         """Write `to_csv()` to `path`."""
@@ -152,6 +168,24 @@ class History:
                 raise ValueError(f"{place}: {column} must be a number, got {text!a:.40}") from None
         for column, value in zip(header, [epoch, *numbers], strict=True):
             getattr(self, column).append(value)
+
+
+def ended_in_dip(history: History, final_accuracy: float) -> int | None:
+    """Return the logged epoch of the best training accuracy where the final one is more than `DIP` below it.
+
+    `final_accuracy` is that on the training images after the last update. None where it is not, or nothing is logged.
+    """
+    finite = [place for place, accuracy in enumerate(history.accuracy) if math.isfinite(accuracy)]
+    best = max(finite, key=history.accuracy.__getitem__, default=None)
+    if best is None or not history.accuracy[best] - final_accuracy > DIP:
+        return None
+    return history.epoch[best]
+
+
+def _csv_text(rows: Iterable[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 def _number(text: str) -> float:

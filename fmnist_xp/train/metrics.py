@@ -44,6 +44,11 @@ class BatchMetrics:
         self._true[block] = true
         self._predicted[block] = predicted
 
+    def only_class(self) -> int | None:
+        """Return the class that was predicted for all rows noted, None where there are several; waits for them."""
+        lowest, highest = int(self._predicted.min()), int(self._predicted.max())
+        return lowest if lowest == highest else None
+
     def reduce(self) -> Array:
         """Compute `totals` from the rows noted and the network's parameters, and return them."""
         network, backend, rows = self._network, self._network.backend, len(self._labels)

@@ -1,34 +1,36 @@
 """The epoch loop: one update an epoch, metrics fetched only where they are logged."""
 
-import logging
-import math
-import signal
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 from fmnist_xp.backend import Array
 from fmnist_xp.data.pixels import Pixels
 from fmnist_xp.nn.network import Network
 from fmnist_xp.optim import Optimizer
+from fmnist_xp.train.checkpoint import Checkpoints, State
 from fmnist_xp.train.epochs import Epochs
 from fmnist_xp.train.fullbatch import FullBatch
 from fmnist_xp.train.history import History
-
-logger = logging.getLogger("fmnist_xp")
+from fmnist_xp.train.idle import tell_of_idle_units
+from fmnist_xp.train.interrupts import noted_interrupts
+from fmnist_xp.train.report import Report, Stretch
+from fmnist_xp.train.validation import HeldOut
 
 
 class Callback(Protocol):
     """An object that wants to know of each logged epoch.
 
     One with an attribute `overlaps` that is true looks at the history alone, and may be called while the next epochs
-    run; for any other the network is as its update left it.
+    run; for any other the network is as its update left it. One with a method `on_progress(done)` is told after every
+    epoch, or after all that run at once, how many of the training's epochs are done.
     """
 
-    def on_epoch(self, history: History) -> None:
-        """Take note of a logged epoch, the last entry of `history`, once its update is made."""
+    def on_epoch(self, *arguments: Any, **more: Any) -> Any:
+        """Take note of a logged epoch, the last entry of the history, once its update is made.
+
+        The arguments are the `History` or, of a method that takes two, the history and the `Network`.
+        `history.stop(reason)` ends the training.
+        """
 
 
 def train(
@@ -39,58 +41,100 @@ def train(
     epochs: int,
     optimizer: Optimizer,
     log_every: int = 10,
-    callbacks: Iterable[Callback | Callable[[History], None]] = (),
+    callbacks: Iterable[Any] = (),
     block_rows: int | None = None,
     dense: bool | None = None,
+    validation: tuple[Pixels | Array, Array] | None = None,
+    keep_best: bool = False,
+    patience: int | None = None,
+    checkpoints: Checkpoints | None = None,
+    state: State | None = None,
+    keep_going: bool = False,
 ) -> History:
-    """Train `network` full batch for `epochs` epochs on rows as `rows.lay_out` takes them; return what was logged.
+    """Train `network` full batch up to epoch `epochs` on rows as `rows.lay_out` takes them; return what was logged.
 
-    Every `log_every`th epoch, from epoch 0 on, is logged: its metrics are those before its update. Nothing else
-    waits for the device. An interrupt (Ctrl-C) lets the epoch under way end and keeps what was learned, with
-    `history.interrupted` set; a second one breaks off at once.
+    Every `log_every`th epoch, from epoch 0 on, is logged: its metrics, those of the rows `validation` too, are those
+    before its update. Nothing else that a device computes is waited for, but whether the weights are finite.
+
+    `state` is where an earlier training was when it wrote a checkpoint, from which this one goes on. `checkpoints`
+    are written when they are due and at the end. Training ends early, after the epoch under way, where
+
+    - a signal asks for it (`noted_interrupts`): `history.interrupted` is set;
+    - loss or weights are no longer finite, unless `keep_going`: `history.diverged` is set, and no checkpoint written;
+    - `patience` epochs went by without a better validation accuracy;
+    - a callback calls `history.stop`.
 
     A backend that captures runs all epochs from one logged to the next at once: an interrupt then lets these end,
     `epoch_seconds` has their mean, and a callback that overlaps is called while the next ones run.
     """
-    backend = network.backend
-    history = History()
-    callbacks = list(callbacks)
-    report = _Report(history, callbacks)
+    backend, xp, callbacks = network.backend, network.backend.xp, list(callbacks)
+    start = state or State(0, History())
+    history, done = start.history, start.epoch
+    earlier = history.epoch_seconds
     overlapping = all(getattr(callback, "overlaps", False) for callback in callbacks)
-    with backend.computing(), _interrupt_noted() as interrupted:
+    progress = [callback.on_progress for callback in callbacks if hasattr(callback, "on_progress")]
+    with backend.computing(), noted_interrupts(always=checkpoints is not None) as interrupts:
         batch = FullBatch(network, inputs, labels, block_rows, dense)
         history.column_share = batch.rows.column_share
+        held_out = HeldOut(network, *validation, keep_best=keep_best, best=start.best) if validation else None
+        report = Report(network, history, callbacks, held_out, patience, keep_going)
         runner = Epochs(batch, optimizer, min(log_every, max(1, epochs)))
-        marks, counts = [backend.mark()], []
-        for epoch, count in _stretches(epochs, log_every, runner.captures, overlapping):
+        marks, counts = [backend.mark()], list[int]()
+
+        def present() -> State:
+            report.finish()
+            report.check(done, float(xp.sum(network.parameters)))
+            seconds = zip(backend.seconds_between(marks), counts, strict=True)
+            history.epoch_seconds = earlier + [one / count for one, count in seconds for _ in range(count)]
+            return State(done, history, held_out and held_out.best)
+
+        if checkpoints is not None:
+            checkpoints.write(start)
+        for epoch, count in _stretches(done, epochs, log_every, runner.captures, overlapping):
             learning_rate = optimizer.current_learning_rate
             log = epoch % log_every == 0
+            if log and held_out:
+                report.finish()  # it may keep the weights that the next line writes over
+                held_out.note()
             runner.run(count, log)
             marks.append(backend.mark())
             counts.append(count)
-            if log:
-                fetched = backend.fetch(batch.metrics.totals)
+            done = epoch + count
+            totals = backend.fetch(batch.metrics.totals) if log else None
+            weights = None if backend.asynchronous and not log else backend.fetch(xp.sum(network.parameters))
+            validated = held_out.fetch() if log and held_out else None
+            report.add(Stretch(epoch, done, learning_rate, weights, totals, validated))
+            if log and not (runner.captures and overlapping):
                 report.finish()
-                report.begin(epoch, fetched, learning_rate)
-                if not (runner.captures and overlapping):
-                    report.finish()
-            if interrupted.is_set():
-                history.interrupted = True
+            for on_progress in progress:
+                on_progress(done)
+            if interrupts:
+                history.interrupted, history.signal = True, interrupts[0]
+                history.stop("interrupted")
+            if checkpoints is not None and not history.stopped and checkpoints.due(done):
+                now = present()
+                if not history.diverged:
+                    checkpoints.save(now)
+            if history.stopped:
                 break
-        report.finish()
-        seconds = backend.seconds_between(marks)
-        history.epoch_seconds = [
-            one / count for one, count in zip(seconds, counts, strict=True) for _ in range(count)
-        ]
+        end = present()
+        if checkpoints is not None and not history.diverged:
+            checkpoints.save(end)
+        if not history.diverged:
+            tell_of_idle_units(network, inputs, batch.metrics, history)
+    if held_out and held_out.best is not None:
+        history.best_state = _state_of(network, held_out.best)
     return history
 
 
-def _stretches(epochs: int, log_every: int, captures: bool, overlapping: bool) -> Iterator[tuple[int, int]]:
+def _stretches(
+    first: int, epochs: int, log_every: int, captures: bool, overlapping: bool
+) -> Iterator[tuple[int, int]]:
     """Yield (first epoch, number of epochs) of each stretch that runs at once; a logged epoch is the first of one.
 
     Callbacks that look at more than the history are called right after their epoch, which then runs alone.
     """
-    epoch = 0
+    epoch = first
     while epoch < epochs:
         last = min(epochs, epoch - epoch % log_every + log_every)
         alone = not captures or (not overlapping and epoch % log_every == 0)
@@ -99,50 +143,11 @@ def _stretches(epochs: int, log_every: int, captures: bool, overlapping: bool) -
         epoch += count
 
 
-class _Report:
-    """Puts the metrics of logged epochs into the history and calls the callbacks, once the metrics have arrived."""
-
-    def __init__(self, history: History, callbacks: Iterable[Callback | Callable[[History], None]]) -> None:
-        self._history = history
-        self._notify: list[Any] = [getattr(callback, "on_epoch", callback) for callback in callbacks]
-        self._begun: tuple[int, Callable[[], Any], float] | None = None
-
-    def begin(self, epoch: int, fetched: Callable[[], Any], learning_rate: float) -> None:
-        """Take note of an epoch whose metrics `fetched` waits for."""
-        self._begun = epoch, fetched, learning_rate
-
-    def finish(self) -> None:
-        """Report the epoch begun, if there is one."""
-        if self._begun is None:
-            return
-        (epoch, fetched, learning_rate), self._begun = self._begun, None
-        loss, accuracy, penalty = fetched().tolist()
-        self._history.append(epoch, accuracy, loss + penalty, learning_rate, penalty)
-        *before, now = self._history.loss
-        if not math.isfinite(now) and all(map(math.isfinite, before)):
-            told = "the loss is %s at epoch %d: training has diverged; a lower learning rate may help"
-            logger.warning(told, now, epoch)
-        for on_epoch in self._notify:
-            on_epoch(self._history)
-
-
-@contextmanager
-def _interrupt_noted() -> Iterator[threading.Event]:
-    """Turn the first SIGINT into an event; the second does what it did before."""
-    noted = threading.Event()
-    before = signal.getsignal(signal.SIGINT)
-    # Only the main thread receives signals. One that is ignored (nohup) stays so, and a handler that was not set
-    # from Python could not be put back.
-    if threading.current_thread() is not threading.main_thread() or before in (None, signal.SIG_IGN):
-        yield noted
-        return
-
-    def note(_signal: int, _frame: FrameType | None) -> None:
-        noted.set()
-        signal.signal(signal.SIGINT, before)
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield noted
-    finally:
-        signal.signal(signal.SIGINT, before)
+def _state_of(network: Network, parameters: Array) -> dict[str, Any]:
+    """Return the `state_dict` that `network` would have with these `parameters`."""
+    with network.backend.current():
+        own = network.parameters.copy()
+        network.parameters[...] = parameters
+        state = network.state_dict()
+        network.parameters[...] = own
+    return state

@@ -15,7 +15,7 @@ from fmnist_xp.model import Sequential, load
 from fmnist_xp.nn import CategoricalCrossentropy, Dense, Layer, ReLU, Softmax, SoftmaxCategoricalCrossentropy
 from fmnist_xp.registry import REGISTRY
 from fmnist_xp.train.architecture import build, describe, known
-from fmnist_xp.train.checkpoint import FORMAT
+from fmnist_xp.train.arrays import MODEL
 
 X = np.random.default_rng(0).standard_normal((9, 6))
 Y = np.arange(9) % 4
@@ -268,7 +268,7 @@ def test_class_of_ones_own_named_dense_in_other_letters(tmp_path: Path) -> None:
 def write(path: Path, layers: list[dict[str, Any]], dtype: Any = "float32", **state: Any) -> Path:
     """Write a file of an older version, without a checksum that would be wrong."""
     architecture = {"layers": layers, "loss": "SoftmaxCategoricalCrossentropy", "dtype": dtype}
-    save_file(state, path, metadata={FORMAT: json.dumps(architecture)})
+    save_file(state, path, metadata={MODEL.format: json.dumps(architecture)})
     return path
 
 

@@ -12,8 +12,8 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from fmnist_xp.errors import RunError
-from fmnist_xp.train import checkpoint
-from fmnist_xp.train.checkpoint import FORMAT, load_model, model_sha256, save_model
+from fmnist_xp.train import arrays
+from fmnist_xp.train.arrays import MODEL, arrays_sha256, load_arrays, save_arrays
 
 STATE = {"dense1.weights": np.arange(6, dtype="float32").reshape(2, 3), "dense1.biases": np.full((1, 3), np.pi)}
 ARCHITECTURE = {"layers": [{"type": "Dense", "n_inputs": 2, "n_neurons": 3}], "loss": "Ü", "dtype": "float32"}
@@ -22,8 +22,8 @@ SHA256 = "cca8e350b0b8f9412cc4a58c5ccf9ba44e383783e6e78f89e358a119cf16bb87"
 
 def test_round_trip_keeps_every_bit(tmp_path: Path) -> None:
     path = tmp_path / "runs" / "model.safetensors"
-    save_model(path, STATE, ARCHITECTURE)
-    state, architecture = load_model(path)
+    save_arrays(path, MODEL, STATE, ARCHITECTURE)
+    state, architecture = load_arrays(path, MODEL)
     assert architecture == ARCHITECTURE
     assert state.keys() == STATE.keys()
     for name, values in STATE.items():
@@ -32,9 +32,9 @@ def test_round_trip_keeps_every_bit(tmp_path: Path) -> None:
 
 
 def test_file_is_plain_safetensors(tmp_path: Path) -> None:
-    save_model(tmp_path / "model.safetensors", STATE, ARCHITECTURE)
+    save_arrays(tmp_path / "model.safetensors", MODEL, STATE, ARCHITECTURE)
     with safe_open(tmp_path / "model.safetensors", framework="numpy") as file:
-        (text,) = (text for name, text in file.metadata().items() if name == FORMAT)
+        (text,) = (text for name, text in file.metadata().items() if name == MODEL.format)
         assert len(file.metadata()) == 1
         assert json.loads(text) == {**ARCHITECTURE, "sha256": SHA256}
         assert set(file.keys()) == set(STATE)
@@ -46,24 +46,24 @@ def test_checksum_is_of_everything(tmp_path: Path) -> None:
     content += b'["dense1.biases", "float64", [1, 3]]' + struct.pack("<3d", np.pi, np.pi, np.pi)
     content += b'["dense1.weights", "float32", [2, 3]]' + struct.pack("<6f", 0, 1, 2, 3, 4, 5)
     assert hashlib.sha256(content).hexdigest() == SHA256
-    assert model_sha256(STATE, ARCHITECTURE) == SHA256
+    assert arrays_sha256(STATE, ARCHITECTURE) == SHA256
     other = {
         name: values.astype(values.dtype.newbyteorder(">"), order="F") for name, values in reversed(STATE.items())
     }
-    assert model_sha256(other, dict(reversed(ARCHITECTURE.items()))) == SHA256
+    assert arrays_sha256(other, dict(reversed(ARCHITECTURE.items()))) == SHA256
 
 
 def test_no_flipped_bit_is_loaded(tmp_path: Path) -> None:
     """In header, metadata and data: each byte once."""
     path = tmp_path / "model.safetensors"
-    save_model(path, STATE, ARCHITECTURE)
+    save_arrays(path, MODEL, STATE, ARCHITECTURE)
     good = path.read_bytes()
     assert len(good) == 440
     passed = []
     for place in range(len(good)):
         path.write_bytes(good[:place] + bytes([good[place] ^ 1 << place % 8]) + good[place + 1 :])
         try:
-            state, architecture = load_model(path)
+            state, architecture = load_arrays(path, MODEL)
         except RunError:
             continue
         passed.append(place)
@@ -75,37 +75,37 @@ def test_no_flipped_bit_is_loaded(tmp_path: Path) -> None:
 
 def test_flipped_bit_of_a_weight_is_told(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    save_model(path, STATE, ARCHITECTURE)
+    save_arrays(path, MODEL, STATE, ARCHITECTURE)
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
     with pytest.raises(RunError, match=r"model\.safetensors is damaged: it has not the SHA-256 it was written with"):
-        load_model(path)
+        load_arrays(path, MODEL)
 
 
 def test_file_of_an_older_version_is_loaded_with_a_note(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "model.safetensors"
-    save_file(STATE, path, metadata={FORMAT: json.dumps(ARCHITECTURE)})
-    state, architecture = load_model(path)
+    save_file(STATE, path, metadata={MODEL.format: json.dumps(ARCHITECTURE)})
+    state, architecture = load_arrays(path, MODEL)
     assert architecture == ARCHITECTURE
     np.testing.assert_array_equal(state["dense1.weights"], STATE["dense1.weights"], strict=True)
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     assert record.getMessage() == f"{path} has no checksum, since an older version wrote it: saved again, it has one"
     caplog.clear()
-    save_model(path, state, architecture)
-    load_model(path)
+    save_arrays(path, MODEL, state, architecture)
+    load_arrays(path, MODEL)
     assert not caplog.records
 
 
 def test_missing_file_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"there is no model file .*none\.safetensors: train one with fmnist-xp train"):
-        load_model(tmp_path / "none.safetensors")
+        load_arrays(tmp_path / "none.safetensors", MODEL)
 
 
 def test_folder_is_no_model(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="there is no model file"):
-        load_model(tmp_path)
+        load_arrays(tmp_path, MODEL)
 
 
 def damaged_contents() -> dict[str, Any]:
@@ -123,10 +123,10 @@ def damaged_contents() -> dict[str, Any]:
 @pytest.mark.parametrize("damage", damaged_contents().values(), ids=damaged_contents())
 def test_damaged_file_is_named(tmp_path: Path, damage: Any) -> None:
     path = tmp_path / "model.safetensors"
-    save_model(path, STATE, ARCHITECTURE)
+    save_arrays(path, MODEL, STATE, ARCHITECTURE)
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(RunError, match=r"model\.safetensors is damaged or not a safetensors file \(.+\)") as caught:
-        load_model(path)
+        load_arrays(path, MODEL)
     assert "\n" not in str(caught.value)
 
 
@@ -135,7 +135,7 @@ def test_file_of_another_program_is_named(tmp_path: Path, metadata: dict[str, st
     path = tmp_path / "foreign.safetensors"
     save_file(STATE, path, metadata=metadata)
     with pytest.raises(RunError, match=r"foreign\.safetensors is not a model of this package: its format is .*, not"):
-        load_model(path)
+        load_arrays(path, MODEL)
 
 
 def test_file_of_another_program_in_a_dtype_numpy_lacks_is_named(tmp_path: Path) -> None:
@@ -145,20 +145,20 @@ def test_file_of_another_program_in_a_dtype_numpy_lacks_is_named(tmp_path: Path)
     with pytest.raises(
         RunError, match=r"foreign\.safetensors is not a model of this package: its format is 'pt', not"
     ):
-        load_model(path)
+        load_arrays(path, MODEL)
 
 
 @pytest.mark.parametrize("dtype", ["BF16", "F16", "I32", "BOOL", "C64", "F8_E4M3"])
 def test_dtype_that_no_parameter_has_is_named(tmp_path: Path, dtype: str) -> None:
     size = {"BF16": 2, "F16": 2, "I32": 4, "BOOL": 1, "C64": 8, "F8_E4M3": 1}[dtype]
     tensor = {"dtype": dtype, "shape": [1], "data_offsets": [0, size]}
-    header = json.dumps({"__metadata__": {FORMAT: "{}"}, "w": tensor}).encode()
+    header = json.dumps({"__metadata__": {MODEL.format: "{}"}, "w": tensor}).encode()
     path = tmp_path / "model.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(size))
     with pytest.raises(
         RunError, match=rf"model\.safetensors is not a model of this package: 'w' is {dtype}, not F32"
     ):
-        load_model(path)
+        load_arrays(path, MODEL)
 
 
 NO_ARCHITECTURES = {
@@ -177,16 +177,16 @@ NO_ARCHITECTURES = {
 @pytest.mark.parametrize(("text", "message"), NO_ARCHITECTURES.values(), ids=NO_ARCHITECTURES)
 def test_file_without_an_architecture_is_named(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "model.safetensors"
-    save_file(STATE, path, metadata={FORMAT: text})
+    save_file(STATE, path, metadata={MODEL.format: text})
     with pytest.raises(
         RunError, match=rf"model\.safetensors does not tell its architecture \({message}.*\): train again"
     ):
-        load_model(path)
+        load_arrays(path, MODEL)
 
 
 def test_longest_architecture_is_read(tmp_path: Path) -> None:
-    save_file(STATE, tmp_path / "model.safetensors", metadata={FORMAT: " " * (2**20 - 2) + "{}"})
-    assert load_model(tmp_path / "model.safetensors")[1] == {}
+    save_file(STATE, tmp_path / "model.safetensors", metadata={MODEL.format: " " * (2**20 - 2) + "{}"})
+    assert load_arrays(tmp_path / "model.safetensors", MODEL)[1] == {}
 
 
 def test_what_is_no_file_is_named_and_not_opened(tmp_path: Path) -> None:
@@ -195,17 +195,17 @@ def test_what_is_no_file_is_named_and_not_opened(tmp_path: Path) -> None:
     with pytest.raises(
         RunError, match=r"cannot read the model .*model\.safetensors: it is no file, but a named pipe"
     ):
-        load_model(path)
+        load_arrays(path, MODEL)
 
 
 def test_file_that_cannot_be_read_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path, _limit: int) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-    save_model(tmp_path / "model.safetensors", STATE, ARCHITECTURE)
-    monkeypatch.setattr(checkpoint, "check_file", refuse)
+    save_arrays(tmp_path / "model.safetensors", MODEL, STATE, ARCHITECTURE)
+    monkeypatch.setattr(arrays, "check_file", refuse)
     with pytest.raises(RunError, match=r"^cannot read the model .*model\.safetensors: Permission denied$"):
-        load_model(tmp_path / "model.safetensors")
+        load_arrays(tmp_path / "model.safetensors", MODEL)
 
 
 def test_file_beyond_all_bounds_is_named(tmp_path: Path) -> None:
@@ -216,24 +216,24 @@ def test_file_beyond_all_bounds_is_named(tmp_path: Path) -> None:
     path.write_bytes(len(header).to_bytes(8, "little") + header)
     os.truncate(path, 8 + len(header) + size)
     with pytest.raises(RunError, match=r"it has 200,000,000,\d\d\d bytes, and 4,294,967,296 are the most read"):
-        load_model(path)
+        load_arrays(path, MODEL)
 
 
-@pytest.mark.parametrize(("bound", "what"), [("MAX_BYTES", "model"), ("MAX_ARCHITECTURE", "architecture")])
+@pytest.mark.parametrize(("bound", "what"), [("MAX_BYTES", "model"), ("MAX_HEADER", "architecture")])
 def test_what_would_not_be_read_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str, what: str
 ) -> None:
     path = tmp_path / "model.safetensors"
-    save_model(path, STATE, ARCHITECTURE)
+    save_arrays(path, MODEL, STATE, ARCHITECTURE)
     with safe_open(path, framework="numpy") as file:
-        size = {"MAX_BYTES": path.stat().st_size, "MAX_ARCHITECTURE": len(file.metadata()[FORMAT])}[bound]
-    monkeypatch.setattr(checkpoint, bound, size)
-    save_model(path, STATE, ARCHITECTURE)
-    load_model(path)
-    monkeypatch.setattr(checkpoint, bound, size - 1)
+        size = {"MAX_BYTES": path.stat().st_size, "MAX_HEADER": len(file.metadata()[MODEL.format])}[bound]
+    monkeypatch.setattr(arrays, bound, size)
+    save_arrays(path, MODEL, STATE, ARCHITECTURE)
+    load_arrays(path, MODEL)
+    monkeypatch.setattr(arrays, bound, size - 1)
     message = rf"the {what} takes {size} bytes, and {size - 1} are the most that is read again"
     with pytest.raises(ValueError, match=message):
-        save_model(tmp_path / "another.safetensors", STATE, ARCHITECTURE)
+        save_arrays(tmp_path / "another.safetensors", MODEL, STATE, ARCHITECTURE)
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -241,7 +241,7 @@ def test_what_would_not_be_read_is_not_written(
 def test_file_is_as_readable_as_the_mask_says(tmp_path: Path, mask: int, mode: int) -> None:
     before = os.umask(mask)
     try:
-        save_model(tmp_path / "model.safetensors", STATE, ARCHITECTURE)
+        save_arrays(tmp_path / "model.safetensors", MODEL, STATE, ARCHITECTURE)
     finally:
         os.umask(before)
     assert (tmp_path / "model.safetensors").stat().st_mode & 0o777 == mode
@@ -253,7 +253,7 @@ def test_disk_that_fills_up_is_an_os_error(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
     try:
         with pytest.raises(OSError, match="File too large") as caught:
-            save_model(tmp_path / "model.safetensors", STATE, ARCHITECTURE)
+            save_arrays(tmp_path / "model.safetensors", MODEL, STATE, ARCHITECTURE)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert caught.value.errno == errno.EFBIG
@@ -262,9 +262,9 @@ def test_disk_that_fills_up_is_an_os_error(tmp_path: Path) -> None:
 
 def test_failed_save_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    save_model(path, STATE, ARCHITECTURE)
+    save_arrays(path, MODEL, STATE, ARCHITECTURE)
     held = path.read_bytes()
     with pytest.raises(TypeError):
-        save_model(path, STATE, {"layers": object()})
+        save_arrays(path, MODEL, STATE, {"layers": object()})
     assert path.read_bytes() == held
     assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,211 @@
+"""Training a run, and going on with one: whatever ends it, what was learned is in its folder."""
+
+import logging
+import math
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TextIO
+
+from fmnist_xp.backend import Backend
+from fmnist_xp.data import Dataset, pixels
+from fmnist_xp.errors import RunError
+from fmnist_xp.files import write_text
+from fmnist_xp.model import Metrics
+from fmnist_xp.plain_json import to_json
+from fmnist_xp.report.drawing import save_figure
+from fmnist_xp.report.plots import metrics_figure
+from fmnist_xp.runs import folder as files
+from fmnist_xp.runs.run import Run
+from fmnist_xp.runs.settings import CONFIG_FORM, Result, Settings, dataset_sha256
+from fmnist_xp.train.architecture import describe
+from fmnist_xp.train.arrays import MODEL, save_arrays
+from fmnist_xp.train.history import History
+
+logger = logging.getLogger("fmnist_xp")
+
+
+def train_run(
+    settings: Settings,
+    train: Dataset,
+    test: Dataset,
+    backend: Backend,
+    folder: Path | None,
+    *,
+    source: str,
+    force: bool = False,
+    **how: Any,
+) -> Run:
+    """Train, evaluate and write the run to `folder`, by default a new one; return it.
+
+    `source` is how the data was asked for, `how` what `_train` takes. Model and history are written before anything
+    is evaluated or drawn. Raises `RunError`, before anything is trained, where `folder` holds something to lose and
+    `force` is off, or another process writes to it.
+    """
+    config = settings.config(train, test, backend, source)
+    folder = folder or files.default_folder(settings, backend, config)
+    with files.new_run(folder, config, force):
+        return _train(settings, config, train, test, backend, folder, **how)
+
+
+def resume_run(
+    folder: Path,
+    train: Dataset,
+    test: Dataset,
+    backend: Backend,
+    *,
+    epochs: int | None = None,
+    **how: Any,
+) -> Run:
+    """Go on with the run in `folder`, up to `epochs` if that is given; return it.
+
+    It comes to the bits of a run that was never stopped. `how` is what `_train` takes. Raises `RunError` where there
+    is no run to go on with, its data are not these, or it has more epochs already.
+    """
+    with files.locked(folder):
+        config, settings = settings_to_resume(folder, epochs)
+        if (found := dataset_sha256(train, test)) != config["data"].get("sha256"):
+            raise RunError(
+                f"{folder} is trained on other images than {train.name} from {train.source} (SHA-256 {found[:12]}…): "
+                "name its own with --data"
+            )
+        if settings.precision not in backend.precisions:
+            logger.warning("%s has no %s: it goes on in float32", backend.name, settings.precision)
+            settings = replace(settings, precision="float32")
+        config = config | settings.config(train, test, backend, config["data"]["source"])
+        write_text(folder / files.CONFIG, to_json(config))
+        for stale in (files.RESULT, files.METRICS, files.CONFUSION, files.MISTAKES):
+            (folder / stale).unlink(missing_ok=True)
+        run = _train(settings, config, train, test, backend, folder, **how)
+        shutil.rmtree(folder / files.REPLACED, ignore_errors=True)
+        return run
+
+
+def settings_to_resume(folder: Path, epochs: int | None = None) -> tuple[dict[str, Any], Settings]:
+    """Return config.json of the run in `folder`, and its settings to be trained up to `epochs`.
+
+    Raises `RunError` where there is no run, or it has more epochs already.
+    """
+    if (holds := files.what_holds(folder)) in (files.Holds.NOTHING, files.Holds.OTHER):
+        raise RunError(f"{folder} holds {holds.value}: there is no run to go on with")
+    config = files.read_json(folder / files.CONFIG, CONFIG_FORM)
+    try:
+        settings = Settings.from_config(config)
+    except (ValueError, TypeError) as error:
+        raise RunError(f"{folder / files.CONFIG} does not tell the run's settings: {error}") from error
+    wanted, done = epochs or settings.experiment.epochs, files.epochs_done(folder)
+    if wanted < done:
+        raise RunError(f"{folder} has {done:,} epochs already: --epochs may be that or more, got {wanted:,}")
+    if not done and files.what_holds(folder) is files.Holds.FINISHED:
+        raise RunError(f"{folder} has no checkpoint to go on from, since an older version wrote it: train anew")
+    return config, replace(settings, experiment=replace(settings.experiment, epochs=wanted))
+
+
+def _train(
+    settings: Settings,
+    config: dict[str, Any],
+    train: Dataset,
+    test: Dataset,
+    backend: Backend,
+    folder: Path,
+    *,
+    verbose: int = 1,
+    checkpoint_every: int | None = None,
+    keep_going: bool = False,
+    callbacks: Sequence[Any] = (),
+) -> Run:
+    """Train from the newest checkpoint in `folder`, or from the start, and write what comes of it.
+
+    The arguments by name are those of `Sequential.fit`.
+    """
+    experiment = settings.experiment
+    network = experiment.make_network(backend, settings.seed, settings.precision)
+    X, y = pixels(train)  # as they come: the order of the rows of a full batch is free
+    started = time.perf_counter()
+    with HistoryFile(folder / files.HISTORY) as growing:
+        history = network.fit(
+            X,
+            y,
+            epochs=experiment.epochs,
+            optimizer=experiment.make_optimizer(),
+            log_every=settings.log_every,
+            verbose=bool(verbose),
+            block_rows=settings.block_rows,
+            dense=settings.dense_rows,
+            validation_fraction=settings.validation,
+            validation_seed=settings.seed,
+            keep_best=settings.keep_best,
+            patience=settings.patience,
+            checkpoint=folder / files.CHECKPOINTS,
+            checkpoint_every=checkpoint_every,
+            resume=True,
+            keep_going=keep_going,
+            callbacks=[growing, *callbacks],
+        )
+    backend.synchronize()
+    seconds = time.perf_counter() - started
+    history.save(folder / files.HISTORY)
+    without_model = history.diverged and not keep_going
+    if not without_model:
+        network.save(folder / files.MODEL)
+        if history.best_state is not None:
+            save_arrays(folder / files.MODEL_BEST, MODEL, history.best_state, describe(network))
+    nothing = Metrics(math.nan, math.nan)
+    trained = nothing if without_model else network.evaluate(X, y)
+    tested = nothing if without_model else network.evaluate(*pixels(test))
+    result = Result.of(settings, train, test, backend, history, trained, tested, seconds)
+    run = Run(folder, config, result, history)
+    write_text(folder / files.CONFIG, to_json(config))  # should someone have emptied the folder meanwhile
+    write_text(folder / files.RESULT, to_json(result.to_json()))
+    if history:
+        _draw(run)
+    return run
+
+
+class HistoryFile:
+    """A callback that writes each logged epoch to history.csv at once, so that one can watch it.
+
+    A row that cannot be written is told of once, and training goes on: the whole file is written at the end.
+    """
+
+    overlaps = True
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._failed = path, False
+        self._file: TextIO | None = None
+
+    def __enter__(self) -> "HistoryFile":
+        """Return this."""
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+
+    def on_epoch(self, history: History) -> None:
+        """Append the last row; at first write all there are, in place of what an earlier process may have added."""
+        if self._failed:
+            return
+        try:
+            if self._file is None:
+                history.save(self._path)
+                self._file = self._path.open("a", encoding="utf-8", newline="")
+            else:
+                self._file.write(history.last_csv_row())
+                self._file.flush()
+        except OSError as error:
+            self._failed = True
+            logger.warning("%s does not grow, training goes on: %s", self._path, error.strerror)
+
+
+def _draw(run: Run) -> None:
+    """Draw the metrics; a picture that fails costs a warning, and can be drawn later."""
+    path = run.folder / files.METRICS
+    try:
+        save_figure(metrics_figure(run.history, title=run.title, experiment=run.result.experiment), path)
+    except Exception as error:
+        path.unlink(missing_ok=True)
+        logger.warning("%s was not drawn (%s); fmnist-xp plot %s draws it", path.name, error, run.folder)

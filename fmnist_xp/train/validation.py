@@ -1,0 +1,67 @@
+"""Rows held out of training: which they are, their metrics, and the weights that do best on them."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fmnist_xp.backend import Array
+from fmnist_xp.data.pixels import Pixels
+from fmnist_xp.nn.network import Network
+from fmnist_xp.train.fullbatch import FullBatch
+
+
+def held_out_rows(labels: NDArray[np.integer], fraction: float, seed: int) -> NDArray[np.bool_]:
+    """Return which rows to hold out, (n,): of each class about `fraction`, drawn with `seed`; `labels` are (n,).
+
+    Over all classes, as many as `fraction` of all rows is, rounded. Raises `ValueError` where that leaves none to
+    hold out, or none to train on.
+    """
+    total = round(fraction * len(labels))
+    if not 0 < total < len(labels):
+        raise ValueError(f"a validation fraction of {fraction:g} of {len(labels)} rows holds out {total} of them")
+    classes, counts = np.unique(labels, return_counts=True)
+    exact = counts * (total / len(labels))
+    wanted = np.floor(exact).astype(int)
+    largest_rest = np.argsort(-(exact - wanted), kind="stable")[: total - wanted.sum()]
+    wanted[largest_rest] += 1
+    generator, held_out = np.random.default_rng(seed), np.zeros(len(labels), bool)
+    for kind, count in zip(classes, wanted, strict=True):
+        held_out[generator.permutation(np.flatnonzero(labels == kind))[:count]] = True
+    return held_out
+
+
+class HeldOut:
+    """The metrics of `network` on rows held out, and, with `keep_best`, its weights of the best epoch by them.
+
+    `best` are these weights, a vector like `network.parameters`, or None.
+    """
+
+    def __init__(
+        self, network: Network, inputs: Pixels | Array, labels: Array, *, keep_best: bool, best: Array | None
+    ) -> None:
+        xp = network.backend.xp
+        self._network, self._batch = network, FullBatch(network, inputs, labels, dense=True)
+        self._noted = xp.empty_like(network.parameters) if keep_best else None
+        self.best: Array = xp.empty_like(network.parameters) if keep_best and best is None else best
+
+    def note(self) -> None:
+        """Take note of the network as it is: compute its metrics."""
+        if self._noted is not None:
+            self._noted[...] = self._network.parameters
+        self._batch.compute_metrics()
+
+    def fetch(self) -> Callable[[], tuple[float, float]]:
+        """Begin to fetch (accuracy, data loss) of the network noted; the function returned waits for them."""
+        fetched = self._network.backend.fetch(self._batch.metrics.totals)
+
+        def wait() -> tuple[float, float]:
+            loss, accuracy, _penalty = fetched().tolist()
+            return accuracy, loss
+
+        return wait
+
+    def keep(self) -> None:
+        """Make the weights noted the best ones."""
+        if self._noted is not None:
+            self.best[...] = self._noted
