@@ -49,14 +49,10 @@ def evaluate_run(
     """
     run = load_run(folder)
     network = _load_network(run, backend, best)
-    trained_on = run.result.dataset
-    own = "synthetic" if trained_on.name == "synthetic" else run.config["data"]["source"]
-    train, test = load_fashion_mnist(own if source is None else source, allow_synthetic=allow_synthetic)
-    if source is None and (test.name, dataset_sha256(train, test)) != (trained_on.name, trained_on.sha256):
-        raise RunError(
-            f"{folder} was trained on {trained_on.name}, but its source {own} now gives other images "
-            f"({test.name}): name the images to test on with --data"
-        )
+    if source is None:
+        test = own_images(run, allow_synthetic=allow_synthetic)[1]
+    else:
+        test = load_fashion_mnist(source, allow_synthetic=allow_synthetic)[1]
     X, y = pixels(test)
     matrix = confusion_matrix(y, network.predict(X))
     best_epoch = run.history.best_epoch
@@ -65,6 +61,23 @@ def evaluate_run(
     picture = save_figure(plots.confusion_figure(matrix, class_names=CLASS_NAMES, title=title), folder / CONFUSION)
     scores, metrics = class_report(matrix), network.evaluate(X, y)
     return Evaluation(test.name, len(test), metrics, matrix, scores, averages(scores), best_epoch, picture)
+
+
+def own_images(run: Run, source: str | None = None, *, allow_synthetic: bool = True) -> tuple[Dataset, Dataset]:
+    """Return (train, test), the images that `run` was trained on, from `source` or by default from its own.
+
+    Raises `RunError` where there are other images now, `DataError` where there are none.
+    """
+    trained_on = run.result.dataset
+    own = "synthetic" if trained_on.name == "synthetic" else run.config["data"]["source"]
+    train, test = load_fashion_mnist(own if source is None else source, allow_synthetic=allow_synthetic)
+    if (test.name, dataset_sha256(train, test)) != (trained_on.name, trained_on.sha256):
+        found = f"its source {own} now gives other images" if source is None else f"{source} has other images"
+        raise RunError(
+            f"{run.folder} was trained on {trained_on.name}, but {found} ({test.name}): "
+            "name the images to test on with --data"
+        )
+    return train, test
 
 
 def predict_images(
@@ -90,7 +103,7 @@ def predict_images(
 def plot_runs(folders: Sequence[Path], out: Path, *, notebook: bool = False) -> list[Path]:
     """Draw the notebook's pictures of each run into `out`/<run>, and a comparison of several runs into `out`."""
     runs = [load_run(folder) for folder in folders]
-    names = _distinct_names(folders)
+    names = distinct_names(folders)
     pictures: list[Path] = []
     for name, run in zip(names, runs, strict=True):
         experiment = run.result.experiment
@@ -133,7 +146,7 @@ def _load_network(run: Run, backend: Backend, best: bool) -> Sequential:
     return network
 
 
-def _distinct_names(folders: Sequence[Path]) -> list[str]:
+def distinct_names(folders: Sequence[Path]) -> list[str]:
     """Return the folders' names, or where two are alike their whole paths with dashes."""
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) < len(names):

@@ -132,7 +132,7 @@ def train(
         )
     if run.result.diverged and not keep_going:
         raise FmnistXpError(
-            f"training has diverged: {run.result.stopped}; try a lower --learning-rate, or --keep-going. The last "
+            "no model is kept, since training has diverged: try a lower --learning-rate, or --keep-going; the last "
             f"good checkpoint is in {run.folder}"
         )
 

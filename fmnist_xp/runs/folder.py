@@ -63,14 +63,21 @@ def epochs_done(folder: Path) -> int:
     return max(map(epoch_of, checkpoint_files(folder / CHECKPOINTS)), default=0)
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Return whether a run has a checkpoint, be it of its first weights."""
+    return bool(checkpoint_files(folder / CHECKPOINTS))
+
+
 def check_folder(folder: Path, force: bool = False) -> None:
     """Raise `RunError` where a run must not be written to `folder`: it is a file, or holds something to lose."""
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is a file: name another folder with --out")
     holds = what_holds(folder)
-    if force or holds in (Holds.NOTHING, Holds.STARTED):
-        return
-    cure = "name another folder with --out, or replace it with --force"
+    cure = "name another folder with --out"
+    if holds is not Holds.OTHER:
+        if force or holds in (Holds.NOTHING, Holds.STARTED):
+            return
+        cure += ", or replace it with --force"
     if holds is Holds.UNFINISHED:
         cure = f"go on with fmnist-xp train --resume {folder}, {cure}"
     raise RunError(f"{folder} holds {holds.value}: {cure}")
@@ -104,7 +111,9 @@ def locked(folder: Path) -> Iterator[None]:
         with FileLock(folder / LOCK, timeout=0, thread_local=False):
             yield
     except Timeout:
-        raise RunError(f"{folder} is being written by another process: wait for it, or name another folder") from None
+        raise RunError(
+            f"{folder} is being written by another process: wait for it, or name another folder with --out"
+        ) from None
 
 
 def is_locked(folder: Path) -> bool:

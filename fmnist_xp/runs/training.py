@@ -98,7 +98,7 @@ def settings_to_resume(folder: Path, epochs: int | None = None) -> tuple[dict[st
     wanted, done = epochs or settings.experiment.epochs, files.epochs_done(folder)
     if wanted < done:
         raise RunError(f"{folder} has {done:,} epochs already: --epochs may be that or more, got {wanted:,}")
-    if not done and files.what_holds(folder) is files.Holds.FINISHED:
+    if not files.has_checkpoint(folder) and files.what_holds(folder) is files.Holds.FINISHED:
         raise RunError(f"{folder} has no checkpoint to go on from, since an older version wrote it: train anew")
     return config, replace(settings, experiment=replace(settings.experiment, epochs=wanted))
 
@@ -123,7 +123,7 @@ def _train(
     experiment = settings.experiment
     network = experiment.make_network(backend, settings.seed, settings.precision)
     X, y = pixels(train)  # as they come: the order of the rows of a full batch is free
-    started = time.perf_counter()
+    before, started = files.epochs_done(folder), time.perf_counter()
     with HistoryFile(folder / files.HISTORY) as growing:
         history = network.fit(
             X,
@@ -145,7 +145,7 @@ def _train(
             callbacks=[growing, *callbacks],
         )
     backend.synchronize()
-    seconds = time.perf_counter() - started
+    seconds = time.perf_counter() - started + sum(history.epoch_seconds[:before])
     history.save(folder / files.HISTORY)
     without_model = history.diverged and not keep_going
     if not without_model:
