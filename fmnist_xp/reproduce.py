@@ -16,7 +16,8 @@ from fmnist_xp.report.drawing import save_figures
 from fmnist_xp.report.notebook import NOTEBOOK_TEST, data_differences, notebook_history, result_differences
 from fmnist_xp.report.seeds import ends_figure, medians_figure, seeds_figures
 from fmnist_xp.report.tables import reproduce_table
-from fmnist_xp.runs import Run, Settings, dataset_sha256, load_run, train_run
+from fmnist_xp.runs import Run, Settings, dataset_sha256, load_run, resume_run, train_run
+from fmnist_xp.runs.training import settings_to_resume
 from fmnist_xp.train.history import ended_in_dip
 
 REPORT = "reproduce.md"
@@ -36,8 +37,8 @@ def reproduce(
 ) -> Path:
     """Train every experiment with the seeds 0 … `seeds` − 1, write pictures and a report, and return its path.
 
-    Runs are kept in `folder`/runs. A finished run with the same settings and data is reused, so that an interrupted
-    reproduction resumes where it stopped; any other is trained again.
+    Runs are kept in `folder`/runs. A finished run with the same settings and data is reused, and an unfinished one
+    resumed, so that an interrupted reproduction goes on where it stopped; any other is trained again.
     Raises `RunError`, before anything is trained, for an experiment that the notebook does not have.
     """
     for name in EXPERIMENTS:
@@ -50,7 +51,9 @@ def reproduce(
             run_folder = folder / "runs" / f"{name}-s{seed}"
             settings = Settings(experiment, seed=seed)
             run = _finished(run_folder, settings, dataset_sha256(train, test), backend)
-            if run is None:
+            if run is None and _resumable(run_folder, settings, dataset_sha256(train, test), backend):
+                run = resume_run(run_folder, train, test, backend, verbose=verbose)
+            elif run is None:
                 run = train_run(
                     settings, train, test, backend, run_folder, source=source, force=True, verbose=verbose
                 )
@@ -123,6 +126,16 @@ def _finished(folder: Path, settings: Settings, data_sha256: str, backend: Backe
     found = (run.config.get("device_name"), result.blas, result.epochs, result.dataset.sha256)
     wanted = (backend.device_name, blas_name(), settings.experiment.epochs, data_sha256)
     return run if settings.are_in(run.config) and found == wanted else None
+
+
+def _resumable(folder: Path, settings: Settings, data_sha256: str, backend: Backend) -> bool:
+    """Return whether `folder` holds a run, unfinished or interrupted, that comes to the bits that are wanted."""
+    try:
+        config, _ = settings_to_resume(folder)
+    except RunError:
+        return False
+    found = config.get("device_name"), config.get("versions", {}).get("blas"), config["data"].get("sha256")
+    return settings.are_in(config) and found == (backend.device_name, blas_name(), data_sha256)
 
 
 def _title(name: str, runs: Mapping[str, Sequence[Run]]) -> str:

@@ -237,7 +237,7 @@ def test_verbose_fit_prints_the_notebooks_lines_and_calls_back(capsys: pytest.Ca
     assert epochs == [0, 10]
     assert capsys.readouterr().out.splitlines() == [
         f"epoch: {epoch}, acc: {accuracy:.3f}, loss: {loss:.3f} "
-        f"(data_loss: {loss - penalty:.3f}, reg_loss: {penalty:.3f}), lr: 0.1"
+        f"(data: {loss - penalty:.3f}, reg: {penalty:.3f}), lr: 0.1"
         for epoch, accuracy, loss, _, penalty in zip(*(getattr(history, c) for c in COLUMNS), strict=True)
     ]
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fmnist_xp.errors import printable
 from fmnist_xp.report.drawing import drawable
-from fmnist_xp.report.plots import LOSS_TOP, MARKERS, STYLES
+from fmnist_xp.report.plots import COLOURS, LOSS_TOP, MARKERS_SHOWN
 from fmnist_xp.train.history import History
 
 PANELS = {
@@ -43,7 +43,7 @@ class Style(NamedTuple):
 
 def run_styles(experiments: Sequence[str]) -> list[Style]:
     """Return a style for each run, in the order of the runs' experiments; up to 56 differ."""
-    own = {name: str(style["color"]) for name, style in STYLES.items()}
+    own = dict(COLOURS)
     others, markers = cycle(OTHER_COLOURS), cycle(SIGNS)
     return [Style(own.pop(name, "") or next(others), next(markers)) for name in experiments]
 
@@ -118,7 +118,7 @@ def _traces(number: int, name: str, history: History, style: Style) -> Iterator[
                 "y": [value if known else None for value, known in zip(values.tolist(), finite, strict=True)],
                 "mode": "lines+markers",
                 "line": {"color": style.colour, "width": 2, "dash": "dash" if validation else "solid"},
-                "marker": {"color": style.colour, "symbol": style.marker, "size": 7, "maxdisplayed": MARKERS},
+                "marker": {"color": style.colour, "symbol": style.marker, "size": 7, "maxdisplayed": MARKERS_SHOWN},
                 "hovertemplate": "%{y:.4g}" if column == "learning_rate" else "%{y:.4f}",
             }
             if not finite.all():

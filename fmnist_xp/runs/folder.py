@@ -11,7 +11,7 @@ from fmnist_xp.backend import Backend
 from fmnist_xp.errors import RunError
 from fmnist_xp.files import read_text, write_text
 from fmnist_xp.plain_json import check_form, parse_json, to_json
-from fmnist_xp.runs.settings import CONFIG_FORM, Settings, changes
+from fmnist_xp.runs.settings import CONFIG_FORM, Settings, changes, words
 from fmnist_xp.train.checkpoint import checkpoint_files, epoch_of
 
 CONFIG = "config.json"
@@ -86,7 +86,7 @@ def check_folder(folder: Path, force: bool = False) -> None:
 def default_folder(settings: Settings, backend: Backend, config: Mapping[str, Any]) -> Path:
     """Make and return runs/<experiment>-<device>-s<seed>, with changed settings, and a number where it is taken."""
     parts = [settings.experiment.name, backend.name.replace(":", ""), f"s{settings.seed}"]
-    parts += [f"{SHORT.get(name, name)}{_in_name(value)}" for name, value in changes(config).items()]
+    parts += [f"{SHORT.get(name, name)}{words(value)}" for name, value in changes(config).items()]
     name, number = "-".join(parts), 1
     while True:
         folder = Path("runs") / (f"{name}-{number}" if number > 1 else name)
@@ -193,7 +193,3 @@ def _remove_run(folder: Path) -> None:
             shutil.rmtree(folder / name, ignore_errors=True)
         else:
             (folder / name).unlink(missing_ok=True)
-
-
-def _in_name(value: Any) -> str:
-    return "-".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -195,6 +195,11 @@ def changes(config: Mapping[str, Any]) -> dict[str, Any]:
     return changed | {name: value for name, value in of_run.items() if value != defaults[name]}
 
 
+def words(value: Any) -> str:
+    """Return the value of a setting as a title or a table has it."""
+    return "-".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
 def _form(record: Any) -> dict[str, Any]:
     """Return the form, as of `check_form`, of a dataclass: its fields without a default, with null for NaN."""
     kinds = {field.name: field.type for field in fields(record) if field.default is MISSING}

@@ -4,7 +4,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
@@ -23,6 +23,7 @@ from fmnist_xp.runs.settings import CONFIG_FORM, Result, Settings, dataset_sha25
 from fmnist_xp.train.architecture import describe
 from fmnist_xp.train.arrays import MODEL, save_arrays
 from fmnist_xp.train.history import History
+from fmnist_xp.train.tensorboard import TensorBoardWriter
 
 logger = logging.getLogger("fmnist_xp")
 
@@ -114,24 +115,28 @@ def _train(
     verbose: int = 1,
     checkpoint_every: int | None = None,
     keep_going: bool = False,
-    callbacks: Sequence[Any] = (),
+    tensorboard: Path | None = None,
 ) -> Run:
     """Train from the newest checkpoint in `folder`, or from the start, and write what comes of it.
 
-    The arguments by name are those of `Sequential.fit`.
+    The arguments by name are those of `Sequential.fit`, and the folder of TensorBoard's event files.
     """
     experiment = settings.experiment
     network = experiment.make_network(backend, settings.seed, settings.precision)
     X, y = pixels(train)  # as they come: the order of the rows of a full batch is free
     before, started = files.epochs_done(folder), time.perf_counter()
-    with HistoryFile(folder / files.HISTORY) as growing:
+    with ExitStack() as open_files:
+        callbacks: list[Any] = [open_files.enter_context(HistoryFile(folder / files.HISTORY))]
+        if tensorboard is not None:
+            callbacks.append(TensorBoardWriter(tensorboard, folder.resolve().name, config))
+            open_files.callback(callbacks[-1].close)
         history = network.fit(
             X,
             y,
             epochs=experiment.epochs,
             optimizer=experiment.make_optimizer(),
             log_every=settings.log_every,
-            verbose=bool(verbose),
+            verbose=verbose,
             block_rows=settings.block_rows,
             dense=settings.dense_rows,
             validation_fraction=settings.validation,
@@ -142,7 +147,7 @@ def _train(
             checkpoint_every=checkpoint_every,
             resume=True,
             keep_going=keep_going,
-            callbacks=[growing, *callbacks],
+            callbacks=callbacks,
         )
     backend.synchronize()
     seconds = time.perf_counter() - started + sum(history.epoch_seconds[:before])

@@ -194,17 +194,3 @@ def _number(text: str) -> float:
     if math.isinf(value) and text not in ("inf", "-inf"):
         raise ValueError
     return value
-
-
-DIP = 0.02
-"""So far below its best training accuracy a run must end to have ended in a dip."""
-
-
-def ended_in_dip(history: History, final_accuracy: float) -> int | None:
-    """Return the logged epoch of the best training accuracy if the run ended in a dip, else None.
-
-    It did if `final_accuracy`, on the training images after the last update, is more than `DIP` below that best.
-    """
-    logged = zip(history.accuracy, history.epoch, strict=True)
-    best, epoch = max(((accuracy, -epoch) for accuracy, epoch in logged if accuracy == accuracy), default=(0.0, 0))
-    return -epoch if best - final_accuracy > DIP else None

@@ -31,7 +31,7 @@ from fmnist_xp.train.history import History
 Command = Callable[..., Any]
 ROOT = Path(__file__).parents[2]
 LOG_LINE = re.compile(
-    r"epoch: (\d+), acc: (\d\.\d{3}), loss: (\d\.\d{3}) \(data_loss: (\d\.\d{3}), reg_loss: (\d\.\d{3})\), lr: (\S+)"
+    r"epoch: (\d+), acc: (\d\.\d{3}), loss: (\d\.\d{3}) \(data: (\d\.\d{3}), reg: (\d\.\d{3})\), lr: (\S+)"
 )
 
 
@@ -139,7 +139,7 @@ def test_log_lines_have_the_notebooks_format(train: Command, workplace: Path) ->
     history = read_history(workplace / "run" / "history.csv")
     logged = [match.groups() for line in answer.lines if (match := LOG_LINE.fullmatch(line))]
     assert logged == [
-        (f"{epoch:.0f}", f"{accuracy:.3f}", f"{loss:.3f}", f"{loss - penalty:.3f}", f"{penalty:.3f}", f"{rate}")
+        (f"{epoch:.0f}", f"{accuracy:.3f}", f"{loss:.3f}", f"{loss - penalty:.3f}", f"{penalty:.3f}", f"{rate:.6g}")
         for epoch, accuracy, loss, rate, penalty in zip(*history.values(), strict=True)
     ]
     assert [epoch for epoch, *_figures in logged] == ["0", "10", "20"]
