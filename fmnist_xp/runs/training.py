@@ -65,6 +65,7 @@ def resume_run(
     It comes to the bits of a run that was never stopped. `how` is what `_train` takes. Raises `RunError` where there
     is no run to go on with, its data are not these, or it has more epochs already.
     """
+    settings_to_resume(folder, epochs)  # before a lock is made where there is no run
     with files.locked(folder):
         config, settings = settings_to_resume(folder, epochs)
         if (found := dataset_sha256(train, test)) != config["data"].get("sha256"):
