@@ -12,7 +12,7 @@ from fmnist_xp.errors import RunError
 from fmnist_xp.files import read_text, write_text
 from fmnist_xp.plain_json import check_form, parse_json, to_json
 from fmnist_xp.runs.settings import CONFIG_FORM, Settings, changes, words
-from fmnist_xp.train.checkpoint import checkpoint_files, epoch_of
+from fmnist_xp.train.checkpoint import checkpoint_files, epoch_of, left_behind
 
 CONFIG = "config.json"
 HISTORY = "history.csv"
@@ -47,14 +47,15 @@ class Holds(Enum):
 
 def what_holds(folder: Path) -> Holds:
     """Return what `folder`, which need not exist, holds."""
-    if not folder.is_dir() or not any(path.name != LOCK for path in folder.iterdir()):
+    replaces = (folder / REPLACED).is_dir()
+    if not folder.is_dir() or not (replaces or any(not path.name.startswith(".") for path in folder.iterdir())):
         return Holds.NOTHING
     if (folder / RESULT).is_file():
         return Holds.FINISHED
     try:
         read_json(folder / CONFIG, CONFIG_FORM)
     except RunError:
-        return Holds.OTHER
+        return Holds.STARTED if replaces else Holds.OTHER  # killed while it set the other aside
     return Holds.UNFINISHED if epochs_done(folder) or (folder / MODEL).exists() else Holds.STARTED
 
 
@@ -188,6 +189,9 @@ def _undo(folder: Path) -> None:
 
 
 def _remove_run(folder: Path) -> None:
+    """Remove what belongs to a run, and what a process that was killed while it wrote has left."""
+    for path in left_behind(folder):
+        path.unlink(missing_ok=True)
     for name in OURS:
         if name == CHECKPOINTS:
             shutil.rmtree(folder / name, ignore_errors=True)

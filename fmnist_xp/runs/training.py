@@ -22,6 +22,7 @@ from fmnist_xp.runs.run import Run
 from fmnist_xp.runs.settings import CONFIG_FORM, Result, Settings, dataset_sha256
 from fmnist_xp.train.architecture import describe
 from fmnist_xp.train.arrays import MODEL, save_arrays
+from fmnist_xp.train.checkpoint import left_behind
 from fmnist_xp.train.history import History
 from fmnist_xp.train.tensorboard import TensorBoardWriter
 
@@ -78,8 +79,9 @@ def resume_run(
             settings = replace(settings, precision="float32")
         config = config | settings.config(train, test, backend, config["data"]["source"])
         write_text(folder / files.CONFIG, to_json(config))
-        for stale in (files.RESULT, files.METRICS, files.CONFUSION, files.MISTAKES):
-            (folder / stale).unlink(missing_ok=True)
+        stale = [folder / name for name in (files.RESULT, files.METRICS, files.CONFUSION, files.MISTAKES)]
+        for path in [*stale, *left_behind(folder)]:
+            path.unlink(missing_ok=True)
         run = _train(settings, config, train, test, backend, folder, **how)
         shutil.rmtree(folder / files.REPLACED, ignore_errors=True)
         return run

@@ -87,7 +87,7 @@ class Checkpoints:
         None where there is no checkpoint. Raises `RunError` where all are damaged, or of another training.
         """
         found = checkpoint_files(self.folder)
-        for path in reversed(found):
+        for number, path in reversed(list(enumerate(found, start=1))):
             try:
                 header, arrays = read_checkpoint(path)
             except RunError as error:
@@ -95,7 +95,7 @@ class Checkpoints:
                 continue
             self._check(path, header)
             state = self._set(path, header, arrays)
-            self._good, self._saved_epoch = [path], state.epoch
+            self._good, self._saved_epoch = found[max(0, number - 2) : number], state.epoch
             return state
         if found:
             raise RunError(f"{self.folder} holds no checkpoint that can be read: train again")
@@ -120,6 +120,7 @@ class Checkpoints:
         """Write a checkpoint and remove all but the last two; raises `OSError` where it cannot be written."""
         path = self.folder / f"epoch-{state.epoch:09}.safetensors"
         if path in self._good[-1:]:  # nothing was done since
+            self._remove_others()
             return
         started = time.monotonic()
         optimizer = self._optimizer
@@ -132,10 +133,14 @@ class Checkpoints:
         }
         save_arrays(path, CHECKPOINT, self._arrays(state), header)
         self._good = [*self._good[-1:], path]
-        for other in {*checkpoint_files(self.folder), *_left_behind(self.folder)} - {*self._good}:
-            other.unlink(missing_ok=True)
+        self._remove_others()
         self._saved_epoch, self._saved_at, self._failed = state.epoch, time.monotonic(), False
         self._cost = self._saved_at - started
+
+    def _remove_others(self) -> None:
+        """Remove all but the last two, and what a process that was killed while it wrote has left."""
+        for other in {*checkpoint_files(self.folder), *left_behind(self.folder)} - {*self._good}:
+            other.unlink(missing_ok=True)
 
     def _arrays(self, state: State) -> dict[str, NDArray[Any]]:
         to_host, history = self._network.backend.to_host, state.history
@@ -213,7 +218,7 @@ def fingerprint(backend: Backend, inputs: Pixels | Array, labels: Array) -> str:
     return digest.hexdigest()
 
 
-def _left_behind(folder: Path) -> list[Path]:
+def left_behind(folder: Path) -> list[Path]:
     """Return what a process that was killed while it wrote has left."""
     return [path for path in _files(folder) if TEMPORARY.fullmatch(path.name)]
 
