@@ -1,3 +1,4 @@
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -165,6 +166,6 @@ def test_names_of_the_classes_fit() -> None:
     figure = mistakes_figure(images, labels, np.eye(10)[[0] * 6], CLASS_NAMES, "t")
     figure.draw_without_rendering()
     boxes = [axes.title.get_window_extent() for axes in figure.axes]
-    assert all(left.x1 < right.x0 for left, right in zip(boxes, boxes[1:], strict=False))
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
     assert boxes[0].x0 >= 0
     assert boxes[-1].x1 <= figure.bbox.x1
