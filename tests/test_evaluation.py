@@ -215,7 +215,7 @@ def test_probabilities_that_are_not_finite_are_an_error(run_folder: Path, idx_fo
     network.parameters[...] = 1e38
     network.save(run_folder / "model.safetensors")
     assert cv2.imwrite(str(tmp_path / "image.png"), read_idx(idx_folder, "t10k")[0][0])
-    with pytest.raises(RunError, match="gives probabilities that are not finite: .* lower learning rate$"):
+    with pytest.raises(RunError, match=r"gives probabilities that are not finite: .* lower learning rate$"):
         list(predict_images(run_folder, [tmp_path / "image.png"], CPU))
 
 
