@@ -70,7 +70,8 @@ def write_report(runs: Mapping[str, Sequence[Run]], folder: Path) -> Path:
     """
     histories = {name: [run.history for run in of_seeds] for name, of_seeds in runs.items()}
     results = {name: [asdict(run.result) for run in of_seeds] for name, of_seeds in runs.items()}
-    result = next(iter(runs.values()))[0].result
+    first = next(iter(runs.values()))[0]
+    result, epochs = first.result, first.config["experiment"]["epochs"]  # a run that diverged has fewer
     same_data = not any(data_differences(asdict(result.dataset)))
     comparable = not any(result_differences(asdict(result)))
     figures = {
@@ -89,9 +90,9 @@ def write_report(runs: Mapping[str, Sequence[Run]], folder: Path) -> Path:
     write_text(folder / SEEDS, _seeds_csv(runs))
     parts = [
         "# The notebook's experiments, reproduced\n",
-        f"{_count(runs)} of each experiment, {result.epochs:,} full-batch epochs on {result.dataset.train_rows:,} "
-        f"images of {result.dataset.name} on {result.device_name} ({result.device}, {result.precision}; "
-        f"BLAS: {result.blas}). The metrics of each are in [{SEEDS}]({SEEDS}).\n",
+        f"{_count(runs)} of each experiment, {epochs:,} full-batch {'epochs' if epochs > 1 else 'epoch'} on "
+        f"{result.dataset.train_rows:,} images of {result.dataset.name} on {result.device_name} ({result.device}, "
+        f"{result.precision}; BLAS: {result.blas}). The metrics of each are in [{SEEDS}]({SEEDS}).\n",
         reproduce_table(results, histories),
         *(f"![{picture.stem}]({picture.name})\n" for picture in pictures),
     ]
@@ -114,7 +115,7 @@ def _seeds_csv(runs: Mapping[str, Sequence[Run]]) -> str:
 
 
 def _finished(folder: Path, settings: Settings, data_sha256: str, backend: Backend) -> Run | None:
-    """Return the run in `folder` if it was trained to its end with `settings` on this device and data.
+    """Return the run in `folder` if it was trained to its end, or diverged, with `settings` on this device and data.
 
     The BLAS must be the same too: other kernels give other results from the same seed.
     """
@@ -123,9 +124,10 @@ def _finished(folder: Path, settings: Settings, data_sha256: str, backend: Backe
     except RunError:
         return None
     result = run.result
-    found = (run.config.get("device_name"), result.blas, result.epochs, result.dataset.sha256)
-    wanted = (backend.device_name, blas_name(), settings.experiment.epochs, data_sha256)
-    return run if settings.are_in(run.config) and found == wanted else None
+    ended = result.diverged or result.epochs == settings.experiment.epochs
+    found = (run.config.get("device_name"), result.blas, result.dataset.sha256)
+    wanted = (backend.device_name, blas_name(), data_sha256)
+    return run if ended and settings.are_in(run.config) and found == wanted else None
 
 
 def _resumable(folder: Path, settings: Settings, data_sha256: str, backend: Backend) -> bool:

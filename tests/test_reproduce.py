@@ -1,3 +1,4 @@
+import csv
 import json
 import os
 import shutil
@@ -6,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run_helpers import contents, read_json, read_picture
+from run_helpers import contents, read_history, read_json, read_picture
 
 import fmnist_xp.reproduce as module
 from fmnist_xp.backend import CpuBackend
 from fmnist_xp.blas import blas_name
 from fmnist_xp.data import make_synthetic
 from fmnist_xp.errors import RunError
-from fmnist_xp.report import plots
-from fmnist_xp.report.notebook import notebook_history
+from fmnist_xp.model import Sequential
 from fmnist_xp.reproduce import reproduce, write_report
 from fmnist_xp.runs import load_run
 
@@ -51,15 +51,20 @@ def folder(tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the folders of the runs that are trained; no report is written."""
+    """The names of the folders of the runs that are trained, and of those "… resumed"; no report is written."""
     names: list[str] = []
-    train_run = module.train_run
+    train_run, resume_run = module.train_run, module.resume_run
 
     def noted(settings: Any, train: Any, test: Any, backend: Any, folder: Path, **more: Any) -> Any:
         names.append(folder.name)
         return train_run(settings, train, test, backend, folder, **more)
 
+    def noted_resumed(folder: Path, *arguments: Any, **more: Any) -> Any:
+        names.append(f"{folder.name} resumed")
+        return resume_run(folder, *arguments, **more)
+
     monkeypatch.setattr(module, "train_run", noted)
+    monkeypatch.setattr(module, "resume_run", noted_resumed)
     monkeypatch.setattr(module, "write_report", lambda _runs, folder: folder / "reproduce.md")
     return names
 
@@ -75,19 +80,29 @@ def test_runs_are_the_notebooks_experiments(finished: Path) -> None:
         assert (config["experiment"]["epochs"], config["seed"], config["log_every"]) == (2, 0, 10)
 
 
-def test_pictures_of_each_experiment(finished: Path) -> None:
+def test_pictures_are_in_the_report(finished: Path) -> None:
     report = (finished / "reproduce.md").read_text(encoding="utf-8")
-    for name in EXPERIMENTS:
-        for quantity in ("accuracy", "loss"):
-            read_picture(finished / f"{name}-seeds-{quantity}.png")
-            assert f"({name}-seeds-{quantity}.png)" in report
-        assert {path.name for path in (finished / name).iterdir()} == {
-            "accuracy.png",
-            "loss.png",
-            "learning-rate.png",
-        }
-    read_picture(finished / "comparison-accuracy.png")
-    assert "(comparison-accuracy.png)" in report
+    curves = [f"{name}-{quantity}.png" for name in EXPERIMENTS for quantity in ("accuracy", "loss")]
+    pictures = {"comparison-accuracy.png", "test-accuracy.png", *curves}
+    for name in pictures:
+        read_picture(finished / name)
+        assert f"({name})" in report
+    assert {path.name for path in finished.iterdir()} == {"runs", "reproduce.md", "seeds.csv", *pictures}
+
+
+def test_metrics_of_each_seed_are_in_a_table(finished: Path) -> None:
+    with (finished / "seeds.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["experiment"], row["seed"]) for row in rows] == [(name, "0") for name in EXPERIMENTS]
+    for row in rows:
+        folder = finished / "runs" / f"{row['experiment']}-s0"
+        result = read_json(folder / "result.json")
+        for metric in ("test_accuracy", "test_loss", "train_accuracy", "train_loss"):
+            assert float(row[metric]) == result[metric]
+        best = max(read_history(folder / "history.csv")["accuracy"])
+        assert float(row["best_logged_accuracy"]) == best
+        assert row["ended_in_dip"] == str(int(best - result["train_accuracy"] > 0.02))
+    assert "[seeds.csv](seeds.csv)" in (finished / "reproduce.md").read_text(encoding="utf-8")
 
 
 def test_finished_runs_are_reused(folder: Path, tiny: tuple[Any, Any], trained: list[str]) -> None:
@@ -112,11 +127,10 @@ def test_verbose_prints_the_log(
 
 
 def test_only_missing_runs_are_trained(folder: Path, tiny: tuple[Any, Any], trained: list[str]) -> None:
-    """As after an interrupt."""
     shutil.rmtree(folder / "runs" / "momentum-s0")
     (folder / "runs" / "adam-s0" / "result.json").unlink()
     run(folder, tiny)
-    assert trained == ["momentum-s0", "adam-s0"]
+    assert trained == ["momentum-s0", "adam-s0 resumed"]
 
 
 @pytest.mark.parametrize("change", ["epochs", "data", "device"])
@@ -146,56 +160,97 @@ def test_a_changed_experiment_is_retrained(
 
 
 @pytest.mark.parametrize(
-    ("file", "text"),
-    [("result.json", "{"), ("result.json", "{}"), ("history.csv", ""), ("config.json", None)],
-    ids=["result cut short", "result without fields", "history empty", "no config"],
+    ("file", "text", "how"),
+    [
+        ("result.json", "{", "sgd-s0 resumed"),
+        ("result.json", "{}", "sgd-s0 resumed"),
+        ("history.csv", "", "sgd-s0 resumed"),
+        ("config.json", None, "sgd-s0"),
+        ("config.json", "{", "sgd-s0"),
+    ],
+    ids=["result cut short", "result without fields", "history empty", "no config", "config cut short"],
 )
-def test_a_damaged_run_is_retrained(
-    folder: Path, tiny: tuple[Any, Any], trained: list[str], file: str, text: str | None
+def test_a_damaged_run_is_whole_again(
+    folder: Path, tiny: tuple[Any, Any], trained: list[str], file: str, text: str | None, how: str
 ) -> None:
+    """From its last checkpoint, at its end, where its settings can still be read."""
     path = folder / "runs" / "sgd-s0" / file
+    before = {name: (path.parent / name).read_bytes() for name in ("model.safetensors", "history.csv")}
     if text is None:
         path.unlink()
     else:
         path.write_text(text)
     run(folder, tiny)
-    assert trained == ["sgd-s0"]
-    assert load_run(folder / "runs" / "sgd-s0").result.epochs == 2
+    assert trained == [how]
+    assert load_run(path.parent).result.epochs == 2
+    assert {name: (path.parent / name).read_bytes() for name in before} == before
 
 
-@pytest.mark.parametrize("file", ["result.json", "config.json", "history.csv"])
-def test_a_run_with_a_pipe_for_a_file_is_retrained(
-    folder: Path, tiny: tuple[Any, Any], trained: list[str], file: str
+@pytest.mark.parametrize(("file", "how"), [("result.json", "sgd-s0 resumed"), ("config.json", "sgd-s0")])
+def test_a_pipe_for_a_file_is_replaced(
+    folder: Path, tiny: tuple[Any, Any], trained: list[str], file: str, how: str
 ) -> None:
     path = folder / "runs" / "sgd-s0" / file
     path.unlink()
     os.mkfifo(path)
     run(folder, tiny)
-    assert trained == ["sgd-s0"]
+    assert trained == [how]
     assert path.is_file()
 
 
+def test_a_pipe_for_a_history_is_an_error(folder: Path, tiny: tuple[Any, Any]) -> None:
+    path = folder / "runs" / "sgd-s0" / "history.csv"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(OSError, match=r"no regular file, and is not replaced: .*history\.csv"):
+        run(folder, tiny)
+
+
+def change(path: Path, field: str, value: Any) -> None:
+    path.write_text(json.dumps({**read_json(path), field: value}))
+
+
 @pytest.mark.parametrize(
-    ("file", "field", "value"),
+    ("field", "value"),
     [
-        ("config.json", "seed", 5),
-        ("config.json", "precision", "float64"),
-        ("config.json", "log_every", 1),
-        ("config.json", "block_rows", 64),
-        ("config.json", "device_name", "another"),
-        ("config.json", "experiment", {}),
-        ("result.json", "epochs", 1),
-        ("result.json", "blas", "openblas 0.3 (other kernels, pthreads)"),
-        ("result.json", "dataset", {"name": "synthetic", "sha256": "0", "train_rows": 30, "test_rows": 20}),
+        ("seed", 5),
+        ("precision", "float64"),
+        ("log_every", 1),
+        ("block_rows", 64),
+        ("validation", 0.1),
+        ("device_name", "another"),
+        ("experiment", {}),
     ],
 )
 def test_a_run_with_other_settings_is_retrained(
-    folder: Path, tiny: tuple[Any, Any], trained: list[str], file: str, field: str, value: Any
+    folder: Path, tiny: tuple[Any, Any], trained: list[str], field: str, value: Any
 ) -> None:
-    path = folder / "runs" / "adam-s0" / file
-    path.write_text(json.dumps({**read_json(path), field: value}))
+    change(folder / "runs" / "adam-s0" / "config.json", field, value)
     run(folder, tiny)
     assert trained == ["adam-s0"]
+
+
+def test_a_run_on_another_blas_is_retrained(folder: Path, tiny: tuple[Any, Any], trained: list[str]) -> None:
+    other, one = "openblas 0.3 (other kernels, pthreads)", folder / "runs" / "adam-s0"
+    change(one / "result.json", "blas", other)
+    change(one / "config.json", "versions", {**read_json(one / "config.json")["versions"], "blas": other})
+    run(folder, tiny)
+    assert trained == ["adam-s0"]
+
+
+def test_a_run_on_other_images_is_retrained(folder: Path, tiny: tuple[Any, Any], trained: list[str]) -> None:
+    one = folder / "runs" / "adam-s0"
+    for file, field in (("result.json", "dataset"), ("config.json", "data")):
+        change(one / file, field, {**read_json(one / file)[field], "sha256": "0"})
+    run(folder, tiny)
+    assert trained == ["adam-s0"]
+
+
+def test_a_run_that_ended_early_is_resumed(folder: Path, tiny: tuple[Any, Any], trained: list[str]) -> None:
+    change(folder / "runs" / "adam-s0" / "result.json", "epochs", 1)
+    run(folder, tiny)
+    assert trained == ["adam-s0 resumed"]
+    assert load_run(folder / "runs" / "adam-s0").result.epochs == 2
 
 
 def test_experiment_without_notebook_numbers_is_refused_before_training(
@@ -209,74 +264,93 @@ def test_experiment_without_notebook_numbers_is_refused_before_training(
     assert contents(tmp_path) == {}
 
 
-def test_report_in_full(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With recorded calls to the plots and a stub of the table."""
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The recorded calls of the pictures: name, what is drawn, keyword arguments. None is drawn."""
     calls: list[Any] = []
 
-    def drawing(kind: str) -> Any:
-        return lambda of, **more: {kind: (of, more)}
+    def stub(name: str, answer: Any) -> None:
+        def noted(of: Any, **more: Any) -> Any:
+            calls.append((name, of, more))
+            return {f"{more['experiment']}.png": answer} if answer else f"figure of {name}"
 
-    def save_figures(figures: Any, folder: Path) -> list[Path]:
-        ((kind, (of, more)),) = figures.items()
-        calls.append((kind, of, folder, more))
-        return [folder / f"{kind}.png"]
+        monkeypatch.setattr(module, name, noted)
 
-    for kind in ("run_figures", "seeds_figures", "comparison_figures"):
-        monkeypatch.setattr(plots, kind, drawing(kind))
-    monkeypatch.setattr(module, "save_figures", save_figures)
+    stub("seeds_figures", "figure")
+    stub("medians_figure", None)
+    stub("ends_figure", None)
+    monkeypatch.setattr(module, "save_figures", lambda figures, folder: [folder / name for name in figures])
+    return calls
+
+
+def test_report_in_full(finished: Path, tmp_path: Path, drawn: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With recorded calls to the pictures and a stub of the table."""
     monkeypatch.setattr(module, "reproduce_table", lambda results, histories: f"TABLE {list(results)}\n")
-    first = {name: load_run(finished / "runs" / f"{name}-s0") for name in ("sgd", "adam")}
-    second = replace(first["sgd"], result=replace(first["sgd"].result, seed=1))
-    path = write_report({"sgd": [first["sgd"], second], "adam": [first["adam"]]}, tmp_path / "new")
+    runs = {}
+    for name in ("sgd", "adam"):
+        one = load_run(finished / "runs" / f"{name}-s0")
+        runs[name] = [one, replace(one, result=replace(one.result, seed=1, test_accuracy=0.5))]
+    path = write_report(runs, tmp_path / "new")
     assert path == tmp_path / "new" / "reproduce.md"
     assert path.read_text(encoding="utf-8") == (
         "# The notebook's experiments, reproduced\n\n"
-        f"2 full-batch epochs each on 30 images of synthetic on {CPU.device_name} "
-        f"(cpu, float32; BLAS: {blas_name()}).\n\n"
-        "TABLE ['sgd', 'adam']\n\n![seeds_figures](seeds_figures.png)\n\n![seeds_figures](seeds_figures.png)\n\n"
-        "![comparison_figures](comparison_figures.png)\n"
+        f"2 seeds of each experiment, 2 full-batch epochs on 30 images of synthetic on {CPU.device_name} "
+        f"(cpu, float32; BLAS: {blas_name()}). The metrics of each are in [seeds.csv](seeds.csv).\n\n"
+        "TABLE ['sgd', 'adam']\n\n![comparison-accuracy](comparison-accuracy.png)\n\n"
+        "![test-accuracy](test-accuracy.png)\n\n![sgd](sgd.png)\n\n![adam](adam.png)\n"
     )
-    histories = {name: one.history for name, one in first.items()}
-    expected = []
-    for name, seeds, of in (("sgd", "2 seeds", {0: 0, 1: 0}), ("adam", "seed 0", {0: 0})):
-        notebook = notebook_history(name)
-        title = f"{name} · cpu · {seeds} · synthetic"
-        seed_histories = dict.fromkeys(of, histories[name])
-        more = {"experiment": name, "notebook": notebook}
-        expected += [
-            ("seeds_figures", seed_histories, tmp_path / "new", {**more, "title": title}),
-            ("run_figures", histories[name], tmp_path / "new" / name, {**more, "title": first[name].title}),
-        ]
-    title = "the three experiments, first seed · cpu · seed 0 · synthetic"
-    assert calls == [*expected, ("comparison_figures", histories, tmp_path / "new", {"title": title})]
+    histories = {name: [one.history for one in of_seeds] for name, of_seeds in runs.items()}
+    accuracies = {name: [one.result.test_accuracy for one in of_seeds] for name, of_seeds in runs.items()}
+    title = "2 seeds · cpu · synthetic"
+    label = "Test accuracy after the last update"
+    assert drawn == [
+        ("medians_figure", histories, {"title": title}),
+        ("ends_figure", accuracies, {"label": label, "title": title, "notebook": {}}),
+        *(
+            ("seeds_figures", histories[name], {"experiment": name, "title": f"{name} · {title}", "notebook": None})
+            for name in ("sgd", "adam")
+        ),
+    ]
 
 
-def test_an_interrupted_reproduction_is_resumed_by_the_next_call(
-    tmp_path: Path, tiny: tuple[Any, Any], trained: list[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("killed", [False, True])
+def test_an_interrupted_seed_goes_on_to_the_same_bits(
+    tmp_path: Path, tiny: tuple[Any, Any], trained: list[str], monkeypatch: pytest.MonkeyPatch, killed: bool
 ) -> None:
-    train_run = module.train_run
+    """Ended after 11 of 22 epochs: with a result, or without one, as by a kill."""
+    run(tmp_path / "whole", tiny, epochs=22)
+    trained.clear()
+    fit = Sequential.fit
 
-    def interrupted(settings: Any, *arguments: Any, **more: Any) -> Any:
-        if settings.experiment.name != "momentum":
-            return train_run(settings, *arguments, **more)
-        # Interrupted after one epoch of two.
-        short = replace(settings, experiment=replace(settings.experiment, epochs=1))
-        run = train_run(short, *arguments, **more)
-        run.history.interrupted = True
-        return run
+    def interrupted(network: Sequential, *arguments: Any, epochs: int, **more: Any) -> Any:
+        if "momentum" not in str(more["checkpoint"]):
+            return fit(network, *arguments, epochs=epochs, **more)
+        history = fit(network, *arguments, epochs=epochs // 2, **more)
+        history.interrupted = True
+        return history
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "train_run", interrupted)
+        patch.setattr(Sequential, "fit", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            run(tmp_path, tiny)
+            run(tmp_path / "halved", tiny, epochs=22)
     assert trained == ["sgd-s0", "momentum-s0"]
-    run(tmp_path, tiny)
-    assert trained == ["sgd-s0", "momentum-s0", "momentum-s0", "adam-s0"]
-    assert load_run(tmp_path / "runs" / "momentum-s0").result.epochs == 2
+    halved = tmp_path / "halved" / "runs" / "momentum-s0"
+    assert read_json(halved / "result.json")["epochs"] == 11
+    if killed:
+        for name in ("result.json", "metrics.png", "model.safetensors"):
+            (halved / name).unlink()
+    run(tmp_path / "halved", tiny, epochs=22)
+    assert trained == ["sgd-s0", "momentum-s0", "momentum-s0 resumed", "adam-s0"]
+    result = read_json(halved / "result.json")
+    assert (result["epochs"], result["interrupted"]) == (22, False)
+    for name in EXPERIMENTS:
+        for file in ("model.safetensors", "history.csv"):
+            whole = tmp_path / "whole" / "runs" / f"{name}-s0" / file
+            assert (tmp_path / "halved" / "runs" / f"{name}-s0" / file).read_bytes() == whole.read_bytes()
 
 
 @pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")
-def test_a_run_that_diverged_is_reported(
+def test_a_run_that_diverged_is_reported_and_not_trained_again(
     tmp_path: Path, tiny: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fmnist_xp.report.plots.DPI", 30)
@@ -284,37 +358,38 @@ def test_a_run_that_diverged_is_reported(
     monkeypatch.setattr(module, "EXPERIMENTS", {**module.EXPERIMENTS, "sgd": wild})
     for _again in range(2):  # trained, and read back from its folder
         report = run(tmp_path, tiny, epochs=12, seeds=2).read_text(encoding="utf-8")
-        row = next(line for line in report.splitlines() if line.startswith("| sgd |") and "test data loss" in line)
-        assert "nan" in row
-        read_picture(tmp_path / "sgd-seeds-loss.png")
-        for name in ("run_figures", "seeds_figures", "comparison_figures"):  # drawn once, which is enough
-            monkeypatch.setattr(plots, name, lambda *_arguments, **_more: {})
+        assert "| sgd | test data loss | 2 not finite | — | — | — | — |" in report.splitlines()
+        assert "2 seeds of each experiment, 12 full-batch epochs" in report
+        read_picture(tmp_path / "sgd-loss.png")
+        monkeypatch.setattr(module, "train_run", None)
+        monkeypatch.setattr(module, "resume_run", None)
     assert read_json(tmp_path / "runs" / "sgd-s0" / "result.json")["test_loss"] is None
 
 
-def test_report_of_comparable_runs_says_whether_the_notebook_is_in_range(
-    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_comparable_runs_are_compared_with_the_notebook(tmp_path: Path, finished: Path, drawn: list[Any]) -> None:
     """With test accuracies of a real reproduction put into the results."""
-    for name in ("run_figures", "seeds_figures", "comparison_figures"):
-        monkeypatch.setattr(plots, name, lambda *_arguments, **_more: {})
     runs = {}
     for name in EXPERIMENTS:
-        one = load_run(folder / "runs" / f"{name}-s0")
+        one = load_run(finished / "runs" / f"{name}-s0")
         dataset = replace(one.result.dataset, name="fashion-mnist", train_rows=60_000, test_rows=10_000)
         shared = replace(one.result, dataset=dataset, epochs=1100, test_loss=0.4, train_loss=0.4)
+        config = {**one.config, "experiment": {**one.config["experiment"], "epochs": 1100}}
         runs[name] = [
-            replace(one, result=replace(shared, seed=seed, test_accuracy=accuracy))
+            replace(one, config=config, result=replace(shared, seed=seed, test_accuracy=accuracy))
             for seed, accuracy in ((0, 0.83), (1, 0.85))
         ]
     text = write_report(runs, tmp_path).read_text(encoding="utf-8")
-    verdicts = {
-        line.split("|")[1].strip(): line.split("|")[-2].strip()
-        for line in text.splitlines()
-        if "test accuracy" in line
-    }
-    # The notebook's: 0.837, 0.812, 0.864.
-    assert verdicts == {"sgd": "yes", "momentum": "no", "adam": "no"}
+    found = {}
+    for line in text.split("ended in a dip |")[1].splitlines():
+        if line.startswith("| ") and not line.startswith("| ---") and len(found) < 3:
+            cells = [cell.strip() for cell in line.strip("|").split("|")]
+            found[cells[0]] = cells[4:6]
+    assert found == {"sgd": ["0.837", "1 of 2"], "momentum": ["0.812", "0 of 2"], "adam": ["0.864", "2 of 2"]}
     assert "synthetic" not in text.lower()
+    assert "not comparable" not in text.lower()
     assert "60,000 images of fashion-mnist" in text
     assert "1,100 full-batch epochs" in text
+    beside = {name: more["notebook"] for name, _of, more in drawn if name != "medians_figure"}
+    assert beside["ends_figure"] == {"sgd": 0.837, "momentum": 0.812, "adam": 0.864}
+    seeds = [more["notebook"] for name, _of, more in drawn if name == "seeds_figures"]
+    assert [history.accuracy[-1] for history in seeds] == [0.853, 0.829, 0.879]

@@ -72,7 +72,8 @@ def weights_figure(weights: NDArray[np.floating], *, title: str) -> Figure:
 
     some = f"the first {len(shown)} of {weights.shape[1]:,}" if weights.shape[1] > len(shown) else f"{len(shown)}"
     height = 8.1 * rows / columns + 0.6  # square cells, beside a bar of colours
-    figure = titled_figure(f"Weights of the first layer: {some} neurons\n{title}", (10.0, height))
+    neurons = "neurons" if weights.shape[1] > 1 else "neuron"
+    figure = titled_figure(f"Weights of the first layer: {some} {neurons}\n{title}", (10.0, height))
     axes = figure.subplots()
     axes.imshow(np.isinf(whole), cmap="Greys", interpolation="nearest")
     image = axes.imshow(np.ma.masked_invalid(whole), cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
@@ -100,8 +101,9 @@ def mistakes_figure(
     # The first of equals first: float32 often has several that are exactly 1.
     chosen = wrong[np.argsort(-confidence[wrong], kind="stable")][: rows * columns]
     rows = max(1, -(-len(chosen) // columns))
+    mistakes = "mistake" if len(wrong) == 1 else "mistakes"
     figure = titled_figure(
-        f"The most confident of {len(wrong):,} mistakes: true → predicted class, and its probability\n{title}",
+        f"The most confident of {len(wrong):,} {mistakes}: true → predicted class, and its probability\n{title}",
         (10.0, 1.0 + 1.95 * rows),
     )
     for axes in figure.subplots(rows, columns, squeeze=False).flat:

@@ -27,9 +27,10 @@ WIDE = (10.0, 5.0)  # inches, as in the notebook
 LATER = 300  # where a second picture begins: the first epochs flatten all that follows
 COMPARED_LATER = 700
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart; an experiment always has the same.
+# Okabe and Ito's colours, which colour-blind readers can tell apart; an experiment always has the same. Not their
+# sky blue, a shade of sgd's blue, but a violet.
 COLOURS = {"sgd": "#0072B2", "momentum": "#D55E00", "adam": "#009E73"}
-OTHER_COLOURS = ("#E69F00", "#56B4E9", "#CC79A7")
+OTHER_COLOURS = ("#E69F00", "#CC79A7", "#8C6BB1")
 # Of 3, 5 and 7, so that 105 runs of one experiment differ.
 SHADES = (1.0, 0.55, 1.5)  # of its colour: as it is, darker, lighter
 LINES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (7, 1.5, 1, 1.5, 1, 1.5)))
@@ -134,7 +135,7 @@ def comparison_figures(runs: Sequence[ComparedRun], *, title: str) -> dict[str, 
             for run in shown:
                 draw_line(axes, run.history, quantity, short(run.name), **styles[run.name])
             finish(axes, quantity)
-            legend_below(figure)
+            legend_below(figure, least=1)  # the title names no run
             figures[f"{name}.png"] = figure
     return figures
 
@@ -238,13 +239,13 @@ def finish(axes: Axes, quantity: Quantity, label: str = "") -> None:
     axes.grid(alpha=0.3)
 
 
-def legend_below(figure: Figure) -> None:
-    """Put one legend of all axes below them, where it hides nothing; none for a single line."""
+def legend_below(figure: Figure, least: int = 2) -> None:
+    """Put one legend of all axes below them, where it hides nothing; none for fewer than `least` entries."""
     entries: dict[str, Any] = {}
     for axes in figure.axes:
         handles, labels = axes.get_legend_handles_labels()
         entries |= {label: handle for handle, label in zip(handles, labels, strict=True) if label not in entries}
-    if len(entries) > 1:
+    if len(entries) >= least:
         characters = 13 * figure.get_figwidth()  # in a line
         columns = max(1, min(len(entries), int(characters / (8 + max(map(len, entries))))))
         figure.legend(

@@ -1,3 +1,4 @@
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -5,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from run_helpers import CLASSES, contents, probabilities, read_idx, read_picture, reference_metrics
+from run_helpers import CLASSES, contents, probabilities, read_idx, read_json, read_picture, reference_metrics
 
 from fmnist_xp.data import export, make_synthetic
 
@@ -13,9 +14,9 @@ Command = Callable[..., Any]
 
 
 def table(out: str) -> dict[str, list[float]]:
-    """Return the numbers of each class's row."""
+    """Return the numbers of each row, without blank cells."""
     rows = [[cell.strip() for cell in line.strip("│|").split("│")] for line in out.splitlines() if "│" in line]
-    return {row[0]: [float(cell) for cell in row[1:]] for row in rows}
+    return {row[0]: [float(cell.replace(",", "")) for cell in row[1:] if cell] for row in rows}
 
 
 def test_metrics_match_an_independent_computation(command: Command, run_folder: Path, idx_folder: Path) -> None:
@@ -34,22 +35,82 @@ def test_metrics_match_an_independent_computation(command: Command, run_folder: 
         precision, recall = hits / taken if taken else 0.0, hits / support
         f1 = 2 * precision * recall / (precision + recall) if hits else 0.0
         expected[name] = [float(f"{figure:.3f}") for figure in (precision, recall, f1)] + [float(support)]
-    assert table(answer.out) == expected
+    found = table(answer.out)
+    assert {name: found[name] for name in CLASSES} == expected
+    assert found["accuracy"] == [float(f"{accuracy:.3f}"), 200]
+    numbers = np.array([expected[name] for name in CLASSES])
+    assert found["macro avg"] == pytest.approx([*numbers[:, :3].mean(axis=0), 200], abs=0.001)
+    weighted = np.average(numbers[:, :3], axis=0, weights=numbers[:, 3])
+    assert found["weighted avg"] == pytest.approx([*weighted, 200], abs=0.001)
+    assert list(found) == [*CLASSES, "accuracy", "macro avg", "weighted avg"]
     header = next(line for line in answer.lines if line.startswith("┃"))
     assert [cell.strip() for cell in header.split("┃")[1:-1]] == ["class", "precision", "recall", "F1", "support"]
 
 
-def test_confusion_matrix_lies_in_the_run_folder(command: Command, run_folder: Path) -> None:
+def test_pictures_lie_in_the_run_folder(command: Command, run_folder: Path) -> None:
     answer = command("evaluate", run_folder, "--device", "cpu")
-    assert str(run_folder / "confusion.png") in answer.lines[-1]
-    assert min(read_picture(run_folder / "confusion.png").shape[:2]) > 150
+    pictures = [run_folder / "confusion.png", run_folder / "mistakes.png"]
+    assert answer.out.replace("\n", "").endswith("confusion matrix and mistakes: " + ", ".join(map(str, pictures)))
+    for picture in pictures:
+        assert min(read_picture(picture).shape[:2]) > 150
 
 
 def test_evaluating_changes_no_other_file(command: Command, run_folder: Path, finished_run: Path) -> None:
     command("evaluate", run_folder, "--device", "cpu").assert_went_well()
     after = contents(run_folder)
     assert after.pop("confusion.png")
+    assert after.pop("mistakes.png")
     assert after == contents(finished_run)
+
+
+def test_quiet_prints_one_line(command: Command, run_folder: Path) -> None:
+    answer = command("evaluate", run_folder, "--device", "cpu", "--quiet")
+    answer.assert_went_well()
+    (line,) = answer.lines
+    assert line.endswith("on 200 test images")
+    assert (run_folder / "confusion.png").exists()
+
+
+def test_json_holds_all_of_it(command: Command, run_folder: Path, idx_folder: Path) -> None:
+    answer = command("evaluate", run_folder, "--device", "cpu", "--json")
+    answer.assert_went_well()
+    found = json.loads(answer.out)
+    images, labels = read_idx(idx_folder, "t10k")
+    accuracy, loss = reference_metrics(run_folder / "model.safetensors", images, labels)
+    predicted = probabilities(run_folder / "model.safetensors", images).argmax(axis=1)
+    matrix = np.zeros((10, 10), int)
+    np.add.at(matrix, (labels, predicted), 1)
+    assert found["confusion_matrix"] == matrix.tolist()
+    assert found["test_accuracy"] == pytest.approx(accuracy)
+    assert found["test_loss"] == pytest.approx(loss, rel=1e-5)
+    assert [score["name"] for score in found["classes"]] == list(CLASSES)
+    assert [score["support"] for score in found["classes"]] == np.bincount(labels).tolist()
+    assert found["weighted_avg"]["recall"] == pytest.approx(accuracy)
+    recalls = [score["recall"] for score in found["classes"]]
+    assert found["macro_avg"]["recall"] == pytest.approx(np.mean(recalls))
+    assert found["dataset"] == {"name": "custom", "test_rows": 200}
+    assert (found["run"], found["best"], found["best_epoch"]) == (str(run_folder), False, None)
+    assert found["pictures"] == [str(run_folder / name) for name in ("confusion.png", "mistakes.png")]
+
+
+def test_the_best_epoch(command: Command, run_folder: Path, workplace: Path, idx_folder: Path) -> None:
+    command("evaluate", run_folder, "--best").assert_failed(1, "model-best.safetensors", "--keep-best")
+    arguments = ("--epochs", 21, "--validation", 0.2, "--keep-best", "--device", "cpu", "--data", idx_folder)
+    command("train", "adam", *arguments, "--out", "run").assert_went_well()
+    answer = command("evaluate", "run", "--best", "--device", "cpu")
+    answer.assert_went_well()
+    best = read_json(workplace / "run" / "result.json")["best_epoch"]
+    accuracy, loss = reference_metrics(workplace / "run" / "model-best.safetensors", *read_idx(idx_folder, "t10k"))
+    for words in (f"accuracy {accuracy:.4f}", f"loss {loss:.4f}", f"test images, epoch {best}"):
+        assert words in answer.lines[0]
+
+
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")
+def test_a_diverged_run_is_one_line(command: Command, workplace: Path, idx_folder: Path) -> None:
+    arguments = ("--learning-rate", 1e30, "--epochs", 5, "--device", "cpu", "--data", idx_folder, "--quiet")
+    command("train", "sgd", *arguments, "--out", "run")
+    command("evaluate", "run", "--device", "cpu").assert_failed(1, "diverged", "lower learning rate")
+    assert not (workplace / "run" / "confusion.png").exists()
 
 
 def test_other_images(command: Command, run_folder: Path, workplace: Path) -> None:

@@ -368,14 +368,14 @@ def test_experiments_keep_their_colours() -> None:
 
 
 def test_runs_of_one_experiment_share_its_hue_and_all_differ() -> None:
-    experiments = ["adam"] * 40 + ["sgd"] * 40 + ["mine", "yours"]
+    experiments = ["adam"] * 40 + ["sgd"] * 40 + ["momentum", "mine", "yours", "theirs"]
     styles = plots.run_styles(experiments)
     assert len({(style["color"], str(style["linestyle"]), style["marker"]) for style in styles}) == len(styles)
     hues: dict[str, list[float]] = {experiment: [] for experiment in experiments}
     for experiment, style in zip(experiments, styles, strict=True):
         hues[experiment].append(float(rgb_to_hsv(to_rgb(style["color"]))[0]))
     assert all(max(found) - min(found) < 0.01 for found in hues.values())
-    assert len({round(found[0], 2) for found in hues.values()}) == 4
+    assert len({round(found[0], 2) for found in hues.values()}) == 6
     # As they would be without colours: in the first ten no line and marker twice.
     assert len({(str(style["linestyle"]), style["marker"]) for style in styles[:10]}) == 10
 
@@ -411,6 +411,7 @@ def test_validation_accuracies_are_compared_where_there_are_any() -> None:
     figure = plots.comparison_figures(runs, title="t")["comparison-validation-accuracy.png"]
     assert drawn(only_axes(figure)) == {"b": (runs[1].history.epoch, runs[1].history.validation_accuracy)}
     assert only_axes(figure).get_ylabel() == "Validation accuracy"
+    assert legend(figure) == ["b"]  # of one line too: the title does not name the run
 
 
 def test_results_are_a_line_of_the_picture_for_each_run() -> None:

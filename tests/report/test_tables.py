@@ -6,13 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fmnist_xp.report.tables import (
-    class_report,
-    confusion_matrix,
-    markdown_table,
-    mean_and_spread,
-    reproduce_table,
-)
+from fmnist_xp.data.dataset import CLASS_NAMES
+from fmnist_xp.report.tables import averages, class_report, confusion_matrix, markdown_table, reproduce_table
 from fmnist_xp.train.history import History
 
 # Three classes: of 4 a's, 3 are recognized and 1 is predicted as b; both b's are recognized; c has no samples and is
@@ -25,6 +20,10 @@ MATRIX = np.array([[3, 1, 0], [0, 2, 0], [0, 0, 0]])
 def test_markdown_exact() -> None:
     table = markdown_table(("name", "value"), [("a", "1"), ("b|c", "2")])
     assert table == "| name | value |\n| --- | --- |\n| a | 1 |\n| b\\|c | 2 |\n"
+
+
+def test_markdown_rule() -> None:
+    assert markdown_table(("a", "b"), [], ("---", "---:")) == "| a | b |\n| --- | ---: |\n"
 
 
 def test_markdown_row_of_wrong_length() -> None:
@@ -89,22 +88,36 @@ def test_class_report_takes_the_ten_names_and_refuses_another_size() -> None:
         class_report(MATRIX)
 
 
-@pytest.mark.parametrize(
-    ("values", "text"),
-    [
-        ([0.85], "0.850"),
-        ([0.84, 0.86], "0.850 ± 0.014 (0.840–0.860)"),  # 0.02 / √2
-        ([1.0, 2.0, 3.0], "2.000 ± 1.000 (1.000–3.000)"),
-        ([1.0, math.inf], "inf ± nan (1.000–inf)"),
-    ],
-)
-def test_mean_and_spread(values: list[float], text: str) -> None:
-    assert mean_and_spread(values) == text
+@pytest.mark.parametrize("seed", range(5))
+def test_scores_and_their_averages_are_scikit_learns(seed: int) -> None:
+    """With classes that have no samples, and others that are never predicted."""
+    metrics = pytest.importorskip("sklearn.metrics", reason="compared with scikit-learn")
+    random = np.random.default_rng(seed)
+    labels, predictions = random.integers(0, 9, 60), random.integers(1, 10, 60)
+    expected = metrics.classification_report(
+        labels, predictions, labels=range(10), target_names=CLASS_NAMES, output_dict=True, zero_division=0
+    )
+    scores = class_report(confusion_matrix(labels, predictions))
+    for score in (*scores, *averages(scores)):
+        found = {"precision": score.precision, "recall": score.recall, "f1-score": score.f1, "support": score.support}
+        assert found == pytest.approx(expected[score.name]), score.name
 
 
-def test_mean_of_nothing() -> None:
-    with pytest.raises(ValueError, match=r"^no values: a mean needs at least one$"):
-        mean_and_spread([])
+def test_averages_by_hand() -> None:
+    """Of the classes a (4 samples, F1 6/7), b (2 samples, F1 0.8) and c (none)."""
+    macro, weighted = averages(class_report(MATRIX, ("a", "b", "c")))
+    assert macro == ("macro avg", pytest.approx(5 / 9), pytest.approx(1.75 / 3), pytest.approx((6 / 7 + 0.8) / 3), 6)
+    f1 = pytest.approx((4 * 6 / 7 + 2 * 0.8) / 6)
+    assert weighted == ("weighted avg", pytest.approx(16 / 18), pytest.approx(5 / 6), f1, 6)
+
+
+def test_averages_without_samples_are_zero() -> None:
+    assert averages(class_report(np.zeros((2, 2), np.int64), ("a", "b"))) == (
+        ("macro avg", 0.0, 0.0, 0.0, 0),
+        ("weighted avg", 0.0, 0.0, 0.0, 0),
+    )
+    with pytest.raises(ValueError, match=r"^no scores: a mean needs at least one$"):
+        averages([])
 
 
 def result(experiment: str, seed: int, **changes: Any) -> dict[str, Any]:
@@ -127,66 +140,95 @@ def ended(accuracy: float, loss: float) -> History:
 SYNTHETIC = {"name": "synthetic", "train_rows": 500, "test_rows": 100}
 
 
+def cells(table: str, start: str) -> list[str]:
+    """Return the cells of the line that begins with `start`."""
+    (line,) = (line for line in table.splitlines() if line.startswith(start))
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
 def test_reproduce_exact() -> None:
-    table = reproduce_table(
-        {"sgd": [result("sgd", 1), result("sgd", 0)]}, {"sgd": [ended(0.853, 0.50), ended(0.851, 0.46)]}
-    )
-    lines = table.splitlines()
-    assert lines[:6] == [
-        "| experiment | data | seeds | figure | ours | notebook | notebook inside our range |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-        "| sgd | fashion-mnist | 0, 1 | test accuracy | 0.835 ± 0.007 (0.830–0.840) | 0.837 | yes |",
-        "| sgd | fashion-mnist | 0, 1 | test data loss | 0.405 ± 0.007 (0.400–0.410) | 0.449 | no |",
-        "| sgd | fashion-mnist | 0, 1 | training accuracy | 0.852 ± 0.001 (0.851–0.853) | 0.853 | yes |",
-        "| sgd | fashion-mnist | 0, 1 | training loss | 0.480 ± 0.028 (0.460–0.500) | 0.455 | no |",
+    """Quartiles of 4 equally spaced values: a quarter of the range inside its ends."""
+    runs = [
+        result("sgd", seed, test_accuracy=0.83 + 0.012 * seed, test_loss=0.40 + 0.012 * seed, train_accuracy=accuracy)
+        for seed, accuracy in ((3, 0.82), (1, 0.84), (2, 0.85), (0, 0.85))
     ]
-    assert "synthetic" not in table.lower()
+    table = reproduce_table(
+        {"sgd": runs}, {"sgd": [ended(0.845 + 0.004 * number, 0.44 + 0.02 * number) for number in range(4)]}
+    )
+    assert table.splitlines() == [
+        "| test accuracy | median | quartiles | range | notebook | seeds below it | ended in a dip |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| sgd | 0.848 | 0.839–0.857 | 0.830–0.866 | 0.837 | 1 of 4 | 1 of 4 |",
+        "",
+        "|  | metric | median | quartiles | range | notebook | seeds below it |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+        "| sgd | test data loss | 0.418 | 0.409–0.427 | 0.400–0.436 | 0.449 | 4 of 4 |",
+        "| sgd | training accuracy | 0.851 | 0.848–0.854 | 0.845–0.857 | 0.853 | 2–3 of 4 |",
+        "| sgd | training loss | 0.470 | 0.455–0.485 | 0.440–0.500 | 0.455 | 1 of 4 |",
+        "",
+        "Training metrics are those of the last logged epoch, before its update, as the notebook printed them; test "
+        "metrics follow the last update. A run ended in a dip if its accuracy on the training images after the last "
+        "update is more than 0.02 below the best that it logged.",
+    ]
 
 
 @pytest.mark.parametrize(
-    ("accuracies", "verdict"),
+    ("accuracies", "below"),
     [
-        ((0.8313, 0.8369), "0.834 ± 0.004 (0.831–0.837) | 0.837 | yes"),
-        ((0.8372, 0.8428), "0.840 ± 0.004 (0.837–0.843) | 0.837 | yes"),  # at the lower end
-        ((0.8313, 0.8364), "0.834 ± 0.004 (0.831–0.836) | 0.837 | no"),
-        ((0.8376, 0.8428), "0.840 ± 0.004 (0.838–0.843) | 0.837 | no"),
+        ((0.8313, 0.8363), "2 of 2"),
+        ((0.8313, 0.8369), "1–2 of 2"),  # as printed by the notebook both are 0.837
+        ((0.8366, 0.8374), "0–2 of 2"),
+        ((0.8376, 0.8428), "0 of 2"),
+        ((0.8313, math.nan), "1 of 2"),
     ],
 )
 def test_reproduce_compares_at_the_precision_the_notebook_printed(
-    accuracies: tuple[float, float], verdict: str
+    accuracies: tuple[float, float], below: str
 ) -> None:
     runs = [result("sgd", seed, test_accuracy=value) for seed, value in enumerate(accuracies)]
-    table = reproduce_table({"sgd": runs}, {"sgd": [ended(0.85, 0.46)] * 2})
-    assert f"{verdict} |" in table
+    found = cells(reproduce_table({"sgd": runs}, {"sgd": [ended(0.85, 0.46)] * 2}), "| sgd | 0.8")
+    assert found[4:6] == ["0.837", below]
 
 
-def test_reproduce_with_one_seed_has_no_range() -> None:
-    table = reproduce_table({"adam": [result("adam", 0)]}, {"adam": [ended(0.879, 0.404)]})
-    assert "| adam | fashion-mnist | 0 | training accuracy | 0.879 | 0.879 | one seed: no range |" in table
+def test_reproduce_with_few_seeds_has_no_quartiles_and_with_one_no_range() -> None:
+    three = reproduce_table({"adam": [result("adam", seed) for seed in range(3)]}, {"adam": [ended(0.88, 0.4)] * 3})
+    assert cells(three, "| adam | 0.")[:4] == ["adam", "0.840", "—", "0.830–0.850"]
+    one = reproduce_table({"adam": [result("adam", 0)]}, {"adam": [ended(0.879, 0.404)]})
+    expected = ["adam", "training accuracy", "0.879", "—", "—", "0.879", "0–1 of 1"]
+    assert cells(one, "| adam | training accuracy") == expected
+
+
+def test_reproduce_counts_what_is_not_finite() -> None:
+    runs = [result("adam", seed, test_loss=loss) for seed, loss in enumerate((math.nan, 0.5, math.inf, 0.7))]
+    table = reproduce_table({"adam": runs}, {"adam": [ended(0.88, 0.4)] * 4})
+    expected = ["adam", "test data loss", "0.600 2 not finite", "—", "0.500–0.700", "0.387", "0 of 4"]
+    assert cells(table, "| adam | test data loss") == expected
+    nothing = reproduce_table({"adam": [result("adam", 0, test_loss=math.nan)]}, {"adam": [ended(0.88, 0.4)]})
+    assert cells(nothing, "| adam | test data loss")[2:5] == ["1 not finite", "—", "—"]
 
 
 @pytest.mark.parametrize(
-    ("changes", "reason"),
+    ("changes", "reasons"),
     [
         ({"dataset": SYNTHETIC}, "synthetic data"),
         ({"epochs": 50}, "50 epochs"),
-        (
-            {"dataset": {"name": "fashion-mnist", "train_rows": 6000, "test_rows": 10_000}},
-            "6,000 + 10,000 images",
-        ),
-        ({"dataset": SYNTHETIC, "epochs": 50}, "50 epochs, synthetic data"),
+        ({"dataset": {"name": "fashion-mnist", "train_rows": 6000, "test_rows": 10_000}}, "6,000 + 10,000 images"),
+        ({"dataset": SYNTHETIC, "epochs": 50}, "synthetic data, 50 epochs"),
     ],
 )
-def test_reproduce_says_why_runs_are_not_comparable(changes: dict[str, Any], reason: str) -> None:
+def test_reproduce_says_why_runs_are_not_comparable(changes: dict[str, Any], reasons: str) -> None:
     runs = [result("momentum", seed, **changes) for seed in range(2)]
     table = reproduce_table({"momentum": runs}, {"momentum": [ended(0.8, 0.7), ended(0.9, 0.6)]})
-    assert table.count(f"| not comparable: {reason} |\n") == 4
-    assert ("| momentum | synthetic |" in table) == ("**Synthetic data.**" in table) == ("synthetic" in reason)
+    assert f"\nNot comparable with the notebook: {reasons}.\n" in table
+    assert cells(table, "| momentum | 0.8")[4:6] == ["—", "—"]
+    assert cells(table, "| momentum | training loss")[5:] == ["—", "—"]
+    assert ("**Synthetic data.**" in table) == ("synthetic" in reasons)
 
 
 def test_reproduce_of_an_experiment_the_notebook_lacks() -> None:
     table = reproduce_table({"better": [result("better", 3)]}, {"better": [ended(0.9, 0.3)]})
-    assert "| better | fashion-mnist | 3 | training loss | 0.300 | — | — |" in table
+    assert cells(table, "| better | training loss") == ["better", "training loss", "0.300", "—", "—", "—", "—"]
+    assert "Not comparable" not in table
 
 
 def test_reproduce_needs_a_history_for_each_result() -> None:
