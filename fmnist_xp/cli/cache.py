@@ -2,26 +2,30 @@
 
 from datetime import datetime
 
-from rich.table import Table
+from fmnist_xp.cli import options
+from fmnist_xp.cli.console import new_table, out, print_json
 
-from fmnist_xp.cli.console import out
 
-
-def info() -> None:
+def info(as_json: options.Json = False) -> None:
     """Print where the cache is, its files, what each is and of which source, and how large it may grow."""
     from fmnist_xp.data.cache import NO_FOLDER, cache_files, cache_folder, cache_size
 
     folder, most, files = cache_folder(), cache_size(), cache_files()
+    files = list(reversed(files))
+    if as_json:
+        print_json({"folder": folder, "bytes": sum(file.size for file in files), "max_bytes": most, "files": files})
+        return
     if folder is None:
         out.print(f"no cache: {NO_FOLDER}")
         return
     out.print(f"{folder}: {_megabytes(sum(file.size for file in files))} of at most {_megabytes(most)}")
-    table = Table("file", "MB", "last used", "what", "source")
-    for file in reversed(files):
-        used = datetime.fromtimestamp(file.used).strftime("%Y-%m-%d %H:%M")
-        table.add_row(str(file.path.relative_to(folder)), f"{file.size / 1e6:.1f}", used, file.kind, file.source)
+    table = new_table("MB", "last used", "file, what it is, its source", right=("MB",))
+    for file in files:
+        used = datetime.fromtimestamp(file.used).strftime("%Y-%m-%d")
+        told = f"{file.path.relative_to(folder)}\n{file.kind}: {file.source}"
+        table.add_row(f"{file.size / 1e6:,.1f}", used, told)
     if files:
-        out.print_whole(table)
+        out.print(table)
 
 
 def clear() -> None:

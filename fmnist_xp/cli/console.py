@@ -1,16 +1,21 @@
-"""Printing: control characters, characters that a code page lacks, and streams that nobody reads any more."""
+"""Printing: text, tables and JSON, on streams of any code page, also those that nobody reads any more."""
 
+import json
 import logging
+import math
 import os
 import select
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import asdict, is_dataclass
 from errno import EIO, EPIPE
 from io import BufferedWriter, FileIO, TextIOWrapper
+from pathlib import PurePath
 from typing import Any, TextIO
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -28,13 +33,50 @@ class _Console(Console):
         """Return `text` for rendering; every string is rendered here, those in tables too."""
         return super().render_str(printable(text), **options)
 
-    def print_whole(self, table: Table) -> None:
-        """Print `table` with a line for each row, also where the terminal is narrower."""
-        table.width = self.measure(table, options=self.options.update(max_width=1000)).maximum
-        self.print(table)
+    def print_prose(self, text: str) -> None:
+        """Print `text`, on a terminal broken between words, and in a file as one line, which can be searched."""
+        self.print(text, soft_wrap=not self.is_terminal)
+
+    def fits(self, table: Table) -> bool:
+        """Say whether there is room for `table` with a line for each row."""
+        return self.measure(table, options=self.options.update(max_width=1000)).maximum <= self.width
 
 
 out = _Console()
+
+
+def new_table(*header: str, right: Container[str] = (), title: str | None = None, show_header: bool = True) -> Table:
+    """Return a table without rows; the columns `right` are aligned right, and nothing in it is ever cut off."""
+    table = Table(title=title, title_justify="left", show_header=show_header)
+    for name in header:
+        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    return table
+
+
+def print_json(values: Any) -> None:
+    """Print `values` as one document of strict JSON.
+
+    They may hold dataclasses, paths and NumPy's numbers and arrays; NaN and infinity, which JSON lacks, are null.
+    """
+    print(json.dumps(_plain(values), indent=2, allow_nan=False))  # in ASCII: a path may be no valid UTF-8
+
+
+def _plain(value: Any) -> Any:
+    """Return `value` made of what JSON has."""
+    match value:
+        case float():
+            return float(value) if math.isfinite(value) else None
+        case np.generic() | np.ndarray():
+            return _plain(value.tolist())
+        case PurePath():
+            return str(value)
+        case Mapping():
+            return {str(name): _plain(item) for name, item in value.items()}
+        case list() | tuple():
+            return [_plain(item) for item in value]
+        case _ if is_dataclass(value) and not isinstance(value, type):
+            return _plain(asdict(value))
+    return value
 
 
 def say(message: str) -> None:

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from fmnist_xp import data as datasets
 from fmnist_xp.cli import options
-from fmnist_xp.cli.console import out
+from fmnist_xp.cli.console import new_table, out, print_json
 
 
 class ExportFormat(StrEnum):
@@ -23,22 +22,30 @@ def info(
     no_synthetic: options.NoSynthetic = False,
     url: options.Url = None,
     out_folder: Annotated[Path, options.out_folder("Folder of the pictures.")] = Path(),
+    as_json: options.Json = False,
 ) -> None:
     """Print shapes, class counts and checksums, and save a grid of samples and one image's grey values."""
     from fmnist_xp.evaluation import plot_dataset
 
     train_data, test_data = datasets.load_fashion_mnist(data, url=url, allow_synthetic=not no_synthetic)
     splits = datasets.describe(train_data, test_data)
+    pictures = plot_dataset(train_data, out_folder)
+    if as_json:
+        described = {split.split: split for split in splits}
+        print_json({**described, "class_names": datasets.CLASS_NAMES, "pictures": pictures})
+        return
     for split in splits:
         published = "the published images" if split.published else "not the published images"
-        out.print(f"{split.split}: {split.shape} {split.dtype}, {split.name} ({split.source})")
+        out.print(f"{split.split}: {split.shape} {split.dtype}, {split.name}, {published}")
+        out.print(f"  {split.source}")
         out.print(f"  pixel mean {split.pixel_mean:.4f}, deviation {split.pixel_std:.4f}, of 0 to 1")
-        out.print(f"  SHA-256 {split.sha256}: {published}")
-    table = Table("class", *(split.split for split in splits))
+        out.print(f"  SHA-256 {split.sha256}")
+    names = [split.split for split in splits]
+    table = new_table("class", *names, right=names)
     for label, name in enumerate(datasets.CLASS_NAMES):
         table.add_row(f"{label} {name}", *(f"{split.class_counts[label]:,}" for split in splits))
     out.print(table)
-    for picture in plot_dataset(train_data, out_folder):
+    for picture in pictures:
         out.print(f"saved {picture}")
 
 

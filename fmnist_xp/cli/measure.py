@@ -1,5 +1,7 @@
 """Commands about the machine: devices found, training speed, parity of its devices."""
 
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -7,17 +9,21 @@ import typer
 from rich.table import Table
 
 from fmnist_xp.cli import options
-from fmnist_xp.cli.console import out
+from fmnist_xp.cli.console import new_table, out, print_json
 from fmnist_xp.errors import FmnistXpError
 
 
-def devices() -> None:
+def devices(as_json: options.Json = False) -> None:
     """Print what was found: CPU, BLAS, threads, GPUs, CuPy, driver, and what is missing for CUDA."""
     from fmnist_xp.devices import survey
 
-    table = Table(show_header=False)
-    for name, found in survey():
-        table.add_row(name, found)
+    found = survey()
+    if as_json:
+        print_json(found)
+        return
+    table = new_table("what", "found", show_header=False)
+    for row in found.rows():
+        table.add_row(*row)
     out.print(table)
 
 
@@ -29,13 +35,44 @@ def bench(
     graphs: options.Graphs = None,
     block_rows: options.BlockRows = None,
     dense_rows: options.DenseRows = None,
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
 ) -> None:
     """Time each experiment on this machine, in epochs of 60,000 drawn garments."""
+    from fmnist_xp.blas import blas_name
     from fmnist_xp.speed import ROWS, measure_speed
 
     backend = options.chosen_backend(device, threads, graphs)
-    table = Table("experiment", "network", "ms/epoch", "epochs/s", "columns", "GFLOP/s", "peak")  # 80 characters
-    for speed in measure_speed(backend, precision.value, epochs, block_rows=block_rows, dense=dense_rows):
+    speeds = list(measure_speed(backend, precision.value, epochs, block_rows=block_rows, dense=dense_rows))
+    if as_json:
+        print_json(
+            {
+                "device": backend.name,
+                "device_name": backend.device_name,
+                "threads": backend.threads,
+                "graphs": backend.captures,
+                "blas": blas_name(),
+                "precision": precision.value,
+                "rows": ROWS,
+                "epochs": epochs,
+                "experiments": [
+                    {
+                        "experiment": speed.experiment,
+                        "widths": speed.widths,
+                        "epoch_seconds": {"median": speed.epoch_seconds},
+                        "samples_per_second": ROWS / speed.epoch_seconds,
+                        "column_share": speed.column_share,
+                        "flops_per_second": speed.flops,
+                        "gemm_flops_per_second": speed.gemm_flops,
+                    }
+                    for speed in speeds
+                ],
+            }
+        )
+        return
+    numbers = "ms/epoch", "epochs/s", "columns", "GFLOP/s", "peak"
+    table = new_table("experiment", "network", *numbers, right=numbers)  # 80 characters
+    for speed in speeds:
         table.add_row(
             speed.experiment,
             "-".join(map(str, speed.widths)),
@@ -45,14 +82,16 @@ def bench(
             f"{speed.flops / 1e9:,.0f}",
             f"{speed.flops / speed.gemm_flops:.0%}",
         )
-    out.print(
-        f"{ROWS:,} images an epoch on {backend.name}: {backend.device_name}, {backend.manner}, "
-        f"{precision.value}; peak: large matrix products in the same process",
-    )
-    out.print_whole(table)
-    out.print(
-        "columns: the share of each image's that the first layer multiplies; GFLOP/s: as if it were all of them"
-    )
+    if not quiet:
+        out.print_prose(
+            f"{ROWS:,} images an epoch on {backend.name}: {backend.device_name}, {backend.manner}, {precision.value}"
+        )
+    out.print(table)
+    if not quiet:
+        out.print_prose(
+            "columns: the share of each image's that the first layer multiplies; GFLOP/s: as if it were all of them; "
+            "peak: their share of large matrix products in the same process"
+        )
 
 
 def parity(
@@ -66,6 +105,7 @@ def parity(
     threads: options.Threads = None,
     graphs: options.Graphs = None,
     out_folder: Annotated[Path | None, options.out_folder("Folder of tables, pictures and JSON.")] = None,
+    quiet: options.Quiet = False,
 ) -> None:
     """Compare a GPU with the CPU, or the CPU's float32 with its float64: operations, a step, training curves."""
     from fmnist_xp.data import load_fashion_mnist
@@ -77,13 +117,32 @@ def parity(
         pairs = choose_sides(backend, precision and precision.value)
     folder = out_folder or Path(f"parity-{backend.name.replace(':', '')}")
     train_data, _test_data = load_fashion_mnist(data, allow_synthetic=not no_synthetic)
-    record = run_parity(pairs, train_data, folder, epochs=epochs, note=out.print)
-    for title, header, rows in parity_tables(record):
-        table = Table(*header, title=title)
-        for row in rows:
-            table.add_row(*row)
-        out.print_whole(table)
-    out.print(f"{parity_summary(record)} Written to {folder}")
+    note = (lambda _line: None) if quiet else out.print
+    record = run_parity(pairs, train_data, folder, epochs=epochs, note=note)
+    if not quiet:
+        for title, header, rows in parity_tables(record):
+            out.print(_fitting_table(title, header, rows))
+    out.print_prose(f"{parity_summary(record)} Written to {folder}")
     if failed := list(failures(record)):
         more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
         raise FmnistXpError(f"differs by more than rounding: {', '.join(failed[:3])}{more}; see {folder}/parity.md")
+
+
+# Of the tables of parity where there is no room for all columns, in this order; in parity.md they are whole.
+LEFT_OUT = ("relative", "ulps", "loose", "tolerance above 1% from", "absolute", "tolerance", "worst case")
+TEXTS = ("operation", "tensor", "worst case", "experiment", "verdict")
+
+
+def _fitting_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Return a table with as many of its columns as the terminal has room for."""
+    for number in range(len(LEFT_OUT) + 1):
+        kept = [place for place, name in enumerate(header) if name not in LEFT_OUT[:number]]
+        table = new_table(title=title)
+        for place in kept:
+            name = textwrap.fill(header[place], 9, break_long_words=False) if number else header[place]
+            table.add_column(name, justify="left" if header[place] in TEXTS else "right", overflow="fold")
+        for row in rows:
+            table.add_row(*(row[place] for place in kept))
+        if out.fits(table):
+            break
+    return table

@@ -94,6 +94,11 @@ def given(ctx: typer.Context, name: str) -> Any:
     return ctx.params[name] if source is not None and source.name == "COMMANDLINE" else None
 
 
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of words and tables.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print the result alone.")]
+Best = Annotated[bool, typer.Option("--best", help="Take the model of the best epoch, which --keep-best has kept.")]
+
+
 @contextmanager
 def usage() -> Iterator[None]:
     """Turn a `ValueError` about an argument into a usage error."""

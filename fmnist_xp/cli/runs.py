@@ -1,36 +1,73 @@
 """Commands for finished runs: evaluate, predict, plot."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from fmnist_xp.cli import options
-from fmnist_xp.cli.console import out
+from fmnist_xp.cli.console import new_table, out, print_json
+
+if TYPE_CHECKING:
+    from fmnist_xp.report.tables import ClassScore
 
 
 def evaluate(
     run_folder: Annotated[Path, typer.Argument(parser=options.path, metavar="RUN", help="A run folder.")],
     data: Annotated[str | None, options.text("--data", "Data source; by default that of the run.")] = None,
     no_synthetic: options.NoSynthetic = False,
+    best: options.Best = False,
     device: options.Device = "auto",
     threads: options.Threads = None,
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
 ) -> None:
     """Print accuracy, loss, precision and recall on the test images, and save the confusion matrix."""
     from fmnist_xp.evaluation import evaluate_run
 
-    report = evaluate_run(run_folder, data, options.chosen_backend(device, threads), allow_synthetic=not no_synthetic)
-    out.print(
-        f"{report.dataset}: accuracy {report.metrics.accuracy:.4f}, loss {report.metrics.loss:.4f} "
-        f"on {report.rows:,} test images"
+    backend = options.chosen_backend(device, threads)
+    report = evaluate_run(run_folder, data, backend, allow_synthetic=not no_synthetic, best=best)
+    metrics = report.metrics
+    if as_json:
+        macro, weighted = (mean._asdict() for mean in report.averages)
+        print_json(
+            {
+                "run": run_folder,
+                "best": best,
+                "best_epoch": report.best_epoch,
+                "dataset": {"name": report.dataset, "test_rows": report.rows},
+                "test_accuracy": metrics.accuracy,
+                "test_loss": metrics.loss,
+                "classes": [score._asdict() for score in report.scores],
+                "macro_avg": macro,
+                "weighted_avg": weighted,
+                "confusion_matrix": report.matrix,
+                "pictures": [report.picture],
+            }
+        )
+        return
+    epoch = f", epoch {report.best_epoch}" if best else ""
+    out.print_prose(
+        f"{report.dataset}: accuracy {metrics.accuracy:.4f}, loss {metrics.loss:.4f} on {report.rows:,} test images"
+        f"{epoch}"
     )
-    table = Table("class", "precision", "recall", "F1", "support")
+    if quiet:
+        return
+    numbers = "precision", "recall", "F1", "support"
+    table = new_table("class", *numbers, right=numbers)
     for score in report.scores:
-        values = (f"{value:.3f}" for value in (score.precision, score.recall, score.f1))
-        table.add_row(score.name, *values, str(score.support))
+        table.add_row(*_row(score))
+    table.add_section()
+    table.add_row("accuracy", "", "", f"{metrics.accuracy:.3f}", f"{report.rows:,}")
+    for mean in report.averages:
+        table.add_row(*_row(mean))
     out.print(table)
     out.print(f"confusion matrix: {report.picture}")
+
+
+def _row(score: "ClassScore") -> tuple[str, ...]:
+    figures = (f"{value:.3f}" for value in (score.precision, score.recall, score.f1))
+    return (score.name, *figures, f"{score.support:,}")
 
 
 def predict(
@@ -39,14 +76,24 @@ def predict(
         list[Path], typer.Argument(parser=options.path, metavar="IMAGE...", help="Photographs of single garments.")
     ],
     top: Annotated[int, typer.Option(min=1, max=10, help="Number of classes to print.")] = 3,
+    best: options.Best = False,
     device: options.Device = "auto",
+    as_json: options.Json = False,
 ) -> None:
     """Say what garment is on each photograph."""
     from fmnist_xp.evaluation import predict_images
 
-    for image, ranking in predict_images(run_folder, images, options.chosen_backend(device)):
+    found = predict_images(run_folder, images, options.chosen_backend(device), best=best)
+    if as_json:
+        predictions = [
+            {"image": image, "classes": [{"name": name, "probability": value} for name, value in ranking[:top]]}
+            for image, ranking in found
+        ]
+        print_json({"run": run_folder, "best": best, "predictions": predictions})
+        return
+    for image, ranking in found:
         classes = ", ".join(f"{name} {probability:.1%}" for name, probability in ranking[:top])
-        out.print(f"{image}: {classes}")
+        out.print_prose(f"{image}: {classes}")
 
 
 def plot(

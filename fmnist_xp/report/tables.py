@@ -72,6 +72,24 @@ def class_report(matrix: NDArray[np.int64], class_names: Sequence[str] = CLASS_N
     return [ClassScore(*row) for row in zip(class_names, *columns, strict=True)]
 
 
+def averages(scores: Sequence[ClassScore]) -> tuple[ClassScore, ClassScore]:
+    """Return "macro avg" and "weighted avg", the means over classes, the second weighted by their support.
+
+    They are those of scikit-learn's `classification_report` with all classes as `labels`, and 0 for a score whose
+    denominator is 0. Raises `ValueError` if there are no scores.
+    """
+    if not scores:
+        raise ValueError("no scores: a mean needs at least one")
+    values = np.array([(score.precision, score.recall, score.f1) for score in scores])
+    support = [score.support for score in scores]
+
+    def mean(name: str, weights: Sequence[int]) -> ClassScore:
+        precision, recall, f1 = (np.array(weights) @ values / max(sum(weights), 1)).tolist()
+        return ClassScore(name, precision, recall, f1, sum(support))
+
+    return mean("macro avg", [1] * len(scores)), mean("weighted avg", support)
+
+
 def mean_and_spread(values: Sequence[float]) -> str:
     """Return "mean ± standard deviation (lowest–highest)" with 3 decimals, or just the value if there is only one.
 

@@ -1,5 +1,6 @@
 import functools
 import itertools
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -74,5 +75,20 @@ def test_table_with_known_speeds(
         ["sgd", "784-128-10", "12500.00", "0.1", "68%", "250,000,000,000", "25%"],
     ]
     assert answer.lines[0].startswith("60,000 images an epoch on cpu: ")
-    assert answer.lines[0].endswith(", float32; peak: large matrix products in the same process")
+    assert answer.lines[0].endswith(", float32")
+    quiet = command("bench", "--device", "cpu", "--threads", 1, "--quiet")
+    assert quiet.lines == [line for line in answer.lines if line[0] in "┏┃┡│└"]
+    found = json.loads(command("bench", "--device", "cpu", "--threads", 1, "--json").out)
+    assert (found["device"], found["threads"], found["rows"], found["epochs"]) == ("cpu", 1, 60_000, 20)
+    assert found["experiments"] == [
+        {
+            "experiment": "sgd",
+            "widths": [784, 128, 10],
+            "epoch_seconds": {"median": 12.5},
+            "samples_per_second": 4800.0,
+            "column_share": 0.684,
+            "flops_per_second": 2.5e20,
+            "gemm_flops_per_second": 1e21,
+        }
+    ]
     assert answer.lines[-1].startswith("columns: the share of each image's that the first layer multiplies;")
