@@ -3,7 +3,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fmnist_xp.report.tables import (
@@ -104,13 +104,14 @@ def test_averages_without_samples() -> None:
         averages([])
 
 
+@settings(deadline=None)  # the first example imports scikit-learn
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1))
 def test_report_is_scikit_learns(pairs: list[tuple[int, int]]) -> None:
     sklearn = pytest.importorskip("sklearn.metrics", reason="scikit-learn, the oracle of this test, is not installed")
     labels, predictions = zip(*pairs, strict=True)
-    scores = class_report(confusion_matrix(labels, predictions, classes=4), "abcd")
+    scores = class_report(confusion_matrix(labels, predictions, classes=4), list("abcd"))
     report = sklearn.classification_report(
-        labels, predictions, labels=range(4), target_names="abcd", output_dict=True, zero_division=0
+        labels, predictions, labels=range(4), target_names=list("abcd"), output_dict=True, zero_division=0
     )
     for score in (*scores, *averages(scores)):
         assert list(score[1:]) == pytest.approx(list(report[score.name].values()))
