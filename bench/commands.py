@@ -125,6 +125,17 @@ def measure_probe(
     _finish(probe.run, None, Options(device, quick, out=out, precision="", label=label))
 
 
+@app.command("redraw")
+def redraw(out: Out = RESULTS) -> None:
+    """Draw the pictures of the folder of results again, from its JSON files."""
+    drawings = {"throughput": throughput.draw, "peers": peers.draw, "scaling": scaling.draw, "loading": loading.draw}
+    for path in sorted(out.glob("*.json")):
+        record = load(path)
+        if draw := drawings.get(record["benchmark"]):
+            save_figure(draw(record), path.with_suffix(".png"))
+            print(path.with_suffix(".png"))
+
+
 @app.command("report")
 def write_report(out: Out = RESULTS) -> None:
     """Write README.md beside the folder of results, from its JSON files."""

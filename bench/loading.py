@@ -19,7 +19,7 @@ from bench.cold import make_cold
 from bench.markdown import Record
 from bench.measure import Summary, alternate, rounded, summarize
 from bench.notebook import load_mnist_dataset
-from bench.pictures import COLOURS, bars, figure_with_axes
+from bench.pictures import COLOURS, bars, explain, figure_with_axes
 from bench.results import Options, about, save
 from fmnist_xp.backend import get_backend
 from fmnist_xp.data import Dataset, export, load_fashion_mnist
@@ -157,6 +157,7 @@ def draw(record: dict[str, Any]) -> Figure:
         ]
         colours = [COLOURS["other"] if loop else COLOURS["ours"] for loop in loops]
         bars(ax, names, [readers[name] for name in names], labels, colours)
+    explain(figure)
     return figure
 
 

@@ -14,6 +14,9 @@ import numpy as np
 
 from fmnist_xp.backend import Backend
 
+POWER_LAW = 0.1
+"""How far a value may be off a power law, above as a share of the fitted value."""
+
 
 class Summary(TypedDict):
     """Median and spread of samples, and the samples themselves in the order they were taken."""
@@ -80,12 +83,17 @@ def peak_settings(backend: Backend, quick: bool) -> Peak:
 
 
 def fitted_exponent(sizes: Sequence[float], values: Sequence[float]) -> float | None:
-    """Return b of values ≈ a · sizesᵇ by least squares on logarithms, or None with fewer than two positive points."""
-    points = [(math.log(size), math.log(value)) for size, value in zip(sizes, values, strict=True) if value > 0]
-    if len({size for size, _ in points}) < 2:
+    """Return b of values ≈ a · sizesᵇ by least squares on logarithms; None where that is no power law.
+
+    It is one if it has three sizes or more, all values are positive, and none is off the fitted a · sizesᵇ by more
+    than `POWER_LAW`: through two points goes a power law whatever they are.
+    """
+    if len(set(sizes)) < 3 or min(values) <= 0:
         return None
-    slope, _ = np.polyfit([size for size, _ in points], [value for _, value in points], 1)
-    return float(f"{slope:.3f}")
+    x, y = np.log(sizes), np.log(values)
+    slope, height = np.polyfit(x, y, 1)
+    fits = np.abs(y - (slope * x + height)).max() <= math.log1p(POWER_LAW)
+    return round(float(slope), 3) + 0.0 if fits else None  # no -0.0
 
 
 def epoch_bytes(widths: Sequence[int], rows: int, itemsize: int) -> int:

@@ -33,7 +33,7 @@ from bench.engines import (
 from bench.engines.base import first_line
 from bench.markdown import Record
 from bench.measure import alternate, peak_settings, rounded, summarize
-from bench.pictures import COLOURS, bars, figure_with_axes, seconds_in_words
+from bench.pictures import COLOURS, bars, explain, figure_with_axes, seconds_in_words
 from bench.results import Options, save
 from fmnist_xp.experiments import EXPERIMENTS
 from fmnist_xp.measure import epoch_flops, gemm_sampler
@@ -208,9 +208,10 @@ def ratios(summaries: dict[str, Any], floor: float) -> dict[str, dict[str, float
 
 
 def draw(record: dict[str, Any]) -> Figure:
-    """Return bars of the median epoch by experiment, with minimum and maximum, and how many times ours that is."""
+    """Return bars of the median epoch by experiment, and how many times ours that is."""
     results = record["results"]
     figure, axes = figure_with_axes(1, len(results), width=14, height=4.6, title="A full-batch epoch", record=record)
+    broken = False
     for ax, (name, result) in zip(axes, results.items(), strict=True):
         engines = result["engines"]
         floor = result["flops_per_epoch"] / result["gemm_flops_per_second"]["median"]
@@ -221,16 +222,12 @@ def draw(record: dict[str, Any]) -> Figure:
             for engine, summary in engines.items()
         ]
         colours = [COLOURS["ours"] if engine.startswith("fmnist_xp") else COLOURS["other"] for engine in engines]
-        floors = [floor] * len(engines)
-        bars(ax, list(engines), list(engines.values()), labels, colours, floors=floors, names_shown=ax is axes[0])
-        ax.axvline(
-            floor,
-            color=COLOURS["floor"],
-            linestyle="--",
-            label="floor: the matrix products of every column, at the GEMM rate",
-        )
+        shown: dict[str, Any] = {"floors": [floor] * len(engines), "names_shown": ax is axes[0]}
+        broken |= bars(ax, list(engines), list(engines.values()), labels, colours, broken=True, **shown)
+        words = "floor: the matrix products of every column, at the GEMM rate"
+        line = ax.axvline(floor, color=COLOURS["floor"], linestyle="--", label=words)
         ax.set_title(f"{name}: {'-'.join(map(str, result['widths']))}")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", fontsize=8, frameon=False)
+    explain(figure, line, broken=broken)
     return figure
 
 

@@ -35,6 +35,7 @@ python -m bench scaling --device cpu        # as rows, width and threads grow
 python -m bench loading                     # image folder, zip, IDX, cache
 python -m bench probe                       # each call of an epoch on a GPU
 python -m bench report                      # this page
+python -m bench redraw                      # the pictures, from the JSON files as they are
 ```
 
 On an NVIDIA GPU: `pip install -e ".[bench,cuda]" "jax[cuda12]"` and `--device cuda`. Without one, a CPU build of
@@ -52,8 +53,9 @@ OpenBLAS takes the kernels of the processor at hand. `scripts/gpu-check` is the 
 ## How to read
 
 - An **epoch** is one full-batch update: forward, loss, backward and optimizer over all rows, float32 unless said.
-- Times are **medians**; beside them the smallest, the largest and the interquartile range (IQR) of the samples. The
-  sides of a comparison take turns (A B C A B C …) in one process, so that a slow minute slows all of them. The
+- Times are **medians**; beside them the smallest, the largest and the interquartile range (IQR) of the samples. In
+  the pictures whiskers end at the quartiles, and of peers a bar more than twice as long as all others is broken off.
+  The sides of a comparison take turns (A B C A B C …) in one process, so that a slow minute slows all of them. The
   first epoch of each turn warms up and is not counted, or the first call where that makes ten.
 - **Metrics** are loss and accuracy. Some programs make ten epochs in one call and compute those of the first, as
   `train` logs; others compute them in every epoch, or never. A table of peers tells for each.
@@ -79,6 +81,8 @@ OpenBLAS takes the kernels of the processor at hand. `scripts/gpu-check` is the 
   numbers on the device.
 - **CUDA graphs** are what a GPU trains with where nvmath-python is installed: ten epochs, from one with metrics to
   the next, are one launch. Among the peers they are a side of their own, and our other sides go without.
+- Time or memory is said to be **proportional to a power** of the rows or the width where at least three sizes were
+  measured and each is within 10% of what the fitted power gives. Elsewhere no exponent is named.
 - **Memory** is the process's peak resident size with the rows in it, on a GPU the memory pool's; of rows **on
   disk** only the pages at work are in it. What **fit adds** is the rest: gradients, moments and the buffers of the
   blocks under way, a few for each thread on the CPU, where only the metrics grow with the rows, by 5 bytes a row, and

@@ -10,8 +10,10 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator
 
 from bench import markdown
@@ -64,7 +66,7 @@ def run(options: Options) -> Path:
         left_out += without_room
     results = {
         **{sweep: series(measured, sweep) for sweep in ("rows", "width", "threads")},
-        "disk": series(on_disk, "disk", "peak_memory_bytes"),
+        "disk": series(on_disk, "disk"),
         "left_out": left_out,
     }
     return save("scaling", options, backend, settings, results)
@@ -151,24 +153,20 @@ def plan(backend: Backend, quick: bool) -> tuple[list[Point], list[str]]:
     return points, left_out
 
 
-def series(measured: Sequence[Point], sweep: str, memory: str = "memory_added_bytes") -> dict[str, Any]:
-    """Return the points of one sweep by experiment, with the exponents of time and of the bytes named `memory`."""
-    found = {}
-    for experiment in dict.fromkeys(p["experiment"] for p in measured if p["sweep"] == sweep):
-        points = [p for p in measured if p["sweep"] == sweep and p["experiment"] == experiment]
-        sizes = [p["rows" if sweep == "disk" else sweep] for p in points]
-        found[experiment] = {
-            "points": points,
-            "time_exponent": fitted_exponent(sizes, [p["epoch_seconds"]["median"] for p in points]),
-            "memory_exponent": fitted_exponent(sizes, [p[memory] or 0 for p in points]),
-        }
+def series(measured: Sequence[Point], sweep: str) -> dict[str, Any]:
+    """Return the points of one sweep by experiment."""
+    found: dict[str, Any] = {}
+    for point in measured:
+        if point["sweep"] == sweep:
+            found.setdefault(point["experiment"], {"points": []})["points"].append(point)
     return found
 
 
 def draw(record: dict[str, Any]) -> Figure:
-    """Return plots of time, share of the GEMM rate and memory over rows, width and threads, with fitted exponents.
+    """Return plots of time, share of the GEMM rate and memory over rows, width and threads.
 
-    Below these, time per row, time to the end of the first epoch and memory over the rows on disk.
+    Below these, time per row, time to the end of the first epoch and memory over the rows on disk. Exponents stand
+    above a plot where its points are on a power law.
     """
     sweeps = {name: found for name in ("rows", "width", "threads") if (found := record["results"][name])}
     on_disk = record["results"].get("disk", {})
@@ -190,21 +188,20 @@ def draw(record: dict[str, Any]) -> Figure:
         for (experiment, found), colour in zip(by_experiment.items(), SERIES, strict=False):
             points = found["points"]
             sizes = [p[sweep] for p in points]
-            style: dict[str, Any] = {"color": colour, "marker": "o", "markersize": 4}
-            seconds = [p["epoch_seconds"]["median"] for p in points]
-            time.loglog(sizes, seconds, label=_label(experiment, sweep, found["time_exponent"]), **style)
-            low, high = ([p["epoch_seconds"][end] for p in points] for end in ("min", "max"))
+            style: dict[str, Any] = {"color": colour, "marker": "o", "markersize": 4, "label": experiment}
+            time.loglog(sizes, [p["epoch_seconds"]["median"] for p in points], **style)
+            low, high = ([np.quantile(p["epoch_seconds"]["samples"], q) for p in points] for q in (0.25, 0.75))
             time.fill_between(sizes, low, high, color=colour, alpha=0.2)
-            share.plot(sizes, [p["fraction_of_gemm"] for p in points], label=experiment, **style)
+            share.plot(sizes, [p["fraction_of_gemm"] for p in points], **style)
             known = [p for p in points if p["memory_added_bytes"] is not None]
-            megabytes = [p["memory_added_bytes"] / 1e6 for p in known]
-            label = _label(experiment, sweep, found["memory_exponent"])
-            memory.plot([p[sweep] for p in known], megabytes, label=label, **style)
+            memory.plot([p[sweep] for p in known], [p["memory_added_bytes"] / 1e6 for p in known], **style)
+        time.set_title(_laws(by_experiment, sweep, "time"), fontsize=9)
+        memory.set_title(_laws(by_experiment, sweep, "memory"), fontsize=9)
         time.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         time.yaxis.set_major_formatter("{x:g}")
         time.set_ylabel("seconds per epoch" if column == 0 else "")
         memory.set_ylabel("MB added by fit" if column == 0 else "")
-        share.axhline(1, color=COLOURS["floor"], linestyle="--")
+        share.axhline(1, color=COLOURS["floor"], linestyle="--", label="the GEMM rate")
         share.set_ylabel("of the GEMM rate" if column == 0 else "")
         for ax in (share, memory):
             ax.set_xscale("log")
@@ -212,6 +209,11 @@ def draw(record: dict[str, Any]) -> Figure:
         label = {"rows": "rows", "width": "neurons in each hidden layer", "threads": "threads"}[sweep]
         sizes = sorted({p[sweep] for found in by_experiment.values() for p in found["points"]})
         _finish((time, share, memory), label, sizes)
+    handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    band = Patch(color="#333333", alpha=0.2, label="quartiles of the epochs, around their median")
+    figure.legend(
+        handles=[*handles.values(), band], loc="outside lower center", ncols=len(handles) + 1, frameon=False
+    )
     return figure
 
 
@@ -223,15 +225,15 @@ def _draw_on_disk(by_experiment: dict[str, Any], axes: Sequence[Axes]) -> None:
         style: dict[str, Any] = {"color": colour, "marker": "o", "markersize": 4, "label": experiment}
         sizes = [p["rows"] for p in points]
         per_row.plot(sizes, [1e6 * p["seconds_per_row"] for p in points], **style)
-        low, high = ([1e6 * p["epoch_seconds"][end] / p["rows"] for p in points] for end in ("min", "max"))
+        samples = [np.array(p["epoch_seconds"]["samples"]) / p["rows"] for p in points]
+        low, high = ([1e6 * np.quantile(seconds, q) for seconds in samples] for q in (0.25, 0.75))
         per_row.fill_between(sizes, low, high, color=colour, alpha=0.2)
         first.loglog(sizes, [p["first_epoch_seconds"] for p in points], **style)
         known = [p for p in points if p["peak_memory_bytes"] is not None]
         memory.plot([p["rows"] for p in known], [p["peak_memory_bytes"] / 1e6 for p in known], **style)
     sizes = sorted({p["rows"] for found in by_experiment.values() for p in found["points"]})
-    memory.loglog(
-        sizes, [size * N_INPUTS / 1e6 for size in sizes], color=COLOURS["floor"], linestyle="--", label="file"
-    )
+    files = [size * N_INPUTS / 1e6 for size in sizes]
+    memory.loglog(sizes, files, color="#555555", linestyle=":", label="the file on disk")
     first.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     memory.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     for ax, words in (
@@ -247,18 +249,28 @@ def _draw_on_disk(by_experiment: dict[str, Any], axes: Sequence[Axes]) -> None:
 
 
 def _finish(axes: Sequence[Axes], label: str, sizes: Sequence[int]) -> None:
-    """Give plots over `sizes` their x axis, grid and legend."""
+    """Give plots over `sizes` their x axis and grid."""
     for ax in axes:
         ax.set_xlabel(label)
         ax.set_xticks(sizes, [f"{size:,}" if size < 1e6 else f"{size / 1e6:g} M" for size in sizes])
         ax.minorticks_off()
         ax.grid(alpha=0.3)
-        ax.legend(fontsize=8)
         ax.spines[["top", "right"]].set_visible(False)
 
 
-def _label(experiment: str, sweep: str, exponent: float | None) -> str:
-    return experiment if exponent is None else f"{experiment}: ∝ {sweep}^{exponent:.2f}"
+def _laws(by_experiment: dict[str, Any], sweep: str, what: str) -> str:
+    """Return in words the power laws of `what`, "time" or "memory", for those experiments that follow one."""
+    found = {experiment: _exponent(one["points"], sweep, what) for experiment, one in by_experiment.items()}
+    return ", ".join(f"{experiment} ∝ {sweep}^{law:.2f}" for experiment, law in found.items() if law is not None)
+
+
+def _exponent(points: Sequence[Point], sweep: str, what: str) -> float | None:
+    """Return the exponent of "time" or "memory" over the sizes of a sweep, None where it is no power law."""
+    sizes = [point[sweep] for point in points]
+    if what == "time":
+        return fitted_exponent(sizes, [point["epoch_seconds"]["median"] for point in points])
+    kind = "peak_memory_bytes" if "peak_memory_bytes" in points[0] else "memory_added_bytes"
+    return fitted_exponent(sizes, [point[kind] or 0 for point in points])
 
 
 def tables(record: Record) -> list[str]:
@@ -284,7 +296,7 @@ def tables(record: Record) -> list[str]:
             sweep, "experiment", "epoch", "min – max", "IQR", "GFLOP/s", "of the GEMM rate", "MB added by fit",
         ]  # fmt: skip
         parts.append(markdown.table(head, rows))
-        parts.append(f"{_fits(found, sweep)}.\n")
+        parts += _fits(found, sweep)
     if on_disk := record["results"].get("disk"):
         parts += _tables_on_disk(on_disk)
     parts += [f"- Left out: {reason}." for reason in record["results"]["left_out"]]
@@ -315,18 +327,12 @@ def _tables_on_disk(by_experiment: Record) -> list[str]:
         "Made images with a background, mapped from plain IDX files that were just written. The memory is all that\n"
         "the process held at most, Python and libraries included:\n",
         markdown.table(head, rows),
-        f"{_fits(by_experiment, 'rows')}.\n",
+        *_fits(by_experiment, "rows"),
     ]
 
 
-def _fits(by_experiment: Record, size: str) -> str:
-    """Return in words how time and memory of each experiment grow with `size`."""
-    return "; ".join(
-        f"{experiment}: "
-        + ", ".join(f"{what} ∝ {size}^{_exponent(one[f'{what}_exponent'])}" for what in ("time", "memory"))
-        for experiment, one in by_experiment.items()
-    )
-
-
-def _exponent(value: float | None) -> str:
-    return "?" if value is None else f"{value:.2f}"
+def _fits(by_experiment: Record, size: str) -> list[str]:
+    """Return a line on how time and memory grow with `size`, or nothing where neither is a power law of it."""
+    laws = {what: _laws(by_experiment, size, what) for what in ("time", "memory")}
+    text = "; ".join(f"{what}: {law}" for what, law in laws.items() if law)
+    return [f"{text}.\n"] if text else []

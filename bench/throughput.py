@@ -24,7 +24,7 @@ from bench.measure import (
     rounded,
     summarize,
 )
-from bench.pictures import COLOURS, bars, figure_with_axes, seconds_in_words
+from bench.pictures import COLOURS, bars, explain, figure_with_axes, seconds_in_words
 from bench.results import Options, save
 from fmnist_xp.backend import Backend
 from fmnist_xp.data import Pixels
@@ -199,14 +199,9 @@ def draw(record: dict[str, Any]) -> Figure:
     floors = [e["floor_seconds"] for e in experiments.values()]
     bars(ax, names, summaries, labels, [COLOURS["ours"]] * len(names), floors=floors, unit="time of an epoch")
     for place, seconds in enumerate(floors):
-        ax.plot(
-            [seconds] * 2,
-            [place - 0.4, place + 0.4],
-            color=COLOURS["floor"],
-            linewidth=2,
-            label=f"floor: {floor}, measured between the epochs" if place == 0 else None,
-        )
-    figure.legend(loc="outside lower center", fontsize=8, frameon=False)
+        (line,) = ax.plot([seconds] * 2, [place - 0.4, place + 0.4], color=COLOURS["floor"], linewidth=2)
+    line.set_label(f"floor: {floor}")
+    explain(figure, line)
     return figure
 
 

@@ -1,23 +1,28 @@
 """Evaluating finished runs: metrics on the test images, predictions, pictures."""
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fmnist_xp.backend import Backend
+from fmnist_xp.backend import Backend, get_backend
 from fmnist_xp.data import CLASS_NAMES, Dataset, Pixels, load_fashion_mnist, pixels, prepare_photograph
 from fmnist_xp.errors import RunError
 from fmnist_xp.model import Metrics, Sequential
 from fmnist_xp.report import plots
 from fmnist_xp.report.drawing import save_figure, save_figures
-from fmnist_xp.report.notebook import notebook_history
+from fmnist_xp.report.images import grey_values_figure, mistakes_figure, samples_figure, weights_figure
+from fmnist_xp.report.notebook import data_differences, notebook_history, settings_differences
 from fmnist_xp.report.tables import ClassScore, averages, class_report, confusion_matrix
 from fmnist_xp.runs import CONFUSION, Run, dataset_sha256, load_run
-from fmnist_xp.runs.folder import MODEL_BEST
+from fmnist_xp.runs.folder import MISTAKES, MODEL_BEST
+from fmnist_xp.train.history import History
+
+logger = logging.getLogger("fmnist_xp")
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class Evaluation:
     scores: Sequence[ClassScore]
     averages: tuple[ClassScore, ClassScore]
     best_epoch: int | None
-    picture: Path
+    pictures: Sequence[Path]
 
 
 def evaluate_run(
@@ -43,28 +48,44 @@ def evaluate_run(
 ) -> Evaluation:
     """Evaluate the run in `folder`, or with `best` its best epoch, on the test images of `source`.
 
-    By default these are the run's own. The confusion matrix is drawn to `CONFUSION` in the run's folder. Raises
-    `RunError` where no source is named and the run's own is no longer what it was trained on, or where the model is
-    missing or not finite; `DataError` where only synthetic images are at hand and `allow_synthetic` is False.
+    By default these are the run's own. The confusion matrix is drawn to `CONFUSION` in the run's folder, the most
+    confident mistakes to `MISTAKES`. Raises `RunError` where no source is named and the run's own is no longer what
+    it was trained on, or where the model is missing or not finite; `DataError` where only synthetic images are at
+    hand and `allow_synthetic` is False.
     """
     run = load_run(folder)
     network = _load_network(run, backend, best)
-    trained_on = run.result.dataset
-    own = "synthetic" if trained_on.name == "synthetic" else run.config["data"]["source"]
-    train, test = load_fashion_mnist(own if source is None else source, allow_synthetic=allow_synthetic)
-    if source is None and (test.name, dataset_sha256(train, test)) != (trained_on.name, trained_on.sha256):
-        raise RunError(
-            f"{folder} was trained on {trained_on.name}, but its source {own} now gives other images "
-            f"({test.name}): name the images to test on with --data"
-        )
+    if source is None:
+        test = own_images(run, allow_synthetic=allow_synthetic)[1]
+    else:
+        test = load_fashion_mnist(source, allow_synthetic=allow_synthetic)[1]
     X, y = pixels(test)
     matrix = confusion_matrix(y, network.predict(X))
     best_epoch = run.history.best_epoch
     epoch = f", epoch {best_epoch}" if best else ""
     title = f"{run.title}{epoch}, tested on {len(test):,} {test.name} images"
     picture = save_figure(plots.confusion_figure(matrix, class_names=CLASS_NAMES, title=title), folder / CONFUSION)
+    mistakes = mistakes_figure(test.images, test.labels, network.predict_proba(X), CLASS_NAMES, title)
+    pictures = [picture, save_figure(mistakes, folder / MISTAKES)]
     scores, metrics = class_report(matrix), network.evaluate(X, y)
-    return Evaluation(test.name, len(test), metrics, matrix, scores, averages(scores), best_epoch, picture)
+    return Evaluation(test.name, len(test), metrics, matrix, scores, averages(scores), best_epoch, pictures)
+
+
+def own_images(run: Run, source: str | None = None, *, allow_synthetic: bool = True) -> tuple[Dataset, Dataset]:
+    """Return (train, test), the images that `run` was trained on, from `source` or by default from its own.
+
+    Raises `RunError` where there are other images now, `DataError` where there are none.
+    """
+    trained_on = run.result.dataset
+    own = "synthetic" if trained_on.name == "synthetic" else run.config["data"]["source"]
+    train, test = load_fashion_mnist(own if source is None else source, allow_synthetic=allow_synthetic)
+    if (test.name, dataset_sha256(train, test)) != (trained_on.name, trained_on.sha256):
+        found = f"its source {own} now gives other images" if source is None else f"{source} has other images"
+        raise RunError(
+            f"{run.folder} was trained on {trained_on.name}, but {found} ({test.name}): "
+            "name the images to test on with --data"
+        )
+    return train, test
 
 
 def predict_images(
@@ -88,19 +109,27 @@ def predict_images(
 
 
 def plot_runs(folders: Sequence[Path], out: Path, *, notebook: bool = False) -> list[Path]:
-    """Draw the notebook's pictures of each run into `out`/<run>, and a comparison of several runs into `out`."""
+    """Draw each run's curves and first-layer weights into `out`/<run>, and a comparison of several into `out`.
+
+    With `notebook` the notebook's curve is drawn beside those of runs with its settings and data; for others a
+    warning says what differs. Returns the pictures' paths.
+    """
     runs = [load_run(folder) for folder in folders]
-    names = _distinct_names(folders)
+    names = distinct_names(folders)
     pictures: list[Path] = []
     for name, run in zip(names, runs, strict=True):
-        experiment = run.result.experiment
-        beside = notebook_history(experiment) if notebook else None
-        figures = plots.run_figures(run.history, title=run.title, experiment=experiment, notebook=beside)
+        beside = _notebook_beside(run) if notebook else None
+        figures = plots.run_figures(run.history, title=run.title, experiment=run.result.experiment, notebook=beside)
+        try:
+            network = run.load_network(get_backend("cpu"))
+            figures["weights.png"] = weights_figure(network.dense[0].weights, title=run.title)
+        except RunError as error:  # the curves need no model
+            logger.warning("the weights are not drawn: %s", error)
         pictures += save_figures(figures, out / name)
     if len(runs) > 1:
+        compared = [_compared(name, run) for name, run in zip(names, runs, strict=True)]
         datasets = sorted({run.result.dataset.name for run in runs})
-        histories = dict(zip(names, (run.history for run in runs), strict=True))
-        figures = plots.comparison_figures(histories, title=f"{len(runs)} runs on {', '.join(datasets)}")
+        figures = plots.comparison_figures(compared, title=f"{len(runs)} runs on {', '.join(datasets)}")
         pictures += save_figures(figures, out)
     return pictures
 
@@ -111,10 +140,29 @@ def plot_dataset(dataset: Dataset, folder: Path) -> list[Path]:
     title = f"{name}, training images"
     grey_title = f"{name}, training image 0: {CLASS_NAMES[labels[0]]}"
     figures = {
-        f"{name}-samples.png": plots.samples_figure(images, labels, class_names=CLASS_NAMES, title=title),
-        f"{name}-grey-values.png": plots.grey_values_figure(images[0], title=grey_title),
+        f"{name}-samples.png": samples_figure(images, labels, class_names=CLASS_NAMES, title=title),
+        f"{name}-grey-values.png": grey_values_figure(images[0], title=grey_title),
     }
     return save_figures(figures, folder)
+
+
+def _notebook_beside(run: Run) -> History | None:
+    """Return the notebook's history of a run's experiment; None, with a warning, if the run is not comparable."""
+    experiment = run.result.experiment
+    differences = [*settings_differences(experiment, run.config), *data_differences(asdict(run.result.dataset))]
+    if differences:
+        logger.warning("the notebook's curve is left out of %s: %s", run.folder, "; ".join(differences))
+        return None
+    return notebook_history(experiment)
+
+
+def _compared(name: str, run: Run) -> plots.ComparedRun:
+    """Return what a comparison shows of a run; its validation accuracy is the last that was logged."""
+    result, history = run.result, run.history
+    validation = history.validation_accuracy[-1] if history.validation_accuracy else math.nan
+    return plots.ComparedRun(
+        name, result.experiment, history, result.train_accuracy, validation, result.test_accuracy
+    )
 
 
 def _load_network(run: Run, backend: Backend, best: bool) -> Sequential:
@@ -133,11 +181,13 @@ def _load_network(run: Run, backend: Backend, best: bool) -> Sequential:
     return network
 
 
-def _distinct_names(folders: Sequence[Path]) -> list[str]:
-    """Return the folders' names, or where two are alike their whole paths with dashes."""
-    names = [folder.resolve().name for folder in folders]
-    if len(set(names)) < len(names):
-        names = ["-".join(folder.resolve().parts[1:]) for folder in folders]
-    if len(set(names)) < len(names):
+def distinct_names(folders: Sequence[Path]) -> list[str]:
+    """Return the folders' names, with dashes behind as many of the folders above as tell all of them apart."""
+    paths = [folder.resolve().parts[1:] for folder in folders]
+    if len(set(paths)) < len(paths):
         raise RunError("the same run folder is named twice: name each once")
-    return names
+    for count in range(1, max(map(len, paths)) + 1):
+        names = ["-".join(path[-count:]) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{number}-{name}" for number, name in enumerate(names, start=1)]  # such as a/b-c and a-b/c

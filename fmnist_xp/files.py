@@ -20,9 +20,12 @@ def replacing(path: Path) -> Iterator[Path]:
     The temporary file has the suffix of `path`, since some writers choose their format by it. If the block raises,
     `path` keeps its content and the temporary file is removed. The new file has the mode that the user's umask gives,
     even if a writer replaces the temporary file by a private one, as safetensors does. An `OSError` that names the
-    temporary file, or no file (a full disk), is changed to name `path`.
+    temporary file, or no file (a full disk), is changed to name `path`. Raises `OSError` where `path` is a device, a
+    pipe or a socket: root could rename a file over /dev/null.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, "it is no regular file, and is not replaced", str(path))
     temporary = path.with_name(f".{path.stem}-{secrets.token_hex(8)}{path.suffix}")
     # Not tempfile.mkstemp, whose files are private to the user; this one gets the mode of any new file.
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))

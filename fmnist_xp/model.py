@@ -22,7 +22,7 @@ from fmnist_xp.train.arrays import MODEL, load_arrays, save_arrays
 from fmnist_xp.train.checkpoint import Checkpoints, fingerprint
 from fmnist_xp.train.fullbatch import FullBatch
 from fmnist_xp.train.history import History
-from fmnist_xp.train.progress import ProgressDisplay
+from fmnist_xp.train.progress import ProgressDisplay, checked_verbose
 from fmnist_xp.train.trainer import Callback, train
 from fmnist_xp.train.validation import held_out_rows
 
@@ -63,7 +63,7 @@ class Sequential(nn.Network):
         optimizer: Optimizer | type[Optimizer] | str | None = None,
         log_every: int = 10,
         callbacks: Callbacks = (),
-        verbose: bool = True,
+        verbose: int = 1,
         block_rows: int | None = None,
         dense: bool | None = None,
         validation_fraction: float | None = None,
@@ -91,7 +91,9 @@ class Sequential(nn.Network):
             Called after each logged epoch with the history and, if they take two arguments, the network: functions,
             or objects with a method `on_epoch`, or one of these alone. `history.stop(reason)` ends the training.
         verbose
-            Print a line for each logged epoch, and on a terminal a progress bar.
+            0 prints nothing. 1 shows a live display on a terminal and in Jupyter, and where there is neither a line
+            for each logged epoch; 2 prints these lines, on a terminal with the display below. True and False are 1
+            and 0.
         block_rows
             Rows worked on at once by a thread; the result does not depend on it but for rounding.
         dense
@@ -124,7 +126,7 @@ class Sequential(nn.Network):
         a checkpoint folder that holds another training, `OSError` where the first checkpoint cannot be written.
         """
         epochs, log_every = whole_number("epochs", epochs, 0), whole_number("log_every", log_every, 1)
-        chosen, called = make_optimizer(optimizer), _callbacks(callbacks)
+        verbose, chosen, called = checked_verbose(verbose), make_optimizer(optimizer), _callbacks(callbacks)
         patience = None if patience is None else whole_number("patience", patience, 1)
         every = None if checkpoint_every is None else whole_number("checkpoint_every", checkpoint_every, 1)
         _check_validation(validation_fraction, validation_data, keep_best, patience)
@@ -146,8 +148,8 @@ class Sequential(nn.Network):
                 data = fingerprint(self.backend, inputs, labels)
                 checkpoints = Checkpoints(Path(checkpoint), self, chosen, data, every)
                 state = checkpoints.begin(resume)
-            display = ProgressDisplay(epochs) if verbose else None
-            with display or nullcontext():
+            first = state.epoch if state else 0
+            with ProgressDisplay(epochs, len(inputs), verbose, first) if verbose else nullcontext() as display:
                 return train(
                     self,
                     inputs,

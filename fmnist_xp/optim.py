@@ -7,16 +7,20 @@ network, or a single Dense layer by hand, as in the notebook:
     optimizer.update_params(dense1)
     optimizer.update_params(dense2)
     optimizer.post_update_params()
+
+Networks, layers and optimizers can be pickled and copied (`copy.deepcopy`). Together, in one pickle or copy,
+`(network, optimizer)`, they go on as the originals would, to the same bits.
 """
 
+import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
 from fmnist_xp.arguments import real_number
 from fmnist_xp.backend import Array, Backend, elementwise
-from fmnist_xp.registry import configuration, register, registered
+from fmnist_xp.registry import call_text, configuration, register, registered
 
 
 class Trainable(Protocol):
@@ -25,6 +29,20 @@ class Trainable(Protocol):
     backend: Backend
     parameters: Array
     gradients: Array
+
+
+class Key:
+    """Stands for a network or layer in the optimizers that update it: it has the key, and they hold that weakly.
+
+    In a pickle or a copy of both it is one object again; in one of the optimizer alone nothing else holds it.
+    """
+
+
+class Moments(NamedTuple):
+    """The vectors that an optimizer keeps for one of parameters."""
+
+    backend: Backend
+    vectors: list[Array]
 
 
 @elementwise
@@ -69,6 +87,12 @@ class Optimizer(ABC):
 
     `iterations` is t, the number of updates made; `current_learning_rate` that of the last update, or lr₀ before
     the first.
+
+    A pickle or a deep copy has all of this, and the moments of the networks and layers that are pickled or copied
+    with it. Of one that is pickled or copied alone the moments, though the pickle has them, belong to nothing that is
+    there: whatever it updates, it begins with zeros, at the same point of its schedule. For a network that comes
+    another way, take them from `state` and give them to `load_state`. A shallow copy (`copy.copy`) goes on with the
+    same network, with moments of its own.
     """
 
     moments: int
@@ -79,7 +103,27 @@ class Optimizer(ABC):
         self.decay = real_number("decay", decay, 0)
         self.current_learning_rate = self.learning_rate
         self.iterations = 0
-        self._moments: WeakKeyDictionary[Trainable, list[Array]] = WeakKeyDictionary()
+        self._moments: WeakKeyDictionary[Key, Moments] = WeakKeyDictionary()
+
+    @reprlib.recursive_repr("…")
+    def __repr__(self) -> str:
+        """Return the call that makes one like it, without what is at its default."""
+        return call_text(self, self.config)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the attributes, with all moments, on the host, and the keys that they belong to."""
+        moments = [
+            (key, backend, list(map(backend.to_host, vectors))) for key, (backend, vectors) in self._moments.items()
+        ]
+        return {**vars(self), "_moments": moments}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take the attributes of a pickle or a copy."""
+        vars(self).update(state)
+        self._moments = WeakKeyDictionary()
+        for key, backend, arrays in state["_moments"]:
+            with backend.current():
+                self._moments[key] = Moments(backend, [backend.xp.array(array) for array in arrays])
 
     def pre_update_params(self) -> None:
         """Set the learning rate of the coming update."""
@@ -104,27 +148,8 @@ class Optimizer(ABC):
         """
         coefficients = self.coefficients() if coefficients is None else coefficients
         with target.backend.current():
-            moments = self._moments.get(target)
-            if moments is None:
-                zeros = target.backend.xp.zeros_like
-                moments = self._moments[target] = [zeros(target.parameters) for _ in range(self.moments)]
+            moments = self._moments_of(target)
             self._update(target.backend, (target.parameters, target.gradients, *moments), coefficients)
-
-    def state(self, target: Trainable) -> list[Any]:
-        """Return the moments of `target` as NumPy arrays, zeros where no update was made."""
-        moments = self._moments.get(target)
-        if moments is None:
-            with target.backend.current():
-                moments = [target.backend.xp.zeros_like(target.parameters) for _ in range(self.moments)]
-        return [target.backend.to_host(values).copy() for values in moments]
-
-    def load_state(self, target: Trainable, arrays: Sequence[Any]) -> None:
-        """Make copies of `arrays` the moments of `target`; `ValueError` where they do not fit."""
-        shape = target.parameters.shape
-        if len(arrays) != self.moments or any(values.shape != shape for values in arrays):
-            raise ValueError(f"there must be {self.moments} moments of the shape {shape}")
-        dtype = target.parameters.dtype
-        self._moments[target] = [target.backend.asarray(values, dtype).copy() for values in arrays]
 
     def post_update_params(self) -> None:
         """Count the update."""
@@ -135,6 +160,37 @@ class Optimizer(ABC):
         self.pre_update_params()
         self.update_params(target)
         self.post_update_params()
+
+    def state(self, target: Trainable) -> list[Any]:
+        """Return copies of the moments of `target`, in order, as NumPy arrays; zeros where it has none yet."""
+        with target.backend.current():
+            return [target.backend.to_host(vector).copy() for vector in self._moments_of(target)]
+
+    def load_state(self, target: Trainable, arrays: Iterable[Any]) -> None:
+        """Make `arrays`, as `state` has them, the moments of `target`.
+
+        Raises `ValueError`, and changes nothing, where their number or the shape of one differs.
+        """
+        given = list(arrays)
+        if len(given) != self.moments:
+            raise ValueError(f"{self!r} keeps {self.moments} moments, got {len(given)}")
+        with target.backend.current():
+            names = [f"moment {number}" for number in range(1, len(given) + 1)]
+            numbers = [target.backend.numbers(*pair) for pair in zip(given, names, strict=True)]
+            for name, values in zip(names, numbers, strict=True):
+                if values.shape != target.parameters.shape:
+                    raise ValueError(f"{name} must have the shape {target.parameters.shape}, got {values.shape}")
+            for vector, values in zip(self._moments_of(target), numbers, strict=True):
+                vector[...] = values  # in place: a CUDA graph has its address
+
+    def _moments_of(self, target: Trainable) -> list[Array]:
+        """Return the moments of `target`, of which the device is current: zeros at first."""
+        key = vars(target).setdefault("_moments_key", Key())  # not by assigning, which a layer looks at
+        moments = self._moments.get(key)
+        if moments is None:
+            zeros = [target.backend.xp.zeros_like(target.parameters) for _ in range(self.moments)]
+            moments = self._moments[key] = Moments(target.backend, zeros)
+        return moments.vectors
 
     @abstractmethod
     def _update(self, backend: Backend, vectors: tuple[Array, ...], coefficients: Sequence[Any]) -> None:

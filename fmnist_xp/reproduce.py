@@ -1,5 +1,7 @@
 """The notebook's three experiments over several seeds, compared with the notebook's own results."""
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,13 +12,16 @@ from fmnist_xp.data import Dataset
 from fmnist_xp.errors import RunError
 from fmnist_xp.experiments import EXPERIMENTS
 from fmnist_xp.files import write_text
-from fmnist_xp.report import plots
 from fmnist_xp.report.drawing import save_figures
-from fmnist_xp.report.notebook import notebook_history
+from fmnist_xp.report.notebook import NOTEBOOK_TEST, data_differences, notebook_history, result_differences
+from fmnist_xp.report.seeds import ends_figure, medians_figure, seeds_figures
 from fmnist_xp.report.tables import reproduce_table
-from fmnist_xp.runs import Run, Settings, dataset_sha256, load_run, train_run
+from fmnist_xp.runs import Run, Settings, dataset_sha256, load_run, resume_run, train_run
+from fmnist_xp.runs.training import settings_to_resume
+from fmnist_xp.train.history import ended_in_dip
 
 REPORT = "reproduce.md"
+SEEDS = "seeds.csv"
 
 
 def reproduce(
@@ -32,8 +37,8 @@ def reproduce(
 ) -> Path:
     """Train every experiment with the seeds 0 … `seeds` − 1, write pictures and a report, and return its path.
 
-    Runs are kept in `folder`/runs. A finished run with the same settings and data is reused, so that an interrupted
-    reproduction resumes where it stopped; any other is trained again.
+    Runs are kept in `folder`/runs. A finished run with the same settings and data is reused, and an unfinished one
+    resumed, so that an interrupted reproduction goes on where it stopped; any other is trained again.
     Raises `RunError`, before anything is trained, for an experiment that the notebook does not have.
     """
     for name in EXPERIMENTS:
@@ -46,7 +51,9 @@ def reproduce(
             run_folder = folder / "runs" / f"{name}-s{seed}"
             settings = Settings(experiment, seed=seed)
             run = _finished(run_folder, settings, dataset_sha256(train, test), backend)
-            if run is None:
+            if run is None and _resumable(run_folder, settings, dataset_sha256(train, test), backend):
+                run = resume_run(run_folder, train, test, backend, verbose=verbose)
+            elif run is None:
                 run = train_run(
                     settings, train, test, backend, run_folder, source=source, force=True, verbose=verbose
                 )
@@ -57,35 +64,53 @@ def reproduce(
 
 
 def write_report(runs: Mapping[str, Sequence[Run]], folder: Path) -> Path:
-    """Write the pictures and the Markdown report of `runs`, by experiment, to `folder`; return the report's path."""
-    pictures: list[Path] = []
-    for name, of_seeds in runs.items():
-        notebook = notebook_history(name)
-        histories = {run.result.seed: run.history for run in of_seeds}
-        figures = plots.seeds_figures(histories, experiment=name, title=_title(name, of_seeds), notebook=notebook)
-        pictures += save_figures(figures, folder)
-        figures = plots.run_figures(of_seeds[0].history, title=of_seeds[0].title, experiment=name, notebook=notebook)
-        save_figures(figures, folder / name)
-    first = {name: of_seeds[0].history for name, of_seeds in runs.items()}
-    some = next(iter(runs.values()))
-    figures = plots.comparison_figures(first, title=_title("the three experiments, first seed", some[:1]))
-    pictures += save_figures(figures, folder)
-    table = reproduce_table(
-        {name: [asdict(run.result) for run in of_seeds] for name, of_seeds in runs.items()},
-        {name: [run.history for run in of_seeds] for name, of_seeds in runs.items()},
-    )
-    result = some[0].result
-    text = (
-        "# The notebook's experiments, reproduced\n\n"
-        f"{result.epochs:,} full-batch epochs each on {result.dataset.train_rows:,} images of "
-        f"{result.dataset.name} on {result.device_name} "
-        f"({result.device}, {result.precision}; BLAS: {result.blas}).\n\n"
-        f"{table}\n"
-        + "".join(f"![{picture.stem}]({picture.relative_to(folder).as_posix()})\n\n" for picture in pictures).rstrip()
-        + "\n"
-    )
-    write_text(folder / REPORT, text)
+    """Write pictures, the seeds' metrics and the Markdown report of `runs`, by experiment, to `folder`.
+
+    Every experiment has the same seeds. Returns the report's path.
+    """
+    histories = {name: [run.history for run in of_seeds] for name, of_seeds in runs.items()}
+    results = {name: [asdict(run.result) for run in of_seeds] for name, of_seeds in runs.items()}
+    result = next(iter(runs.values()))[0].result
+    same_data = not any(data_differences(asdict(result.dataset)))
+    comparable = not any(result_differences(asdict(result)))
+    figures = {
+        "comparison-accuracy.png": medians_figure(histories, title=_title("", runs)),
+        "test-accuracy.png": ends_figure(
+            {name: [run["test_accuracy"] for run in of_seeds] for name, of_seeds in results.items()},
+            label="Test accuracy after the last update",
+            title=_title("", runs),
+            notebook={name: NOTEBOOK_TEST[name].test_accuracy for name in runs} if comparable else {},
+        ),
+    }
+    for name, of_seeds in histories.items():
+        notebook = notebook_history(name) if same_data else None
+        figures |= seeds_figures(of_seeds, experiment=name, title=_title(name, runs), notebook=notebook)
+    pictures = save_figures(figures, folder)
+    write_text(folder / SEEDS, _seeds_csv(runs))
+    parts = [
+        "# The notebook's experiments, reproduced\n",
+        f"{_count(runs)} of each experiment, {result.epochs:,} full-batch epochs on {result.dataset.train_rows:,} "
+        f"images of {result.dataset.name} on {result.device_name} ({result.device}, {result.precision}; "
+        f"BLAS: {result.blas}). The metrics of each are in [{SEEDS}]({SEEDS}).\n",
+        reproduce_table(results, histories),
+        *(f"![{picture.stem}]({picture.name})\n" for picture in pictures),
+    ]
+    write_text(folder / REPORT, "\n".join(parts))
     return folder / REPORT
+
+
+def _seeds_csv(runs: Mapping[str, Sequence[Run]]) -> str:
+    """Return each run's metrics after its last update, and the best training accuracy that it logged, as CSV."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    metrics = ("test_accuracy", "test_loss", "train_accuracy", "train_loss")
+    writer.writerow(("experiment", "seed", *metrics, "best_logged_accuracy", "ended_in_dip"))
+    for name, of_seeds in runs.items():
+        for result, history in ((run.result, run.history) for run in of_seeds):
+            dip = ended_in_dip(history, result.train_accuracy) is not None
+            values = (getattr(result, metric) for metric in metrics)
+            writer.writerow((name, result.seed, *values, max(history.accuracy), int(dip)))
+    return text.getvalue()
 
 
 def _finished(folder: Path, settings: Settings, data_sha256: str, backend: Backend) -> Run | None:
@@ -103,7 +128,21 @@ def _finished(folder: Path, settings: Settings, data_sha256: str, backend: Backe
     return run if settings.are_in(run.config) and found == wanted else None
 
 
-def _title(subject: str, runs: Sequence[Run]) -> str:
-    result = runs[0].result
-    seeds = f"{len(runs)} seeds" if len(runs) > 1 else f"seed {result.seed}"
-    return f"{subject} · {result.device} · {seeds} · {result.dataset.name}"
+def _resumable(folder: Path, settings: Settings, data_sha256: str, backend: Backend) -> bool:
+    """Return whether `folder` holds a run, unfinished or interrupted, that comes to the bits that are wanted."""
+    try:
+        config, _ = settings_to_resume(folder)
+    except RunError:
+        return False
+    found = config.get("device_name"), config.get("versions", {}).get("blas"), config["data"].get("sha256")
+    return settings.are_in(config) and found == (backend.device_name, blas_name(), data_sha256)
+
+
+def _title(name: str, runs: Mapping[str, Sequence[Run]]) -> str:
+    result = next(iter(runs.values()))[0].result
+    return " · ".join(filter(None, [name, _count(runs), result.device, result.dataset.name]))
+
+
+def _count(runs: Mapping[str, Sequence[Run]]) -> str:
+    number = len(next(iter(runs.values())))
+    return f"{number} seeds" if number > 1 else "1 seed"

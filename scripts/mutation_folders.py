@@ -37,7 +37,10 @@ PARITY = ("bounds", "comparison", "curves", "operations", "step", "suite")
 FOLDERS = {
     "nn": Folder(
         ["fmnist_xp/nn/*.py", *modules("optim", "registry")],
-        ["tests/nn", *tests("optim", "model", "train/plan", "parity/parity_operations", "parity/parity_step")],
+        [
+            "tests/nn",
+            *tests("optim", "pickling", "model", "train/plan", "parity/parity_operations", "parity/parity_step"),
+        ],
     ),
     "train": Folder(["fmnist_xp/train/*.py"], ["tests/train", *tests("model", "nn/own_layers", "backend/graphs")]),
     "backend": Folder(["fmnist_xp/backend/*.py"], ["tests/backend", *tests("parity/training_on_standin")]),

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from safetensors.numpy import load_file
 
-RUN_FILES = {"config.json", "history.csv", "metrics.png", "model.safetensors", "result.json"}
+RUN_FILES = {"config.json", "history.csv", "metrics.png", "model.safetensors", "result.json", "checkpoints", ".lock"}
 CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
     "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",

@@ -73,6 +73,19 @@ def test_failure_leaves_no_file_where_there_was_none(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["pipe", "link"])
+def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path, name: str) -> None:
+    """A pipe stands for /dev/null, which a faulty program that root runs would replace."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    with pytest.raises(OSError, match="it is no regular file, and is not replaced") as caught:
+        write_text(tmp_path / name, "text")
+    assert caught.value.filename == str(tmp_path / name)
+    assert (tmp_path / "pipe").is_fifo()
+    assert (tmp_path / "link").is_symlink()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_temporary_is_beside_the_file_with_its_suffix(tmp_path: Path) -> None:
     path = tmp_path / "picture.png"
     with replacing(path) as temporary:

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from parity.standin import StandInCupy
 
-from fmnist_xp.backend import CpuBackend
+from fmnist_xp.backend import CpuBackend, CudaBackend
 from fmnist_xp.nn import Dense, Network, ReLU
 from fmnist_xp.optim import SGD, Adam, Optimizer
 
@@ -138,7 +139,7 @@ def test_adam_moments_in_float32_use_the_exact_weights() -> None:
     target = Target([0.0], "float32")
     optimizer = Adam()
     target.step(optimizer, [1.0])
-    mean, square = optimizer._moments[target]
+    mean, square = optimizer.state(target)
     assert float(mean[0]) == pytest.approx(0.1, rel=1e-7)
     assert float(square[0]) == pytest.approx(0.001, rel=1e-7)
 
@@ -203,7 +204,7 @@ def test_moments_belong_to_what_is_updated_and_go_with_it() -> None:
 def test_number_of_moments(make: Callable[[], Optimizer], moments: int) -> None:
     optimizer, target = make(), Target([1.0, 2.0])
     target.step(optimizer, [1.0, 1.0])
-    assert optimizer.moments == len(optimizer._moments[target]) == moments
+    assert optimizer.moments == len(optimizer.state(target)) == moments
 
 
 def test_update_is_made_in_place() -> None:
@@ -269,3 +270,119 @@ def test_coefficients_given_take_the_place_of_its_own() -> None:
     layer.weights, layer.dweights = [[1.0]], [[2.0]]
     SGD(1.0).update_params(layer, [0.25])
     assert layer.weights == 1 - 0.25 * 2
+
+
+# Moments, taken out and put back
+
+MOMENTS = {
+    "sgd": (lambda: SGD(0.5, decay=0.1), 0),
+    "momentum": (lambda: SGD(0.5, decay=0.1, momentum=0.5), 1),
+    "adam": (lambda: Adam(0.1, decay=0.1), 2),
+}
+EACH = pytest.mark.parametrize(("make", "count"), MOMENTS.values(), ids=MOMENTS)
+
+
+def test_state_is_the_moments_by_hand() -> None:
+    # v = -0.5·[2, 4], then 0.5·v - 0.4·[10, 5]; m = 0.1·g and 0.001·g².
+    target, optimizer = Target([1.0, 1.0]), SGD(0.5, decay=0.25, momentum=0.5)
+    target.step(optimizer, [2, 4], [10, 5])
+    (velocity,) = optimizer.state(target)
+    assert velocity.tolist() == pytest.approx([-0.5 - 4, -1 - 2])
+    target, adam = Target([1.0, 1.0]), Adam()
+    target.step(adam, [2, 4])
+    mean, square = adam.state(target)
+    assert (mean.tolist(), square.tolist()) == (pytest.approx([0.2, 0.4]), pytest.approx([0.004, 0.016]))
+
+
+@EACH
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_state_is_zeros_before_the_first_update(make: Callable[[], Optimizer], count: int, dtype: str) -> None:
+    optimizer, target = make(), Target([1.0, 2.0], dtype)
+    state = optimizer.state(target)
+    assert len(state) == count
+    for moment in state:
+        np.testing.assert_array_equal(moment, np.zeros(2, dtype), strict=True)
+
+
+@EACH
+def test_state_is_a_copy(make: Callable[[], Optimizer], count: int) -> None:
+    optimizer, target, twin, other = make(), Target([1.0, 2.0]), Target([1.0, 2.0]), make()
+    for each, by in ((target, optimizer), (twin, other)):
+        each.step(by, [1.0, 2.0])
+    for moment in optimizer.state(target):
+        moment[...] = 100
+    given = [np.full(2, 0.5) for _ in range(count)]
+    for each, by in ((target, optimizer), (twin, other)):
+        by.load_state(each, given)
+    for moment in given:
+        moment[...] = 100
+    assert target.step(optimizer, [1.0, 2.0]) == twin.step(other, [1.0, 2.0])
+    assert np.abs(target.parameters).max() < 10
+
+
+@EACH
+@settings(deadline=None, max_examples=20)
+@given(dtype=st.sampled_from(["float32", "float64"]), before=st.integers(0, 4), after=st.integers(1, 4))
+def test_moments_put_back_go_on_to_the_same_bits(
+    make: Callable[[], Optimizer], count: int, dtype: str, before: int, after: int
+) -> None:
+    gradients = gradient_sequence(before + after)
+    whole, half, optimizer, other = Target(np.ones(30), dtype), Target(np.ones(30), dtype), make(), make()
+    expected = whole.step(make(), *gradients)
+    half.step(optimizer, *gradients[:before])
+    target = Target(half.parameters, dtype)
+    other.load_state(target, optimizer.state(half))
+    other.iterations = optimizer.iterations
+    assert target.step(other, *gradients[before:]) == expected
+    assert len(other.state(target)) == count
+
+
+def test_lists_and_other_dtypes_are_taken() -> None:
+    target, optimizer = Target([1.0, 2.0], "float32"), Adam()
+    optimizer.load_state(target, iter([[1, 2], np.array([0.25, 4.0])]))
+    for moment, expected in zip(optimizer.state(target), ([1, 2], [0.25, 4]), strict=True):
+        np.testing.assert_array_equal(moment, np.array(expected, "float32"), strict=True)
+
+
+@pytest.mark.parametrize(
+    ("make", "arrays", "message"),
+    [
+        (Adam, [], r"Adam\(\) keeps 2 moments, got 0"),
+        (lambda: Adam(0.5), [np.ones(2)], r"Adam\(learning_rate=0.5\) keeps 2 moments, got 1"),
+        (SGD, [np.ones(2)], r"SGD\(\) keeps 0 moments, got 1"),
+        (Adam, [np.ones(2), np.ones(3)], r"moment 2 must have the shape \(2,\), got \(3,\)"),
+        (Adam, [np.ones((2, 1)), np.ones(2)], r"moment 1 must have the shape \(2,\), got \(2, 1\)"),
+        (Adam, [np.ones(2), 1.0], r"moment 2 must have the shape \(2,\), got \(1,\)"),
+        (Adam, [np.ones(2), ["a", "b"]], "moment 2 must hold real numbers, got dtype <U1"),
+    ],
+)
+def test_moments_that_do_not_fit_are_refused_whole(make: Callable[[], Optimizer], arrays: Any, message: str) -> None:
+    optimizer, target = make(), Target([1.0, 2.0])
+    target.step(optimizer, [1.0, 2.0])
+    before = optimizer.state(target)
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        optimizer.load_state(target, arrays)
+    np.testing.assert_array_equal(optimizer.state(target), before)
+
+
+def test_moments_are_put_back_into_the_memory_that_there_is() -> None:
+    # A CUDA graph has its address.
+    optimizer, target = SGD(momentum=0.5), Target([1.0, 2.0])
+    (held,) = optimizer._moments_of(target)
+    optimizer.load_state(target, [[3.0, 4.0]])
+    assert held.tolist() == [3, 4]
+
+
+def test_moments_of_a_gpu_come_and_go_as_numpy_arrays() -> None:
+    backend = CudaBackend(1, cupy=StandInCupy(devices=2))
+    networks = [Network([Dense(3, 2)], backend=each, seed=1) for each in (backend, CPU)]
+    optimizer = Adam(0.1)
+    for network in networks:
+        optimizer.load_state(network, [np.full(8, 0.5), np.full(8, 0.25)])
+        with network.backend.current():
+            network.gradients[...] = 0.5
+        optimizer.update_params(network)
+    on_gpu, on_cpu = map(optimizer.state, networks)
+    assert {type(moment) for moment in on_gpu} == {np.ndarray}
+    np.testing.assert_array_equal(on_gpu, on_cpu)
+    np.testing.assert_array_equal(backend.to_host(networks[0].parameters), networks[1].parameters)

@@ -154,6 +154,24 @@ class Backend(ABC):
         """Return the name and the hardware."""
         return f"<{type(self).__name__} {self.name}: {self.device_name}>"
 
+    def __reduce__(self) -> tuple[Callable[[str], "Backend"], tuple[str]]:
+        """Be the device of this name in a pickle.
+
+        `get_backend` makes it where that is loaded, with the threads and the graphs that are usual there, or raises
+        `DeviceError` where there is none.
+        """
+        from fmnist_xp.backend import get_backend
+
+        return get_backend, (self.name,)
+
+    def __copy__(self) -> "Backend":
+        """Return this backend: a device has no copy."""
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Backend":
+        """Return this backend: what computes on it is copied, and the copy computes on it too."""
+        return self
+
     @property
     def manner(self) -> str:
         """How it works, in words: on how many threads with which BLAS, with CUDA graphs or without."""

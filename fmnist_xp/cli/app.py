@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from fmnist_xp.cli import cache, data, measure, runs, train
+from fmnist_xp.cli import cache, data, measure, report, runs, train
 
 app = typer.Typer(
     help="A neural network from scratch, trained full batch on Fashion-MNIST, on NumPy or CuPy.",
@@ -21,6 +21,8 @@ app.command()(train.train)
 app.command()(runs.evaluate)
 app.command()(runs.predict)
 app.command()(runs.plot)
+app.command()(runs.runs)
+app.command()(report.report)
 app.command()(train.reproduce)
 app.command()(measure.devices)
 app.command()(measure.bench)

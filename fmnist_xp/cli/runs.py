@@ -1,5 +1,6 @@
 """Commands for finished runs: evaluate, predict, plot."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,7 +43,7 @@ def evaluate(
                 "macro_avg": macro,
                 "weighted_avg": weighted,
                 "confusion_matrix": report.matrix,
-                "pictures": [report.picture],
+                "pictures": report.pictures,
             }
         )
         return
@@ -62,7 +63,7 @@ def evaluate(
     for mean in report.averages:
         table.add_row(*_row(mean))
     out.print(table)
-    out.print(f"confusion matrix: {report.picture}")
+    out.print(f"confusion matrix and mistakes: {', '.join(map(str, report.pictures))}")
 
 
 def _row(score: "ClassScore") -> tuple[str, ...]:
@@ -99,10 +100,38 @@ def predict(
 def plot(
     run_folders: Annotated[list[Path], typer.Argument(parser=options.path, metavar="RUN...", help="Run folders.")],
     out_folder: Annotated[Path, options.out_folder("Folder of the pictures.")] = Path("plots"),
-    notebook: Annotated[bool, typer.Option("--notebook", help="Add the notebook's own curve.")] = False,
+    notebook: Annotated[
+        bool, typer.Option("--notebook", help="Add the notebook's own curve to runs with its settings and data.")
+    ] = False,
 ) -> None:
-    """Draw the notebook's pictures of each run, and a comparison where there are several."""
+    """Draw each run's curves and first-layer weights, and a comparison where there are several."""
     from fmnist_xp.evaluation import plot_runs
 
     for picture in plot_runs(run_folders, out_folder, notebook=notebook):
         out.print(str(picture))
+
+
+def runs(
+    folder: Annotated[Path, typer.Argument(parser=options.path, metavar="[FOLDER]", help="A folder of runs.")] = Path(
+        "runs"
+    ),
+    as_json: options.Json = False,
+) -> None:
+    """List the runs in a folder: settings, state, test accuracy."""
+    from fmnist_xp.runs import list_runs
+    from fmnist_xp.runs.settings import words
+
+    found = list(list_runs(folder))
+    if as_json:
+        print_json(found)
+        return
+    table = new_table("run", "settings", "epochs", "state", "test", right=("epochs", "test"))
+    for run in found:
+        changed = [
+            f"{name.replace('_', ' ')} {words(value)}" for name, value in run.changes.items() if name != "epochs"
+        ]
+        accuracy = "" if math.isnan(run.test_accuracy) else f"{run.test_accuracy:.4f}"
+        epochs = f"{run.epochs:,}" if run.epochs == run.of_epochs else f"{run.epochs:,} of {run.of_epochs:,}"
+        settings = ", ".join([run.experiment, run.device, f"seed {run.seed}", *changed])
+        table.add_row(str(run.folder), settings, epochs, run.state, accuracy)
+    out.print(table) if found else out.print(f"no runs in {folder}")

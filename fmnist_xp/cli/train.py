@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from fmnist_xp.cli import options
-from fmnist_xp.cli.console import out
+from fmnist_xp.cli.console import out, print_json
 from fmnist_xp.cli.process import Interrupted
 from fmnist_xp.data import CLASS_NAMES
 from fmnist_xp.errors import FmnistXpError
@@ -73,12 +73,17 @@ def train(
     graphs: options.Graphs = None,
     block_rows: options.BlockRows = None,
     dense_rows: options.DenseRows = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print the result alone.")] = False,
+    tensorboard: Annotated[
+        Path | None, typer.Option(parser=options.path, metavar="DIR", help="Write event files for TensorBoard.")
+    ] = None,
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
 ) -> None:
     """Train one experiment and write its run folder, or go on with a run."""
     from fmnist_xp.data import load_fashion_mnist
     from fmnist_xp.runs import Settings, check_folder, resume_run, train_run
     from fmnist_xp.runs.training import settings_to_resume
+    from fmnist_xp.train.history import ended_in_dip
 
     if validation is None and (keep_best or patience) and resume is None:
         raise options.UsageError(f"{'--keep-best' if keep_best else '--patience'} needs --validation FRACTION")
@@ -116,15 +121,25 @@ def train(
         if out_folder is not None:
             check_folder(out_folder, force)
     train_data, test_data = load_fashion_mnist(data, url=url, allow_synthetic=not no_synthetic)
+    quiet = quiet or as_json
     if not quiet:
         out.print(f"{train_data.name}: {len(train_data):,} + {len(test_data):,} images ({train_data.source})")
         out.print(f"{backend.name}: {backend.device_name}, {backend.manner}")
-    how: Any = {"verbose": not quiet, "checkpoint_every": checkpoint_every, "keep_going": keep_going}
+    how: Any = {
+        "verbose": int(not quiet),
+        "checkpoint_every": checkpoint_every,
+        "keep_going": keep_going,
+        "tensorboard": tensorboard,
+    }
     if resume is not None:
         run = resume_run(resume, train_data, test_data, backend, epochs=epochs, **how)
     else:
         run = train_run(settings, train_data, test_data, backend, out_folder, source=data, force=force, **how)
-    _print_result(run)
+    if as_json:
+        dip = ended_in_dip(run.history, run.result.train_accuracy)
+        print_json({"run": run.folder, **run.result.to_json(), "best_epoch_before_dip": dip})
+    else:
+        _print_result(run)
     if run.result.interrupted:
         raise Interrupted(
             f"interrupted: what was learned is kept in {run.folder}; fmnist-xp train --resume {run.folder} goes on",
@@ -132,7 +147,7 @@ def train(
         )
     if run.result.diverged and not keep_going:
         raise FmnistXpError(
-            f"training has diverged: {run.result.stopped}; try a lower --learning-rate, or --keep-going. The last "
+            "no model is kept, since training has diverged: try a lower --learning-rate, or --keep-going; the last "
             f"good checkpoint is in {run.folder}"
         )
 
@@ -191,7 +206,7 @@ def reproduce(
     threads: options.Threads = None,
     graphs: options.Graphs = None,
     out_folder: Annotated[Path, options.out_folder("Folder of runs, pictures and report.")] = Path("reproduce"),
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print the report alone.")] = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Run the three experiments and set them beside the notebook's figures."""
     from fmnist_xp.data import load_fashion_mnist

@@ -8,7 +8,7 @@ from fmnist_xp.backend import Array, Backend, Formula, Product, Step, elementwis
 from fmnist_xp.nn.layers import Layer
 from fmnist_xp.nn.module import Bounded, BoundedBackward
 from fmnist_xp.nn.workspace import Workspace
-from fmnist_xp.registry import register
+from fmnist_xp.registry import is_registered, register
 
 
 @elementwise
@@ -216,3 +216,8 @@ class Softmax(Layer):
             return (dinputs.stored() if self.precision else dinputs), {}
 
         return output, backward
+
+
+def keeps_width(layer: Layer) -> bool:
+    """Return whether it is known of `layer` that its output has as many columns as its input."""
+    return is_registered(layer) and isinstance(layer, Activation | Softmax)

@@ -73,6 +73,8 @@ class Layer(Module):
     over the rows it is given. Several threads may work on blocks, each with a copy of the layer that shares the
     parameters. `training` tells whether the output is for a gradient (as dropout must know) or for metrics and
     predictions.
+
+    A pickle or a deep copy has the values of the parameters, as its own; its gradients are zeros. See `Module`.
     """
 
     inputs: Array
@@ -136,6 +138,18 @@ class Layer(Module):
             self._copy_in(name, value)
         else:
             super().__setattr__(name, value)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take the attributes of a pickle or a deep copy, the parameters into memory of this layer's own."""
+        super().__setstate__(state)
+        if self._shapes:
+            with self.backend.current():
+                # A copy: the array of a pickle may be read-only, or a file's that joblib has mapped.
+                parameters = self.backend.xp.array(self.parameters)
+                self.bind_parameters(parameters, self.backend.xp.zeros_like(parameters))
+
+    def _left_out(self) -> set[str]:
+        return {*super()._left_out(), "gradients", *self._shapes, *(f"d{name}" for name in self._shapes)}
 
     def _copy_in(self, name: str, values: Any) -> None:
         view = getattr(self, name)

@@ -2,13 +2,15 @@
 
 import functools
 import inspect
+import reprlib
 import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias
 
 from fmnist_xp.backend import Backend, Precision, default_backend
-from fmnist_xp.registry import configuration
+from fmnist_xp.nn.pickling import get_state, set_state, shallow_copy
+from fmnist_xp.registry import call_text, configuration
 
 Bounded: TypeAlias = Any
 """Exact values and how far computed ones may be off: `fmnist_xp.parity.bounds.Bounded`, not imported here."""
@@ -24,6 +26,10 @@ class Module:
     A module makes new arrays in every call and leaves its arguments as they were. Every method of a subclass runs
     with the backend's device current; a constructor that makes arrays makes it so itself
     (`with self.backend.current():`).
+
+    A pickle or a deep copy (`copy.deepcopy`) has all attributes but what a pass left: `inputs`, `output`, `dinputs`.
+    It is free of the network, and may become part of another. Where an attribute of your own cannot be pickled, such
+    as a lock, define `__getstate__` and `__setstate__`: call these of the class above, and see to that attribute.
     """
 
     training = False
@@ -53,6 +59,27 @@ class Module:
         raise AttributeError(
             f"{kind} has no {name} yet: call {_SET_BY[name]} first" if name in _SET_BY else f"{kind} has no {name}"
         )
+
+    @reprlib.recursive_repr("…")
+    def __repr__(self) -> str:
+        """Return the call that makes one like it, without what is at its default."""
+        return call_text(self, self.config, self.not_saved)
+
+    def __copy__(self) -> Self:
+        """Return a module that shares everything with this one."""
+        return shallow_copy(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the attributes that a pickle or a deep copy has, by name."""
+        return get_state(self, self._left_out())
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take the attributes of a pickle or a deep copy."""
+        set_state(self, {**state, "_network": None})
+
+    def _left_out(self) -> set[str]:
+        """Return the names of the attributes that a pickle lacks."""
+        return {"_network", *_SET_BY}
 
     def join(self, network: Any) -> None:
         """Become a part of `network`: compute on its backend and in its precision."""

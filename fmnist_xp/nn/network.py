@@ -1,11 +1,11 @@
 """A network: layers in a row and a loss, with all parameters in one vector. Forward and backward, nothing else."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Self
 
 from fmnist_xp.backend import Array, Backend, get_backend, precision_name
-from fmnist_xp.nn.activations import Activation, Softmax
+from fmnist_xp.nn.activations import Softmax, keeps_width
 from fmnist_xp.nn.layers import Dense, Layer
 from fmnist_xp.nn.losses import (
     CategoricalCrossentropy,
@@ -15,7 +15,9 @@ from fmnist_xp.nn.losses import (
     summed_gradient,
 )
 from fmnist_xp.nn.module import Module
-from fmnist_xp.registry import is_registered, registered
+from fmnist_xp.nn.pickling import get_state, set_state, shallow_copy
+from fmnist_xp.nn.summary import short_text, summary_text
+from fmnist_xp.registry import registered
 
 
 class Network:
@@ -44,6 +46,11 @@ class Network:
 
     Raises `ValueError` where the layers do not fit each other or the loss, `DeviceError` where the backend lacks
     the precision.
+
+    A network can be pickled and copied (`copy.deepcopy`), its layers and loss with it; see `Module`. A copy computes
+    on the same backend. A pickle has the backend's name alone: where it is loaded, `get_backend` makes one of that
+    name, with the threads of that machine, and raises `DeviceError` where there is no such device. Pickled or copied
+    together, as in `copy.deepcopy((network, optimizer))`, network and optimizer go on as the originals would.
     """
 
     def __init__(
@@ -60,6 +67,14 @@ class Network:
         self.dtype = precision_name(dtype)
         self.precision = self.backend.precision(self.dtype)
         _check_architecture(self.layers, self.loss)
+        self._take_in_modules()
+        if seed is not None:
+            generator = self.backend.generator(seed)
+            for layer in self.layers:
+                layer.init_parameters(generator)
+
+    def _take_in_modules(self) -> None:
+        """Make the layers and the loss parts of this network, and their parameters slices of its vectors."""
         self.dense = [layer for layer in self.layers if isinstance(layer, Dense)]
         self.trainable = [layer for layer in self.layers if layer.size]
         values = [layer.backend.to_host(layer.parameters) for layer in self.trainable]
@@ -73,10 +88,33 @@ class Network:
             for layer, part in self.parts():
                 self.parameters[part] = self.backend.asarray(values.pop(0))
                 layer.bind_parameters(self.parameters[part], self.gradients[part])
-        if seed is not None:
-            generator = self.backend.generator(seed)
-            for layer in self.layers:
-                layer.init_parameters(generator)
+
+    def __repr__(self) -> str:
+        """Return widths, device, precision, layers, loss and the number of parameters."""
+        return short_text(self)
+
+    def summary(self, print_fn: Callable[[str], object] = print) -> None:
+        """Print a table of the layers with their parameters and penalties: `print_fn` is given it as one text."""
+        print_fn(summary_text(self))
+
+    def __copy__(self) -> Self:
+        """Return a network that shares everything with this one."""
+        return shallow_copy(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the attributes that a pickle or a deep copy has, by name; the layers have their own parameters."""
+        return get_state(self, ("parameters", "gradients", "dense", "trainable"))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take the attributes of a pickle or a deep copy, and the layers and the loss for this network."""
+        set_state(self, state)
+        for module in (*self.layers, self.loss):
+            if "backend" not in vars(module):  # the pickle began with it, and it waits for this network
+                raise TypeError(
+                    f"{type(module).__name__} refers to its network: pickle or copy the network, and it goes along"
+                )
+        self.precision = self.backend.precision(self.dtype)
+        self._take_in_modules()
 
     @property
     def n_inputs(self) -> int:
@@ -254,7 +292,7 @@ def _check_architecture(layers: Sequence[Layer], loss: CategoricalCrossentropy) 
                     f"dense{number} has {width} neurons, but dense{number + 1} takes {layer.n_inputs} inputs"
                 )
             number, width = number + 1, layer.n_neurons
-        elif not (is_registered(layer) and isinstance(layer, Activation | Softmax)):
+        elif not keeps_width(layer):
             width = None
     joined = isinstance(loss, SoftmaxCategoricalCrossentropy)
     if isinstance(layers[-1], Softmax) is joined:

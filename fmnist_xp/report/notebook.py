@@ -1,9 +1,11 @@
 """The metrics that the notebook printed, for comparison only: nothing is trained on them."""
 
+from collections.abc import Iterator, Mapping
 from importlib.resources import as_file, files
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fmnist_xp.errors import RunError
+from fmnist_xp.experiments import EXPERIMENTS
 from fmnist_xp.train.history import History
 
 
@@ -28,6 +30,39 @@ NOTEBOOK_TEST: dict[str, FinalMetrics] = {
     "momentum": FinalMetrics(0.829, 0.690, 0.812, 0.527),
     "adam": FinalMetrics(0.879, 0.404, 0.864, 0.387),
 }
+
+
+def data_differences(dataset: Mapping[str, Any]) -> Iterator[str]:
+    """Yield in words what tells the data of a run from the notebook's; `dataset` is as in result.json."""
+    if dataset["name"] != "fashion-mnist":
+        yield f"{dataset['name']} data"
+    elif (dataset["train_rows"], dataset["test_rows"]) != NOTEBOOK_ROWS:
+        yield f"{dataset['train_rows']:,} + {dataset['test_rows']:,} images"
+
+
+def result_differences(result: Mapping[str, Any]) -> Iterator[str]:
+    """Yield in words why the metrics of a run, as in result.json, cannot be compared with the notebook's."""
+    yield from data_differences(result["dataset"])
+    if result["epochs"] != NOTEBOOK_EPOCHS:
+        yield f"{result['epochs']:,} epochs"
+
+
+def settings_differences(experiment: str, config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield in words what tells the settings of a run, as in config.json, from those of the notebook's `experiment`.
+
+    Epochs, seed and device may differ, and what decides no more than how sums are rounded.
+    """
+    if experiment not in NOTEBOOK_TEST:
+        yield f"the notebook has no experiment {experiment}"
+        return
+    theirs, ours = EXPERIMENTS[experiment], config["experiment"]
+    for name in ("hidden", "optimizer", "learning_rate", "decay", "momentum", "l2"):
+        expected = getattr(theirs, name)
+        expected = list(expected) if isinstance(expected, tuple) else expected
+        if (found := ours.get(name)) != expected:
+            yield f"{name.replace('_', ' ')} {found} instead of {expected}"
+    if config.get("validation"):
+        yield "rows held out for validation"
 
 
 def notebook_history(experiment: str) -> History:

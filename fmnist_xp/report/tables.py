@@ -7,16 +7,20 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fmnist_xp.data.dataset import CLASS_NAMES
-from fmnist_xp.report.notebook import NOTEBOOK_EPOCHS, NOTEBOOK_ROWS, NOTEBOOK_TEST, FinalMetrics
-from fmnist_xp.train.history import History
+from fmnist_xp.report.notebook import NOTEBOOK_TEST, FinalMetrics, result_differences
+from fmnist_xp.train.history import DIP, History, ended_in_dip
+
+ENOUGH_FOR_QUARTILES = 4
+"""Quartiles of fewer seeds would say no more than their range."""
 
 
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], rule: Sequence[str] = ()) -> str:
     """Return a Markdown table, ending in a newline; a `|` inside a cell is escaped.
 
+    `rule` is the line below the header, such as ("---", "---:") for a second column that is aligned right.
     Raises `ValueError` if a row and the header differ in length.
     """
-    lines = [header, ["---"] * len(header), *rows]
+    lines = [header, rule or ["---"] * len(header), *rows]
     for row in lines:
         if len(row) != len(header):
             raise ValueError(f"a row has {len(row)} cells and the header {len(header)}: {row}")
@@ -90,62 +94,59 @@ def averages(scores: Sequence[ClassScore]) -> tuple[ClassScore, ClassScore]:
     return mean("macro avg", [1] * len(scores)), mean("weighted avg", support)
 
 
-def mean_and_spread(values: Sequence[float]) -> str:
-    """Return "mean ± standard deviation (lowest–highest)" with 3 decimals, or just the value if there is only one.
-
-    The deviation is that of a sample (n − 1). Raises `ValueError` if there is no value.
-    """
-    if len(values) == 0:
-        raise ValueError("no values: a mean needs at least one")
-    if len(values) == 1:
-        return f"{values[0]:.3f}"
-    with np.errstate(invalid="ignore"):  # a diverged run may have an infinite loss
-        mean, deviation = np.mean(values), np.std(values, ddof=1)
-    return f"{mean:.3f} ± {deviation:.3f} ({min(values):.3f}–{max(values):.3f})"
-
-
 def reproduce_table(
     results: Mapping[str, Sequence[Mapping[str, Any]]], histories: Mapping[str, Sequence[History]]
 ) -> str:
-    """Return a Markdown table that compares runs with the notebook, with notes below it.
+    """Return Markdown that compares several seeds with the notebook: a short table, one of all metrics, and notes.
 
     `results` maps an experiment to the contents of its runs' `result.json`, one per seed, and `histories` to
     the histories of the same runs in the same order. Test metrics come from the results. Training metrics are the
     last of the histories: the notebook printed none after the last update, so the results' `train_accuracy` and
-    `train_loss` are not comparable. For runs with the notebook's number of epochs and images of Fashion-MNIST, the
-    table says whether the notebook's value lies in the range of the seeds; for others, what makes them incomparable.
-    An experiment that the notebook lacks gets "—".
+    `train_loss` are not comparable, and only say whether a run ended in a dip. The notebook's values are there for
+    runs with its number of epochs and images of Fashion-MNIST, else a note says what differs.
 
     Raises `ValueError` if the two do not have the same runs, an experiment has none, or a history is empty.
     """
-    rows: list[tuple[str, ...]] = []
+    head = ("median", "quartiles", "range", "notebook", "seeds below it")
+    brief: list[tuple[str, ...]] = []
+    full: list[tuple[str, ...]] = []
+    notes: dict[str, None] = {}
     for experiment, runs in results.items():
-        ours = [_final_metrics(*run) for run in zip(runs, histories.get(experiment, ()), strict=True)]
-        data = _joined(run["dataset"]["name"] for run in runs)
-        seeds = _joined(run["seed"] for run in runs)
-        differences = _joined(difference for run in runs for difference in _differences(run))
+        pairs = list(zip(runs, histories.get(experiment, ()), strict=True))
+        if not pairs:
+            raise ValueError(f"{experiment} has no runs: its table needs at least one")
+        ours = [_final_metrics(*pair) for pair in pairs]
+        dips = sum(ended_in_dip(history, float(run["train_accuracy"])) is not None for run, history in pairs)
+        differences = dict.fromkeys(difference for run in runs for difference in result_differences(run))
+        notes |= differences
+        theirs = None if differences else NOTEBOOK_TEST.get(experiment)
         for name, label in _METRICS.items():
-            values = [getattr(metrics, name) for metrics in ours]
-            spread = mean_and_spread(values)
-            if experiment not in NOTEBOOK_TEST:
-                notebook, verdict = "—", "—"
+            cells = _spread([getattr(metrics, name) for metrics in ours], theirs and getattr(theirs, name))
+            if name == "test_accuracy":
+                brief.append((experiment, *cells, f"{dips} of {len(runs)}"))
             else:
-                notebook = f"{getattr(NOTEBOOK_TEST[experiment], name):.3f}"
-                verdict = f"not comparable: {differences}" if differences else _inside(float(notebook), values)
-            rows.append((experiment, data, seeds, label, spread, notebook, verdict))
-    header = ("experiment", "data", "seeds", "figure", "ours", "notebook", "notebook inside our range")
-    table = f"{markdown_table(header, rows)}\n{_LEGEND}\n"
-    synthetic = any(run["dataset"]["name"] == "synthetic" for runs in results.values() for run in runs)
-    return f"{table}\n{_SYNTHETIC}\n" if synthetic else table
+                full.append((experiment, label, *cells))
+    numbers = len(head)
+    parts = [
+        markdown_table(("test accuracy", *head, "ended in a dip"), brief, ["---", *["---:"] * (numbers + 1)]),
+        markdown_table(("", "metric", *head), full, ["---", "---", *["---:"] * numbers]),
+        f"{_LEGEND}\n",
+    ]
+    if notes:
+        parts.append(f"Not comparable with the notebook: {', '.join(notes)}.\n")
+    if any(run["dataset"]["name"] == "synthetic" for runs in results.values() for run in runs):
+        parts.append(f"{_SYNTHETIC}\n")
+    return "\n".join(parts)
 
 
 _LEGEND = (
-    "Ours: mean ± sample standard deviation (lowest–highest) over the seeds. Training figures are those of "
-    "the last logged epoch, before its update; test figures follow the last update."
+    "Training metrics are those of the last logged epoch, before its update, as the notebook printed them; test "
+    "metrics follow the last update. A run ended in a dip if its accuracy on the training images after the last "
+    f"update is more than {DIP} below the best that it logged."
 )
 _SYNTHETIC = (
-    "**Synthetic data.** Rows marked synthetic were trained and tested on synthetic images, not on "
-    "Fashion-MNIST: their figures say nothing about the notebook's."
+    "**Synthetic data.** These runs were trained and tested on synthetic images, not on Fashion-MNIST: their metrics "
+    "say nothing about the notebook's."
 )
 _METRICS = {
     "test_accuracy": "test accuracy",
@@ -163,24 +164,22 @@ def _final_metrics(result: Mapping[str, Any], history: History) -> FinalMetrics:
     )
 
 
-def _inside(metric: float, values: Sequence[float]) -> str:
-    """Say whether `metric`, printed with 3 decimals, lies in the range of `values` rounded alike."""
-    if len(values) == 1:
-        return "one seed: no range"
-    return "yes" if round(min(values), 3) <= metric <= round(max(values), 3) else "no"
+def _spread(values: Sequence[float], notebook: float | None) -> Iterator[str]:
+    """Yield median, quartiles, range, the notebook's value, and how many of `values` are below that.
 
-
-def _differences(result: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the differences from the notebook that make a run's metrics incomparable."""
-    dataset = result["dataset"]
-    if dataset["name"] == "synthetic":
-        yield "synthetic data"
-    elif (dataset["train_rows"], dataset["test_rows"]) != NOTEBOOK_ROWS:
-        yield f"{dataset['train_rows']:,} + {dataset['test_rows']:,} images"
-    if result["epochs"] != NOTEBOOK_EPOCHS:
-        yield f"{result['epochs']:,} epochs"
-
-
-def _joined(values: Iterable[Any]) -> str:
-    """Return the distinct values in ascending order, as "0, 1, 2"."""
-    return ", ".join(str(value) for value in sorted(set(values)))
+    Values that are not finite are counted, and take no other part. The notebook printed 3 decimals, so `values` are
+    rounded alike to be compared with it: "3–5 of 10" are below it if 3 are less and 2 are equal.
+    """
+    numbers = np.array(values, dtype=np.float64)
+    finite = numbers[np.isfinite(numbers)]
+    lost = f"{len(numbers) - len(finite)} not finite" if len(finite) < len(numbers) else ""
+    yield " ".join(filter(None, [f"{np.median(finite):.3f}" if finite.size else "", lost]))
+    yield "{:.3f}–{:.3f}".format(*np.quantile(finite, [0.25, 0.75])) if len(finite) >= ENOUGH_FOR_QUARTILES else "—"
+    yield f"{finite.min():.3f}–{finite.max():.3f}" if len(finite) > 1 else "—"
+    if notebook is None:
+        yield from ("—", "—")
+        return
+    yield f"{notebook:.3f}"
+    rounded = np.round(numbers, 3)
+    below, equal = int((rounded < notebook).sum()), int((rounded == notebook).sum())
+    yield f"{below}–{below + equal} of {len(numbers)}" if equal else f"{below} of {len(numbers)}"

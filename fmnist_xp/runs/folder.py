@@ -11,7 +11,7 @@ from fmnist_xp.backend import Backend
 from fmnist_xp.errors import RunError
 from fmnist_xp.files import read_text, write_text
 from fmnist_xp.plain_json import check_form, parse_json, to_json
-from fmnist_xp.runs.settings import CONFIG_FORM, Settings, changes
+from fmnist_xp.runs.settings import CONFIG_FORM, Settings, changes, words
 from fmnist_xp.train.checkpoint import checkpoint_files, epoch_of
 
 CONFIG = "config.json"
@@ -63,14 +63,21 @@ def epochs_done(folder: Path) -> int:
     return max(map(epoch_of, checkpoint_files(folder / CHECKPOINTS)), default=0)
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Return whether a run has a checkpoint, be it of its first weights."""
+    return bool(checkpoint_files(folder / CHECKPOINTS))
+
+
 def check_folder(folder: Path, force: bool = False) -> None:
     """Raise `RunError` where a run must not be written to `folder`: it is a file, or holds something to lose."""
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is a file: name another folder with --out")
     holds = what_holds(folder)
-    if force or holds in (Holds.NOTHING, Holds.STARTED):
-        return
-    cure = "name another folder with --out, or replace it with --force"
+    cure = "name another folder with --out"
+    if holds is not Holds.OTHER:
+        if force or holds in (Holds.NOTHING, Holds.STARTED):
+            return
+        cure += ", or replace it with --force"
     if holds is Holds.UNFINISHED:
         cure = f"go on with fmnist-xp train --resume {folder}, {cure}"
     raise RunError(f"{folder} holds {holds.value}: {cure}")
@@ -79,7 +86,7 @@ def check_folder(folder: Path, force: bool = False) -> None:
 def default_folder(settings: Settings, backend: Backend, config: Mapping[str, Any]) -> Path:
     """Make and return runs/<experiment>-<device>-s<seed>, with changed settings, and a number where it is taken."""
     parts = [settings.experiment.name, backend.name.replace(":", ""), f"s{settings.seed}"]
-    parts += [f"{SHORT.get(name, name)}{_in_name(value)}" for name, value in changes(config).items()]
+    parts += [f"{SHORT.get(name, name)}{words(value)}" for name, value in changes(config).items()]
     name, number = "-".join(parts), 1
     while True:
         folder = Path("runs") / (f"{name}-{number}" if number > 1 else name)
@@ -104,7 +111,9 @@ def locked(folder: Path) -> Iterator[None]:
         with FileLock(folder / LOCK, timeout=0, thread_local=False):
             yield
     except Timeout:
-        raise RunError(f"{folder} is being written by another process: wait for it, or name another folder") from None
+        raise RunError(
+            f"{folder} is being written by another process: wait for it, or name another folder with --out"
+        ) from None
 
 
 def is_locked(folder: Path) -> bool:
@@ -184,7 +193,3 @@ def _remove_run(folder: Path) -> None:
             shutil.rmtree(folder / name, ignore_errors=True)
         else:
             (folder / name).unlink(missing_ok=True)
-
-
-def _in_name(value: Any) -> str:
-    return "-".join(map(str, value)) if isinstance(value, list) else str(value)

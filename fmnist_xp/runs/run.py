@@ -12,7 +12,7 @@ from fmnist_xp.errors import RunError
 from fmnist_xp.experiments import N_INPUTS
 from fmnist_xp.model import Sequential
 from fmnist_xp.runs.folder import CONFIG, HISTORY, MODEL, MODEL_BEST, RESULT, Holds, read_json, what_holds
-from fmnist_xp.runs.settings import CONFIG_FORM, RESULT_FORM, Result, changes
+from fmnist_xp.runs.settings import CONFIG_FORM, RESULT_FORM, Result, changes, words
 from fmnist_xp.train.history import History
 
 
@@ -34,7 +34,7 @@ class Run:
     def title(self) -> str:
         """What was trained on what, with which settings changed, for the titles of pictures."""
         result, data = self.result, self.result.dataset
-        changed = [f"{name.replace('_', ' ')} {_words(value)}" for name, value in self.changes.items()]
+        changed = [f"{name.replace('_', ' ')} {words(value)}" for name, value in self.changes.items()]
         parts = [result.experiment, *changed, result.device, f"seed {result.seed}"]
         parts.append(f"{data.name} ({data.train_rows:,} images)")
         if result.diverged or result.interrupted or result.stopped:
@@ -77,7 +77,3 @@ def load_run(folder: Path) -> Run:
     if not history:
         raise RunError(f"{folder / HISTORY} has nothing logged: train again")
     return Run(folder, config, result, history)
-
-
-def _words(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -56,7 +56,7 @@ class Settings:
 
         `source` is how the data was asked for. Raises `ValueError` for an optimizer that cannot be.
         """
-        values = asdict(self)
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))  # with lists for tuples, as it is read again
         optimizer = self.experiment.make_optimizer()
         if source not in ("auto", "synthetic"):  # a path, which must mean the same in another working directory
             source = str(Path(source).expanduser().resolve())
@@ -74,7 +74,7 @@ class Settings:
 
     def are_in(self, config: Mapping[str, Any]) -> bool:
         """Say whether a loaded config.json is of these settings."""
-        wanted: dict[str, Any] = json.loads(json.dumps(asdict(self)))  # with lists for tuples
+        wanted: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         usual = {field.name: field.default for field in fields(self)}  # what older ones lack
         return wanted == {key: config.get(key, usual[key]) for key in wanted}
 
@@ -188,11 +188,16 @@ def changes(config: Mapping[str, Any]) -> dict[str, Any]:
     experiment = config["experiment"]
     known = [asdict(kind) for name, kind in EXPERIMENTS.items() if name == experiment.get("name")]
     usual = known[0] if known else {}
-    usual = json.loads(json.dumps(usual))  # with lists for tuples
+    usual = json.loads(json.dumps(usual))
     changed = {name: value for name, value in experiment.items() if name in usual and value != usual[name]}
     defaults = {field.name: field.default for field in fields(Settings)}
     of_run = {name: config.get(name, defaults[name]) for name in ("precision", "validation", "patience")}
     return changed | {name: value for name, value in of_run.items() if value != defaults[name]}
+
+
+def words(value: Any) -> str:
+    """Return the value of a setting as a title or a table has it."""
+    return "-".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _form(record: Any) -> dict[str, Any]:

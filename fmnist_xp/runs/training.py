@@ -4,7 +4,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
@@ -23,6 +23,7 @@ from fmnist_xp.runs.settings import CONFIG_FORM, Result, Settings, dataset_sha25
 from fmnist_xp.train.architecture import describe
 from fmnist_xp.train.arrays import MODEL, save_arrays
 from fmnist_xp.train.history import History
+from fmnist_xp.train.tensorboard import TensorBoardWriter
 
 logger = logging.getLogger("fmnist_xp")
 
@@ -64,6 +65,7 @@ def resume_run(
     It comes to the bits of a run that was never stopped. `how` is what `_train` takes. Raises `RunError` where there
     is no run to go on with, its data are not these, or it has more epochs already.
     """
+    settings_to_resume(folder, epochs)  # before a lock is made where there is no run
     with files.locked(folder):
         config, settings = settings_to_resume(folder, epochs)
         if (found := dataset_sha256(train, test)) != config["data"].get("sha256"):
@@ -98,7 +100,7 @@ def settings_to_resume(folder: Path, epochs: int | None = None) -> tuple[dict[st
     wanted, done = epochs or settings.experiment.epochs, files.epochs_done(folder)
     if wanted < done:
         raise RunError(f"{folder} has {done:,} epochs already: --epochs may be that or more, got {wanted:,}")
-    if not done and files.what_holds(folder) is files.Holds.FINISHED:
+    if not files.has_checkpoint(folder) and files.what_holds(folder) is files.Holds.FINISHED:
         raise RunError(f"{folder} has no checkpoint to go on from, since an older version wrote it: train anew")
     return config, replace(settings, experiment=replace(settings.experiment, epochs=wanted))
 
@@ -114,24 +116,28 @@ def _train(
     verbose: int = 1,
     checkpoint_every: int | None = None,
     keep_going: bool = False,
-    callbacks: Sequence[Any] = (),
+    tensorboard: Path | None = None,
 ) -> Run:
     """Train from the newest checkpoint in `folder`, or from the start, and write what comes of it.
 
-    The arguments by name are those of `Sequential.fit`.
+    The arguments by name are those of `Sequential.fit`, and the folder of TensorBoard's event files.
     """
     experiment = settings.experiment
     network = experiment.make_network(backend, settings.seed, settings.precision)
     X, y = pixels(train)  # as they come: the order of the rows of a full batch is free
-    started = time.perf_counter()
-    with HistoryFile(folder / files.HISTORY) as growing:
+    before, started = files.epochs_done(folder), time.perf_counter()
+    with ExitStack() as open_files:
+        callbacks: list[Any] = [open_files.enter_context(HistoryFile(folder / files.HISTORY))]
+        if tensorboard is not None:
+            callbacks.append(TensorBoardWriter(tensorboard, folder.resolve().name, config))
+            open_files.callback(callbacks[-1].close)
         history = network.fit(
             X,
             y,
             epochs=experiment.epochs,
             optimizer=experiment.make_optimizer(),
             log_every=settings.log_every,
-            verbose=bool(verbose),
+            verbose=verbose,
             block_rows=settings.block_rows,
             dense=settings.dense_rows,
             validation_fraction=settings.validation,
@@ -142,10 +148,10 @@ def _train(
             checkpoint_every=checkpoint_every,
             resume=True,
             keep_going=keep_going,
-            callbacks=[growing, *callbacks],
+            callbacks=callbacks,
         )
     backend.synchronize()
-    seconds = time.perf_counter() - started
+    seconds = time.perf_counter() - started + sum(history.epoch_seconds[:before])
     history.save(folder / files.HISTORY)
     without_model = history.diverged and not keep_going
     if not without_model:

@@ -34,7 +34,7 @@ def tell_of_idle_units(network: Network, inputs: Pixels | Array, metrics: BatchM
         values = backend.asarray(rows, network.precision.operands)
         for number, layer in enumerate(network.layers, start=1):
             values = layer.forward(values)
-            if isinstance(layer, Activation) and not backend.to_host(values).any():
+            if isinstance(layer, Activation) and not bool(values.any()):
                 dead = f"layer {number} ({type(layer).__name__}) gives 0 for every row, its units are dead"
                 break
     if not dead and history.epoch[-1] < EARLY:

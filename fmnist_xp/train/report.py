@@ -15,18 +15,12 @@ logger = logging.getLogger("fmnist_xp")
 _NONE = inspect.Parameter.empty
 
 
-class Stretch(NamedTuple):
-    """Epochs that ran at once, from `epoch` to `done`; what is fetched is waited for when it is asked for.
-
-    `weights` is the sum of all weights after them, if it was asked for, `totals` the metrics of the first where it is
-    logged, and `held_out` its (accuracy, loss) on rows held out.
-    """
+class Logged(NamedTuple):
+    """A logged epoch: `totals` waits for its metrics, `held_out` for its (accuracy, loss) on rows held out."""
 
     epoch: int
-    done: int
     learning_rate: float
-    weights: Callable[[], Any] | None
-    totals: Callable[[], Any] | None
+    totals: Callable[[], Any]
     held_out: Callable[[], tuple[float, float]] | None
 
 
@@ -44,37 +38,34 @@ class Report:
     ) -> None:
         self._history, self._held_out, self._patience, self._keep_going = history, held_out, patience, keep_going
         self._notify = [_notifier(callback, network) for callback in callbacks]
-        self._stretch: Stretch | None = None
+        self._network = network
+        self._logged: Logged | None = None
         best = history.best_place
         self._best = None if best is None else (history.score(best), history.epoch[best])
 
-    def add(self, stretch: Stretch) -> None:
-        """Take note of a stretch, after the one before it is reported."""
+    def add(self, logged: Logged) -> None:
+        """Take note of a logged epoch, after the one before it is reported."""
         self.finish()
-        self._stretch = stretch
+        self._logged = logged
 
     def finish(self) -> None:
-        """Report the stretch added last, if it is not yet."""
-        if self._stretch is None:
+        """Report the epoch added last, if it is not yet."""
+        if self._logged is None:
             return
-        stretch, self._stretch = self._stretch, None
-        if stretch.totals is not None:
-            loss, accuracy, penalty = stretch.totals().tolist()
-            held_out = stretch.held_out and stretch.held_out()
-            self._history.append(
-                stretch.epoch, accuracy, loss + penalty, stretch.learning_rate, penalty, held_out or None
-            )
-            self._compare(stretch.epoch)
-            if not math.isfinite(loss + penalty):
-                self._diverged(f"the loss is {loss + penalty} at epoch {stretch.epoch}")
-            for notify in self._notify:
-                notify(self._history)
-        if stretch.weights is not None:
-            self.check(stretch.done, float(stretch.weights()))
+        logged, self._logged = self._logged, None
+        loss, accuracy, penalty = logged.totals().tolist()
+        held_out = logged.held_out and logged.held_out()
+        self._history.append(logged.epoch, accuracy, loss + penalty, logged.learning_rate, penalty, held_out)
+        self._compare(logged.epoch)
+        if not math.isfinite(loss + penalty):
+            self._diverged(f"the loss is {loss + penalty} at epoch {logged.epoch}")
+        for notify in self._notify:
+            notify(self._history)
 
-    def check(self, done: int, weights: float) -> None:
-        """Tell where the sum of all `weights` after `done` epochs is not finite: at least one of them is not."""
-        if not math.isfinite(weights):
+    def check_weights(self, done: int) -> None:
+        """Tell where a weight is not finite after `done` epochs: their sum is not finite then; waits for it."""
+        network = self._network
+        if not math.isfinite(float(network.backend.xp.sum(network.parameters))):
             self._diverged(f"the weights are no longer finite after epoch {done - 1}")
 
     def _compare(self, epoch: int) -> None:

@@ -13,7 +13,7 @@ from fmnist_xp.train.fullbatch import FullBatch
 from fmnist_xp.train.history import History
 from fmnist_xp.train.idle import tell_of_idle_units
 from fmnist_xp.train.interrupts import noted_interrupts
-from fmnist_xp.train.report import Report, Stretch
+from fmnist_xp.train.report import Logged, Report
 from fmnist_xp.train.validation import HeldOut
 
 
@@ -54,7 +54,7 @@ def train(
     """Train `network` full batch up to epoch `epochs` on rows as `rows.lay_out` takes them; return what was logged.
 
     Every `log_every`th epoch, from epoch 0 on, is logged: its metrics, those of the rows `validation` too, are those
-    before its update. Nothing else that a device computes is waited for, but whether the weights are finite.
+    before its update. A device that computes meanwhile is waited for nowhere else.
 
     `state` is where an earlier training was when it wrote a checkpoint, from which this one goes on. `checkpoints`
     are written when they are due and at the end. Training ends early, after the epoch under way, where
@@ -67,7 +67,7 @@ def train(
     A backend that captures runs all epochs from one logged to the next at once: an interrupt then lets these end,
     `epoch_seconds` has their mean, and a callback that overlaps is called while the next ones run.
     """
-    backend, xp, callbacks = network.backend, network.backend.xp, list(callbacks)
+    backend, callbacks = network.backend, list(callbacks)
     start = state or State(0, History())
     history, done = start.history, start.epoch
     earlier = history.epoch_seconds
@@ -83,7 +83,7 @@ def train(
 
         def present() -> State:
             report.finish()
-            report.check(done, float(xp.sum(network.parameters)))
+            report.check_weights(done)
             seconds = zip(backend.seconds_between(marks), counts, strict=True)
             history.epoch_seconds = earlier + [one / count for one, count in seconds for _ in range(count)]
             return State(done, history, held_out and held_out.best)
@@ -100,12 +100,13 @@ def train(
             marks.append(backend.mark())
             counts.append(count)
             done = epoch + count
-            totals = backend.fetch(batch.metrics.totals) if log else None
-            weights = None if backend.asynchronous and not log else backend.fetch(xp.sum(network.parameters))
-            validated = held_out.fetch() if log and held_out else None
-            report.add(Stretch(epoch, done, learning_rate, weights, totals, validated))
-            if log and not (runner.captures and overlapping):
+            if log:
+                totals = backend.fetch(batch.metrics.totals)
+                report.add(Logged(epoch, learning_rate, totals, held_out.fetch() if held_out else None))
+            if not (runner.captures and overlapping):
                 report.finish()
+            if not backend.asynchronous:  # elsewhere the next loss that is logged tells
+                report.check_weights(done)
             for on_progress in progress:
                 on_progress(done)
             if interrupts:

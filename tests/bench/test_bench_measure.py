@@ -23,14 +23,25 @@ def test_fitted_exponent_of_a_power_law_is_its_exponent(exponent: float) -> None
     assert fitted_exponent(sizes, [3e-6 * size**exponent for size in sizes]) == pytest.approx(exponent, abs=1e-3)
 
 
-def test_fitted_exponent_is_the_least_squares_one() -> None:
-    # logarithms 0, 1, 2 against 0, 2, 1: slope 1/2
-    assert fitted_exponent([1, 10, 100], [1, 100, 10]) == pytest.approx(0.5)
+@pytest.mark.parametrize(
+    ("off", "exponent"),
+    [
+        # Logarithms 0, 1, 2 against 0, 1 + 3s, 2: the line is s + x, and the middle is 2s off it.
+        (1.09**1.5, 1.0),
+        (1.11**1.5, None),
+    ],
+)
+def test_exponent_needs_all_points_within_a_tenth_of_the_fitted_line(off: float, exponent: float | None) -> None:
+    assert fitted_exponent([1, 10, 100], [1, 10 * off, 100]) == exponent
 
 
-@pytest.mark.parametrize("values", [[], [5.0], [5.0, 0.0], [0.0, -1.0]])
-def test_no_exponent_from_fewer_than_two_positive_points(values: list[float]) -> None:
-    assert fitted_exponent([1.0, 2.0][: len(values)], values) is None
+@pytest.mark.parametrize("values", [[], [5.0], [5.0, 6.0], [5.0, 0.0, 1.0], [0.0, -1.0, 3.0]])
+def test_no_exponent_from_fewer_than_three_positive_points(values: list[float]) -> None:
+    assert fitted_exponent([1.0, 2.0, 3.0][: len(values)], values) is None
+
+
+def test_no_exponent_from_two_sizes_measured_twice() -> None:
+    assert fitted_exponent([1, 2, 1, 2], [3, 6, 3, 6]) is None
 
 
 def test_summary_has_median_and_spread() -> None:

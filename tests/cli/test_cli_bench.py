@@ -1,6 +1,5 @@
 import functools
 import itertools
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -65,30 +64,15 @@ def test_wrong_usage_is_one_line(command: Command, arguments: tuple[object, ...]
 def test_table_with_known_speeds(
     command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    known = speed.Speed("sgd", (784, 128, 10), epoch_seconds=12.5, column_share=0.684, flops=2.5e14, gemm_flops=1e15)
+    known = speed.Speed("sgd", (784, 128, 10), epoch_seconds=12.5, column_share=0.684, flops=2.5e20, gemm_flops=1e21)
     monkeypatch.setattr(speed, "measure_speed", lambda *_arguments, **_more: [known])
     answer = command("bench", "--device", "cpu", "--threads", 1)
     answer.assert_went_well()
     cells = [[cell.strip() for cell in re.split("[│┃]", line)[1:-1]] for line in answer.lines if line[0] in "│┃"]
     assert cells == [
         ["experiment", "network", "ms/epoch", "epochs/s", "columns", "GFLOP/s", "peak"],
-        ["sgd", "784-128-10", "12500.00", "0.1", "68%", "250,000", "25%"],
+        ["sgd", "784-128-10", "12500.00", "0.1", "68%", "250,000,000,000", "25%"],
     ]
     assert answer.lines[0].startswith("60,000 images an epoch on cpu: ")
-    assert answer.lines[0].endswith(", float32")
-    quiet = command("bench", "--device", "cpu", "--threads", 1, "--quiet")
-    assert quiet.lines == [line for line in answer.lines if line[0] in "┏┃┡│└"]
-    found = json.loads(command("bench", "--device", "cpu", "--threads", 1, "--json").out)
-    assert (found["device"], found["threads"], found["rows"], found["epochs"]) == ("cpu", 1, 60_000, 20)
-    assert found["experiments"] == [
-        {
-            "experiment": "sgd",
-            "widths": [784, 128, 10],
-            "epoch_seconds": {"median": 12.5},
-            "samples_per_second": 4800.0,
-            "column_share": 0.684,
-            "flops_per_second": 2.5e14,
-            "gemm_flops_per_second": 1e15,
-        }
-    ]
+    assert answer.lines[0].endswith(", float32; peak: large matrix products in the same process")
     assert answer.lines[-1].startswith("columns: the share of each image's that the first layer multiplies;")

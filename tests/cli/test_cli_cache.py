@@ -1,6 +1,5 @@
 """`fmnist-xp cache`, and `--no-synthetic` on every command that loads data."""
 
-import json
 import re
 import socket
 from collections.abc import Callable
@@ -24,15 +23,9 @@ def test_info_and_clear(command: Command, tmp_path: Path, workplace: Path, idx_f
     answer.assert_went_well()
     assert answer.lines[0].startswith(f"{cache}: ")
     assert answer.lines[0].endswith("MB of at most 1,000.0 MB")
-    cells = [line.split("│")[3].strip() for line in answer.lines if line.startswith("│")]
-    assert "".join(cells).replace(" ", "") == f"{decoded.name}decoded data set: IDX files in {idx_folder}".replace(
-        " ", ""
-    )
-    assert max(map(len, answer.lines[1:])) <= 80
-    found = json.loads(command("cache", "info", "--json").out)
-    assert (found["folder"], found["bytes"], found["max_bytes"]) == (str(cache), decoded.stat().st_size, 10**9)
-    (file,) = found["files"]
-    assert (file["path"], file["size"], file["kind"]) == (str(decoded), decoded.stat().st_size, "decoded data set")
+    (line,) = (line for line in answer.lines if decoded.name in line)
+    assert "decoded data set" in line
+    assert str(idx_folder) in line
     assert "letter" not in answer.out
     size = decoded.stat().st_size / 1e6
     answer = command("cache", "clear")
@@ -62,10 +55,11 @@ def test_table_lists_most_recently_used_file_first(
     answer.assert_went_well()
     assert answer.lines[0] == f"{folder}: 5,000,001.2 MB of at most 12,345,678.0 MB"
     rows = [[cell.strip() for cell in re.split("[│┃]", line)[1:-1]] for line in answer.lines if line[0] in "│┃"]
-    assert rows[:2] == [["MB", "last used", "file, what it is, its source"], ["1.2", "2026-01-02", "a/new"]]
-    assert rows[-2:] == [["5,000,000.0", "2025-11-30", "old.gz"], ["", "", "file as fetched: http://a"]]
-    assert "".join(row[2] for row in rows[2:-2]) == "decoded data set: [b]" + "c" * 80  # whole, on several lines
-    assert max(map(len, answer.lines[1:])) <= 80
+    assert rows == [
+        ["file", "MB", "last used", "what", "source"],
+        ["a/new", "1.2", "2026-01-02 03:04", "decoded data set", "[b] " + "c" * 80],
+        ["old.gz", "5000000.0", "2025-11-30 23:59", "file as fetched", "http://a"],
+    ]
     monkeypatch.setattr("fmnist_xp.data.cache.clear_cache", lambda: files)
     assert command("cache", "clear").out == "removed 2 files, 5,000,001.2 MB\n"
 

@@ -1,5 +1,6 @@
 """Hostile values for every option and argument of every command, as typer lists them."""
 
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -59,6 +60,8 @@ ALL = {" ".join((*name, parameter.name)): (name, parameter) for name, parameter 
 
 def values(parameter: Any) -> tuple[str, ...]:
     kind = parameter.type_descriptor.annotation
+    if parameter.name == "page":  # a file that is replaced: a faulty program that root runs would replace devices
+        return (*(path for path in PATHS if not path.startswith(("/dev/", "/proc/"))), "{pipe}")
     if kind in (int, float):
         return NUMBERS
     if kind is bool or isinstance(kind, EnumType):
@@ -90,9 +93,11 @@ def places(
     monkeypatch.setattr(speed, "gemm_sampler", lambda *_arguments: lambda: 1.0)
     (tmp_path / "file").write_text("mine")
     (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
     run = shutil.copytree(finished_run, tmp_path / "run")
     return {
-        "file": str(tmp_path / "file"), "folder": str(tmp_path / "folder"), "data": str(idx_folder),
+        "file": str(tmp_path / "file"), "folder": str(tmp_path / "folder"), "pipe": str(tmp_path / "pipe"),
+        "data": str(idx_folder),
         "run_folder": str(run), "run_folders": str(run), "images": str(finished_run / "metrics.png"),
     }  # fmt: skip
 
@@ -119,7 +124,9 @@ def test_hostile_values_end_in_one_line(
     name, parameter = ALL[case]
     others = {**GIVEN, **places, "folder": "new"}
     for template in values(parameter):
-        value = template.replace("{file}", places["file"]).replace("{folder}", places["folder"])
+        value = template
+        for place in ("file", "folder", "pipe"):
+            value = value.replace(f"{{{place}}}", places[place])
         before = contents(workplace)
         answer = command(*line(name, parameter, value, others))
         assert "unexpected" not in answer.err, (case, value[:80], answer)
@@ -137,6 +144,6 @@ def test_hostile_values_end_in_one_line(
 
 def test_every_command_is_covered() -> None:
     assert {case.rpartition(" ")[0] for case in ALL} == {
-        "", "train", "evaluate", "predict", "plot", "reproduce", "bench", "parity",
+        "", "train", "evaluate", "predict", "plot", "report", "reproduce", "bench", "parity",
         "data info", "data fetch", "data export",
     }  # fmt: skip

@@ -1,4 +1,3 @@
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -68,19 +67,6 @@ def test_top_is_the_number_of_classes(
     answer.assert_went_well()
     assert len(answer.lines) == 1
     assert len(parse(answer.lines[0])[1]) == count
-
-
-def test_predictions_as_json(command: Command, run_folder: Path, workplace: Path) -> None:
-    save(workplace / "trousers.png", draw(60, 40))
-    shown = parse(command("predict", run_folder, "trousers.png", "--top", 2, "--device", "cpu").lines[0])[1]
-    answer = command("predict", run_folder, "trousers.png", "--top", 2, "--device", "cpu", "--json")
-    answer.assert_went_well()
-    found = json.loads(answer.out)
-    (prediction,) = found.pop("predictions")
-    assert found == {"run": str(run_folder), "best": False}
-    assert prediction["image"] == "trousers.png"
-    classes = {each["name"]: 100 * each["probability"] for each in prediction["classes"]}
-    assert classes == pytest.approx(shown, abs=0.06)
 
 
 def test_photographs_of_any_size_colour_and_background(command: Command, run_folder: Path, workplace: Path) -> None:

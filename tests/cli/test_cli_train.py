@@ -177,11 +177,17 @@ def test_quiet_prints_the_result_alone(train: Command) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "folder"),
-    [((), "adam-cpu-s0"), (("sgd", "--seed", 7), "sgd-cpu-s7"), (("momentum",), "momentum-cpu-s0")],
+    [
+        ((), "adam-cpu-s0-epochs1"),
+        (("sgd", "--seed", 7), "sgd-cpu-s7-epochs1"),
+        (("momentum", "--hidden", "5,4", "--l2", 0), "momentum-cpu-s0-hidden5-4-l2_0.0-epochs1"),
+    ],
 )
 def test_default_folder(train: Command, workplace: Path, arguments: tuple[object, ...], folder: str) -> None:
-    train(*arguments, "--epochs", 1).assert_went_well()
-    assert [path.name for path in (workplace / "runs").iterdir()] == [folder]
+    for number in range(3):
+        train(*arguments, "--epochs", 1).assert_went_well()
+        assert (workplace / "runs" / (f"{folder}-{number + 1}" if number else folder) / "result.json").is_file()
+    assert len(list((workplace / "runs").iterdir())) == 3
     assert read_json(workplace / "runs" / folder / "result.json")["experiment"] == folder.split("-")[0]
 
 
@@ -231,7 +237,8 @@ def test_a_run_is_not_overwritten(train: Command, workplace: Path) -> None:
 def test_other_files_are_not_overwritten(train: Command, workplace: Path) -> None:
     (workplace / "run").mkdir()
     (workplace / "run" / "letter.txt").write_text("dear")
-    train("--epochs", 1, "--out", "run").assert_failed(1, "run holds", "--out", "--force")
+    for force in ((), ("--force",)):
+        train("--epochs", 1, "--out", "run", *force).assert_failed(1, "run holds something that is no run", "--out")
     assert contents(workplace) == {"run/letter.txt": b"dear"}
 
 
@@ -276,34 +283,38 @@ def fail(monkeypatch: pytest.MonkeyPatch, method: str, error: BaseException) -> 
     monkeypatch.setattr(Sequential, method, failing)
 
 
-@pytest.mark.parametrize("method", ["fit", "evaluate", "save"])
-def test_a_failing_run_leaves_nothing(
-    train: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch, method: str
+def test_a_run_that_fails_before_it_learned_anything_leaves_nothing(
+    train: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fail(monkeypatch, method, RuntimeError("boom\nand more"))
+    fail(monkeypatch, "fit", RuntimeError("boom\nand more"))
     train("--epochs", 2, "--out", "run", "--quiet").assert_failed(1, "RuntimeError: boom and more", "--debug")
     assert contents(workplace) == {}
 
 
-@pytest.mark.parametrize("method", ["fit", "evaluate", "save"])
-def test_a_failing_run_with_force_keeps_the_previous_run(
-    train: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch, method: str
+@pytest.mark.parametrize("method", ["evaluate", "save"])
+def test_a_run_that_fails_after_its_training_is_finished_by_resuming(
+    train: Command, command: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    train("--epochs", 2, "--out", "whole", "--quiet").assert_went_well()
+    with monkeypatch.context() as patch:
+        fail(patch, method, RuntimeError("boom"))
+        train("--epochs", 2, "--out", "run", "--quiet").assert_failed(1, "RuntimeError: boom")
+    command("evaluate", "run").assert_failed(1, "run is not a finished run", "fmnist-xp train --resume run")
+    train("--epochs", 2, "--out", "run").assert_failed(1, "run holds an unfinished run", "--resume run", "--force")
+    train("--resume", "run", "--quiet").assert_went_well()
+    for name in ("model.safetensors", "history.csv"):
+        assert (workplace / "run" / name).read_bytes() == (workplace / "whole" / name).read_bytes()
+
+
+def test_a_run_with_force_that_learns_nothing_keeps_the_previous_run(
+    train: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train("--epochs", 2, "--out", "run").assert_went_well()
     before = contents(workplace)
-    fail(monkeypatch, method, OSError(28, "No space left on device", "run/model.safetensors"))
+    fail(monkeypatch, "fit", OSError(28, "No space left on device", "run/checkpoints/epoch-0"))
     answer = train("--epochs", 3, "--seed", 1, "--out", "run", "--force", "--quiet")
-    answer.assert_failed(1, "run/model.safetensors: No space left on device")
+    answer.assert_failed(1, "run/checkpoints/epoch-0: No space left on device")
     assert contents(workplace) == before
-
-
-def test_a_full_disk_is_one_line_and_the_folder_is_free_again(
-    train: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        fail(patch, "save", OSError(28, "No space left on device", "run/model.safetensors"))
-        train("--epochs", 2, "--out", "run", "--quiet").assert_failed(1, "No space left on device")
-    train("--epochs", 2, "--out", "run").assert_went_well()
 
 
 def test_a_second_interrupt_leaves_nothing(train: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -368,11 +379,12 @@ def test_data_in_the_environment(
 
 @pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")
 def test_a_run_that_diverged_can_be_read(train: Command, command: Command, workplace: Path) -> None:
-    answer = train("sgd", "--learning-rate", 1e30, "--epochs", 25, "--out", "run")
+    answer = train("sgd", "--learning-rate", 1e30, "--epochs", 25, "--out", "run", "--keep-going")
     assert answer.code == 0
-    assert "diverged" in answer.err
+    assert answer.err.count("diverged") == 1
     assert "Traceback" not in answer.err
     result = read_json(workplace / "run" / "result.json")
+    assert (result["diverged"], result["stopped"], result["epochs"]) == (True, "", 25)
     assert result["test_loss"] is None
     assert result["train_loss"] is None
     assert result["test_accuracy"] == 0  # nothing is predicted
@@ -382,6 +394,30 @@ def test_a_run_that_diverged_can_be_read(train: Command, command: Command, workp
     read_picture(workplace / "plots" / "run" / "loss.png")
     command("evaluate", "run", "--device", "cpu").assert_failed(1, "not finite", "its training diverged")
     assert not (workplace / "run" / "confusion.png").exists()
+
+
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")
+def test_divergence_ends_the_run_and_the_last_good_checkpoint_stays(
+    train: Command, command: Command, workplace: Path
+) -> None:
+    arguments = "--learning-rate", 1e30, "--epochs", 25, "--checkpoint-every", 1, "--out", "run", "--quiet"
+    answer = train("sgd", *arguments)
+    assert answer.code == 1
+    assert "--keep-going" in answer.err
+    assert "lower --learning-rate" in answer.err
+    result = read_json(workplace / "run" / "result.json")
+    assert result["diverged"]
+    assert result["epochs"] < 10
+    assert (result["test_accuracy"], result["test_loss"]) == (None, None)
+    assert not (workplace / "run" / "model.safetensors").exists()
+    checkpoints = sorted((workplace / "run" / "checkpoints").iterdir())
+    assert checkpoints
+    for path in checkpoints:
+        assert all(np.isfinite(values).all() for values in load_file(path).values())
+    command("evaluate", "run", "--device", "cpu").assert_failed(1, "has diverged", "lower learning rate")
+    assert train("--resume", "run", "--quiet").code == 1  # it comes to the same
+    train("--resume", "run", "--quiet", "--keep-going")
+    assert read_json(workplace / "run" / "result.json")["epochs"] == 25
 
 
 def test_a_path_with_brackets_is_a_path(command: Command, workplace: Path, idx_folder: Path) -> None:

@@ -475,7 +475,7 @@ def test_dense_whose_backward_would_not_be_called_is_refused() -> None:
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        (Dense(6, 4), "layers must be a list of layers, got <"),
+        (Dense(6, 4), r"layers must be a list of layers, got Dense\(6, 4\)"),
         (3, "layers must be a list of layers, got 3"),
         ([Dense], r"layer 1 is <class .*Dense'>, not a layer: make one: Dense\(…\)"),
         ([Dense(6, 4), "relu"], "layer 2 is 'relu', not a layer: inherit from fmnist_xp.Layer"),

@@ -3,11 +3,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fmnist_xp.report.tables import (
-    averages,
     class_report,
     confusion_matrix,
     markdown_table,
@@ -88,33 +87,6 @@ def test_class_report_takes_the_ten_names_and_refuses_another_size() -> None:
     assert class_report(np.eye(10, dtype=np.int64))[9] == ("Ankle boot", 1.0, 1.0, 1.0, 1)
     with pytest.raises(ValueError, match=r"shape \(3, 3\) for 10 class names"):
         class_report(MATRIX)
-
-
-def test_averages_by_hand() -> None:
-    macro, weighted = averages(class_report(MATRIX, ("a", "b", "c")))
-    # Precision 1, 2/3, 0; recall 3/4, 1, 0; F1 6/7, 4/5, 0; support 4, 2, 0.
-    assert macro == ("macro avg", pytest.approx(5 / 9), pytest.approx(7 / 12), pytest.approx(58 / 105), 6)
-    assert weighted == ("weighted avg", pytest.approx(8 / 9), pytest.approx(5 / 6), pytest.approx(88 / 105), 6)
-
-
-def test_averages_without_samples() -> None:
-    empty = class_report(np.zeros((10, 10), np.int64))
-    assert averages(empty) == (("macro avg", 0, 0, 0, 0), ("weighted avg", 0, 0, 0, 0))
-    with pytest.raises(ValueError, match="no scores"):
-        averages([])
-
-
-@settings(deadline=None)  # the first example imports scikit-learn
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1))
-def test_report_is_scikit_learns(pairs: list[tuple[int, int]]) -> None:
-    sklearn = pytest.importorskip("sklearn.metrics", reason="scikit-learn, the oracle of this test, is not installed")
-    labels, predictions = zip(*pairs, strict=True)
-    scores = class_report(confusion_matrix(labels, predictions, classes=4), list("abcd"))
-    report = sklearn.classification_report(
-        labels, predictions, labels=range(4), target_names=list("abcd"), output_dict=True, zero_division=0
-    )
-    for score in (*scores, *averages(scores)):
-        assert list(score[1:]) == pytest.approx(list(report[score.name].values()))
 
 
 @pytest.mark.parametrize(

@@ -124,9 +124,12 @@ def test_layers_and_optimizers_of_the_users_own_are_asked_every_time(
 def test_stretches_begin_with_logged_epochs(
     captures: bool, overlapping: bool, expected: list[tuple[int, int]]
 ) -> None:
-    assert list(_stretches(9, 4, captures, overlapping)) == expected
-    assert list(_stretches(0, 4, captures, overlapping)) == []
-    assert list(_stretches(2, 10, captures, True)) == ([(0, 2)] if captures else [(0, 1), (1, 1)])
+    assert list(_stretches(0, 9, 4, captures, overlapping)) == expected
+    assert list(_stretches(4, 4, 4, captures, overlapping)) == []
+    assert list(_stretches(0, 2, 10, captures, True)) == ([(0, 2)] if captures else [(0, 1), (1, 1)])
+    # A resumed training goes on to the next logged epoch first.
+    resumed = list(_stretches(6, 9, 4, captures, overlapping))
+    assert resumed == ([(6, 2), (8, 1)] if captures else [(6, 1), (7, 1), (8, 1)])
 
 
 def test_what_overlaps_is_told_of_an_epoch_while_the_next_ones_run() -> None:

@@ -119,13 +119,37 @@ def test_exception_of_a_callback_reaches_the_caller() -> None:
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_divergence_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="fmnist_xp"):
-        history = run(epochs=12, optimizer=SGD(1e30))
+        history = run(epochs=12, optimizer=SGD(1e30), keep_going=True)
+    assert len(history) == 12
     assert np.isfinite(history.loss[0])
     assert not np.isfinite(history.loss[-2:]).any()
-    epoch = next(e for e, loss in zip(history.epoch, history.loss, strict=True) if not np.isfinite(loss))
-    assert [record.message for record in caplog.records] == [
-        f"the loss is {history.loss[epoch]} at epoch {epoch}: training has diverged; a lower learning rate may help"
-    ]
+    assert history.diverged
+    assert not history.stopped
+    (record,) = caplog.records
+    assert record.message.endswith(": training has diverged; a lower learning rate may help")
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("log_every", [1, 5, 100])
+def test_divergence_ends_the_training_in_any_epoch(log_every: int, caplog: pytest.LogCaptureFixture) -> None:
+    """Whether that epoch is logged or not: the weights of these are finite up to there, as NumPy tells."""
+    network, seen = make_network(), []
+
+    def diverging(target: Any) -> None:
+        seen.append(np.isfinite(network.parameters).all())
+        if len(seen) == 7:
+            network.parameters[3] = np.inf
+
+    optimizer = SGD(0.1)
+    optimizer.step = diverging  # type: ignore[method-assign]
+    with caplog.at_level(logging.WARNING, logger="fmnist_xp"):
+        history = run(network, epochs=50, log_every=log_every, optimizer=optimizer)
+    assert seen == [True] * 7
+    assert len(history.epoch_seconds) == 7
+    assert history.diverged
+    assert history.stopped == "the weights are no longer finite after epoch 6"
+    assert history.epoch == list(range(0, 7, log_every))
+    assert caplog.messages == [f"{history.stopped}: training has diverged; a lower learning rate may help"]
 
 
 def test_warning_names_the_epoch_that_diverged(caplog: pytest.LogCaptureFixture) -> None:
@@ -136,10 +160,11 @@ def test_warning_names_the_epoch_that_diverged(caplog: pytest.LogCaptureFixture)
             network.parameters[...] = np.nan
 
     with caplog.at_level(logging.WARNING, logger="fmnist_xp"):
-        run(network, epochs=12, log_every=2, callbacks=[spoil])
+        history = run(network, epochs=12, log_every=2, callbacks=[spoil])
     assert [record.message for record in caplog.records] == [
-        "the loss is nan at epoch 8: training has diverged; a lower learning rate may help"
+        "the weights are no longer finite after epoch 6: training has diverged; a lower learning rate may help"
     ]
+    assert history.epoch == [0, 2, 4, 6]
 
 
 def test_training_that_goes_well_warns_of_nothing(caplog: pytest.LogCaptureFixture) -> None:
