@@ -1,6 +1,7 @@
 """What the GPU round's summary says of each part."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from gpu_digest import digest
 
 from fmnist_xp.cli import measure
-from fmnist_xp.devices import survey
+from fmnist_xp.devices import Gpu, survey
 
 ROOT = Path(__file__).parents[1]
 
@@ -70,9 +71,12 @@ def test_probe_shows_the_sum_of_its_calls(tmp_path: Path) -> None:
 def test_devices_shows_the_lines_about_the_gpu(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("fmnist_xp.devices.survey", lambda: [*survey()[:3], ("cuda:0", "NVIDIA H100, 80 GiB")])
+    gpu = Gpu("cuda:0", "NVIDIA H100", 80 * 2**30, "9.0")
+    found = replace(survey(), cupy=None, gpus=[gpu], cuda_missing=None, graphs_missing=None)
+    monkeypatch.setattr("fmnist_xp.devices.survey", lambda: found)
     measure.devices()
-    assert digest("devices", capsys.readouterr().out, failed=False) == ["cuda:0 NVIDIA H100, 80 GiB"]
+    shown = digest("devices", capsys.readouterr().out, failed=False)
+    assert shown == ["cuda:0 NVIDIA H100, 80 GiB, compute 9.0", "CUDA ready", "CUDA graphs ready"]
 
 
 def test_tests_shows_the_failures_and_the_count() -> None:

@@ -117,13 +117,12 @@ def parity(
         pairs = choose_sides(backend, precision and precision.value)
     folder = out_folder or Path(f"parity-{backend.name.replace(':', '')}")
     train_data, _test_data = load_fashion_mnist(data, allow_synthetic=not no_synthetic)
-    note = {} if quiet else {"note": out.print}
-    record = run_parity(pairs, train_data, folder, epochs=epochs, **note)
+    note = (lambda _line: None) if quiet else out.print
+    record = run_parity(pairs, train_data, folder, epochs=epochs, note=note)
     if not quiet:
         for title, header, rows in parity_tables(record):
             out.print(_fitting_table(title, header, rows))
-    out.print_prose(parity_summary(record))
-    out.print(f"written to {folder}")
+    out.print_prose(f"{parity_summary(record)} Written to {folder}")
     if failed := list(failures(record)):
         more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
         raise FmnistXpError(f"differs by more than rounding: {', '.join(failed[:3])}{more}; see {folder}/parity.md")
@@ -140,7 +139,7 @@ def _fitting_table(title: str, header: Sequence[str], rows: Sequence[Sequence[st
         kept = [place for place, name in enumerate(header) if name not in LEFT_OUT[:number]]
         table = new_table(title=title)
         for place in kept:
-            name = textwrap.fill(header[place], 9, break_long_words=False)
+            name = textwrap.fill(header[place], 9, break_long_words=False) if number else header[place]
             table.add_column(name, justify="left" if header[place] in TEXTS else "right", overflow="fold")
         for row in rows:
             table.add_row(*(row[place] for place in kept))

@@ -97,12 +97,12 @@ DEFAULTS: dict[str, tuple[Callable[[], object], tuple[str, ...], list[Any]]] = {
     "evaluate": (
         lambda: run_commands.evaluate(RUN),
         ("evaluate", "a-run"),
-        [backend(), ("evaluate_run", (RUN, None, BACKEND), {"allow_synthetic": True})],
+        [backend(), ("evaluate_run", (RUN, None, BACKEND), {"allow_synthetic": True, "best": False})],
     ),
     "predict": (
         lambda: run_commands.predict(RUN, [IMAGE]),
         ("predict", "a-run", "image.png"),
-        [backend(), ("predict_images", (RUN, [IMAGE], BACKEND), {})],
+        [backend(), ("predict_images", (RUN, [IMAGE], BACKEND), {"best": False})],
     ),
     "plot": (
         lambda: run_commands.plot([RUN]),
@@ -153,12 +153,12 @@ OPTIONS: dict[str, tuple[str, list[Any]]] = {
         [backend("cuda:1", 3, True), load("x", allow_synthetic=False), compare("float32", "other", 4)],
     ),
     "evaluate": (
-        "evaluate a-run --data x --no-synthetic --device cpu --threads 2",
-        [backend("cpu", 2), ("evaluate_run", (RUN, "x", BACKEND), {"allow_synthetic": False})],
+        "evaluate a-run --data x --no-synthetic --best --device cpu --threads 2 --quiet --json",
+        [backend("cpu", 2), ("evaluate_run", (RUN, "x", BACKEND), {"allow_synthetic": False, "best": True})],
     ),
     "predict": (
-        "predict a-run image.png other --device cpu",
-        [backend("cpu"), ("predict_images", (RUN, [IMAGE, OTHER], BACKEND), {})],
+        "predict a-run image.png other --best --device cpu --json",
+        [backend("cpu"), ("predict_images", (RUN, [IMAGE, OTHER], BACKEND), {"best": True})],
     ),
     "plot": (
         "plot a-run other --out image.png --notebook",
@@ -249,7 +249,7 @@ def test_classes_of_a_photograph(
     command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ranking = [("Bag", 0.5), ("Coat", 0.25), ("Shirt", 0.1234), ("Dress", 0.1), ("Sandal", 0.0266)]
-    monkeypatch.setattr("fmnist_xp.evaluation.predict_images", lambda *_arguments: [(IMAGE, ranking)])
+    monkeypatch.setattr("fmnist_xp.evaluation.predict_images", lambda *_arguments, **_more: [(IMAGE, ranking)])
     shown = "image.png: Bag 50.0%, Coat 25.0%, Shirt 12.3%\n"
     assert command("predict", "a-run", "image.png").out == shown
     run_commands.predict(RUN, [IMAGE])

@@ -8,9 +8,16 @@ import pytest
 from parity.standin import StandInCupy
 from run_helpers import contents, read_json, read_picture
 
+from fmnist_xp.cli.console import out
 from fmnist_xp.report.parity import parity_tables
 
 Command = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal with room for all columns, each with its name in one line."""
+    monkeypatch.setattr(out, "width", 200)
 
 
 def cells(answer: Any) -> list[list[str]]:
@@ -152,6 +159,16 @@ def test_tables_have_their_titles_at_the_left_and_name_their_columns(
     assert [line.rstrip() for line in answer.lines if line.rstrip() in titles] == titles
     headers = [[cell.strip() for cell in line.split("┃")[1:-1]] for line in answer.lines if line.startswith("┃")]
     assert headers == [list(table.header) for table in parity_tables(record)]
+    monkeypatch.setattr(out, "width", 80)
+    answer = command("parity", "--device", "cpu", "--data", "synthetic")
+    assert max(len(line.rstrip()) for line in answer.lines[:-1]) <= 80
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in answer.lines if line.startswith("│")]
+    operations = [row for row in rows if row[0] == "Dense"]
+    assert operations
+    assert all(row[-1] == "agrees" and len(row) >= 4 for row in operations)
+    assert "…" not in answer.out
+    quiet = command("parity", "--device", "cpu", "--data", "synthetic", "--quiet")
+    assert quiet.lines == answer.lines[-1:]
 
 
 def test_progress_is_printed(command: Command, workplace: Path, idx_folder: Path) -> None:
