@@ -62,8 +62,8 @@ def evaluate_run(
     X, y = pixels(test)
     matrix = confusion_matrix(y, network.predict(X))
     best_epoch = run.history.best_epoch
-    epoch = f", epoch {best_epoch}" if best else ""
-    title = f"{run.title}{epoch}, tested on {len(test):,} {test.name} images"
+    epoch = f"epoch {best_epoch}, " if best else ""
+    title = f"{run.title}\n{epoch}tested on {len(test):,} {test.name} images"
     picture = save_figure(plots.confusion_figure(matrix, class_names=CLASS_NAMES, title=title), folder / CONFUSION)
     mistakes = mistakes_figure(test.images, test.labels, network.predict_proba(X), CLASS_NAMES, title)
     pictures = [picture, save_figure(mistakes, folder / MISTAKES)]

@@ -51,12 +51,10 @@ def reproduce(
             run_folder = folder / "runs" / f"{name}-s{seed}"
             settings = Settings(experiment, seed=seed)
             run = _finished(run_folder, settings, dataset_sha256(train, test), backend)
-            if run is None and _resumable(run_folder, settings, dataset_sha256(train, test), backend):
-                run = resume_run(run_folder, train, test, backend, verbose=verbose)
-            elif run is None:
-                run = train_run(
-                    settings, train, test, backend, run_folder, source=source, force=True, verbose=verbose
-                )
+            run = run or _resumed(run_folder, settings, train, test, backend, verbose)
+            run = run or train_run(
+                settings, train, test, backend, run_folder, source=source, force=True, verbose=verbose
+            )
             if run.history.interrupted:
                 raise KeyboardInterrupt
             runs.setdefault(name, []).append(run)
@@ -130,14 +128,23 @@ def _finished(folder: Path, settings: Settings, data_sha256: str, backend: Backe
     return run if ended and settings.are_in(run.config) and found == wanted else None
 
 
-def _resumable(folder: Path, settings: Settings, data_sha256: str, backend: Backend) -> bool:
-    """Return whether `folder` holds a run, unfinished or interrupted, that comes to the bits that are wanted."""
+def _resumed(
+    folder: Path, settings: Settings, train: Dataset, test: Dataset, backend: Backend, verbose: bool
+) -> Run | None:
+    """Go on with the run in `folder`, unfinished or interrupted, and return it.
+
+    None where it would not come to the bits that are wanted, or what it has to go on from is damaged.
+    """
     try:
         config, _ = settings_to_resume(folder)
+        versions = config.get("versions")
+        blas = versions.get("blas") if isinstance(versions, dict) else None
+        found = (config.get("device_name"), blas, config["data"].get("sha256"))
+        if not settings.are_in(config) or found != (backend.device_name, blas_name(), dataset_sha256(train, test)):
+            return None
+        return resume_run(folder, train, test, backend, verbose=verbose)
     except RunError:
-        return False
-    found = config.get("device_name"), config.get("versions", {}).get("blas"), config["data"].get("sha256")
-    return settings.are_in(config) and found == (backend.device_name, blas_name(), data_sha256)
+        return None
 
 
 def _title(name: str, runs: Mapping[str, Sequence[Run]]) -> str:

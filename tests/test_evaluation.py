@@ -112,7 +112,7 @@ def test_contents_and_titles_of_the_pictures(
     monkeypatch.setattr(evaluation, "save_figure", lambda figure, path: drawn.setdefault(path.name, figure) and path)
     evaluate_run(run_folder, "synthetic", CPU)
     name = read_json(run_folder / "result.json")["dataset"]["name"]
-    title = f"adam · epochs 40 · cpu · seed 1 · {name} (400 images), tested on 200 synthetic images"
+    title = f"adam · epochs 40 · cpu · seed 1 · {name} (400 images)\ntested on 200 synthetic images"
     assert drawn["confusion.png"] == {"class_names": CLASS_NAMES, "title": title}
     images, labels, found, *names = drawn["mistakes.png"]
     test = small_synthetic[1]
@@ -154,7 +154,7 @@ def test_the_best_epoch_is_evaluated(validated_run: Path, idx_folder: Path, monk
         assert report.metrics.loss == pytest.approx(loss, rel=1e-5)
         assert report.best_epoch == best
         for title in titles:
-            assert (f", epoch {best:.0f}, tested on" in title) == chosen
+            assert (f"\nepoch {best:.0f}, tested on" in title) == chosen
         assert len(titles) == 2
         titles.clear()
 

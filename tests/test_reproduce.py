@@ -230,6 +230,32 @@ def test_a_run_with_other_settings_is_retrained(
     assert trained == ["adam-s0"]
 
 
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_run_with_damaged_checkpoints_is_retrained(
+    folder: Path, tiny: tuple[Any, Any], trained: list[str], kept: int
+) -> None:
+    """It is resumed from the one before, and trained from the start where there is none."""
+    one = folder / "runs" / "adam-s0"
+    before = (one / "model.safetensors").read_bytes()
+    (one / "result.json").unlink()
+    for path in sorted((one / "checkpoints").iterdir())[kept:]:
+        path.write_bytes(b"damaged")
+    run(folder, tiny)
+    assert trained == ["adam-s0 resumed", *["adam-s0"] * (not kept)]
+    assert (one / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("versions", [None, [], {}])
+def test_an_unfinished_run_of_unknown_versions_is_retrained(
+    folder: Path, tiny: tuple[Any, Any], trained: list[str], versions: Any
+) -> None:
+    one = folder / "runs" / "adam-s0"
+    (one / "result.json").unlink()
+    change(one / "config.json", "versions", versions)
+    run(folder, tiny)
+    assert trained == ["adam-s0"]
+
+
 def test_a_run_on_another_blas_is_retrained(folder: Path, tiny: tuple[Any, Any], trained: list[str]) -> None:
     other, one = "openblas 0.3 (other kernels, pthreads)", folder / "runs" / "adam-s0"
     change(one / "result.json", "blas", other)

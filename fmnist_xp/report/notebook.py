@@ -44,7 +44,7 @@ def result_differences(result: Mapping[str, Any]) -> Iterator[str]:
     """Yield in words why the metrics of a run, as in result.json, cannot be compared with the notebook's."""
     yield from data_differences(result["dataset"])
     if result["epochs"] != NOTEBOOK_EPOCHS:
-        yield f"{result['epochs']:,} epochs"
+        yield f"{result['epochs']:,} {'epoch' if result['epochs'] == 1 else 'epochs'}"
 
 
 def settings_differences(experiment: str, config: Mapping[str, Any]) -> Iterator[str]:

@@ -67,7 +67,7 @@ def test_quiet_prints_the_report_alone(
     assert "epoch: " not in quiet.out
     assert quiet.lines[0].startswith("# ")
     assert (workplace / "reproduce" / "reproduce.md").is_file()
-    assert "Not comparable with the notebook: custom data, 1 epochs." in quiet.out
+    assert "Not comparable with the notebook: custom data, 1 epoch." in quiet.out
     assert "1 seed of each experiment, 1 full-batch epoch on" in quiet.out
     config = read_json(workplace / "reproduce" / "runs" / "adam-s0" / "config.json")
     assert (config["threads"], config["graphs"]) == (2, False)
