@@ -81,7 +81,7 @@ def use(folder: Path) -> None:
     assert Path(run.config["data"]["source"])
     run_figures(run.history, title=run.title, experiment=run.result.experiment)
     reproduce_table({"one": [asdict(run.result)]}, {"one": [run.history]})
-    assert f"{run.result.epochs:,}{run.result.dataset.train_rows:,}{_title('', [run])}"
+    assert f"{run.result.epochs:,}{run.result.dataset.train_rows:,}{_title('', {'one': [run]})}"
 
 
 def refused(folder: Path) -> None:
