@@ -338,6 +338,8 @@ def test_other_signals_are_handled_unless_ignored(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.usefixtures("leaving")
 def test_process_exits_also_without_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", None)
-    with pytest.raises(Left) as left:
-        process._leave()
-    assert left.value.args == (130,)
+    for ended_by, code in (([], 130), ([signal.SIGTERM], 143)):
+        monkeypatch.setattr(process, "_ended_by", ended_by)
+        with pytest.raises(Left) as left:
+            process._leave()
+        assert left.value.args == (code,)
