@@ -17,13 +17,18 @@ CLASSES = (
 )  # fmt: skip
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read strict JSON: NaN and Infinity, which Python would take, are errors."""
+def parse_json(text: str) -> Any:
+    """Parse strict JSON: NaN and Infinity, which Python would take, are errors."""
 
     def refuse(token: str) -> None:
-        raise ValueError(f"{path} holds {token}, which is not JSON")
+        raise ValueError(f"{token} is not JSON")
 
-    values = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+    return json.loads(text, parse_constant=refuse)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a file of strict JSON that holds an object."""
+    values = parse_json(path.read_text(encoding="utf-8"))
     assert isinstance(values, dict)
     return values
 

@@ -41,7 +41,7 @@ def backend_named(name: str) -> CpuBackend:
 
 def test_each_gpu_has_a_row(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "get_backend", lambda _device, **_options: backend_named("cuda:0"))
-    found = dict(survey())
+    found = dict(survey().rows())
     assert found["CuPy"] == "14.2.0 (CUDA 12.9)"
     assert found["CUDA graphs"] == "ready"
     assert found["cuda:0"] == "NVIDIA H100, 80 GiB, compute 9.0"
@@ -49,6 +49,18 @@ def test_each_gpu_has_a_row(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> 
     assert found["CUDA"] == "ready"
     assert found["--device auto"] == "cuda:0"
     assert found["NumPy"] == np.__version__
+
+
+def test_what_is_found_field_by_field(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "get_backend", lambda _device, **_options: backend_named("cuda:0"))
+    found = survey()
+    assert (found.cupy, found.cuda_version, found.auto) == ("14.2.0", "12.9", "cuda:0")
+    assert (found.cuda_missing, found.graphs_missing) == (None, None)
+    assert [tuple(vars(gpu).values()) for gpu in found.gpus] == [
+        ("cuda:0", "NVIDIA H100", 80 * 2**30, "9.0"),
+        ("cuda:1", "NVIDIA L4", 24 * 2**30, "9.0"),
+    ]
+    assert (found.numpy, found.threads) == (np.__version__, usable_cores())
 
 
 def test_cuda_is_tried_without_graphs_and_then_with_them(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,22 +81,27 @@ def test_thread_limits_and_slow_blas_are_shown(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(devices, "blas_name", lambda: "a BLAS")
     monkeypatch.setattr(devices, "older_kernels", lambda: None)
-    found = dict(survey())
+    found = dict(survey().rows())
     assert found["threads"] == f"{usable_cores()} usable"
     assert found["BLAS"] == "a BLAS"
     monkeypatch.setenv("OMP_NUM_THREADS", "1,2")
     monkeypatch.setenv("MKL_NUM_THREADS", "64")
     monkeypatch.setattr(devices, "older_kernels", lambda: "an old one")
-    found = dict(survey())
+    found = dict(survey().rows())
     assert found["threads"] == "1 usable (OMP_NUM_THREADS=1, MKL_NUM_THREADS=64)"
     assert found["BLAS"] == "a BLAS; an old one"
+    assert survey().thread_limits == {"OMP_NUM_THREADS": 1, "MKL_NUM_THREADS": 64}
+    assert (survey().blas, survey().blas_advice) == ("a BLAS", "an old one")
+    monkeypatch.setattr(devices, "blas_name", lambda: None)
+    monkeypatch.setattr(devices, "older_kernels", lambda: None)
+    assert dict(survey().rows())["BLAS"] == ""
 
 
 def test_two_cupy_packages_are_both_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "importlib.metadata.distributions", lambda name: [1] * (name in ("cupy-cuda12x", "cupy-rocm-7-1"))
     )
-    found = dict(survey())
+    found = dict(survey().rows())
     assert found["CUDA"].startswith("not usable: cupy-cuda12x and cupy-rocm-7-1 are installed, each a whole CuPy")
     assert found["--device auto"] == "cpu"
 
@@ -96,7 +113,7 @@ def test_what_graphs_lack_is_shown(two_gpus: None, monkeypatch: pytest.MonkeyPat
         return backend_named("cuda:0")
 
     monkeypatch.setattr(devices, "get_backend", get_backend)
-    found = dict(survey())
+    found = dict(survey().rows())
     assert found["CUDA"] == "ready"
     assert found["CUDA graphs"] == "not used: nvmath-python is not installed: pip install it"
 
@@ -108,7 +125,7 @@ def test_gpu_that_cannot_compute_is_listed_with_the_reason(two_gpus: None, monke
         return backend_named("cpu")
 
     monkeypatch.setattr(devices, "get_backend", get_backend)
-    found = dict(survey())
+    found = dict(survey().rows())
     assert "libnvrtc.so.12 is missing" in found["CUDA"]
     assert "NVIDIA H100" in found["cuda:0"]
     assert found["--device auto"] == "cpu"
@@ -116,8 +133,10 @@ def test_gpu_that_cannot_compute_is_listed_with_the_reason(two_gpus: None, monke
 
 def test_rest_is_shown_without_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cupy", None)
-    found = dict(survey())
+    found = dict(survey().rows())
     assert "CuPy" not in found
+    assert (survey().cupy, survey().cuda_version, survey().gpus) == (None, None, ())
+    assert survey().cuda_missing == found["CUDA"].removeprefix("not usable: ")
     assert found["CUDA"].startswith("not usable: CuPy is not installed")
     assert "fmnist-xp[cuda]" in found["CUDA"]
     assert found["--device auto"] == "cpu"
@@ -147,7 +166,7 @@ def test_cupy_that_does_not_load_is_reported(
         monkeypatch.setitem(sys.modules, name, None)  # restores the module, or its absence
         del sys.modules[name]
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    found = dict(survey())
+    found = dict(survey().rows())
     assert found["CUDA"].startswith("not usable: ")
     assert reason in found["CUDA"]
     assert "\n" not in found["CUDA"]
@@ -175,7 +194,7 @@ def test_driver_is_what_nvidia_smi_says(
         (tmp_path / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setitem(sys.modules, "cupy", None)
-    assert dict(survey())["NVIDIA driver"] == driver
+    assert dict(survey().rows())["NVIDIA driver"] == driver
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the fake nvidia-smi is a shell script")
@@ -184,7 +203,7 @@ def test_nvidia_smi_that_cannot_be_run_is_no_failure(tmp_path: Path, monkeypatch
     (tmp_path / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setitem(sys.modules, "cupy", None)
-    assert dict(survey())["NVIDIA driver"] == "nvidia-smi is there, but does not answer"
+    assert dict(survey().rows())["NVIDIA driver"] == "nvidia-smi is there, but does not answer"
 
 
 @pytest.mark.parametrize(
@@ -199,4 +218,4 @@ def test_nvidia_smi_has_20_seconds_to_answer(monkeypatch: pytest.MonkeyPatch, se
     monkeypatch.setattr(devices.shutil, "which", lambda name: f"/bin/{name}")
     monkeypatch.setattr(devices.subprocess, "run", run)
     monkeypatch.setitem(sys.modules, "cupy", None)
-    assert dict(survey())["NVIDIA driver"] == driver
+    assert dict(survey().rows())["NVIDIA driver"] == driver

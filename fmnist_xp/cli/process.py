@@ -66,7 +66,7 @@ def run(app: Callable[..., int | None], program: str) -> int:
         except Interrupted as error:
             code, message = error.code, str(error)
         except (KeyboardInterrupt, Abort):
-            code, message = (128 + _ended_by[0], "terminated") if _ended_by else (INTERRUPTED, "interrupted")
+            code, message = _ending()
         except Exception as error:
             if debug:
                 raise
@@ -103,8 +103,15 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     _interrupt(number, frame)
 
 
+def _ending() -> tuple[int, str]:
+    """Return exit code and message of a command that a signal ended."""
+    return (128 + _ended_by[0], "terminated") if _ended_by else (INTERRUPTED, "interrupted")
+
+
 def _leave() -> None:
+    """End the process at once."""
+    code, message = _ending()
     try:
-        os.write(sys.stderr.fileno(), b"fmnist-xp: interrupted\n")
+        os.write(sys.stderr.fileno(), f"fmnist-xp: {message}\n".encode())
     finally:
-        os._exit(INTERRUPTED)
+        os._exit(code)

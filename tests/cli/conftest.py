@@ -4,8 +4,10 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+from run_helpers import parse_json
 
 from fmnist_xp.cli import main
 
@@ -34,6 +36,11 @@ class Answer:
     def assert_went_well(self) -> None:
         """Assert that it ended with exit code 0 and printed nothing on stderr."""
         assert (self.code, self.err) == (0, ""), self
+
+    def document(self) -> Any:
+        """Return what it printed, asserted to be one document of strict JSON, and to have ended well."""
+        self.assert_went_well()
+        return parse_json(self.out)
 
 
 Command = Callable[..., Answer]

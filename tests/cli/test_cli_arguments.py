@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from fmnist_xp import data as package_data
 from fmnist_xp import evaluation, runs, speed
@@ -13,6 +14,7 @@ from fmnist_xp import reproduce as reproduction
 from fmnist_xp.backend import PRECISIONS, CpuBackend
 from fmnist_xp.cli import data, measure, options, train
 from fmnist_xp.cli import runs as run_commands
+from fmnist_xp.cli.app import app
 from fmnist_xp.cli.console import out
 from fmnist_xp.experiments import EXPERIMENTS
 from fmnist_xp.parity import suite
@@ -22,6 +24,7 @@ from fmnist_xp.runs import Settings
 Command = Callable[..., Any]
 Call = tuple[str, tuple[Any, ...], dict[str, Any]]
 BACKEND = CpuBackend(1)
+CONTEXT = typer.Context(typer.main.get_command(app))
 RUN, OTHER, IMAGE = Path("a-run"), Path("other"), Path("image.png")
 
 
@@ -38,6 +41,8 @@ ENDS: tuple[tuple[Any, str], ...] = (
     (evaluation, "plot_runs"),
     (evaluation, "plot_dataset"),
     (runs, "train_run"),
+    (runs, "resume_run"),
+    (runs, "list_runs"),
     (reproduction, "reproduce"),
     (package_data, "fetch"),
     (package_data, "export"),
@@ -78,8 +83,15 @@ def compare(precision: str | None, folder: str, epochs: int) -> Any:
     return lambda data: ("run_parity", (sides, data[0], Path(folder)), {"epochs": epochs, "note": out.print})
 
 
-def train_run(settings: Settings, folder: str, **more: Any) -> Any:
-    return lambda data: ("train_run", (settings, *data, BACKEND, Path(folder)), more)
+HOW = {"verbose": 1, "checkpoint_every": None, "keep_going": False, "tensorboard": None}
+
+
+def train_run(settings: Settings, folder: str | None, **more: Any) -> Any:
+    return lambda data: ("train_run", (settings, *data, BACKEND, folder and Path(folder)), HOW | more)
+
+
+def resume_run(**more: Any) -> Any:
+    return lambda data: ("resume_run", (RUN, *data, BACKEND), HOW | more)
 
 
 def reproduce(folder: str, **more: Any) -> Any:
@@ -110,17 +122,16 @@ DEFAULTS: dict[str, tuple[Callable[[], object], tuple[str, ...], list[Any]]] = {
         [("plot_runs", ([RUN], Path("plots")), {"notebook": False})],
     ),
     "train": (
-        train.train,
+        lambda: train.train(CONTEXT),
         ("train",),
         [
             backend(),
             load(url=None),
             train_run(
                 Settings(EXPERIMENTS["adam"], seed=0, precision="float32", log_every=10, block_rows=None),
-                "runs/adam-cpu-s0",
+                None,
                 source="auto",
                 force=False,
-                verbose=True,
             ),
         ],
     ),
@@ -129,6 +140,7 @@ DEFAULTS: dict[str, tuple[Callable[[], object], tuple[str, ...], list[Any]]] = {
         ("reproduce",),
         [backend(), load(), reproduce("reproduce", seeds=1, epochs=None, source="auto", verbose=True)],
     ),
+    "runs": (run_commands.runs, ("runs",), [("list_runs", (Path("runs"),), {})]),
     "data info": (
         data.info,
         ("data", "info"),
@@ -166,8 +178,9 @@ OPTIONS: dict[str, tuple[str, list[Any]]] = {
     ),
     "train": (
         "train momentum --device cpu --data x --no-synthetic --url http://x --epochs 7 --seed 3 --precision float64 "
-        "--log-every 2 --out other --force --hidden 1,30 --learning-rate 0.5 --decay 0.25 --momentum 0.75 --l2 0.125 "
-        "--threads 2 --no-graphs --block-rows 70 --quiet",
+        "--log-every 2 --out other --force --checkpoint-every 4 --validation 0.25 --keep-best --patience 5 "
+        "--keep-going --hidden 1,30 --learning-rate 0.5 --decay 0.25 --momentum 0.75 --l2 0.125 --threads 2 "
+        "--no-graphs --block-rows 70 --sorted-rows --tensorboard image.png --quiet",
         [
             backend("cpu", 2, False),
             load("x", allow_synthetic=False, url="http://x"),
@@ -186,11 +199,18 @@ OPTIONS: dict[str, tuple[str, list[Any]]] = {
                     precision="float64",
                     log_every=2,
                     block_rows=70,
+                    dense_rows=False,
+                    validation=0.25,
+                    keep_best=True,
+                    patience=5,
                 ),
                 "other",
                 source="x",
                 force=True,
-                verbose=False,
+                verbose=0,
+                checkpoint_every=4,
+                keep_going=True,
+                tensorboard=IMAGE,
             ),
         ],
     ),
@@ -203,6 +223,15 @@ OPTIONS: dict[str, tuple[str, list[Any]]] = {
             reproduce("other", seeds=2, epochs=7, source="x", verbose=False),
         ],
     ),
+    "train in silence": (
+        "train --dense-rows --json",
+        [
+            backend(),
+            load(url=None),
+            train_run(Settings(EXPERIMENTS["adam"], dense_rows=True), None, source="auto", force=False, verbose=0),
+        ],
+    ),
+    "runs": ("runs other --json", [("list_runs", (OTHER,), {})]),
     "data info": (
         "data info --data x --no-synthetic --url http://x --out other",
         [load("x", allow_synthetic=False, url="http://x"), lambda data: ("plot_dataset", (data[0], OTHER), {})],
@@ -243,6 +272,77 @@ def test_every_option(command: Command, asked: list[Call], small_data: Any, name
     line, calls = OPTIONS[name]
     command(*line.split())
     assert asked == with_data(calls, small_data)
+
+
+@pytest.mark.parametrize(
+    ("options", "source", "changes"),
+    [
+        ("", "the run's own", {}),
+        (
+            "--data x --epochs 70 --checkpoint-every 4 --keep-going --tensorboard image.png --quiet",
+            "x",
+            {"epochs": 70, "verbose": 0, "checkpoint_every": 4, "keep_going": True, "tensorboard": IMAGE},
+        ),
+        ("momentum --seed 3 --hidden 32,16 --validation 0.25 --patience 5", "the run's own", {}),  # as it has them
+    ],
+)
+def test_options_of_a_resumed_run(
+    command: Command,
+    asked: list[Call],
+    small_data: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    options: str,
+    source: str,
+    changes: dict[str, Any],
+) -> None:
+    own = Settings(replace(EXPERIMENTS["momentum"], hidden=(32, 16)), seed=3, validation=0.25, patience=5)
+    config = {"data": {"name": "custom", "source": "the run's own"}}
+    monkeypatch.setattr("fmnist_xp.runs.training.settings_to_resume", lambda *_arguments: (config, own))
+    command("train", "--resume", "a-run", *options.split())
+    expected = [backend(), load(source, url=None), resume_run(**{"epochs": None} | changes)]
+    assert asked == with_data(expected, small_data)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--out other", "leave --out out"),
+        ("--force", "leave --force out"),
+        ("adam", "experiment adam: a-run has momentum, and goes on with that"),
+        ("momentum --seed 4", "seed 4: a-run has 3"),
+        ("momentum --hidden 64,64", "hidden (64, 64): a-run has (32, 16)"),
+        ("momentum --keep-best", "keep best True: a-run has False"),
+        ("momentum --log-every 7", "log every 7: a-run has 10"),
+        ("momentum --dense-rows", "dense rows True: a-run has None"),
+    ],
+)
+def test_options_that_a_resumed_run_cannot_take(
+    command: Command, asked: list[Call], monkeypatch: pytest.MonkeyPatch, options: str, words: str
+) -> None:
+    own = Settings(replace(EXPERIMENTS["momentum"], hidden=(32, 16)), seed=3, validation=0.25, patience=5)
+    config = {"data": {"name": "custom", "source": "x"}}
+    monkeypatch.setattr("fmnist_xp.runs.training.settings_to_resume", lambda *_arguments: (config, own))
+    command("train", "--resume", "a-run", *options.split()).assert_failed(2, words)
+    assert asked == [backend()]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--keep-best", "--keep-best needs --validation FRACTION"),
+        ("--patience 3", "--patience needs --validation FRACTION"),
+        ("--validation 0", "--validation must be above 0 and below 1, such as 0.1, got 0"),
+        ("--validation 1", "got 1;"),
+        ("--validation nan", "got nan"),
+        ("--patience 0", "--patience"),
+        ("--checkpoint-every 0", "--checkpoint-every"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused_before_anything_is_read(
+    command: Command, asked: list[Call], options: str, words: str
+) -> None:
+    command("train", *options.split()).assert_failed(2, words)
+    assert asked == []
 
 
 def test_classes_of_a_photograph(

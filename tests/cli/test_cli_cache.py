@@ -23,9 +23,9 @@ def test_info_and_clear(command: Command, tmp_path: Path, workplace: Path, idx_f
     answer.assert_went_well()
     assert answer.lines[0].startswith(f"{cache}: ")
     assert answer.lines[0].endswith("MB of at most 1,000.0 MB")
-    (line,) = (line for line in answer.lines if decoded.name in line)
-    assert "decoded data set" in line
-    assert str(idx_folder) in line
+    assert decoded.name in answer.out
+    told = "".join(line.split("│")[-2] for line in answer.lines if line.startswith("│"))
+    assert f"decoded data set: IDX files in {idx_folder}".replace(" ", "") in told.replace(" ", "")
     assert "letter" not in answer.out
     size = decoded.stat().st_size / 1e6
     answer = command("cache", "clear")
@@ -47,19 +47,35 @@ def test_table_lists_most_recently_used_file_first(
     moments = [datetime(2026, 1, 2, 3, 4).timestamp(), datetime(2025, 11, 30, 23, 59).timestamp()]
     files = [
         CacheFile(folder / "old.gz", 5_000_000_000_000, moments[1], "file as fetched", "http://a"),
-        CacheFile(folder / "a" / "new", 1_234_567, moments[0], "decoded data set", "[b] " + "c" * 80),
+        CacheFile(folder / "a" / "new", 1_234_567, moments[0], "decoded data set", "[b] " + "c" * 40),
     ]
     monkeypatch.setattr("fmnist_xp.data.cache.cache_files", lambda: files)
     monkeypatch.setenv("FMNIST_XP_CACHE_SIZE", "12345678")
     answer = command("cache", "info")
     answer.assert_went_well()
     assert answer.lines[0] == f"{folder}: 5,000,001.2 MB of at most 12,345,678.0 MB"
-    rows = [[cell.strip() for cell in re.split("[│┃]", line)[1:-1]] for line in answer.lines if line[0] in "│┃"]
-    assert rows == [
-        ["file", "MB", "last used", "what", "source"],
-        ["a/new", "1.2", "2026-01-02 03:04", "decoded data set", "[b] " + "c" * 80],
-        ["old.gz", "5000000.0", "2025-11-30 23:59", "file as fetched", "http://a"],
+    rows = [re.split("[│┃]", line)[1:-1] for line in answer.lines if line[0] in "│┃"]
+    told = "decoded data set: [b] "
+    assert [[cell.strip() for cell in row] for row in rows] == [
+        ["MB", "last used", "file, what it is, its source"],
+        ["1.2", "2026-01-02", "a/new"],
+        ["", "", told.rstrip()],
+        ["", "", "c" * 40],
+        ["5,000,000.0", "2025-11-30", "old.gz"],
+        ["", "", "file as fetched: http://a"],
     ]
+    assert [row[0] for row in rows[:2]] == ["          MB ", "         1.2 "]
+    assert max(map(len, answer.lines[1:])) <= 80
+    assert command("cache", "info", "--json").document() == {
+        "folder": str(folder), "bytes": 5_000_001_234_567, "max_bytes": 12_345_678_000_000,
+        "files": [
+            {
+                "path": str(file.path), "size": file.size, "used": file.used, "kind": file.kind,
+                "source": file.source,
+            }
+            for file in reversed(files)
+        ],
+    }  # fmt: skip
     monkeypatch.setattr("fmnist_xp.data.cache.clear_cache", lambda: files)
     assert command("cache", "clear").out == "removed 2 files, 5,000,001.2 MB\n"
 
@@ -70,6 +86,8 @@ def test_missing_cache_is_reported(command: Command, monkeypatch: pytest.MonkeyP
     answer = command("cache", "info")
     answer.assert_went_well()
     assert answer.out == f"no cache: {NO_FOLDER}\n"
+    found = command("cache", "info", "--json").document()
+    assert found == {"folder": None, "bytes": 0, "max_bytes": 10**9, "files": []}
 
 
 @pytest.mark.parametrize("verb", ["info", "clear"])

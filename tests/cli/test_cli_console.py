@@ -28,19 +28,25 @@ def run(
 @pytest.mark.parametrize(
     "moment", ["rich.console", "numpy._core", "typer", "fmnist_xp.cli.train", "fmnist_xp.evaluation"]
 )
-def test_interrupt_while_the_command_starts_is_one_line(workplace: Path, tmp_path: Path, moment: str) -> None:
-    """SIGINT while a module is being imported; before `fmnist_xp.cli` is, Python handles it."""
+@pytest.mark.parametrize(
+    ("name", "code", "message"),
+    [("SIGINT", 130, b"interrupted"), ("SIGTERM", 143, b"terminated"), ("SIGHUP", 129, b"terminated")],
+)
+def test_signal_while_the_command_starts_is_one_line(
+    workplace: Path, tmp_path: Path, moment: str, name: str, code: int, message: bytes
+) -> None:
+    """While a module is being imported; before `fmnist_xp.cli` is, Python handles it."""
     hook = tmp_path / "hook"
     hook.mkdir()
     (hook / "sitecustomize.py").write_text(
         "import os, signal, sys\n"
         "class Finder:\n"
         "    def find_spec(name, *_more):\n"
-        f"        if name == {moment!r} and 'fmnist_xp.cli' in sys.modules: os.kill(os.getpid(), signal.SIGINT)\n"
+        f"        if name == {moment!r} and 'fmnist_xp.cli' in sys.modules: os.kill(os.getpid(), signal.{name})\n"
         "sys.meta_path.insert(0, Finder)\n"
     )
     done = run(workplace, "evaluate", "nowhere", PYTHONPATH=f"{hook}:{ROOT}")
-    assert (done.returncode, done.stderr) == (130, b"fmnist-xp: interrupted\n")
+    assert (done.returncode, done.stderr) == (code, b"fmnist-xp: " + message + b"\n")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "cp437", "ascii"])

@@ -27,18 +27,24 @@ def read_folder(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(images), np.array([int(path.parent.name) for path in paths], np.uint8)
 
 
+def digest(images: np.ndarray, labels: np.ndarray) -> str:
+    return hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
+
+
 def test_info(command: Command, workplace: Path, idx_folder: Path) -> None:
     answer = command("data", "info", "--data", idx_folder, "--out", "pictures")
     answer.assert_went_well()
     for prefix, split in (("train", "train"), ("t10k", "test")):
         images, labels = read_idx(idx_folder, prefix)
-        assert f"{split}: {images.shape} uint8" in answer.out
-        digest = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
-        assert f"SHA-256 {digest}: not the published images" in answer.out
+        assert f"{split}: {images.shape} uint8, custom, not the published images" in answer.lines
+        assert f"  SHA-256 {digest(images, labels)}" in answer.lines
         scaled = images / 255
         assert f"pixel mean {scaled.mean():.4f}, deviation {scaled.std():.4f}" in answer.out
-    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in answer.lines if "│" in line]
-    assert rows == [[f"{label} {name}", "40", "20"] for label, name in enumerate(CLASSES)]
+    rows = [line.split("│")[1:-1] for line in answer.lines if "│" in line]
+    assert [[cell.strip() for cell in row] for row in rows] == [
+        [f"{label} {name}", "40", "20"] for label, name in enumerate(CLASSES)
+    ]
+    assert all(row[1:] == ["    40 ", "   20 "] for row in rows)  # right below "train" and "test"
     header = next(line for line in answer.lines if line.startswith("┃"))
     assert [cell.strip() for cell in header.split("┃")[1:-1]] == ["class", "train", "test"]
     saved = [Path(line.removeprefix("saved ")) for line in answer.lines if line.startswith("saved ")]
@@ -53,7 +59,27 @@ def test_published_images_are_recognized(
 ) -> None:
     monkeypatch.setattr("fmnist_xp.data.info.is_published_split", lambda _split, _dataset: True)
     answer = command("data", "info", "--data", idx_folder)
-    assert [line.rpartition(": ")[2] for line in answer.lines if "SHA-256" in line] == ["the published images"] * 2
+    assert [line for line in answer.lines if line.endswith(", the published images")] == [
+        "train: (400, 28, 28) uint8, custom, the published images",
+        "test: (200, 28, 28) uint8, custom, the published images",
+    ]
+
+
+def test_json_has_what_the_files_hold(command: Command, workplace: Path, idx_folder: Path) -> None:
+    found = command("data", "info", "--data", idx_folder, "--out", "pictures", "--json").document()
+    assert list(found) == ["train", "test", "class_names", "pictures"]
+    for prefix, split in (("train", "train"), ("t10k", "test")):
+        images, labels = read_idx(idx_folder, prefix)
+        mean, deviation = found[split].pop("pixel_mean"), found[split].pop("pixel_std")
+        assert (mean, deviation) == (pytest.approx((images / 255).mean()), pytest.approx((images / 255).std()))
+        assert found[split] == {
+            "split": split, "name": "custom", "source": f"IDX files in {idx_folder}", "shape": list(images.shape),
+            "dtype": "uint8", "class_counts": np.bincount(labels).tolist(), "sha256": digest(images, labels),
+            "published": False,
+        }  # fmt: skip
+    assert found["class_names"] == list(CLASSES)
+    assert found["pictures"] == ["pictures/custom-samples.png", "pictures/custom-grey-values.png"]
+    assert contents(workplace).keys() == set(found["pictures"])
 
 
 def test_info_of_synthetic_images_says_so(command: Command, workplace: Path, small_synthetic: Any) -> None:

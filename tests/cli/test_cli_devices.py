@@ -1,10 +1,13 @@
 import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
+
+from fmnist_xp.devices import Gpu, Survey
 
 Command = Callable[..., Any]
 
@@ -51,10 +54,40 @@ def test_without_cupy_it_says_what_to_install(command: Command, monkeypatch: pyt
 
 
 def test_table_has_no_header(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fmnist_xp.devices.survey", lambda: iter([("CPU", "an abacus"), ("threads", "2")]))
+    known = SimpleNamespace(rows=lambda: iter([("CPU", "an abacus"), ("threads", "2")]))
+    monkeypatch.setattr("fmnist_xp.devices.survey", lambda: known)
     answer = command("devices")
     answer.assert_went_well()
     assert (
         answer.out
         == "┌─────────┬───────────┐\n│ CPU     │ an abacus │\n│ threads │ 2         │\n└─────────┴───────────┘\n"
     )
+
+
+KNOWN = Survey(
+    cpu="an abacus", threads=2, thread_limits={"OMP_NUM_THREADS": 2}, numpy="2.4.6", blas="a BLAS",
+    blas_advice="a faster one is at hand", driver="580.1, NVIDIA L4; 580.1, NVIDIA L4", cupy="14.2.0", cuda_version="13.0",
+    gpus=[Gpu("cuda:0", "NVIDIA L4", 24 * 2**30, "8.9"), Gpu("cuda:1", "a [b]", 2**30, "7.5")], auto="cuda:0",
+)  # fmt: skip
+
+
+def test_json_has_what_was_found(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fmnist_xp.devices.survey", lambda: KNOWN)
+    assert command("devices", "--json").document() == {
+        "cpu": "an abacus", "threads": 2, "thread_limits": {"OMP_NUM_THREADS": 2}, "numpy": "2.4.6",
+        "blas": "a BLAS", "blas_advice": "a faster one is at hand", "driver": "580.1, NVIDIA L4; 580.1, NVIDIA L4",
+        "cupy": "14.2.0", "cuda_version": "13.0", "cuda_missing": None, "graphs_missing": None, "auto": "cuda:0",
+        "gpus": [
+            {"device": "cuda:0", "name": "NVIDIA L4", "memory_bytes": 24 * 2**30, "compute_capability": "8.9"},
+            {"device": "cuda:1", "name": "a [b]", "memory_bytes": 2**30, "compute_capability": "7.5"},
+        ],
+    }  # fmt: skip
+
+
+def test_json_of_this_machine(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    found = command("devices", "--json").document()
+    table = rows(command("devices").out)
+    assert (found["cpu"], found["numpy"], found["auto"]) == (table["CPU"], np.__version__, "cpu")
+    assert (found["cupy"], found["cuda_version"], found["gpus"]) == (None, None, [])
+    assert 'pip install "fmnist-xp[cuda]"' in found["cuda_missing"]

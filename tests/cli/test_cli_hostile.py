@@ -86,7 +86,7 @@ def places(
         folder.mkdir(parents=True, exist_ok=True)
         raise FmnistXpError("not compared")
 
-    for place in ("report.drawing", "runs.folder", "evaluation"):
+    for place in ("report.drawing", "runs.training", "evaluation"):
         monkeypatch.setattr(f"fmnist_xp.{place}.save_figure", save_figure)
     monkeypatch.setattr("fmnist_xp.parity.suite.run_parity", run_parity)
     monkeypatch.setattr(speed, "measure_speed", partial(speed.measure_speed, rows=20))
@@ -145,5 +145,5 @@ def test_hostile_values_end_in_one_line(
 def test_every_command_is_covered() -> None:
     assert {case.rpartition(" ")[0] for case in ALL} == {
         "", "train", "evaluate", "predict", "plot", "report", "reproduce", "bench", "parity",
-        "data info", "data fetch", "data export",
+        "runs", "devices", "data info", "data fetch", "data export", "cache info",
     }  # fmt: skip

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from run_helpers import CLASSES, probabilities, read_idx
 
+from fmnist_xp.model import Sequential
+
 Command = Callable[..., Any]
 
 
@@ -56,6 +58,46 @@ def test_predictions_match_an_independent_computation(
         assert list(classes.values()) == sorted(classes.values(), reverse=True)
         for label, percent in classes.items():
             assert percent == pytest.approx(100 * row[CLASSES.index(label)], abs=0.06)
+
+
+def test_json_has_the_probabilities(
+    command: Command, run_folder: Path, idx_folder: Path, workplace: Path
+) -> None:
+    images = read_idx(idx_folder, "t10k")[0]
+    borders = np.concatenate([images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1]], axis=1)
+    chosen = np.flatnonzero(np.median(borders, axis=1) == 0)[:2]
+    paths = [save(workplace / f"{index}.png", images[index]) for index in chosen]
+    found = command("predict", run_folder, *paths, "--top", 10, "--device", "cpu", "--json").document()
+    assert (found["run"], found["best"]) == (str(run_folder), False)
+    assert [prediction["image"] for prediction in found["predictions"]] == list(map(str, paths))
+    expected = probabilities(run_folder / "model.safetensors", images[chosen])
+    for prediction, row in zip(found["predictions"], expected, strict=True):
+        classes = {one["name"]: one["probability"] for one in prediction["classes"]}
+        assert list(classes.values()) == sorted(classes.values(), reverse=True)
+        assert classes == pytest.approx(dict(zip(CLASSES, row.tolist(), strict=True)), abs=1e-5)
+    first = command("predict", run_folder, paths[0], "--device", "cpu", "--json").document()
+    names = [[one["name"] for one in answer["predictions"][0]["classes"]] for answer in (first, found)]
+    assert names[0] == names[1][:3]
+
+
+def test_best_is_the_model_of_the_best_epoch(
+    command: Command, run_folder: Path, idx_folder: Path, workplace: Path
+) -> None:
+    """A model that tells the same of every image: a softmax of logarithms is the numbers themselves."""
+    save(workplace / "trousers.png", draw(60, 40))
+    arguments = ("predict", run_folder, "trousers.png", "--device", "cpu")
+    command(*arguments, "--best").assert_failed(1, "model-best.safetensors", "--validation 0.1 --keep-best")
+    model = Sequential.load(run_folder / "model.safetensors")
+    model.dense[-1].weights[:], model.dense[-1].biases[:] = 0, np.log(np.arange(1, 11) / 55)
+    model.save(run_folder / "model-best.safetensors")
+    answer = command(*arguments, "--best")
+    answer.assert_went_well()
+    assert answer.out == "trousers.png: Ankle boot 18.2%, Bag 16.4%, Sneaker 14.5%\n"
+    found = command(*arguments, "--best", "--json").document()
+    assert found["best"] is True
+    assert [one["probability"] for one in found["predictions"][0]["classes"]] == pytest.approx(
+        [10 / 55, 9 / 55, 8 / 55], abs=1e-6
+    )
 
 
 @pytest.mark.parametrize(("options", "count"), [((), 3), (("--top", 1), 1), (("--top", 5), 5)])

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import typer
 
-from fmnist_xp.cli import console
+from fmnist_xp.cli import console, process
 from fmnist_xp.cli.console import messages, say
 from fmnist_xp.cli.options import UsageError, chosen_backend, filled, path, usage
 from fmnist_xp.cli.process import Interrupted, run
@@ -81,6 +82,7 @@ ENDINGS = {
     "usage": (UsageError("no such thing."), 2, "no such thing; see program --help"),
     "usage, with a name": (UsageError("there is no device X."), 2, "there is no device X; see program --help"),
     "interrupted in order": (Interrupted("what was learned is kept"), 130, "what was learned is kept"),
+    "terminated in order": (Interrupted("what was learned is kept", signal.SIGTERM), 143, "what was learned is kept"),
     "interrupted": (KeyboardInterrupt(), 130, "interrupted"),
     "aborted": (typer.Abort(), 130, "interrupted"),
     "exit": (typer.Exit(3), 3, None),
@@ -114,6 +116,20 @@ def test_debug_lets_failures_through_but_not_usage_errors_or_interrupts(program:
 def test_return_value_of_a_command_is_its_exit_code(program: Run) -> None:
     assert program(lambda: 5)[0] == 5
     assert program(lambda: 130) == (130, "", "fmnist-xp: interrupted\n")
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="SIGHUP is a POSIX signal")
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129)])
+def test_other_signals_end_a_program_with_their_code(
+    program: Run, monkeypatch: pytest.MonkeyPatch, name: str, code: int
+) -> None:
+    number = getattr(signal, name)
+    monkeypatch.setattr(process, "_ended_by", [])
+    before = signal.signal(number, process._terminate)
+    try:
+        assert program(lambda: signal.raise_signal(number)) == (code, "", "fmnist-xp: terminated\n")
+    finally:
+        signal.signal(number, before)
 
 
 def test_error_on_stdout_is_a_failure(program: Run, monkeypatch: pytest.MonkeyPatch) -> None:

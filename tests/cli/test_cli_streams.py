@@ -312,9 +312,34 @@ def test_interrupts_are_handled_unless_ignored(
     assert signal.getsignal(signal.SIGINT) == after
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="SIGHUP is a POSIX signal")
+@pytest.mark.usefixtures("sigint")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("ignored", [False, True])
+def test_other_signals_are_handled_unless_ignored(monkeypatch: pytest.MonkeyPatch, name: str, ignored: bool) -> None:
+    number, seen = getattr(signal, name), []
+
+    def run(_app: Any, program: str) -> int:
+        seen.append(signal.getsignal(number))
+        return 0
+
+    monkeypatch.setattr("fmnist_xp.cli.process.run", run)
+    kept = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        signal.signal(number, signal.SIG_IGN if ignored else signal.SIG_DFL)
+        with pytest.raises(SystemExit):
+            process.main()
+    finally:
+        for one, handler in kept.items():
+            signal.signal(one, handler)
+    assert seen == [signal.SIG_IGN if ignored else process._terminate]
+
+
 @pytest.mark.usefixtures("leaving")
 def test_process_exits_also_without_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", None)
-    with pytest.raises(Left) as left:
-        process._leave()
-    assert left.value.args == (130,)
+    for ended_by, code in (([], 130), ([signal.SIGTERM], 143)):
+        monkeypatch.setattr(process, "_ended_by", ended_by)
+        with pytest.raises(Left) as left:
+            process._leave()
+        assert left.value.args == (code,)
