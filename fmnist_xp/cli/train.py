@@ -115,7 +115,7 @@ def train(
         config, own = settings_to_resume(resume, epochs)
         _check_resumed(ctx, resume, settings, own)
         if options.given(ctx, "data") is None:
-            data = "synthetic" if config["data"]["name"] == "synthetic" else config["data"]["source"]
+            data = "synthetic" if config["data"].get("name") == "synthetic" else config["data"]["source"]
     else:
         backend.precision(settings.precision)
         if out_folder is not None:

@@ -104,6 +104,37 @@ def test_training_has_the_bits_of_the_cpu(
     np.testing.assert_array_equal(cuda.to_host(gpu.parameters), cpu.parameters)
 
 
+@pytest.mark.parametrize("there", ["eager", "graphs", "cpu"])
+@pytest.mark.parametrize("before", ["eager", "graphs"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_stopped_training_goes_on_to_the_same_bits(
+    data: tuple[np.ndarray, np.ndarray],
+    optimizer: Callable[[], Optimizer],
+    before: str,
+    there: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """With and without graphs, and on the CPU, which is told of: on the stand-in it has the same bits."""
+    made: dict[str, Callable[[], Any]] = {"eager": eager, "graphs": with_graphs, "cpu": lambda: CpuBackend(1)}
+    options: dict[str, Any] = {"log_every": 4, "verbose": 0, "validation_fraction": 0.2, "keep_best": True}
+    whole = make(made[before]())
+    expected = whole.fit(*data, epochs=21, optimizer=optimizer(), **options)
+    first = make(made[before]())
+    first.fit(*data, epochs=10, optimizer=optimizer(), checkpoint=tmp_path, **options)
+    resumed = make(made[there]())
+    history = resumed.fit(*data, epochs=21, optimizer=optimizer(), checkpoint=tmp_path, resume=True, **options)
+    np.testing.assert_array_equal(
+        resumed.backend.to_host(resumed.parameters), whole.backend.to_host(whole.parameters)
+    )
+    assert history.to_csv() == expected.to_csv()
+    assert history.best_state is not None
+    assert expected.best_state is not None
+    for name, values in expected.best_state.items():
+        np.testing.assert_array_equal(history.best_state[name], values)
+    assert ("from here on in float32 on cpu" in caplog.text) == (there == "cpu")
+
+
 # Rows that are bytes, or lie without their background
 
 

@@ -1,0 +1,62 @@
+"""The lines of the README's command block, one after the other on small data, and then once more."""
+
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+# Left out: what needs a network, a GPU or 60,000 images.
+ELSEWHERE = ("data fetch", "parity --device cuda", "bench")
+SHORTER = {"reproduce": ["--epochs", "3", "--quiet", "--seeds", "2"], "train": ["--device", "cpu", "--quiet"]}
+EXTRAS = {"report": "plotly", "--tensorboard": "tensorboard"}
+
+
+def lines() -> list[list[str]]:
+    """Return the arguments of each line."""
+    block = README.split("## The command")[1].split("```")[1]
+    found = [shlex.split(line, comments=True)[1:] for line in block.splitlines() if line.startswith("fmnist-xp ")]
+    assert len(found) > 15
+    return [words for words in found if not " ".join(words).startswith(ELSEWHERE)]
+
+
+def test_every_line_works_after_every_other(
+    command: Callable[..., Any],
+    workplace: Path,
+    small_synthetic: Any,
+    idx_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FMNIST_XP_DATA", str(idx_folder))
+    photograph = np.full((80, 80, 3), 255, np.uint8)
+    cv2.rectangle(photograph, (20, 10), (60, 70), (90, 40, 30), -1)
+    cv2.imwrite(str(workplace / "shoe.jpg"), photograph)
+    for time in (1, 2):
+        for words in lines():
+            if any(word in words for word, package in EXTRAS.items() if not _installed(package)):
+                continue
+            if time == 2 and words[:2] == ["data", "export"]:
+                continue  # into a folder that is there: refused, as it should be
+            answer = command(*words, *SHORTER.get(words[0], []))
+            assert answer.code == 0, (words, answer.err)
+    runs = sorted(path.name for path in (workplace / "runs").iterdir())
+    assert {"adam-cpu-s0", "adam-cpu-s0-2"} <= set(runs)
+    assert len(runs) == 2 * sum(words[0] == "train" and "--resume" not in words for words in lines()) - 2 * (
+        not _installed("tensorboard")
+    )
+
+
+def test_the_block_names_every_command(command: Callable[..., Any]) -> None:
+    listed = re.findall(r"^  ([a-z]+)  ", command("--help").out.split("Commands:")[1], flags=re.MULTILINE)
+    assert {words[0] for words in lines()} | {"bench", "parity"} >= {*listed}
+
+
+def _installed(package: str) -> bool:
+    from importlib.util import find_spec
+
+    return find_spec(package) is not None
