@@ -66,7 +66,8 @@ def test_table_has_no_header(command: Command, monkeypatch: pytest.MonkeyPatch) 
 
 KNOWN = Survey(
     cpu="an abacus", threads=2, thread_limits={"OMP_NUM_THREADS": 2}, numpy="2.4.6", blas="a BLAS",
-    blas_advice="a faster one is at hand", driver="580.1, NVIDIA L4; 580.1, NVIDIA L4", cupy="14.2.0", cuda_version="13.0",
+    blas_advice="a faster one is at hand", driver="580.1, NVIDIA L4; 580.1, NVIDIA L4", cupy="14.2.0",
+    cuda_version="13.0",
     gpus=[Gpu("cuda:0", "NVIDIA L4", 24 * 2**30, "8.9"), Gpu("cuda:1", "a [b]", 2**30, "7.5")], auto="cuda:0",
 )  # fmt: skip
 

@@ -60,9 +60,7 @@ def test_predictions_match_an_independent_computation(
             assert percent == pytest.approx(100 * row[CLASSES.index(label)], abs=0.06)
 
 
-def test_json_has_the_probabilities(
-    command: Command, run_folder: Path, idx_folder: Path, workplace: Path
-) -> None:
+def test_json_has_the_probabilities(command: Command, run_folder: Path, idx_folder: Path, workplace: Path) -> None:
     images = read_idx(idx_folder, "t10k")[0]
     borders = np.concatenate([images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1]], axis=1)
     chosen = np.flatnonzero(np.median(borders, axis=1) == 0)[:2]
