@@ -123,8 +123,8 @@ def train(
     train_data, test_data = load_fashion_mnist(data, url=url, allow_synthetic=not no_synthetic)
     quiet = quiet or as_json
     if not quiet:
-        out.print(f"{train_data.name}: {len(train_data):,} + {len(test_data):,} images ({train_data.source})")
-        out.print(f"{backend.name}: {backend.device_name}, {backend.manner}")
+        out.print_prose(f"{train_data.name}: {len(train_data):,} + {len(test_data):,} images ({train_data.source})")
+        out.print_prose(f"{backend.name}: {backend.device_name}, {backend.manner}")
     how: Any = {
         "verbose": int(not quiet),
         "checkpoint_every": checkpoint_every,
@@ -159,22 +159,22 @@ def _print_result(run: Any) -> None:
     result, history = run.result, run.history
     took = f"{result.epochs:,} epochs in {result.total_seconds:.1f} s; written to {run.folder}"
     if result.diverged and math.isnan(result.test_accuracy):
-        out.print(f"diverged after {took}")
+        out.print_prose(f"diverged after {took}")
         return
-    out.print(
+    out.print_prose(
         f"test accuracy {result.test_accuracy:.4f}, test loss {result.test_loss:.4f} on {result.dataset.name} after "
         f"{took}"
     )
     if result.stopped and not result.interrupted:
-        out.print(f"stopped: {result.stopped}")
+        out.print_prose(f"stopped: {result.stopped}")
     if result.best_epoch is not None:
         best = history.best_place
-        out.print(
+        out.print_prose(
             f"validation accuracy {history.validation_accuracy[best]:.4f} at epoch {result.best_epoch}, the best of "
             f"{result.validation_rows:,} images held out; {history.validation_accuracy[-1]:.4f} when last logged"
         )
     elif (epoch := ended_in_dip(history, result.train_accuracy)) is not None:
-        out.print(
+        out.print_prose(
             f"The run ended in a dip: accuracy on the training images {result.train_accuracy:.3f}, at epoch {epoch} "
             f"{max(history.accuracy):.3f}. --validation 0.1 --keep-best keeps the best weights, too."
         )

@@ -2,12 +2,14 @@
 
 import os
 import re
+import signal
+import struct
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from run_helpers import contents, read_json
+from run_helpers import contents, read_history, read_json
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals, descriptors and names are POSIX's")
@@ -128,30 +130,40 @@ def test_library_messages_are_shown_only_for_debug(workplace: Path, tmp_path: Pa
         assert said in debug
 
 
+def on_terminal(folder: Path, *arguments: str, columns: int = 80, **variables: str) -> tuple[int, bytes]:
+    """Run the command on a pseudo-terminal of 25 lines; return its exit code and all that it wrote there."""
+    pty = pytest.importorskip("pty")
+    import fcntl
+    import termios
+
+    try:
+        ours, theirs = pty.openpty()
+    except OSError as error:
+        pytest.skip(f"no terminal can be made here ({error})")
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 25, columns, 0, 0))
+    kept = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    with subprocess.Popen(
+        [sys.executable, "-m", "fmnist_xp", *arguments],
+        cwd=folder, env={**kept, "PYTHONPATH": str(ROOT), "TERM": "xterm", **variables},
+        stdin=theirs, stdout=theirs, stderr=theirs,
+    ) as process:  # fmt: skip
+        os.close(theirs)
+        text = b""
+        try:
+            while piece := os.read(ours, 2**16):
+                text += piece
+        except OSError:  # EIO, as Linux has it: nobody writes to it any more
+            pass
+    os.close(ours)
+    return process.returncode, text
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "cp437", "utf-8"])
 def test_tables_and_progress_on_terminals_of_any_code_page(run_folder: Path, encoding: str) -> None:
     """Names never reach it as control characters, not in a traceback either; the progress bar's own do."""
-    pty = pytest.importorskip("pty")
-    variables = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding, "TERM": "xterm"}
 
     def shown(*arguments: str) -> tuple[int, bytes]:
-        try:
-            ours, theirs = pty.openpty()
-        except OSError as error:
-            pytest.skip(f"no terminal can be made here ({error})")
-        with subprocess.Popen(
-            [sys.executable, "-m", "fmnist_xp", *arguments],
-            cwd=run_folder.parent, env=variables, stdin=theirs, stdout=theirs, stderr=theirs,
-        ) as process:  # fmt: skip
-            os.close(theirs)
-            text = b""
-            try:
-                while piece := os.read(ours, 2**16):
-                    text += piece
-            except OSError:  # EIO, as Linux has it: nobody writes to it any more
-                pass
-        os.close(ours)
-        return process.returncode, text
+        return on_terminal(run_folder.parent, *arguments, PYTHONIOENCODING=encoding)
 
     code, text = shown("evaluate", run_folder.name, "--device", "cpu")
     assert code == 0, text
@@ -165,3 +177,78 @@ def test_tables_and_progress_on_terminals_of_any_code_page(run_folder: Path, enc
     assert b"Traceback" in text
     assert rb"n\x1b[31m" in text
     assert b"\x1b" not in text
+
+
+def test_training_on_a_terminal_ends_at_100_percent(workplace: Path, idx_folder: Path) -> None:
+    """Of the display, in place all the while, two lines are left above the result."""
+    pyte = pytest.importorskip("pyte", reason="pyte, a terminal emulator, is not installed")
+    code, text = on_terminal(
+        workplace, "train", "--epochs", "30", "--data", str(idx_folder), "--device", "cpu", "--out", "run"
+    )
+    assert code == 0, text
+    screen = pyte.Screen(80, 25)
+    pyte.ByteStream(screen).feed(text)
+    shown = [line.rstrip() for line in screen.display if line.strip()]
+    (place,) = (number for number, line in enumerate(shown) if "━" in line)
+    assert re.match("100%  ━+  30/30  in 0:00:", shown[place])
+    history = read_history(workplace / "run" / "history.csv")
+    last = f"loss {history['loss'][-1]:.3f}  accuracy {history['accuracy'][-1]:.3f}"
+    assert shown[place + 1].startswith(last)
+    result = read_json(workplace / "run" / "result.json")
+    end = " ".join(shown[place + 2 :])
+    assert end.startswith(
+        f"test accuracy {result['test_accuracy']:.4f}, test loss {result['test_loss']:.4f} on custom"
+    )
+    assert end.endswith("written to run")
+    assert not any("epoch:" in line for line in shown)
+
+
+@pytest.mark.parametrize("columns", [80, 40])
+def test_tables_are_never_cut_off(run_folder: Path, columns: int) -> None:
+    """What has no room in a line goes on in the next; names of classes and numbers stay whole at 80 columns."""
+    for arguments in (("devices",), ("runs", "."), ("cache", "info"), ("evaluate", run_folder.name)):
+        code, text = on_terminal(run_folder.parent, *arguments, columns=columns, NO_COLOR="1")
+        lines = re.sub(r"\x1b\[[\d;]*m", "", text.decode()).splitlines()
+        assert code == 0, text
+        assert not any("…" in line for line in lines), text
+        assert all(len(line) <= columns for line in lines if line[:1] in ("│", "┃", "┏", "└")), text
+        if arguments[0] == "evaluate" and columns == 80:
+            assert {"T-shirt/top", "Ankle boot", "weighted avg"} < {line[2:15].strip() for line in lines}
+
+
+@pytest.mark.parametrize(
+    ("variables", "colours", "styles"),
+    [
+        ({}, False, False),
+        ({"FORCE_COLOR": "1"}, True, True),
+        ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, False, True),  # bold is no colour
+        ({"FORCE_COLOR": "1", "TERM": "dumb"}, False, False),
+    ],
+    ids=["plain", "forced", "forced without", "dumb"],
+)
+def test_colours_in_a_pipe(
+    workplace: Path, idx_folder: Path, variables: dict[str, str], colours: bool, styles: bool
+) -> None:
+    arguments = ("train", "--epochs", "11", "--data", str(idx_folder), "--device", "cpu", "--out", "run")
+    done = run(workplace, *arguments, **{"TERM": "xterm", **variables})
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert bool(re.search(rb"\x1b\[(3[0-7]|38;|9[0-7])", done.stdout)) == colours
+    done = run(workplace, "evaluate", "run", "--device", "cpu", **{"TERM": "xterm", **variables})
+    assert (b"\x1b[1m" in done.stdout) == styles
+    assert (run(workplace, "runs", "--json", **{"TERM": "xterm", **variables}).stdout[:1]) in (b"", b"[")
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129)])
+def test_command_that_does_not_train_ends_with_the_code_of_its_signal(
+    workplace: Path, idx_folder: Path, name: str, code: int
+) -> None:
+    arguments = ("parity", "--device", "cpu", "--data", str(idx_folder), "--epochs", str(10**7), "--out", "out")
+    with subprocess.Popen(
+        [sys.executable, "-m", "fmnist_xp", *arguments],
+        cwd=workplace, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        process.send_signal(getattr(signal, name))
+        _rest, err = process.communicate()
+    assert (process.returncode, err) == (code, b"fmnist-xp: terminated\n")
