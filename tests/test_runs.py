@@ -262,6 +262,24 @@ def test_what_is_no_run_is_never_written_to(tmp_path: Path, tiny: tuple[Any, Any
         assert contents(tmp_path / name) == {name: text.encode()}
 
 
+def test_model_of_before_does_not_pass_for_one_of_a_run_that_diverged(
+    tmp_path: Path, tiny: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(tmp_path / "run", tiny)
+    fit = Sequential.fit
+
+    def diverging(*arguments: Any, **more: Any) -> Any:
+        history = fit(*arguments, **more)
+        history.diverged, history.stopped = True, "the weights are no longer finite after epoch 4"
+        return history
+
+    monkeypatch.setattr(Sequential, "fit", diverging)
+    run = resume_run(tmp_path / "run", *tiny, CPU, epochs=6, verbose=0)
+    assert run.result.to_json()["test_accuracy"] is None
+    with pytest.raises(RunError, match="has no model, since its training has diverged"):
+        load_run(tmp_path / "run").load_network(CPU)
+
+
 def test_run_that_learned_nothing_is_taken_over(tmp_path: Path, tiny: tuple[Any, Any]) -> None:
     """As an older version, or a kill in the first seconds, leaves it: its config.json alone."""
     train(tmp_path / "run", tiny)

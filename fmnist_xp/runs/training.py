@@ -156,7 +156,10 @@ def _train(
     seconds = time.perf_counter() - started + sum(history.epoch_seconds[:before])
     history.save(folder / files.HISTORY)
     without_model = history.diverged and not keep_going
-    if not without_model:
+    if without_model:  # should it have been trained further, that of before is not this run's
+        for name in (files.MODEL, files.MODEL_BEST):
+            (folder / name).unlink(missing_ok=True)
+    else:
         network.save(folder / files.MODEL)
         if history.best_state is not None:
             save_arrays(folder / files.MODEL_BEST, MODEL, history.best_state, describe(network))
