@@ -178,7 +178,7 @@ def test_tables_of_80_columns_leave_out_what_has_no_room(command: Command, monke
     monkeypatch.setattr("fmnist_xp.parity.suite.run_parity", lambda *_arguments, **_more: record)
     answer = command("parity", "--device", "cpu", "--data", "synthetic")
     answer.assert_went_well()
-    tables = parity_tables(record)
+    tables = list(parity_tables(record))
     assert max(len(line) for line in answer.lines if line[:1] in ("│", "┃", "┏")) <= 80
     assert "…" not in answer.out
     assert len(cells(answer)) == sum(len(table.rows) for table in tables)  # each in one line
