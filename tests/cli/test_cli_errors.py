@@ -111,7 +111,10 @@ def test_momentum_is_for_sgd(command: Command) -> None:
 
 def test_help_names_every_command(command: Command) -> None:
     out = command("--help").out
-    for name in ("train", "evaluate", "predict", "plot", "reproduce", "devices", "data"):
+    for name in (
+        "train", "evaluate", "predict", "plot", "runs", "report", "reproduce", "devices", "bench", "parity", "data",
+        "cache",
+    ):  # fmt: skip
         assert f"\n  {name} " in out
     out = command("data", "--help").out
     for name in ("info", "fetch", "export"):
@@ -119,7 +122,8 @@ def test_help_names_every_command(command: Command) -> None:
     out = command("train", "--help").out
     for option in (
         "device", "data", "url", "epochs", "seed", "precision", "log-every", "out", "force", "hidden",
-        "learning-rate", "decay", "momentum", "l2", "threads", "block-rows", "quiet",
+        "learning-rate", "decay", "momentum", "l2", "threads", "block-rows", "quiet", "resume", "checkpoint-every",
+        "validation", "keep-best", "patience", "keep-going", "tensorboard", "json",
     ):  # fmt: skip
         assert f"--{option}" in out
 
@@ -238,7 +242,7 @@ def test_auto_without_cupy_is_the_cpu(
 ) -> None:
     monkeypatch.setitem(sys.modules, "cupy", None)
     command("train", "--device", "auto", "--data", idx_folder, "--epochs", 1).assert_went_well()
-    assert (workplace / "runs" / "adam-cpu-s0" / "result.json").is_file()
+    assert (workplace / "runs" / "adam-cpu-s0-epochs1" / "result.json").is_file()
 
 
 @pytest.mark.parametrize("precision", ["tf32", "float16"])
@@ -303,7 +307,7 @@ def test_debug_lets_any_error_through(
     def fail(*_arguments: object, **_more: object) -> None:
         raise error
 
-    monkeypatch.setattr("fmnist_xp.runs.pixels", fail)
+    monkeypatch.setattr("fmnist_xp.runs.training.pixels", fail)
     arguments = ("train", "--data", idx_folder, "--device", "cpu", "--epochs", 1, "--quiet")
     command(*arguments).assert_failed(1, str(error.args[-1]))
     with pytest.raises(type(error)) as raised:

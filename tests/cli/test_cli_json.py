@@ -1,4 +1,4 @@
-"""`--json` of train and evaluate: one document on stdout, of the values in the run's files."""
+"""What train and evaluate give other programs: `--json`, one document on stdout, and event files for TensorBoard."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,7 +6,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from run_helpers import CLASSES, parse_json, probabilities, read_history, read_idx, read_json, reference_metrics
+from page_helpers import hide
+from run_helpers import (
+    CLASSES,
+    contents,
+    parse_json,
+    probabilities,
+    read_history,
+    read_idx,
+    read_json,
+    reference_metrics,
+)
 
 from fmnist_xp.cli.console import print_json
 from fmnist_xp.model import Metrics
@@ -78,3 +88,29 @@ def test_evaluate(command: Command, run_folder: Path, idx_folder: Path, more: tu
             "precision": pytest.approx(one["precision"]), "recall": pytest.approx(one["recall"]),
             "f1": pytest.approx(one["f1-score"]), "support": one["support"],
         }  # fmt: skip
+
+
+def test_tensorboard_reads_what_history_csv_has(command: Command, workplace: Path, idx_folder: Path) -> None:
+    pytest.importorskip("tensorboard", reason="TensorBoard, which writes and reads event files, is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    arguments = ("--epochs", 21, "--data", idx_folder, "--device", "cpu", "--quiet", "--tensorboard", "events")
+    command("train", *arguments, "--out", "some/run").assert_went_well()
+    events = EventAccumulator(str(workplace / "events" / "run"), size_guidance={"scalars": 0}).Reload()
+    history = read_history(workplace / "some" / "run" / "history.csv")
+    steps = history.pop("epoch")
+    assert set(events.Tags()["scalars"]) == set(history)
+    for name, values in history.items():
+        found = events.Scalars(name)
+        assert [event.step for event in found] == steps
+        assert [event.value for event in found] == pytest.approx(values, rel=1e-6)
+
+
+def test_without_tensorboard_it_says_what_to_install(
+    command: Command, workplace: Path, idx_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hide(monkeypatch, "tensorboard")
+    arguments = ("--epochs", 2, "--data", idx_folder, "--device", "cpu", "--quiet", "--tensorboard", "events")
+    answer = command("train", *arguments, "--out", "run")
+    answer.assert_failed(1, 'pip install "fmnist-xp[tensorboard]"')
+    assert contents(workplace) == {}
