@@ -134,7 +134,13 @@ class _Run:
         self._backend.synchronize()
         started = perf_counter()
         self._history = train(
-            network, self._X, self._y, epochs=self._experiment.epochs, optimizer=optimizer, log_every=LOG_EVERY
+            network,
+            self._X,
+            self._y,
+            epochs=self._experiment.epochs,
+            optimizer=optimizer,
+            log_every=LOG_EVERY,
+            keep_going=True,  # all epochs, whatever becomes of the loss
         )
         self._backend.synchronize()
         return [perf_counter() - started]

@@ -31,7 +31,7 @@ def tests(*names: str) -> list[str]:
     ]
 
 
-RUNS = ("model", "evaluation", "reproduce", "experiments", "files", "arguments", "errors", "plain_json")
+RUNS = ("model", "evaluation", "reporting", "reproduce", "experiments", "files", "arguments", "errors", "plain_json")
 MACHINE = ("machine", "devices", "measure", "speed", "blas")
 PARITY = ("bounds", "comparison", "curves", "operations", "step", "suite")
 FOLDERS = {

@@ -221,7 +221,7 @@ HIGHER = {
     "nn": "parity report runs cli train experiments evaluation model optim",
     "data": "parity report runs cli train experiments evaluation model optim nn backend",
     "train": "parity report runs cli experiments evaluation model",
-    "report": "parity runs cli evaluation experiments reproduce",
+    "report": "parity runs cli evaluation reproduce reporting",
     "parity": "cli reproduce evaluation",
 }
 

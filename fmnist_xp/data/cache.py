@@ -206,6 +206,8 @@ def _save(path: Path, splits: tuple[Dataset, Dataset], state: str) -> None:
     for split, dataset in zip(SPLITS, splits, strict=True):
         tensors[f"{split}_images"] = np.ascontiguousarray(dataset.images)
         tensors[f"{split}_labels"] = np.ascontiguousarray(dataset.labels)
+    if path.is_fifo():  # nobody's but ours: else `replacing` would refuse
+        path.unlink()
     with replacing(path) as temporary:
         try:
             save_file(tensors, temporary, about)

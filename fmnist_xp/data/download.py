@@ -94,6 +94,8 @@ def _is_right(path: Path, name: str) -> bool:
 
 def _fetch_file(url: str, path: Path, deadline: float, show: bool) -> None:
     content = published.as_gzip(_received(url, published.FILES[path.name], deadline, show), path.name)
+    if path.is_fifo():  # nobody's but ours: else `replacing` would refuse
+        path.unlink()
     with replacing(path) as temporary:
         temporary.write_bytes(content)
         try:

@@ -231,8 +231,8 @@ def finish(axes: Axes, quantity: Quantity, label: str = "") -> None:
     axes.set_ylabel(label)
     # A run that spends most of its epochs above has diverged, and is shown whole.
     first = np.nan_to_num(np.asarray(axes.lines[0].get_ydata(), dtype=float), nan=np.inf)
-    middle = np.sort(first)[len(first) // 2]  # not np.median, whose mean of two may overflow
-    if quantity is LOSS and axes.dataLim.y1 > LOSS_TOP > middle:
+    middle = np.sort(first)[len(first) // 2 : len(first) // 2 + 1]  # not np.median, whose mean of two may overflow
+    if quantity is LOSS and middle.size and axes.dataLim.y1 > LOSS_TOP > middle[0]:
         axes.set_ylim(0, LOSS_TOP)
         axes.set_ylabel(f"{label} (cut off above {LOSS_TOP:g})")
     axes.locator_params(axis="x", integer=True)

@@ -178,9 +178,14 @@ class Result:
     def from_json(cls, values: Mapping[str, Any]) -> "Result":
         """Return the result of `values`, which have `RESULT_FORM` and may have more."""
         kinds = {field.name: field.type for field in fields(cls)}
-        known: Any = {k: math.nan if v is None and kinds[k] is float else v for k, v in values.items() if k in kinds}
+        known: Any = {k: _number(v) if kinds[k] is float else v for k, v in values.items() if k in kinds}
         dataset = DataSummary(**{name: values["dataset"][name] for name in RESULT_FORM["dataset"]})
         return cls(**known | {"dataset": dataset})
+
+
+def _number(value: Any) -> float:
+    """Return a number of a JSON file, NaN for null and for what is none; fields with a default are not checked."""
+    return float(value) if isinstance(value, int | float) and abs(value) <= 1e300 else math.nan
 
 
 def changes(config: Mapping[str, Any]) -> dict[str, Any]:

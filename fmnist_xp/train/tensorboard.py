@@ -32,6 +32,12 @@ class TensorBoardWriter:
             raise FmnistXpError(message) from error
         self._events, self._summaries = event_pb2, summary_pb2
         self._settings = hparams_pb(_flat(settings or {}))
+        try:
+            str(folder).encode()
+        except UnicodeEncodeError:
+            raise FmnistXpError(
+                f"{folder} is no name in UTF-8, which TensorBoard needs: name another folder"
+            ) from None
         (folder / run).mkdir(parents=True, exist_ok=True)  # TensorBoard recurses into a path that is too long
         self._file = EventFileWriter(str(folder / run), flush_secs=5)
         self._history: History | None = None
