@@ -417,7 +417,7 @@ def test_a_logged_epoch_waits_once(data: tuple[np.ndarray, np.ndarray]) -> None:
 def test_sending_and_checking_the_data_is_all_that_comes_before(data: tuple[np.ndarray, np.ndarray]) -> None:
     model = make(eager())
     work = model.backend.xp.counted(lambda: model.fit(*data, epochs=0, verbose=False))
-    # X and y go to the device; the least and the greatest of X come back, and in the end the sum of the weights, which
+    # X and y go to the device; the least and the greatest of X come back, and at the end the sum of the weights: they
     # tell of values that are not finite.
     assert (work["transfers_to_device"], work["transfers_to_host"], work["implicit"]) == (2, 3, 3)
 
