@@ -2,13 +2,15 @@
 
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+
+from fmnist_xp.experiments import EXPERIMENTS
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 # Left out: what needs a network, a GPU or 60,000 images.
@@ -25,6 +27,18 @@ def lines() -> list[list[str]]:
     return [words for words in found if not " ".join(words).startswith(ELSEWHERE)]
 
 
+@pytest.fixture
+def short_experiments() -> Iterator[None]:
+    """Let every experiment have 20 epochs, whoever has imported them."""
+    before = {name: experiment.epochs for name, experiment in EXPERIMENTS.items()}
+    for experiment in EXPERIMENTS.values():
+        object.__setattr__(experiment, "epochs", 20)  # they are frozen
+    yield
+    for name, epochs in before.items():
+        object.__setattr__(EXPERIMENTS[name], "epochs", epochs)
+
+
+@pytest.mark.usefixtures("short_experiments")
 def test_every_line_works_after_every_other(
     command: Callable[..., Any],
     workplace: Path,
