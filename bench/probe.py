@@ -17,7 +17,7 @@ from bench import markdown
 from bench.markdown import Record
 from bench.measure import rounded
 from bench.results import Options, save
-from fmnist_xp.backend import Array, Backend, Product, RowSum, Step
+from fmnist_xp.backend import Array, Backend, Call, Product, RowSum, Step
 from fmnist_xp.errors import DeviceError
 from fmnist_xp.experiments import EXPERIMENTS, N_INPUTS, Experiment
 from fmnist_xp.measure import copy_rate, gemm_sampler, time_epochs
@@ -128,8 +128,13 @@ def describe(step: Step) -> str:
 
 def joined(backend: Backend, steps: Sequence[Step]) -> bool:
     """Return whether the backend takes `steps` in other calls together than one by one."""
-    apart = [function for step in steps for function, _ in backend.calls([step])]
-    return [function for function, _ in backend.calls(steps)] != apart and len(apart) == len(steps)
+    apart = [named(call) for step in steps for call in backend.calls([step])]
+    return [named(call) for call in backend.calls(steps)] != apart and len(apart) == len(steps)
+
+
+def named(call: Call) -> Any:
+    """Return a call's function, or the name of its kernel, of which each call has an object of its own."""
+    return getattr(call[0], "name", call[0])
 
 
 def repeated(backend: Backend, steps: Sequence[Step]) -> Calls:

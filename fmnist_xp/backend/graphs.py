@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from fmnist_xp.backend.base import Call, Formula, Product, RowSum, Step, is_elementwise
 from fmnist_xp.backend.cublaslt import BIAS_ALIGNMENT, Products, Unsupported
 from fmnist_xp.backend.cuda import CudaBackend, first_line
-from fmnist_xp.backend.kernels import with_row_sums
+from fmnist_xp.backend.kernels import vectorized
 from fmnist_xp.errors import DeviceError
 
 logger = logging.getLogger("fmnist_xp")
@@ -49,8 +49,8 @@ class CudaGraphBackend(CudaBackend):
     def calls(self, steps: Sequence[Step]) -> list[Call]:
         """Return the calls that take `steps`, of which some are taken together.
 
-        A product takes along the biases and the ReLU that follow it, where cuBLASLt can, and a formula the sums over
-        the rows of what it wrote.
+        A product takes along the biases and the ReLU that follow it, where cuBLASLt can. What is element-wise becomes
+        a kernel of `vectorized` where that knows it, with the sums over the rows of what it writes.
         """
         calls: list[Call] = []
         done: set[int] = set()
@@ -59,20 +59,21 @@ class CudaGraphBackend(CudaBackend):
                 continue
             joined, last = self._joined(*steps[index : index + 2]), index + 1
             if not joined and isinstance(step, Formula) and is_elementwise(step.function):
-                joined, last = self._summed(step, steps, index)
+                joined, last = self._vectorized(step, steps, index)
             done.update([last] if joined else [])
             calls += joined or super().calls([step])
         return calls
 
-    def _summed(self, formula: Formula, steps: Sequence[Step], index: int) -> tuple[list[Call], int]:
+    def _vectorized(self, formula: Formula, steps: Sequence[Step], index: int) -> tuple[list[Call], int]:
         """Return the calls of a formula and of the sums over its result's rows, and which of `steps` these are."""
         output = formula.arguments[-1]
         for later, step in enumerate(steps[index + 1 :], start=index + 1):
-            if isinstance(step, RowSum) and step.values is output:
-                return with_row_sums(self.xp, *formula, step.out) or [], later
+            total = step.out if isinstance(step, RowSum) and step.values is output else None
+            if total is not None and (calls := vectorized(self.xp, *formula, total)):
+                return calls, later
             if not isinstance(step, Product) or step.out is output:  # which reads it, and no more
                 break
-        return [], index
+        return vectorized(self.xp, *formula) or [], index
 
     def _joined(self, product: Step, formula: Step | None = None) -> list[Call]:
         """Return the calls of a product and of the formula that follows it as one; none where they stay two."""

@@ -1,4 +1,4 @@
-"""The formula and its sums over rows in one kernel; what the stand-in cannot show, a GPU has to."""
+"""Formulas as kernels of our own, with sums over rows and without; what the stand-in cannot show, a GPU has to."""
 
 from typing import Any
 
@@ -7,8 +7,8 @@ import pytest
 from parity.standin import StandInCupy
 
 from fmnist_xp.backend import Backend
-from fmnist_xp.backend.kernels import expression, with_row_sums
-from fmnist_xp.nn.activations import relu, relu_gradient, softmax_gradient
+from fmnist_xp.backend.kernels import expression, kernel_source, vectorized
+from fmnist_xp.nn.activations import biased, biased_relu, hyperbolic_tangent, relu, relu_gradient, softmax_gradient
 from fmnist_xp.nn.layers import add_penalty_gradient
 
 
@@ -18,10 +18,23 @@ def cupy() -> StandInCupy:
 
 
 def test_expression_is_the_formulas() -> None:
-    assert expression(relu_gradient) == (["dvalues", "output", "dinputs"], "dvalues * (output > 0)")
+    assert expression(relu_gradient) == (["dvalues", "output", "dinputs"], "stored(dvalues * (output > 0))")
 
 
-@pytest.mark.parametrize("formula", [relu, softmax_gradient, add_penalty_gradient])
+def test_expression_of_two_steps_rounds_between_them_as_the_formula_does() -> None:
+    names = ["inputs", "biases", "output"]
+    assert expression(biased_relu) == (names, "stored(at_least_0(stored(inputs + biases)))")
+    assert expression(relu) == (["inputs", "output"], "stored(at_least_0(inputs))")
+
+
+def test_clip_to_other_limits_has_none() -> None:
+    def clip(xp: Any, a: Any, out: Any) -> None:
+        xp.clip(a, 0, 6, out=out)
+
+    assert expression(clip) is None
+
+
+@pytest.mark.parametrize("formula", [biased(hyperbolic_tangent), softmax_gradient, add_penalty_gradient])
 def test_other_formulas_have_none(formula: Any) -> None:
     assert expression(formula) is None
 
@@ -50,7 +63,7 @@ def given(xp: Any, dtype: str, rows: int, columns: int) -> tuple[Any, Any, Any, 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_result_and_sums_are_those_of_two_calls(cupy: StandInCupy, dtype: str) -> None:
     dvalues, output, total, expected = given(cupy, dtype, 50, 16)
-    calls = with_row_sums(cupy, relu_gradient, (dvalues, output, dvalues), total)
+    calls = vectorized(cupy, relu_gradient, (dvalues, output, dvalues), total)
     assert calls is not None
     for function, arguments in calls:
         function(*arguments)
@@ -60,22 +73,22 @@ def test_result_and_sums_are_those_of_two_calls(cupy: StandInCupy, dtype: str) -
 
 LINES = """
 struct alignas(16) Vector { __half values[8]; };
-extern "C" __global__ void relu_gradient_with_row_sums(const __half* in_dvalues, const __half* in_output, \
+extern "C" __global__ void relu_gradient(const __half* in_dvalues, const __half* in_output, \
 __half* dinputs, float* partial, const int rows) {
-__shared__ float sums[256][8];
 const int lanes = 64 / 8, lane = threadIdx.x % lanes, group = 256 / lanes;
+__shared__ float sums[256][8];
 float total[8] = {};
 const Vector read_dvalues = ((const Vector*)in_dvalues)[place]; \
 const Vector read_output = ((const Vector*)in_output)[place];
 for (int i = 0; i < 8; i++) {
 const float dvalues = (float)read_dvalues.values[i]; const float output = (float)read_output.values[i];
-const float value = dvalues * (output > 0);
+const float value = stored(dvalues * (output > 0));
 result.values[i] = (__half)value;
-total[i] += (float)result.values[i];
+total[i] += value;
 ((Vector*)dinputs)[place] = result;
 for (int other = threadIdx.x; other < 256; other += lanes) sum += sums[other][i];
 partial[blockIdx.x * 64 + lane * 8 + i] = sum;
-extern "C" __global__ void relu_gradient_with_row_sums_total(const float* partial, float* total) {
+extern "C" __global__ void relu_gradient_total(const float* partial, float* total) {
 if (column < 64)
 for (int block = threadIdx.y; block < 528; block += 32) sum += partial[block * 64 + column];
 if (threadIdx.y == 0 && column < 64) {
@@ -94,7 +107,7 @@ def test_source_is_for_the_dtype_the_columns_and_the_formula(
 
     monkeypatch.setattr(cupy, "RawKernel", compiled)
     dvalues, output, total, _ = given(cupy, "float16", 5, 64)
-    assert with_row_sums(cupy, relu_gradient, (dvalues, output, dvalues), total) is not None
+    assert vectorized(cupy, relu_gradient, (dvalues, output, dvalues), total) is not None
     source, same = sources
     assert source == same
     lines = iter(line.strip() for line in source.splitlines())
@@ -108,7 +121,7 @@ def test_kernels_are_started_for_all_blocks_and_columns(
     cupy: StandInCupy, dtype: str, wide: str, columns: int, blocks: int
 ) -> None:
     dvalues, output, total, _ = given(cupy, dtype, 7, columns)
-    calls = with_row_sums(cupy, relu_gradient, (dvalues, output, dvalues), total)
+    calls = vectorized(cupy, relu_gradient, (dvalues, output, dvalues), total)
     assert calls is not None
     (_, (grid, block, arguments)), (_, (total_grid, total_block, totals)) = calls
     assert (grid, block, total_grid, total_block) == ((528,), (256,), (blocks,), (32, 32))
@@ -122,7 +135,7 @@ def test_kernels_are_started_for_all_blocks_and_columns(
 
 def test_last_of_many_columns_are_added_too(cupy: StandInCupy) -> None:
     dvalues, output, total, _ = given(cupy, "float16", 2, 2048)
-    calls = with_row_sums(cupy, relu_gradient, (dvalues, output, dvalues), total)
+    calls = vectorized(cupy, relu_gradient, (dvalues, output, dvalues), total)
     assert calls is not None
     assert calls[1][1][0] == (64,)
 
@@ -130,7 +143,7 @@ def test_last_of_many_columns_are_added_too(cupy: StandInCupy) -> None:
 @pytest.mark.parametrize("columns", [1, 2, 7, 12, 2048])
 def test_columns_that_threads_cannot_share_out(cupy: StandInCupy, columns: int) -> None:
     dvalues, output, total, _ = given(cupy, "float32", 5, columns)
-    assert with_row_sums(cupy, relu_gradient, (dvalues, output, dvalues), total) is None
+    assert vectorized(cupy, relu_gradient, (dvalues, output, dvalues), total) is None
 
 
 def test_arrays_that_do_not_fit(cupy: StandInCupy) -> None:
@@ -145,12 +158,69 @@ def test_arrays_that_do_not_fit(cupy: StandInCupy) -> None:
         (whole, total),
         (whole, cupy.zeros(total.shape, dtype="int32")),
     ):
-        assert with_row_sums(cupy, relu_gradient, arrays, sums) is None
+        assert vectorized(cupy, relu_gradient, arrays, sums) is None
 
 
 def test_other_formulas_are_left_alone(cupy: StandInCupy) -> None:
     dvalues, output, total, _ = given(cupy, "float32", 8, 16)
-    assert with_row_sums(cupy, relu, (dvalues, output), total) is None
+    assert vectorized(cupy, hyperbolic_tangent, (dvalues, output), total) is None
+    assert vectorized(cupy, relu_gradient, (dvalues, 1.5, dvalues)) is None
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_rows_are_added_to_each_row(cupy: StandInCupy, dtype: str) -> None:
+    values, biases, expected = hidden(cupy, dtype, 50, 64)
+    calls = vectorized(cupy, biased_relu, (values, biases, values))
+    assert calls is not None
+    [(kernel, (grid, block, arguments))] = calls
+    kernel(grid, block, arguments)
+    np.testing.assert_array_equal(values.get(), expected)
+    assert (grid, block, arguments[3].dtype, arguments[3]) == ((528,), (256,), "int32", 50)
+
+
+def test_source_with_rows(cupy: StandInCupy) -> None:
+    source = kernel_source(biased_relu, ("e", "fr", "e"), 64, False)
+    assert source is not None
+    lines = iter(line.strip() for line in source.splitlines())
+    for wanted in (
+        'extern "C" __global__ void biased_relu(const __half* in_inputs, const float* __restrict__ in_biases, '
+        "__half* output, const int rows) {",
+        "const Vector read_inputs = ((const Vector*)in_inputs)[place];",
+        "const float inputs = (float)read_inputs.values[i]; const float biases = (float)in_biases[lane * 8 + i];",
+        "const float value = stored(at_least_0(stored(inputs + biases)));",
+        "((Vector*)output)[place] = result;",
+    ):
+        assert wanted in lines, wanted
+    assert "total" not in source
+
+
+def test_rows_that_do_not_fit(cupy: StandInCupy) -> None:
+    values, biases, _ = hidden(cupy, "float32", 5, 64)
+    for row in (biases.astype("float64"), biases[0], biases[:, :32], biases.astype("int64")):
+        assert vectorized(cupy, biased_relu, (values, row, values)) is None
+
+
+def hidden(xp: Any, dtype: str, rows: int, columns: int) -> tuple[Any, Any, np.ndarray]:
+    """Return values, NaN and infinity among them, biases as a network has them, and NumPy's ReLU of their sum."""
+    generator = np.random.default_rng(rows)
+    values = generator.standard_normal((rows, columns)).astype(dtype)
+    biases = generator.standard_normal((1, columns)).astype("float64" if dtype == "float64" else "float32")
+    values[0, :3] = np.nan, np.inf, -np.inf
+    expected = np.maximum((values + biases).astype(dtype), 0)
+    return xp.asarray(values), xp.asarray(biases), expected
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize(("rows", "columns"), [(1, 64), (7, 128), (999, 16), (60_000, 64), (60_000, 128), (100, 512)])
+def test_a_gpu_adds_biases_and_keeps_nan(gpu: Backend, dtype: str, rows: int, columns: int) -> None:
+    with gpu.computing():
+        values, biases, expected = hidden(gpu.xp, dtype, rows, columns)
+        calls = vectorized(gpu.xp, biased_relu, (values, biases, values))
+        assert calls is not None
+        for function, arguments in calls:
+            function(*arguments)
+        np.testing.assert_array_equal(gpu.to_host(values), expected)
 
 
 @pytest.mark.cuda
@@ -159,7 +229,7 @@ def test_other_formulas_are_left_alone(cupy: StandInCupy) -> None:
 def test_a_gpu_computes_both(gpu: Backend, dtype: str, rows: int, columns: int) -> None:
     with gpu.computing():
         dvalues, output, total, expected = given(gpu.xp, dtype, rows, columns)
-        calls = with_row_sums(gpu.xp, relu_gradient, (dvalues, output, dvalues), total)
+        calls = vectorized(gpu.xp, relu_gradient, (dvalues, output, dvalues), total)
         assert calls is not None
         for function, arguments in calls:
             function(*arguments)

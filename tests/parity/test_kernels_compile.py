@@ -18,7 +18,7 @@ from parity.standin import DeviceArray, StandInCupy, make_nvmath
 from fmnist_xp import optim
 from fmnist_xp.backend import CudaBackend, CudaGraphBackend
 from fmnist_xp.backend.base import ELEMENTWISE
-from fmnist_xp.backend.kernels import expression, with_row_sums
+from fmnist_xp.backend.kernels import expression, kernel_source
 from fmnist_xp.model import Sequential
 from fmnist_xp.nn import (
     Activation,
@@ -40,8 +40,8 @@ ACTIVATIONS = list(registered(Activation).values())
 for activation in ACTIVATIONS:
     biased(activation.formula)  # of which one is made where a plan first needs it
 FORMULAS = {name: formula for name, formula in ELEMENTWISE.items() if formula.__module__.startswith("fmnist_xp.")}
-SUMMED = [kind.gradient for kind in ACTIVATIONS if expression(kind.gradient)]
-"""What a kernel of our own computes together with the sums over the rows."""
+OWN = {name: formula for name, formula in FORMULAS.items() if expression(formula)}
+"""What kernels of our own compute."""
 
 
 def type_of(argument: Any) -> tuple[np.dtype, int | None]:
@@ -214,7 +214,7 @@ def nvrtc(cupy: Any) -> None:
 def test_every_formula_is_reached(types: dict[str, set[Types]]) -> None:
     assert FORMULAS.keys() == types.keys()
     assert {"sgd", "adam", "relu_gradient", "biased_hyperbolic_tangent", "largest", "matches"} <= FORMULAS.keys()
-    assert {gradient.__name__ for gradient in SUMMED} == {"relu_gradient"}
+    assert {"relu", "biased_relu", "relu_gradient"} <= OWN.keys() < FORMULAS.keys()
 
 
 @pytest.mark.parametrize("name", FORMULAS)
@@ -243,20 +243,19 @@ def test_formula_is_compiled(cupy: Any, types: dict[str, set[Types]], name: str,
 @pytest.mark.parametrize("architecture", ["80", "90"])
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 @pytest.mark.parametrize("columns", [16, 64, 128, 512])
-@pytest.mark.parametrize("gradient", SUMMED, ids=lambda gradient: gradient.__name__)
-def test_formula_with_row_sums_is_compiled(
-    cupy: Any, gradient: Formula, dtype: str, columns: int, architecture: str
+@pytest.mark.parametrize("sums", [False, True])
+@pytest.mark.parametrize("name", OWN)
+def test_kernel_of_our_own_is_compiled(
+    cupy: Any, name: str, sums: bool, dtype: str, columns: int, architecture: str
 ) -> None:
-    standin = StandInCupy()
-    sources: list[tuple[str, str]] = []
-    standin.RawKernel = lambda source, name: sources.append((source, name))
-    values = standin.empty((6, columns), dtype=dtype)
-    total = standin.empty((1, columns), dtype="float64" if dtype == "float64" else "float32")
-    assert with_row_sums(standin, gradient, (values, values, values), total) is not None
-    name = f"{gradient.__name__}_with_row_sums"
-    assert [name for _, name in sources] == [name, f"{name}_total"]
-    for source, name in sources:
-        assert name.encode() in compiled(cupy, source, architecture)
+    formula, letter = OWN[name], np.dtype(dtype).char
+    names, _ = expression(formula) or pytest.fail(name)
+    kinds = [("d" if letter == "d" else "f") + "r" if parameter == "biases" else letter for parameter in names]
+    source = kernel_source(formula, tuple(kinds), columns, sums)
+    assert source is not None
+    program = compiled(cupy, source, architecture)
+    assert name.encode() in program
+    assert (f"{name}_total".encode() in program) == sums
 
 
 def test_formula_that_cannot_be_fused_is_found(cupy: Any) -> None:

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from fmnist_xp import SGD, Adam, Dense, History, ReLU, RunError, Sequential, Tanh
-from fmnist_xp.backend import CpuBackend
+from fmnist_xp.backend import PRECISIONS, Backend, CpuBackend, get_backend
 from fmnist_xp.data.pixels import Pixels
 
 GENERATOR = np.random.default_rng(1)
@@ -60,6 +60,29 @@ def test_stopped_training_goes_on_to_the_same_bits(
     assert expected.best_state is not None
     for name, values in expected.best_state.items():
         np.testing.assert_array_equal(found.best_state[name], values)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("graphs", [False, True])
+@pytest.mark.parametrize("dtype", PRECISIONS)
+def test_a_gpu_goes_on_to_the_same_bits(gpu: Backend, tmp_path: Path, dtype: str, graphs: bool) -> None:
+    if graphs:
+        pytest.importorskip("nvmath", reason="nvmath-python, which CUDA graphs need, is not installed")
+    backend = get_backend(gpu.name, graphs=graphs)
+    if dtype not in backend.precisions:
+        pytest.skip(f"{gpu.device_name} does not compute in {dtype}")
+    layers = [Dense(6, 64, weight_regularizer_l2=0.01), ReLU(), Dense(64, 4)]
+
+    def train(epochs: int, **more: Any) -> tuple[Sequential, History]:
+        network = Sequential(layers, backend=backend, seed=1, dtype=dtype)
+        more |= {"validation_fraction": 0.25, "keep_best": True}
+        return network, fit(network, epochs, X=X.astype("float32"), **more)
+
+    whole, expected = train(42)
+    for epochs in (3, 8, 25, 42):
+        network, found = train(epochs, checkpoint=tmp_path, resume=True)
+    np.testing.assert_array_equal(backend.to_host(network.parameters), backend.to_host(whole.parameters))
+    assert found.to_csv() == expected.to_csv()
 
 
 def test_training_on_pixels_goes_on_to_the_same_bits(tmp_path: Path) -> None:

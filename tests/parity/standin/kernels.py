@@ -1,4 +1,4 @@
-"""Kernels in CUDA C++: the stand-in knows the two that `fmnist_xp.backend.kernels` writes, and no other.
+"""Kernels in CUDA C++: the stand-in knows those that `fmnist_xp.backend.kernels` writes, and no other.
 
 It takes the expression from the source and computes it with NumPy; what else the source says, a GPU has to show.
 """
@@ -23,6 +23,7 @@ class RawKernel:
         value = re.search(r"const (\w+) value = (.*);", code)
         if parameters is None or value is None:
             raise ValueError("the stand-in knows no such kernel")
+        self._sums = "partial" in parameters[1]
         self._parameters = [text.split()[-1].removeprefix("in_") for text in parameters[1].split(",")]
         self._wide = {"float": "float32", "double": "float64"}[value[1]]
         self._expression = value[2]
@@ -41,13 +42,20 @@ class RawKernel:
                 partial, total = (array._values for array in args)
                 total[...] = partial.sum(axis=0)
                 return
-            *inputs, output, partial, rows = [getattr(array, "_values", array) for array in args]
+            *inputs, rows = [getattr(array, "_values", array) for array in args]
+            partial = inputs.pop() if self._sums else None
+            output = inputs.pop()
             if rows != len(output):
                 raise ValueError(f"{self.name} is told of {rows} rows of {len(output)}")
             named = zip(self._parameters, inputs, strict=False)
             values = {name: array.astype(self._wide) for name, array in named}
-            output[...] = eval(self._expression, {}, values)
-            partial[...] = 0
-            partial[0] = np.dot(np.ones((1, rows), self._wide), output.astype(self._wide))
+            functions = {
+                "stored": lambda values: values.astype(output.dtype).astype(self._wide),
+                "at_least_0": lambda values: np.where(values < 0, np.zeros((), self._wide), values),
+            }
+            output[...] = eval(self._expression, functions, values)
+            if partial is not None:
+                partial[...] = 0
+                partial[0] = np.dot(np.ones((1, rows), self._wide), output.astype(self._wide))
 
         cupy.submit(compute, *args)
