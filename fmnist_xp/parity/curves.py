@@ -19,7 +19,7 @@ from fmnist_xp.experiments import Experiment
 from fmnist_xp.parity.bounds import Floats
 from fmnist_xp.parity.comparison import difference
 from fmnist_xp.parity.step import start_network
-from fmnist_xp.parity.tolerances import DRIFT, PARTED, ROUNDOFF
+from fmnist_xp.parity.tolerances import DRIFT, PARTED, ROUNDOFF, sum_error
 from fmnist_xp.train.history import History
 
 TWINS = 2
@@ -143,13 +143,15 @@ def compare_curves(
     device: History,
     drift: Floats,
     precisions: tuple[str, str],
+    rows: int,
 ) -> Curves:
-    """Compare two histories of the same epochs; `precisions` are those of the reference and of the device.
+    """Compare two histories of the same epochs over `rows`; `precisions` are those of reference and device.
 
     The tolerance of an epoch is that of one loss, computed on each side, and `DRIFT` times the drift of the twins.
     That is infinite where a twin has diverged and its original has not: anything goes.
     """
-    rounding = sum(ROUNDOFF[precision].loss for precision in precisions)
+    mean = sum_error(rows, ROUNDOFF["float64"].addition)
+    rounding = sum(ROUNDOFF[precision].loss + mean for precision in precisions)
     losses = np.nan_to_num(np.abs(reference.loss), posinf=0.0)  # one that diverged is to be followed exactly
     tolerance = rounding * (1 + losses) + DRIFT * drift
     return Curves(experiment, reference.epoch, reference, device, drift, tolerance)

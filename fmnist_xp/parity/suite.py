@@ -159,7 +159,8 @@ class Trainings:
         twins = [self.get(experiment, original, disturbance, number + 1) for number in range(TWINS)]
         drift = drift_of_twins(self.get(experiment, original), twins)
         expected, actual = (self.get(experiment, side) for side in (reference, device))
-        return compare_curves(experiment.name, expected, actual, drift, (reference.precision, device.precision))
+        precisions = reference.precision, device.precision
+        return compare_curves(experiment.name, expected, actual, drift, precisions, len(self.rows[0]))
 
 
 def _compare_pair(

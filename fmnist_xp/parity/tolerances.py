@@ -3,6 +3,7 @@
 Nothing here is fitted to what was measured. docs/parity.md has the same table in words, with its sources.
 """
 
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
@@ -22,7 +23,8 @@ FUNCTION_ULPS = 4.0
 LOSS_ROUNDINGS = 20.0
 """Roundings in one sample's loss: exp and log with 8·u each, subtraction, sum, division, mean.
 
-Samples with the same probability have the same error, so the mean over all samples does not average it away.
+Samples with the same probability have the same error, so the mean over all samples does not average it away. What
+their sum, which is of float64 in every precision, loses comes on top: see `sum_error`.
 """
 
 LOSS_OPERANDS = 6.0
@@ -37,6 +39,11 @@ first is 10 times as large as both others in less than 1 % of cases, and the gro
 
 PARTED = 0.01
 """Share of the loss by which two curves differ where they part: what a picture shows."""
+
+
+def sum_error(terms: int, unit: float) -> float:
+    """Return the bound on the error of a sum of `terms` in any order, as a share of the sum of their sizes."""
+    return min(terms, LAMBDA * math.sqrt(terms)) * unit
 
 
 class Roundoff(NamedTuple):

@@ -29,10 +29,12 @@ def history(losses: Sequence[float]) -> History:
 
 
 def curves(reference: Sequence[float], device: Sequence[float], drift: Sequence[float]) -> Curves:
-    return compare_curves("sgd", history(reference), history(device), np.array(drift), ("float64", "float32"))
+    return compare_curves("sgd", history(reference), history(device), np.array(drift), ("float64", "float32"), ROWS)
 
 
-ROUNDING = LOSS_ROUNDINGS * (2.0**-24 + 2.0**-53)  # of a loss, times one more than it
+ROWS = 10_000
+# Of a loss, times one more than it; 2 · 8 · √10,000 for two means.
+ROUNDING = LOSS_ROUNDINGS * (2.0**-24 + 2.0**-53) + 1600 * 2.0**-53
 
 
 def test_tolerance_is_that_of_one_loss_and_of_the_twins() -> None:
@@ -41,6 +43,16 @@ def test_tolerance_is_that_of_one_loss_and_of_the_twins() -> None:
     assert compared.passed
     assert compared.difference.tolist() == [0, 0]
     assert (compared.exceeds, compared.parts, compared.twins_part, compared.loose_from) == (None, None, None, None)
+
+
+def test_mean_over_the_rows_of_doubles_counts() -> None:
+    few, many = (
+        compare_curves("sgd", history([1.0]), history([1.0]), np.zeros(1), ("float64", "float64"), rows)
+        for rows in (9, 60_000)
+    )
+    each = 2 * 2 * 2.0**-53  # of two sides, and of the loss of 1 plus 1
+    np.testing.assert_allclose(few.tolerance, (LOSS_ROUNDINGS + 9) * each)
+    np.testing.assert_allclose(many.tolerance, (LOSS_ROUNDINGS + 8 * 60_000**0.5) * each)
 
 
 def test_first_epoch_beyond_its_tolerance_is_told() -> None:

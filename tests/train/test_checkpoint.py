@@ -71,9 +71,9 @@ def test_a_gpu_goes_on_to_the_same_bits(gpu: Backend, tmp_path: Path, dtype: str
     backend = get_backend(gpu.name, graphs=graphs)
     if dtype not in backend.precisions:
         pytest.skip(f"{gpu.device_name} does not compute in {dtype}")
-    layers = [Dense(6, 64, weight_regularizer_l2=0.01), ReLU(), Dense(64, 4)]
 
     def train(epochs: int, **more: Any) -> tuple[Sequential, History]:
+        layers = [Dense(6, 64, weight_regularizer_l2=0.01), ReLU(), Dense(64, 4)]
         network = Sequential(layers, backend=backend, seed=1, dtype=dtype)
         more |= {"validation_fraction": 0.25, "keep_best": True}
         return network, fit(network, epochs, X=X.astype("float32"), **more)
