@@ -92,7 +92,9 @@ class Term:
         self.text = text
 
     def __gt__(self, other: float) -> "Term":
-        """Return the comparison."""
+        """Return the comparison with a number."""
+        if not isinstance(other, int | float):
+            return NotImplemented
         return Term(f"({self.text} > {other})")
 
 

@@ -27,11 +27,14 @@ def test_expression_of_two_steps_rounds_between_them_as_the_formula_does() -> No
     assert expression(relu) == (["inputs", "output"], "stored(at_least_0(inputs))")
 
 
-def test_clip_to_other_limits_has_none() -> None:
+def test_what_is_not_known_has_none() -> None:
     def clip(xp: Any, a: Any, out: Any) -> None:
         xp.clip(a, 0, 6, out=out)
 
-    assert expression(clip) is None
+    def compare(xp: Any, a: Any, b: Any, out: Any) -> None:
+        xp.multiply(a, a > b, out=out)
+
+    assert expression(clip) is expression(compare) is None
 
 
 @pytest.mark.parametrize("formula", [biased(hyperbolic_tangent), softmax_gradient, add_penalty_gradient])
