@@ -41,15 +41,15 @@ def run(options: Options) -> Path:
     if not backend.asynchronous:
         raise DeviceError("the probe times single calls of a GPU, and --device is cpu: name cuda")
     rows = ROWS // 10 if options.quick else ROWS
-    settings = {"rows": rows, "repeats": 20, "samples": 3, "epochs": 200}
-    timed = _Timer(backend, settings["repeats"], settings["samples"], 2048 if options.quick else 8192)
+    settings = {"rows": rows, "repeats": 20, "samples": 3, "epochs": 30 if options.quick else 200}
+    timed = _Timer(backend, settings["repeats"], settings["samples"], 512 if options.quick else 8192)
     results: dict[str, Any] = {
         "copy_bytes_per_second": rounded(copy_rate(backend, repeats=10)),
         "upload_seconds": _upload(backend, rows),
         "precisions": {},
     }
     for precision in backend.precisions:
-        gemm = gemm_sampler(backend, precision, size=2048 if options.quick else 8192, repeats=5)
+        gemm = gemm_sampler(backend, precision, size=512 if options.quick else 8192, repeats=5)
         results["precisions"][precision] = {
             "gemm_flops_per_second": rounded(gemm()),
             "epochs": {
