@@ -122,27 +122,27 @@ def choose_parts(kept: Path, wheels: Path | None, packages: Path, quick: bool) -
         options = ("-q", "--no-index", "--no-deps", "--no-compile", "--no-cache-dir", "--target", packages)
         yield Part("wheels", 5, 60, python("pip", "install", *options, *sorted(wheels.glob("*.whl"))))
     yield Part("devices", 1, 40, python("fmnist_xp", "devices"))
-    yield Part("fit", 5, 60, [PYTHON, str(ROOT / "scripts" / "gpu_fit.py")])
-    yield Part("probe", 10, 60, benchmark("probe"))
+    yield Part("fit", 15, 60, [PYTHON, str(ROOT / "scripts" / "gpu_fit.py")])
+    yield Part("probe", 45, 80, benchmark("probe"))
     for precision in PRECISIONS:
-        yield Part(f"parity-{precision}", 10, 60, parity(precision))
+        yield Part(f"parity-{precision}", 25, 60, parity(precision))
     if not quick:
         # Without the comparisons of the parts before. Plugins that warn about each other are left out.
         options = ("-m", "cuda and not parity", "--device", "cuda", "-n", 4, "-q")
         plugins = ("-p", "no:cacheprovider", "-p", "no:benchmark")
-        yield Part("tests", 20, 110, python("pytest", *options, *plugins), without_pytest)
+        yield Part("tests", 40, 110, python("pytest", *options, *plugins), without_pytest)
     for precision in ("tf32", "float16", "float32"):
         yield throughput(precision)
     for precision in ("tf32", "float16", "float32"):
         if precision == "tf32" or not quick:
-            yield Part(f"peers-{precision}", 30, 100, peers(precision))
+            yield Part(f"peers-{precision}", 65, 110, peers(precision))
     for precision in ("float32", "float16", "tf32"):
         yield train("adam", precision)
 
     for precision in ("tf32", "float16", "float32"):
         yield throughput(precision, "--no-graphs")
     for precision in PRECISIONS:
-        yield Part(f"parity-eager-{precision}", 10, 60, parity(precision, "--no-graphs"), eager_again)
+        yield Part(f"parity-eager-{precision}", 25, 60, parity(precision, "--no-graphs"), eager_again)
     yield throughput("float64")
     if not quick:
         yield Part("peers-float64", 40, 120, peers("float64"))
