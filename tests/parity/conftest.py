@@ -28,10 +28,10 @@ def device(request: pytest.FixtureRequest) -> Backend:
 
 @pytest.fixture(scope="session")
 def small_rows() -> tuple[np.ndarray, np.ndarray]:
-    """(X, y) of 300 made images around one centre a class, float32 in [-1, 1]."""
+    """(X, y) of 160 made images around one centre a class, float32 in [-1, 1]."""
     generator = np.random.default_rng(0)
-    y = generator.integers(0, 10, 300, dtype="uint8")
-    X = np.tanh(generator.standard_normal((10, 784))[y] + generator.standard_normal((300, 784)))
+    y = generator.integers(0, 10, 160, dtype="uint8")
+    X = np.tanh(generator.standard_normal((10, 784))[y] + generator.standard_normal((160, 784)))
     return X.astype("float32"), y
 
 
