@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from parity.standin import NvmathCublas, NvmathCublasLt, StandInCupy, make_nvmath
 from parity.standin.cuda import COMPUTE_32F, COMPUTE_TF32
-from parity.standin.kernels import RawKernel
 
+from bench.probe import named
 from fmnist_xp.backend import Backend, CudaGraphBackend, Formula, Product, RowSum, Step, elementwise
 from fmnist_xp.backend.graphs import import_nvmath
 from fmnist_xp.errors import DeviceError
@@ -326,12 +326,8 @@ def test_sums_stay_apart_where_something_comes_between(backend: CudaGraphBackend
     for name, steps in apart.items():
         alone = [call for step in steps for call in backend.calls([step])]
         together = backend.calls(steps)
-        assert [named(function) for function, _ in together] == [named(function) for function, _ in alone], name
+        assert [named(call) for call in together] == [named(call) for call in alone], name
         assert len(together) == len(steps), name
-
-
-def named(function: Any) -> Any:
-    return function.name if isinstance(function, RawKernel) else function
 
 
 # What cannot be captured

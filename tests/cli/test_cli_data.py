@@ -217,7 +217,8 @@ def test_fetched_files_need_no_requests(
     command("train", "--epochs", 1, "--device", "cpu", "--out", "run").assert_went_well()
 
 
-@pytest.mark.parametrize(("folder", "form"), [(".", "png"), ("link", "idx"), ("link", "png"), ("below/new", "idx")])
+@pytest.mark.parametrize("form", ["png", "idx"])
+@pytest.mark.parametrize("folder", [".", "link", "below/new"])
 def test_export_into_the_current_folder_and_onto_a_link(
     command: Command, workplace: Path, tmp_path: Path, idx_folder: Path, folder: str, form: str
 ) -> None:

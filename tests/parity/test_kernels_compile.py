@@ -240,10 +240,20 @@ def test_formula_is_compiled(cupy: Any, types: dict[str, set[Types]], name: str,
 
 
 @pytest.mark.usefixtures("nvrtc")
-@pytest.mark.parametrize(("columns", "architecture"), [(64, "80"), (512, "90")])
+@pytest.mark.parametrize("architecture", ["80", "90"])
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-@pytest.mark.parametrize("sums", [False, True])
-@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize(
+    ("name", "sums", "columns"),
+    [
+        *((name, sums, 64) for name in OWN for sums in (False, True)),
+        # What training has of them, in widths that threads share out otherwise.
+        *(
+            (*used, columns)
+            for used in (("relu_gradient", True), ("biased_relu", False))
+            for columns in (16, 128, 512)
+        ),
+    ],
+)
 def test_kernel_of_our_own_is_compiled(
     cupy: Any, name: str, sums: bool, dtype: str, columns: int, architecture: str
 ) -> None:
