@@ -173,8 +173,11 @@ class History:
 def ended_in_dip(history: History, final_accuracy: float) -> int | None:
     """Return the logged epoch of the best training accuracy where the final one is more than `DIP` below it.
 
-    `final_accuracy` is that on the training images after the last update. None where it is not, or nothing is logged.
+    `final_accuracy` is that on the training images after the last update. None where it is not, where nothing is
+    logged, and where training diverged, which is another matter.
     """
+    if history.diverged or not history.loss or not math.isfinite(history.loss[-1]):
+        return None
     finite = [place for place, accuracy in enumerate(history.accuracy) if math.isfinite(accuracy)]
     best = max(finite, key=history.accuracy.__getitem__, default=None)
     if best is None or not history.accuracy[best] - final_accuracy > DIP:

@@ -51,3 +51,12 @@ def test_dip_is_more_than_two_hundredths_below_the_best() -> None:
     assert ended_in_dip(history, 0.812) == 10
     assert ended_in_dip(history, 0.88) is None
     assert ended_in_dip(history, float("nan")) is None
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_training_that_diverged_has_no_dip(told: bool) -> None:
+    history = History()
+    for epoch, loss in ((0, 2.0), (10, 1.0 if told else float("nan"))):
+        history.append(epoch, 0.8, loss, 1.0, 0.0)
+    history.diverged = told
+    assert ended_in_dip(history, 0.0) is None
