@@ -36,3 +36,11 @@ class DeviceError(FmnistXpError):
 
 class RunError(FmnistXpError):
     """A run folder or a saved model is missing, incomplete or damaged, or already exists."""
+
+
+class RankError(FmnistXpError):
+    """MPI cannot be used."""
+
+
+class ElsewhereError(RankError):
+    """Another process of the same training has failed, with this message; all of them end."""

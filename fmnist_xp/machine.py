@@ -3,7 +3,7 @@
 import os
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
@@ -18,16 +18,35 @@ THREAD_VARIABLES = (
 """Variables that limit the threads of a BLAS library; our threads replace BLAS's, so they limit ours too."""
 
 
+def host_name() -> str:
+    """Return the name of this machine among those of a cluster."""
+    return platform.node()
+
+
 def usable_cores() -> int:
     """Return how many cores this process may use, at least 1.
 
     Its affinity, the quotas of its control groups and the environment's `THREAD_VARIABLES` all have to allow them.
     """
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return cores_among(affinity(), [affinity()])
+
+
+def affinity() -> set[int]:
+    """Return the numbers of the cores that the process may run on."""
+    known = getattr(os, "sched_getaffinity", None)
+    return known(0) if known else set(range(os.cpu_count() or 1))
+
+
+def cores_among(own: set[int], sharers: Sequence[set[int]]) -> int:
+    """Return how many cores this process may use, at least 1, where several processes share them.
+
+    `own` is its `affinity`, and `sharers` are those of all processes on this machine, of which it is one. A core is
+    divided among those that may run on it, a quota of the control group among all.
+    """
+    share = sum(1 / sum(core in other for other in sharers) for core in own)
     quota = cgroup_cores()
-    limits = [cores, *thread_limits().values()] + ([] if quota is None else [int(quota)])
-    return max(1, min(limits))
+    limits = [share + 1e-9, *thread_limits().values()] + ([] if quota is None else [quota / len(sharers)])
+    return max(1, int(min(limits)))
 
 
 def thread_limits() -> dict[str, int]:

@@ -15,14 +15,18 @@ from fmnist_xp.arguments import real_number, whole_number
 from fmnist_xp.backend import PRECISIONS, Array, Backend, get_backend
 from fmnist_xp.data.pixels import Pixels
 from fmnist_xp.errors import RunError
+from fmnist_xp.nn.labels import index_dtype
 from fmnist_xp.nn.module import Module
 from fmnist_xp.optim import Optimizer, make_optimizer
+from fmnist_xp.ranks import Ranks
 from fmnist_xp.train.architecture import build, describe
 from fmnist_xp.train.arrays import MODEL, load_arrays, save_arrays
 from fmnist_xp.train.checkpoint import Checkpoints, fingerprint
 from fmnist_xp.train.fullbatch import FullBatch
 from fmnist_xp.train.history import History
 from fmnist_xp.train.progress import ProgressDisplay, checked_verbose
+from fmnist_xp.train.source import Source
+from fmnist_xp.train.together import check_alike, spread
 from fmnist_xp.train.trainer import Callback, train
 from fmnist_xp.train.validation import held_out_rows
 
@@ -75,6 +79,7 @@ class Sequential(nn.Network):
         checkpoint_every: int | None = None,
         resume: bool = False,
         keep_going: bool = False,
+        comm: Any = None,
     ) -> History:
         """Train full batch: every epoch is one update from the gradient over all rows.
 
@@ -118,12 +123,22 @@ class Sequential(nn.Network):
             training that was never stopped. Network, optimizer and data must be as they were at first.
         keep_going
             Train on where loss or weights are not finite any more.
+        comm
+            A communicator of mpi4py, such as `MPI.COMM_WORLD`, where several processes train this network together:
+            every one of them calls `fit`, with the same arguments but for the rows, of which each hands in some, or
+            none. It trains on the rows of all, rank 0's first, and ends with the weights that one process with all of
+            these rows would have, to the bit (on GPUs, one with the same `block_rows`). Rank 0 alone prints, logs,
+            calls the callbacks and reads and writes the checkpoints. A CPU's cores are divided among the ranks of a
+            host, unless the backend was made with a number of threads. Where a rank fails once training has begun,
+            the others wait for it: start scripts as `mpiexec -n 4 python -m mpi4py script.py`, which ends them all.
 
         Returns the `History`. Ctrl-C ends training after the epoch under way and keeps what was learned; so does
         SIGTERM or SIGHUP where the caller has a handler for it, or there is a checkpoint folder. A loss that is not
         finite ends it too, with a warning.
-        Raises `ValueError` for data or arguments that do not fit, `DeviceError` where memory runs out, `RunError` for
-        a checkpoint folder that holds another training, `OSError` where the first checkpoint cannot be written.
+        Raises `ValueError` for data or arguments that do not fit, or differ between ranks, `ElsewhereError` on the
+        ranks that are not at fault, `RankError` where MPI cannot be used, `DeviceError` where memory runs out,
+        `RunError` for a checkpoint folder that holds another training, `OSError` where the first checkpoint cannot be
+        written.
         """
         epochs, log_every = whole_number("epochs", epochs, 0), whole_number("log_every", log_every, 1)
         verbose, chosen, called = checked_verbose(verbose), make_optimizer(optimizer), _callbacks(callbacks)
@@ -132,24 +147,41 @@ class Sequential(nn.Network):
         _check_validation(validation_fraction, validation_data, keep_best, patience)
         if checkpoint is None and (resume or every):
             raise ValueError(f"{'resume' if resume else 'checkpoint_every'} needs a folder: checkpoint=…")
-        with self.backend.computing():
-            inputs = self._inputs(X)
-            labels = self._labels(y, len(inputs))
+        with Ranks(comm) as ranks, ranks.quiet(), self.backend.computing():
+            check_alike(
+                *(ranks, self, chosen),
+                epochs=epochs,
+                log_every=log_every,
+                block_rows=block_rows,
+                dense=dense,
+                validation=(validation_fraction, validation_seed, validation_data is not None),
+                keep_best=keep_best,
+                patience=patience,
+                keep_going=keep_going,
+                checkpoint=(checkpoint is not None, resume),
+            )
+            inputs, labels = self._rows_of_ranks(X, y, ranks)
+            source, all_labels = Source(inputs, self.backend, ranks), ranks.concatenated(self.backend.to_host(labels))
             held_out = None
             if validation_data is not None:
-                others = self._inputs(validation_data[0])
-                held_out = others, self._labels(validation_data[1], len(others))
+                held_out = self._rows_of_ranks(*validation_data, ranks)
             elif validation_fraction is not None:
-                held = held_out_rows(self.backend.to_host(labels), validation_fraction, validation_seed)
-                held_out = self._picked(inputs, held), self._picked(labels, held)
-                inputs, labels = self._picked(inputs, ~held), self._picked(labels, ~held)
+                held = held_out_rows(all_labels, validation_fraction, validation_seed)
+                own = held[source.start : source.start + len(inputs)]
+                held_out = self._picked(inputs, own), self._picked(labels, own)
+                inputs, labels = self._picked(inputs, ~own), self._picked(labels, ~own)
+                source, all_labels = Source(inputs, self.backend, ranks), all_labels[~held]
             checkpoints, state = None, None
             if checkpoint is not None:
-                data = fingerprint(self.backend, inputs, labels)
-                checkpoints = Checkpoints(Path(checkpoint), self, chosen, data, every)
-                state = checkpoints.begin(resume)
+                data = fingerprint(source, all_labels)
+                if ranks.is_first:
+                    checkpoints = Checkpoints(Path(checkpoint), self, chosen, data, every)
+                begin = checkpoints.begin if checkpoints else None
+                state = ranks.by_first(lambda: begin(resume) if begin else None)
+                state = spread(state, self, chosen, ranks)
             first = state.epoch if state else 0
-            with ProgressDisplay(epochs, len(inputs), verbose, first) if verbose else nullcontext() as display:
+            shows = verbose and ranks.is_first
+            with ProgressDisplay(epochs, source.rows, verbose, first) if shows else nullcontext() as display:
                 return train(
                     self,
                     inputs,
@@ -157,7 +189,7 @@ class Sequential(nn.Network):
                     epochs=epochs,
                     optimizer=chosen,
                     log_every=log_every,
-                    callbacks=[*([display] if display else []), *called],
+                    callbacks=[*([display] if display else []), *called] if ranks.is_first else [],
                     block_rows=block_rows,
                     dense=dense,
                     validation=held_out,
@@ -166,13 +198,14 @@ class Sequential(nn.Network):
                     checkpoints=checkpoints,
                     state=state,
                     keep_going=keep_going,
+                    ranks=ranks,
                 )
 
-    def evaluate(self, X: Any, y: Any) -> Metrics:
-        """Return accuracy and data loss on `X` and `y`."""
-        with self.backend.computing():
-            inputs = self._inputs(X)
-            batch = FullBatch(self, inputs, self._labels(y, len(inputs)), dense=True)
+    def evaluate(self, X: Any, y: Any, *, comm: Any = None) -> Metrics:
+        """Return accuracy and data loss on `X` and `y`; with `comm`, as in `fit`, on the rows of all ranks."""
+        with Ranks(comm) as ranks, ranks.quiet(), self.backend.computing():
+            check_alike(ranks, self)
+            batch = FullBatch(self, *self._rows_of_ranks(X, y, ranks), dense=True, ranks=ranks)
             loss, accuracy, _penalty = self.backend.to_host(batch.compute_metrics()).tolist()
         return Metrics(accuracy=accuracy, loss=loss)
 
@@ -233,14 +266,36 @@ class Sequential(nn.Network):
             raise RunError(f"the architecture and the weights in {path} do not fit each other: {error}") from error
         return network
 
-    def _inputs(self, X: Any) -> Pixels | Array:
+    def _rows_of_ranks(self, X: Any, y: Any, ranks: Ranks) -> tuple[Pixels | Array, Array]:
+        """Return this rank's inputs and labels, of the same kind on every rank."""
+        several = ranks.size > 1
+        with ranks.together():
+            inputs = self._inputs(X, least=0 if several else 1)
+            labels = self._labels(y, len(inputs))
+        kinds = [isinstance(inputs, Pixels)] if len(inputs) else []
+        found = [kind for of_rank in ranks.gather(kinds) for kind in of_rank]
+        with ranks.together():
+            if several and not found:
+                raise ValueError("X has no rows on any rank")
+            if len({*found}) > 1 and ranks.is_first:
+                raise ValueError("X is pixels on some ranks and floats on others: all must have the same kind")
+        if not len(inputs):
+            shape = 0, self.n_inputs
+            inputs = (
+                Pixels(np.empty(shape, np.uint8))
+                if found[0]
+                else self.backend.asarray(np.empty(shape), self.parameters.dtype)
+            )
+        return inputs, labels
+
+    def _inputs(self, X: Any, least: int = 1) -> Pixels | Array:
         """Return `X` as `Pixels` where it is bytes, else on the backend in the dtype of the parameters."""
         if getattr(X, "dtype", None) == np.uint8 and len(np.shape(X)) >= 2:
             X = Pixels(self.backend.to_host(X))
         shape = np.shape(X)
-        if len(shape) != 2 or shape[1] != self.n_inputs or shape[0] == 0:
-            raise ValueError(f"X must have the shape (n, {self.n_inputs}) with n ≥ 1, got {shape}")
-        if isinstance(X, Pixels):
+        if len(shape) != 2 or shape[1] != self.n_inputs or shape[0] < least:
+            raise ValueError(f"X must have the shape (n, {self.n_inputs}) with n ≥ {least}, got {shape}")
+        if isinstance(X, Pixels) or not len(X):
             return X
         xp = self.backend.xp
         with np.errstate(over="ignore"):  # what overflows is refused in the next line
@@ -266,6 +321,8 @@ class Sequential(nn.Network):
 
     def _labels(self, y: Any, rows: int) -> Array:
         """Return `y` as class indices on the backend, checked on the host."""
+        if not rows and not len(y):
+            return self.backend.asarray(np.empty(0), index_dtype(self.n_classes))
         labels = nn.class_indices(self.backend.to_host(y), self.n_classes, "y")
         if len(labels) != rows:
             raise ValueError(f"X has {rows} rows, but y has {len(labels)}")

@@ -5,12 +5,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from types import MappingProxyType, ModuleType
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from fmnist_xp.errors import DeviceError
 from fmnist_xp.registry import warn_renamed
+
+if TYPE_CHECKING:
+    from fmnist_xp.backend.channel import Channel
 
 # An array of either module. NumPy's and CuPy's types share no base class, so the checker cannot say more.
 Array: TypeAlias = Any
@@ -129,6 +132,7 @@ class Backend(ABC):
 
     `name` is "cpu" or "cuda:<index>", `xp` the array module, `device_name` the hardware in words, `precisions` the
     names of those of `PRECISIONS` that it has, `threads` how many blocks of rows are worked on at once,
+    `threads_given` whether that was chosen rather than found,
     `stages_blocks` whether a block's rows are copied to a buffer that stays in a cache before they are worked on,
     `captures` whether `captured` makes one launch of much work, `own_memory` whether arrays lie in memory of the
     device's own, `asynchronous` whether calls return before the device has done the work, and `cuda_index` the number
@@ -140,6 +144,7 @@ class Backend(ABC):
     device_name: str
     precisions: tuple[str, ...] = ("float32", "float64")
     threads: int = 1
+    threads_given: bool = True
     stages_blocks: bool = False
     captures: bool = False
     own_memory: bool = False
@@ -324,8 +329,20 @@ class Backend(ABC):
         """Wait until the device has done all it was asked to do."""
 
     @abstractmethod
-    def block_rows(self, rows: int, row_bytes: int) -> int:
-        """Return how many of `rows` rows to compute in one block, where each needs `row_bytes` of buffers."""
+    def block_rows(self, rows: int, row_bytes: int, shared: bool = False) -> int:
+        """Return how many of `rows` rows to compute in one block, where each needs `row_bytes` of buffers.
+
+        `shared` says that there is more than one device for them.
+        """
+
+    def channel(self, comm: Any) -> "Channel":
+        """Return how vectors get to the devices of the other processes of `comm`, a communicator of mpi4py.
+
+        All of them call this at once, each with a backend of the same kind.
+        """
+        from fmnist_xp.backend.channel import Channel
+
+        return Channel(self, comm)
 
     @abstractmethod
     def computing(self) -> Any:

@@ -3,6 +3,7 @@
 import functools
 import importlib.metadata
 import itertools
+import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +14,11 @@ from typing import Any
 import numpy as np
 
 from fmnist_xp.backend.base import Array, Backend, Call, Product, elementwise, is_elementwise
+from fmnist_xp.backend.channel import Channel, NcclChannel
 from fmnist_xp.errors import DeviceError
+from fmnist_xp.machine import host_name
+
+logger = logging.getLogger("fmnist_xp")
 
 MOST_COLUMNS = 32
 """As many as a kernel is given one by one: its arguments have room for more, its compiler takes longer."""
@@ -199,14 +204,39 @@ class CudaBackend(Backend):
         bound = super()._compile(formula)
         return self.xp.fuse(kernel_name=formula.__name__)(bound) if is_elementwise(formula) else bound
 
-    def block_rows(self, rows: int, row_bytes: int) -> int:
-        """Take all rows where the free memory allows, else as few equal blocks as fit."""
+    def block_rows(self, rows: int, row_bytes: int, shared: bool = False) -> int:
+        """Take all rows where the free memory allows, else as few equal blocks as fit.
+
+        Of those that are shared, a power of two of blocks, at least 8, of 32,768 rows at most: as many for any number
+        of devices, which 2, 4 or 8 of them share evenly.
+        """
         free, _total = self._device.mem_info
         with self._device:
             free += self.xp.get_default_memory_pool().free_bytes()
         room = int(self.memory_share * free)
         blocks = -(-rows * row_bytes // max(1, room))
+        if shared:
+            blocks = max(blocks, 8, 1 << (-(-rows // 32_768) - 1).bit_length())
         return max(1, -(-rows // max(1, blocks)))
+
+    def channel(self, comm: Any) -> Channel:
+        """Take NCCL where it is there in every process, and each has a device of its own; else the host."""
+        with warnings.catch_warnings(action="ignore"):
+            nccl = self.xp.cuda.nccl
+        runtime = self.xp.cuda.runtime
+        device = host_name(), runtime.deviceGetPCIBusId(self._device.id)
+        found = comm.allgather((bool(nccl.available), device))
+        missing = [rank for rank, (there, _device) in enumerate(found) if not there]
+        devices = [device for _there, device in found]
+        if missing:
+            reason = f"rank {missing[0]} has no NCCL (pip install nvidia-nccl-cu12, for CUDA 13 nvidia-nccl-cu13)"
+        elif len(set(devices)) < len(devices):
+            reason = "several ranks share a GPU, which NCCL refuses"
+        else:
+            return NcclChannel(self, comm, nccl)
+        if comm.rank == 0:
+            logger.warning("gradients go through the host's memory, since %s", reason)
+        return Channel(self, comm)
 
     @contextmanager
     def computing(self) -> Iterator[None]:

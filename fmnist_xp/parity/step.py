@@ -13,7 +13,7 @@ from fmnist_xp.model import Sequential
 from fmnist_xp.nn import Layer, Network
 from fmnist_xp.parity.bounds import Bounded
 from fmnist_xp.parity.tolerances import ROUNDOFF
-from fmnist_xp.train.background import find_base, sample_rows
+from fmnist_xp.train.background import find_base, sample_places
 from fmnist_xp.train.fullbatch import FullBatch
 
 Parameters: TypeAlias = Mapping[str, Mapping[str, Bounded]]
@@ -89,7 +89,7 @@ def bound_step(experiment: Experiment, precision: str, X: NDArray[Any], y: NDArr
         for key, values in of_layer.items():
             updated = next(optimizer.bound_updates(values, [gradients[f"{name}.d{key}"]]))
             tensors[f"{name}.{key}{UPDATED}"] = updated
-    base = exact(find_base(sample_rows(X.__getitem__, len(y)))[None, :])
+    base = exact(find_base(X[sample_places(len(y))])[None, :])
     _tensors, metrics, gradients = _bound_pass(network, exact(X), parameters, y, base)
     return tensors | {f"sorted.{name}": bounded for name, bounded in (metrics | gradients).items()}
 

@@ -14,14 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmnist_xp.backend import Backend
+from fmnist_xp.ranks import Ranks
 from fmnist_xp.train.sharing import share_out
+from fmnist_xp.train.source import Source
 
 Values: TypeAlias = NDArray[Any]
 
 SAMPLE = 512
 """Rows that are looked at before anything else: where these have no background, nothing else is done."""
 WINDOW = 131_072
-"""Rows that are sorted among themselves: 100 MB of bytes, so that data on disk is read once, from first to last."""
+"""Rows that are sorted among themselves: 100 MB of bytes, so that data on disk is read from first to last."""
 WORTH_IT = 0.9
 """Share of the columns above which the smaller products do not pay for picking columns."""
 COLUMN_STEP = 16
@@ -30,27 +32,21 @@ _CHUNK = 500
 """Rows whose background is looked at at once: they stay in a core's cache."""
 
 
-class Arranged(NamedTuple):
+class Order(NamedTuple):
     """Rows in a new order, block by block: x = base + x′, and x′ is 0 outside of a block's columns.
 
-    `order` (n,) says which row lies where, `base` is (d,), and `columns` has the ascending indices (k,) of each
-    block's columns.
+    `rows` (n,) says which row lies where, and `base` is (d,). `columns` (blocks,) says how many columns the box has
+    that is around what is not background in any row of a block.
     """
 
-    order: NDArray[np.integer[Any]]
+    rows: NDArray[np.integer[Any]]
     base: Values
-    columns: list[NDArray[np.intp]]
+    columns: NDArray[np.intp]
 
 
-def sample_rows(read: Callable[[slice], Values], rows: int, done: Callable[[], None] = lambda: None) -> Values:
-    """Return `SAMPLE` of `rows` rows at most, evenly spaced; `read` and `done` are those of `arrange`."""
-    sample = []
-    for number, place in enumerate(range(0, rows, -(-rows // SAMPLE))):
-        sample.append(np.array(read(slice(place, place + 1))))
-        if number % 16 == 0:  # with each row of a file come some MB around it
-            done()
-    done()
-    return np.concatenate(sample)
+def sample_places(rows: int) -> NDArray[np.intp]:
+    """Return which of `rows` rows are looked at before anything else."""
+    return np.arange(0, rows, -(-rows // SAMPLE))
 
 
 def find_base(sample: Values) -> Values:
@@ -115,49 +111,74 @@ def sort_by_boxes(boxes: NDArray[np.intp]) -> NDArray[np.intp]:
     return np.lexsort((top, right, bottom, left))
 
 
-def share_of_boxes(boxes: NDArray[np.intp], rows: int, shape: tuple[int, int]) -> float:
-    """Return what share of all pixels lies in the boxes (4, n) around each `rows` neighbours' boxes."""
+def columns_of_boxes(boxes: NDArray[np.intp], rows: int) -> NDArray[np.intp]:
+    """Return how many pixels lie in the box around each `rows` neighbours' boxes (4, n): (blocks,)."""
     starts = np.arange(0, boxes.shape[1], rows)
-    counts = np.diff(np.append(starts, boxes.shape[1]))
     top, left = (np.minimum.reduceat(boxes[edge], starts) for edge in (0, 2))
     bottom, right = (np.maximum.reduceat(boxes[edge], starts) for edge in (1, 3))
-    return float(((bottom - top + 1) * (right - left + 1) * counts).sum() / (boxes.shape[1] * math.prod(shape)))
+    columns: NDArray[np.intp] = (bottom - top + 1) * (right - left + 1)
+    return columns
 
 
-def arrange(
-    read: Callable[[slice], Values],
-    rows: int,
-    block_rows: int,
-    backend: Backend,
-    keep: Callable[[Values], None],
-    done: Callable[[], None],
-) -> Arranged | None:
-    """Sort `rows` rows and hand each block of `block_rows` of them to `keep`: what they have beyond the base, (n, k).
+def share_of_boxes(boxes: NDArray[np.intp], rows: int, shape: tuple[int, int]) -> float:
+    """Return what share of all pixels lies in the boxes (4, n) around each `rows` neighbours' boxes."""
+    count = boxes.shape[1]
+    counts = np.diff(np.append(np.arange(0, count, rows), count))
+    return float((columns_of_boxes(boxes, rows) * counts).sum() / (count * math.prod(shape)))
 
-    Returns None, before anything is kept, where that would not pay. `read(part)` returns the rows (n, d) of a slice,
-    and `done` is called when those read are not needed any more. What comes depends on the rows and on `block_rows`
-    alone; the backend's threads share the work.
+
+def sort_rows(source: Source, block_rows: int, backend: Backend, ranks: Ranks) -> Order | None:
+    """Return an order of the rows of `source` for blocks of `block_rows` rows; None where that would not pay.
+
+    It depends on the rows and on `block_rows` alone. All ranks call this at once, each looks at its own rows, and the
+    backend's threads share the work.
     """
-    sample = sample_rows(read, rows, done)
+    sample = source.sample(sample_places(source.rows))
     base = find_base(sample)
     shape = image_shape(sample.shape[1])
     if share_of_boxes(bounding_boxes(sample, base), 1, shape) > WORTH_IT:  # no row has a margin to leave out
         return None
     orders: list[NDArray[np.integer[Any]]] = []
     columns: list[NDArray[np.intp]] = []
-    step = max(1, WINDOW // block_rows) * block_rows
-    for first in range(0, rows, step):
-        window = read(slice(first, min(first + step, rows)))
-        boxes = _boxes_of(window, base, backend)
+    for window in windows(source.rows, block_rows):
+        boxes = ranks.concatenated(_boxes_of(source.own(window), base, backend).T).T
         order = sort_by_boxes(boxes)
-        if first == 0 and share_of_boxes(boxes[:, order], block_rows, shape) > WORTH_IT:
+        if window.start == 0 and share_of_boxes(boxes[:, order], block_rows, shape) > WORTH_IT:
             return None
-        for picked, values in _blocks_of(window, base, order, block_rows, backend):
+        orders.append((window.start + order).astype(np.int32 if source.rows < 2**31 else np.int64))
+        columns.append(columns_of_boxes(boxes[:, order], block_rows))
+        source.forget()
+    return Order(np.concatenate(orders), base, np.concatenate(columns))
+
+
+def windows(rows: int, block_rows: int) -> list[slice]:
+    """Return the parts of `rows` rows that are sorted among themselves, each of whole blocks."""
+    step = max(1, WINDOW // block_rows) * block_rows
+    return [slice(first, min(first + step, rows)) for first in range(0, rows, step)]
+
+
+def pick_blocks(
+    source: Source,
+    order: Order,
+    own: range,
+    block_rows: int,
+    backend: Backend,
+    keep: Callable[[Values], None],
+) -> list[NDArray[np.intp]]:
+    """Hand the blocks of numbers `own` to `keep`, each what its rows have beyond the base, (rows, k).
+
+    Returns the ascending indices (k,) of each block's columns. All ranks call this at once.
+    """
+    columns = []
+    for window in windows(source.rows, block_rows):
+        first, stop = (-(-place // block_rows) for place in (window.start, window.stop))
+        mine = range(max(first, own.start), max(first, own.start, min(stop, own.stop)))
+        places = order.rows[mine.start * block_rows : mine.stop * block_rows]
+        for picked, values in _blocks_of(source.bring(places), len(places), order.base, block_rows, backend):
             columns.append(picked)
             keep(values)
-        orders.append((first + order).astype(np.int32 if rows < 2**31 else np.int64))
-        done()
-    return Arranged(np.concatenate(orders), base, columns)
+        source.forget()
+    return columns
 
 
 def _boxes_of(window: Values, base: Values, backend: Backend) -> NDArray[np.intp]:
@@ -172,14 +193,13 @@ def _boxes_of(window: Values, base: Values, backend: Backend) -> NDArray[np.intp
 
 
 def _blocks_of(
-    window: Values, base: Values, order: NDArray[np.intp], block_rows: int, backend: Backend
+    rows: Callable[[slice], Values], count: int, base: Values, block_rows: int, backend: Backend
 ) -> Sequence[tuple[NDArray[np.intp], Values]]:
-    """Return the columns and the values of each block of a window."""
-    blocks: list[Any] = [None] * -(-len(window) // block_rows)
+    """Return the columns and the values of each block of `count` rows."""
+    blocks: list[Any] = [None] * -(-count // block_rows)
 
     def make(_worker: int, number: int) -> None:
-        rows = order[number * block_rows : (number + 1) * block_rows]
-        values = without_base(np.take(window, rows, axis=0), base)
+        values = without_base(rows(slice(number * block_rows, (number + 1) * block_rows)), base)
         columns = picked_columns(values.any(axis=0))
         blocks[number] = columns, np.take(values, columns, axis=1)
 

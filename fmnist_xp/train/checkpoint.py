@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fmnist_xp.backend import Array, Backend
-from fmnist_xp.data.pixels import Pixels
+from fmnist_xp.backend import Array
 from fmnist_xp.errors import RunError
 from fmnist_xp.files import TEMPORARY
 from fmnist_xp.nn.network import Network
@@ -21,6 +20,7 @@ from fmnist_xp.plain_json import check_form
 from fmnist_xp.train.architecture import describe
 from fmnist_xp.train.arrays import Kind, load_arrays, save_arrays
 from fmnist_xp.train.history import COLUMNS, VALIDATION_COLUMNS, History
+from fmnist_xp.train.source import Source, as_numbers
 
 logger = logging.getLogger("fmnist_xp")
 
@@ -207,14 +207,15 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]
     return header, arrays
 
 
-def fingerprint(backend: Backend, inputs: Pixels | Array, labels: Array) -> str:
-    """Return the SHA-256, in hexadecimal, of the shape of `inputs`, of `SAMPLE` of its rows, and of all labels."""
-    places = np.linspace(0, len(inputs) - 1, min(SAMPLE, len(inputs))).astype("int64")
-    with backend.current():
-        rows = inputs[places] if isinstance(inputs, Pixels) else backend.to_host(inputs[backend.asarray(places)])
-    digest = sha256(repr(tuple(map(int, np.shape(inputs)))).encode())
+def fingerprint(source: Source, labels: NDArray[Any]) -> str:
+    """Return the SHA-256, in hexadecimal, of the shape of all rows, of `SAMPLE` of them, and of all `labels`.
+
+    All ranks call this at once, with the labels of all.
+    """
+    rows = as_numbers(source.sample(np.linspace(0, source.rows - 1, min(SAMPLE, source.rows)).astype("int64")))
+    digest = sha256(repr((source.rows, rows.shape[1])).encode())
     digest.update(np.asarray(rows, dtype="<f4").tobytes())
-    digest.update(np.asarray(backend.to_host(labels), dtype="<i8").tobytes())
+    digest.update(np.asarray(labels, dtype="<i8").tobytes())
     return digest.hexdigest()
 
 

@@ -1,8 +1,9 @@
 """The one idea: a full-batch gradient is a sum over blocks of rows.
 
 Blocks are shared out among as many workers as the backend has threads, each with buffers that stay in its cache, in
-groups of neighbours. The gradients of a group are added in the order of its blocks, those of the groups in pairs
-(`tree.py`). Groups and pairs depend on the number of blocks alone: the same bits on any number of threads.
+groups of neighbours. The gradients of a group are added in the order of its blocks, those of the groups in a tree
+(`tree.py`). Groups and tree depend on the rows alone: the same bits on any number of threads, and of ranks, among
+which the groups are shared out (`reduction.py`).
 """
 
 from collections.abc import Callable
@@ -11,15 +12,14 @@ from typing import Any
 from fmnist_xp.backend import Array
 from fmnist_xp.data.pixels import Pixels
 from fmnist_xp.nn.network import Network
+from fmnist_xp.ranks import ALONE, Ranks
 from fmnist_xp.train.metrics import BatchMetrics
 from fmnist_xp.train.plan import is_planned
+from fmnist_xp.train.reduction import Reduction
 from fmnist_xp.train.rows import lay_out
 from fmnist_xp.train.sharing import share_out
 from fmnist_xp.train.tree import TreeSum
 from fmnist_xp.train.worker import Worker
-
-GROUPS = 128
-"""Groups of blocks at most: as many threads can share them out, and each has a vector to add up."""
 
 
 class FullBatch:
@@ -29,8 +29,8 @@ class FullBatch:
     ----------
     network
         The network; its `parameters` are read, its `gradients` written.
-    inputs, labels, block_rows, dense
-        What `rows.lay_out` takes; `rows` has what it returns.
+    inputs, labels, block_rows, dense, ranks
+        What `rows.lay_out` takes; `rows` has what it returns. All ranks make one, and call the same methods, at once.
 
     `metrics` are those of the rows, where there are labels. Hold `network.backend.computing()` around the calls.
     """
@@ -42,21 +42,38 @@ class FullBatch:
         labels: Array | None = None,
         block_rows: int | None = None,
         dense: bool | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.network = network
-        self.rows = lay_out(network, inputs, labels, block_rows, dense)
-        backend, count = network.backend, len(self.rows.blocks)
-        size = -(-count // GROUPS)
-        self._groups = [range(start, min(start + size, count)) for start in range(0, count, size)]
-        self._sum = TreeSum(backend, network.gradients, len(self._groups))
-        self.metrics: Any = None if labels is None else BatchMetrics(network, self.rows.labels)
-        self.workers = min(backend.threads, len(self._groups))
-        alone = count == 1  # then there is nothing to add up
+        self.rows = lay_out(network, inputs, labels, block_rows, dense, ranks)
+        backend, shares = network.backend, self.rows.shares
+        self._groups, self._first = shares.groups, shares.numbers.start
+        self._sum = TreeSum(backend, network.gradients, shares.tree, shares.numbers)
+        self.reduction: Reduction | None = None
+        if ranks.size > 1:
+            channel = ranks.channel(backend)
+            self.reduction = Reduction(backend, channel, ranks.rank, shares.tree, shares.of_ranks)
+        self.metrics: Any = None
+        if labels is not None:
+            self.metrics = BatchMetrics(
+                network,
+                self.rows.labels,
+                [
+                    slice(self.rows.blocks[group.start].start, self.rows.blocks[group.stop - 1].stop)
+                    for group in self._groups
+                ],
+                self._first,
+                shares.of_ranks[-1].stop,
+                shares.rows,
+                *([self.reduction.collect] if self.reduction else []),
+            )
+        self.workers = min(ranks.threads(backend), len(self._groups))
+        alone = len(self.rows.blocks) == 1  # then there is nothing to add up here
         self._workers = [
             Worker(network, self.rows, network.gradients if alone else backend.xp.empty_like(network.gradients))
             for _ in range(self.workers)
         ]
-        self.captures = backend.captures and is_planned(network)
+        self.captures = backend.captures and is_planned(network) and (ranks.size == 1 or channel.captures)
         """Whether an epoch is the same calls on the same buffers each time, which the backend can capture."""
 
     def compute_gradients(self, log: bool = False) -> None:
@@ -74,13 +91,14 @@ class FullBatch:
             shift.update()
         self._sum.start()
         share_out(network.backend, self.workers, len(self._groups), add_group)
+        if self.reduction is not None:
+            self.reduction.add(self._sum.sums, network.gradients)
         if shift is not None:
             shift.unshift()
         if metrics is not None:
             metrics.reduce()
         # The mean is taken here and not in each block: sums of halves would vanish, divided by many rows.
-        count = self.rows.blocks[-1].stop
-        network.backend.xp.multiply(network.gradients, 1 / count, out=network.gradients)
+        network.backend.xp.multiply(network.gradients, 1 / self.rows.shares.rows, out=network.gradients)
         network.add_penalty_gradients()
 
     def compute_metrics(self) -> Array:
@@ -90,9 +108,12 @@ class FullBatch:
         return totals
 
     def compute_probabilities(self) -> Array:
-        """Return the class probabilities of all rows, (rows, classes), in the order in which they were given."""
+        """Return the class probabilities of all rows, (rows, classes), in the order in which they were given.
+
+        For one rank alone.
+        """
         network, rows = self.network, self.rows
-        shape = rows.blocks[-1].stop, network.n_classes
+        shape = rows.shares.rows, network.n_classes
         probabilities = network.backend.xp.empty(shape, dtype=network.parameters.dtype)
 
         def keep(worker: Worker, number: int) -> None:
@@ -103,8 +124,8 @@ class FullBatch:
         return probabilities
 
     def _add_group(self, worker: Worker, number: int, metrics: BatchMetrics | None) -> None:
-        """Add the gradients of a group of blocks to the sum."""
-        xp, total = self.network.backend.xp, self._sum.vector(number)
+        """Add the gradients of a group of blocks, of this rank's groups the `number`th, to the sum."""
+        xp, total = self.network.backend.xp, self._sum.vector(self._first + number)
         for block in self._groups[number]:
             worker.compute_gradients(block, metrics)
             if worker.gradients is total:
@@ -113,7 +134,7 @@ class FullBatch:
                 total[...] = worker.gradients
             else:
                 xp.add(total, worker.gradients, out=total)
-        self._sum.add(number, total)
+        self._sum.add(self._first + number, total)
 
     def _for_each_block(self, work: Callable[[Worker, int], None]) -> None:
         if self.rows.shift is not None:

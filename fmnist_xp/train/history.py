@@ -32,6 +32,7 @@ class History:
     where background was left out. `stopped` says why training ended before its last epoch, if it did: by a callback,
     an interrupt (`interrupted`, with the number of the `signal`), or a loss that is not finite (`diverged`).
     `best_state` are the weights of the best epoch by validation, as of `Network.state_dict`, where they were kept.
+    `message_seconds` is how long this rank of several spent on messages and waiting for others, if that was measured.
     """
 
     epoch: list[int] = field(default_factory=list)
@@ -48,6 +49,7 @@ class History:
     diverged: bool = False
     signal: int = 0
     best_state: dict[str, Any] | None = None
+    message_seconds: float | None = None
 
     def __len__(self) -> int:
         """Return the number of logged epochs."""

@@ -4,12 +4,12 @@ import logging
 
 import numpy as np
 
-from fmnist_xp.backend import Array
-from fmnist_xp.data.pixels import Pixels
 from fmnist_xp.nn.activations import Activation
 from fmnist_xp.nn.network import Network
+from fmnist_xp.ranks import Ranks
 from fmnist_xp.train.history import History
 from fmnist_xp.train.metrics import BatchMetrics
+from fmnist_xp.train.source import Source, as_numbers
 
 logger = logging.getLogger("fmnist_xp")
 
@@ -19,19 +19,24 @@ EARLY = 50
 """Epochs in which a network may well predict one class alone."""
 
 
-def tell_of_idle_units(network: Network, inputs: Pixels | Array, metrics: BatchMetrics, history: History) -> None:
+def tell_of_idle_units(
+    network: Network, source: Source, metrics: BatchMetrics, history: History, ranks: Ranks
+) -> None:
     """Warn where the last epoch logged, if not the first, predicted one class for all rows, and of dead units.
 
-    `metrics` are those of that epoch, of the rows `inputs`. A layer is dead where its activations are 0 for all of
-    `SAMPLE` rows: no gradient passes it any more.
+    `metrics` are those of that epoch, of the rows of `source`. A layer is dead where its activations are 0 for all of
+    `SAMPLE` rows: no gradient passes it any more. All ranks call this at once.
     """
-    if len(history) < 2 or (only := metrics.only_class()) is None:
+    if len(history) < 2:
+        return
+    classes = {one for lowest_and_highest in ranks.gather(metrics.classes()) for one in lowest_and_highest}
+    only = classes - {-1, network.n_classes}  # of ranks without rows
+    if len(only) > 1:
         return
     backend, dead = network.backend, ""
-    places = np.linspace(0, len(inputs) - 1, min(SAMPLE, len(inputs))).astype("int64")
+    sample = source.sample(np.linspace(0, source.rows - 1, min(SAMPLE, source.rows)).astype("int64"))
     with backend.current():
-        rows = inputs[places] if isinstance(inputs, Pixels) else inputs[backend.asarray(places)]
-        values = backend.asarray(rows, network.precision.operands)
+        values = backend.asarray(as_numbers(sample), network.precision.operands)
         for number, layer in enumerate(network.layers, start=1):
             values = layer.forward(values)
             if isinstance(layer, Activation) and not bool(values.any()):
@@ -41,5 +46,5 @@ def tell_of_idle_units(network: Network, inputs: Pixels | Array, metrics: BatchM
         return
     logger.warning(
         "class %d is predicted for every row: %s; a lower learning rate or other first weights may help",
-        *(only, dead or "nothing that tells them apart was learned"),
+        *(only.pop(), dead or "nothing that tells them apart was learned"),
     )

@@ -1,9 +1,11 @@
 """Loss, accuracy and penalty over all rows, from what each block leaves; nothing is allocated to compute them.
 
 A block leaves two numbers a row: the probability of the true class, and the class predicted. Once an epoch they
-become the metrics, by sums that are products with a vector of ones: one kernel that is there already on a GPU.
+become the metrics, by sums that are products with a vector of ones: one kernel that is there already on a GPU. The
+sums of each group of blocks come first, which may be another rank's, then that of all groups.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fmnist_xp.backend import Array, elementwise
@@ -24,19 +26,36 @@ def matches(xp: Any, predicted: Array, labels: Array, true: Array, output: Array
 class BatchMetrics:
     """The metrics of `network` over rows with `labels`, class indices (rows,) on its backend.
 
-    `totals` are [data loss, accuracy, regularization loss], (3,) of float64, as the last `reduce` left them.
+    `parts` are the rows whose losses are added up at once. Of several ranks each has rows and parts of its own, of
+    which the first is the `first` of `count`; `whole` is how many rows there are, and `collect(sums)` writes what
+    every rank has of an array (count, 2) to those of the others. `totals` are [data loss, accuracy, regularization
+    loss], (3,) of float64, as the last `reduce` left them.
     """
 
-    def __init__(self, network: Network, labels: Array) -> None:
-        self._network, self._labels = network, labels
+    def __init__(
+        self,
+        network: Network,
+        labels: Array,
+        parts: Sequence[slice] | None = None,
+        first: int = 0,
+        count: int | None = None,
+        whole: int | None = None,
+        collect: Callable[[Array], None] = lambda _sums: None,
+    ) -> None:
+        self._network, self._labels, self._collect = network, labels, collect
         xp, rows, size = network.backend.xp, len(labels), network.parameters.size
+        self._rows = rows if whole is None else whole
         self._true = xp.empty(rows, dtype=network.parameters.dtype)
         self._predicted = xp.empty(rows, dtype=index_dtype(network.n_classes))
-        most = min(rows, PIECE)
+        self._parts = [slice(0, rows)] if parts is None else parts
+        count = len(self._parts) if count is None else count
+        most = max((min(part.stop - part.start, PIECE) for part in self._parts), default=0)
         self._terms = xp.empty((most, 2), dtype="float64")  # loss, and whether the prediction is right
-        self._sums = xp.empty((1, 2), dtype="float64")
+        self._sums = xp.zeros((count, 2), dtype="float64")
+        self._own_sums = [self._sums[number : number + 1] for number in range(first, first + len(self._parts))]
+        self._piece = xp.empty((1, 2), dtype="float64")
         self._penalties = xp.empty((size, 1), dtype="float64")
-        self._ones = xp.ones((1, max(most, size)), dtype="float64")
+        self._ones = xp.ones((1, max(most, size, count)), dtype="float64")
         self.totals = xp.empty(3, dtype="float64")
 
     def note(self, block: slice, true: Array, predicted: Array) -> None:
@@ -44,25 +63,34 @@ class BatchMetrics:
         self._true[block] = true
         self._predicted[block] = predicted
 
-    def only_class(self) -> int | None:
-        """Return the class that was predicted for all rows noted, None where there are several; waits for them."""
-        lowest, highest = int(self._predicted.min()), int(self._predicted.max())
-        return lowest if lowest == highest else None
+    def classes(self) -> tuple[int, int]:
+        """Return the lowest and the highest class predicted for the rows noted, of this rank; waits for them."""
+        if not len(self._predicted):
+            return self._network.n_classes, -1
+        return int(self._predicted.min()), int(self._predicted.max())
 
     def reduce(self) -> Array:
         """Compute `totals` from the rows noted and the network's parameters, and return them."""
-        network, backend, rows = self._network, self._network.backend, len(self._labels)
-        means, size = self.totals[:2], len(self._penalties)
-        for start in range(0, rows, PIECE):
-            part = slice(start, min(start + PIECE, rows))
-            terms = self._terms[: part.stop - start]
-            network.loss.losses(self._true[part], out=terms[:, 0])
-            backend.compute(matches, self._predicted[part], self._labels[part], self._true[part], terms[:, 1])
-            sums = self._sums if start else means.reshape(1, 2)
-            backend.dot(self._ones[:, : len(terms)], terms, sums)
-            if start:
-                backend.xp.add(means, sums[0], out=means)
-        backend.xp.divide(means, rows, out=means)
+        network, backend = self._network, self._network.backend
+        for part, sums in zip(self._parts, self._own_sums, strict=True):
+            self._add_up(part, sums)
+        self._collect(self._sums)
+        means, size, count = self.totals[:2], len(self._penalties), len(self._sums)
+        backend.dot(self._ones[:, :count], self._sums, means.reshape(1, 2))
+        backend.xp.divide(means, self._rows, out=means)
         network.write_penalties(self._penalties[:, 0])
         backend.dot(self._ones[:, :size], self._penalties, self.totals[2:].reshape(1, 1))
         return self.totals
+
+    def _add_up(self, part: slice, sums: Array) -> None:
+        """Write the sum of the losses of some rows, and of the predictions that are right, to `sums` (1, 2)."""
+        network, backend = self._network, self._network.backend
+        for start in range(part.start, part.stop, PIECE):
+            piece = slice(start, min(start + PIECE, part.stop))
+            terms = self._terms[: piece.stop - piece.start]
+            network.loss.losses(self._true[piece], out=terms[:, 0])
+            backend.compute(matches, self._predicted[piece], self._labels[piece], self._true[piece], terms[:, 1])
+            into = sums if start == part.start else self._piece
+            backend.dot(self._ones[:, : len(terms)], terms, into)
+            if into is not sums:
+                backend.xp.add(sums, into, out=sums)

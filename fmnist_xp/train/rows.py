@@ -1,6 +1,6 @@
 """How the rows lie: what a user hands in becomes blocks of values, which the workers copy into their buffers.
 
-`lay_out` looks at the data once and chooses:
+`lay_out` looks at the data once, shares their blocks out among the ranks, and chooses:
 
 - **as they are**: floats in the order in which they came;
 - **as bytes**: pixels, a quarter of the memory, which become the numbers of `preprocess` in a worker's buffer;
@@ -13,7 +13,8 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias
+from itertools import pairwise
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,16 +25,21 @@ from fmnist_xp.data.mapped import forget, is_mapped
 from fmnist_xp.data.pixels import HALF, Pixels, scale_pixels
 from fmnist_xp.nn.layers import copy_values
 from fmnist_xp.nn.network import Network
-from fmnist_xp.train.background import arrange
+from fmnist_xp.ranks import ALONE, Ranks
+from fmnist_xp.train.background import pick_blocks, sort_rows
 from fmnist_xp.train.halves import halves
 from fmnist_xp.train.plan import plans_first_layer
 from fmnist_xp.train.shift import Shift
+from fmnist_xp.train.source import Source
 from fmnist_xp.train.store import Store
+from fmnist_xp.train.tree import Tree
 
 Write: TypeAlias = Callable[[Array, Array], None]
 
 logger = logging.getLogger("fmnist_xp")
 
+GROUPS = 1024
+"""Groups of blocks at most: as many threads and ranks can share them out, and each has a vector to add up."""
 _PIECE = 10_000
 """Rows that are sent to a device at once."""
 
@@ -46,14 +52,30 @@ def odd_integers(xp: Any, output: Array, pixels: Array, two: float, most: float)
     xp.subtract(xp.multiply(pixels, two), most, out=output)
 
 
+class Shares(NamedTuple):
+    """Which groups of neighbouring blocks each rank has, of all `rows`.
+
+    `tree` is in what order the gradients of groups are added. `of_ranks` has the numbers of each rank's groups, and
+    `numbers` are this rank's. `groups` are the blocks in each of these, counted from this rank's first, and `blocks`
+    their numbers among all.
+    """
+
+    tree: Tree
+    of_ranks: list[range]
+    numbers: range
+    groups: list[range]
+    blocks: range
+    rows: int
+
+
 @dataclass(frozen=True)
 class Rows:
-    """All rows, in blocks.
+    """This rank's rows, in blocks.
 
     `block(number)` returns the values of a block, (rows, columns), as they are kept, and `write(buffer, values)`
     writes them to a worker's buffer, of the dtype of the products' operands; where it is None they are worked on
     where they lie. `columns` has the indices of each block's columns; None stands for all. `labels` (rows,) lie as
-    the rows do, and `order` (rows,) says which of the rows that were given lies where; None for the order given.
+    the rows do, and `order` (rows,) says which of all rows that were given lies where; None for the order given.
     `input_scale` is a factor on the values, `shift` what else makes the inputs of them.
     """
 
@@ -61,12 +83,54 @@ class Rows:
     labels: Array | None
     block: Callable[[int], Array]
     write: Write | None
+    shares: Shares
     input_scale: float = 1.0
     shift: Shift | None = None
     columns: Sequence[Array] | None = None
     order: Array | None = None
     column_share: float = 1.0
-    """Share of the columns that the first layer's products are computed with."""
+    """Share of the columns that the first layer's products are computed with, on all ranks."""
+
+
+class Given(NamedTuple):
+    """What is laid out: the rows of `source`, of which this rank has handed in `inputs` and `labels`."""
+
+    network: Network
+    source: Source
+    inputs: Pixels | Array
+    labels: Array | None
+    block_rows: int
+    ranks: Ranks
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks all ranks have."""
+        return -(-self.source.rows // self.block_rows)
+
+    def shares(self, columns: NDArray[np.integer]) -> Shares:
+        """Share the blocks out, for whose products so many `columns` (blocks,) are needed."""
+        count, widths = self.blocks, self.network.widths
+        size = -(-count // GROUPS)
+        # Of multiplications for a row: the first layer has two products, every other one three.
+        costs = 2 * columns * widths[1] + 3 * sum(a * b for a, b in pairwise(widths[1:]))
+        costs[-1] = costs[-1] * (self.source.rows - (count - 1) * self.block_rows) // self.block_rows
+        tree = Tree([int(costs[start : start + size].sum()) for start in range(0, count, size)])
+        of_ranks = tree.shares(self.ranks.size)
+        numbers = of_ranks[self.ranks.rank]
+        own = range(min(numbers.start * size, count), min(numbers.stop * size, count))
+        groups = [
+            range(start - own.start, min(start + size, own.stop) - own.start)
+            for start in range(own.start, own.stop, size)
+        ]
+        return Shares(tree, of_ranks, numbers, groups, own, self.source.rows)
+
+    def slices(self, own: range) -> list[slice]:
+        """Return where this rank's rows of each of its blocks lie among its rows."""
+        stops = [min((number + 1) * self.block_rows, self.source.rows) for number in own]
+        first = own.start * self.block_rows
+        return [
+            slice(number * self.block_rows - first, stop - first) for number, stop in zip(own, stops, strict=True)
+        ]
 
 
 def lay_out(
@@ -75,21 +139,27 @@ def lay_out(
     labels: Array | None = None,
     block_rows: int | None = None,
     dense: bool | None = None,
+    ranks: Ranks = ALONE,
 ) -> Rows:
-    """Return how the rows of `inputs` (n, n_inputs) lie.
+    """Return how the rows of `inputs` (n, n_inputs), with those of the other ranks behind and before, lie.
 
     Parameters
     ----------
     inputs
-        `Pixels`, or floats on the network's backend, of the dtype of the parameters or of the products' operands.
+        `Pixels`, or floats on the network's backend, of the dtype of the parameters or of the products' operands; the
+        same kind on every rank.
     labels
         Class indices (n,) on the backend, or None for predictions alone, which leave the rows as they are.
     block_rows
         Rows in a block; by default what suits the backend and the network's widths.
     dense
         Whether every column is multiplied; by default where the backend works on blocks where they lie, as GPUs do.
+    ranks
+        All of them call this at once, and each may get rows that another has handed in.
     """
-    backend, count = network.backend, len(inputs)
+    backend = network.backend
+    source = Source(inputs, backend, ranks)
+    count = source.rows
     if dense is None:
         dense = not backend.stages_blocks
     pixels = isinstance(inputs, Pixels)
@@ -99,75 +169,105 @@ def lay_out(
         row_bytes += network.n_inputs * np.dtype(network.precision.operands).itemsize
     if block_rows is not None:
         block_rows = min(count, whole_number("block_rows", block_rows, 1))
-    block_rows = block_rows or backend.block_rows(count, row_bytes)
-    blocks = [slice(start, min(start + block_rows, count)) for start in range(0, count, block_rows)]
-    given = network, inputs, labels, blocks
+    # What a device has free differs.
+    block_rows = block_rows or min(ranks.gather(backend.block_rows(count, row_bytes, shared=ranks.size > 1)))
+    given = Given(network, source, inputs, labels, block_rows, ranks)
     shifts = pixels or inputs.dtype == network.precision.operands == network.precision.parameters
-    if dense or labels is None or not plans_first_layer(network) or not shifts:
-        rows = _pixels(*given) if pixels else _floats(*given)
-    else:
-        rows = _without_background(*given) or (_shifted_pixels(*given) if pixels else _floats(*given))
+    rows = None
+    shifted = not (dense or labels is None or not plans_first_layer(network) or not shifts)
+    if shifted:
+        rows = _without_background(given)
+    if rows is None:
+        rows = _as_they_are(given, shifted and pixels)
     logger.debug(
         "%d rows in %d blocks, for which the first layer needs %.1f%% of the columns",
-        *(count, len(blocks), 100 * rows.column_share),
+        *(count, given.blocks, 100 * rows.column_share),
     )
     return rows
 
 
-def _floats(network: Network, inputs: Array, labels: Array | None, blocks: list[slice]) -> Rows:
+def _as_they_are(given: Given, shifted: bool) -> Rows:
+    """Lay out rows in the order in which they came; with `shifted`, bytes are worked on as they are."""
+    network, source = given.network, given.source
+    shares = given.shares(np.full(given.blocks, network.n_inputs))
+    own = shares.blocks
+    first, stop = (min(place * given.block_rows, source.rows) for place in (own.start, own.stop))
+    inputs, labels = given.inputs, given.labels
+    if given.ranks.size > 1:
+        inputs = source.part(first, stop)
+        labels = None if labels is None else _all_labels(given)[first:stop]
+    here = network, inputs, labels, given.slices(own), shares
+    if not isinstance(inputs, Pixels):
+        return _floats(*here, given.ranks)
+    return _shifted_pixels(*here) if shifted else _pixels(*here)
+
+
+def _all_labels(given: Given) -> Array:
+    """Return the labels of the rows of all ranks."""
+    backend = given.network.backend
+    return backend.asarray(given.ranks.concatenated(backend.to_host(given.labels)))
+
+
+def _floats(
+    network: Network, inputs: Array, labels: Array | None, blocks: list[slice], shares: Shares, ranks: Ranks
+) -> Rows:
     """Lay out floats as they are; in half precision, exactly where they are pixels."""
     backend, scale = network.backend, 1.0
     if network.precision.operands == "float16" != inputs.dtype:
-        inputs, scale = halves(backend.xp, inputs)
+        inputs, scale = halves(backend.xp, inputs, ranks)
         if not plans_first_layer(network):
             inputs, scale = inputs * inputs.dtype.type(scale), 1.0
     write = _forgetting(partial(_copy, backend), inputs) if backend.stages_blocks else None
-    return Rows(blocks, labels, lambda number: inputs[blocks[number]], write, scale)
+    return Rows(blocks, labels, lambda number: inputs[blocks[number]], write, shares, scale)
 
 
-def _pixels(network: Network, pixels: Pixels, labels: Array | None, blocks: list[slice]) -> Rows:
+def _pixels(network: Network, pixels: Pixels, labels: Array | None, blocks: list[slice], shares: Shares) -> Rows:
     """Lay out bytes that become the numbers of `preprocess` in each block."""
     exactly = network.precision.operands == "float16" and plans_first_layer(network)
     scaled = partial(_write_odd_integers if exactly else _write_scaled, network.backend)
     block, write = _bytes_of(network.backend, pixels, blocks, scaled)
-    return Rows(blocks, labels, block, write, 1 / 255 if exactly else 1.0)
+    return Rows(blocks, labels, block, write, shares, 1 / 255 if exactly else 1.0)
 
 
-def _shifted_pixels(network: Network, pixels: Pixels, labels: Array, blocks: list[slice]) -> Rows:
+def _shifted_pixels(
+    network: Network, pixels: Pixels, labels: Array | None, blocks: list[slice], shares: Shares
+) -> Rows:
     """Lay out bytes that are worked on as they are."""
     backend = network.backend
     shift = _shift_of_bytes(network, np.zeros(network.n_inputs, np.uint8))
     block, write = _bytes_of(backend, pixels, blocks, partial(_copy, backend))
-    return Rows(blocks, labels, block, write, shift=shift)
+    return Rows(blocks, labels, block, write, shares, shift=shift)
 
 
-def _without_background(network: Network, inputs: Pixels | Array, labels: Array, blocks: list[slice]) -> Rows | None:
+def _without_background(given: Given) -> Rows | None:
     """Lay out rows sorted by what they have beyond their background; None where that does not pay."""
-    backend = network.backend
-    source = inputs.images if isinstance(inputs, Pixels) else backend.to_host(inputs)
-    read = inputs.bytes if isinstance(inputs, Pixels) else source.__getitem__
-    store = Store(backend, source)
-    arranged = arrange(read, len(inputs), blocks[0].stop, backend, store.keep, lambda: forget(source))
-    if arranged is None:
+    network, source, ranks, backend = given.network, given.source, given.ranks, given.network.backend
+    order = sort_rows(source, given.block_rows, backend, ranks)
+    if order is None:
         return None
-    if isinstance(inputs, Pixels):
-        shift = _shift_of_bytes(network, arranged.base)
+    shares = given.shares(order.columns)
+    own = shares.blocks
+    blocks = given.slices(own)
+    store = Store(backend, source.values)
+    columns = pick_blocks(source, order, own, given.block_rows, backend, store.keep)
+    if isinstance(given.inputs, Pixels):
+        shift = _shift_of_bytes(network, order.base)
     else:
-        base = backend.asarray(arranged.base[:, None], network.parameters.dtype)
+        base = backend.asarray(order.base[:, None], network.parameters.dtype)
         shift = Shift(network, base, backend.xp.ones_like(base))
-    used = sum(
-        len(picked) * (block.stop - block.start) for picked, block in zip(arranged.columns, blocks, strict=True)
-    )
-    order, values = backend.asarray(arranged.order), store.blocks()
+    used = sum(len(picked) * (block.stop - block.start) for picked, block in zip(columns, blocks, strict=True))
+    lies = backend.asarray(order.rows[own.start * given.block_rows : own.stop * given.block_rows])
+    values = store.blocks()
     return Rows(
         blocks,
-        labels[order],
+        _all_labels(given)[lies],
         values.__getitem__,
-        _forgetting(partial(_copy, backend), values[0]),
+        _forgetting(partial(_copy, backend), values[0]) if values else partial(_copy, backend),
+        shares,
         shift=shift,
-        columns=[backend.asarray(picked) for picked in arranged.columns],
-        order=order,
-        column_share=used / (len(inputs) * network.n_inputs),
+        columns=[backend.asarray(picked) for picked in columns],
+        order=lies,
+        column_share=sum(ranks.gather(used)) / (source.rows * network.n_inputs),
     )
 
 

@@ -7,6 +7,7 @@ from fmnist_xp.backend import Array
 from fmnist_xp.data.pixels import Pixels
 from fmnist_xp.nn.network import Network
 from fmnist_xp.optim import Optimizer
+from fmnist_xp.ranks import ALONE, Ranks
 from fmnist_xp.train.checkpoint import Checkpoints, State
 from fmnist_xp.train.epochs import Epochs
 from fmnist_xp.train.fullbatch import FullBatch
@@ -14,6 +15,7 @@ from fmnist_xp.train.history import History
 from fmnist_xp.train.idle import tell_of_idle_units
 from fmnist_xp.train.interrupts import noted_interrupts
 from fmnist_xp.train.report import Logged, Report
+from fmnist_xp.train.source import Source
 from fmnist_xp.train.validation import HeldOut
 
 
@@ -50,8 +52,12 @@ def train(
     checkpoints: Checkpoints | None = None,
     state: State | None = None,
     keep_going: bool = False,
+    ranks: Ranks = ALONE,
 ) -> History:
     """Train `network` full batch up to epoch `epochs` on rows as `rows.lay_out` takes them; return what was logged.
+
+    All `ranks` train, each with the same network and optimizer, and come to the same weights and the same history but
+    for the seconds. Callbacks and checkpoints are the first's. One that stops, or gets a signal, stops all.
 
     Every `log_every`th epoch, from epoch 0 on, is logged: its metrics, those of the rows `validation` too, are those
     before its update. A device that computes meanwhile is waited for nowhere else.
@@ -73,10 +79,12 @@ def train(
     earlier = history.epoch_seconds
     overlapping = all(getattr(callback, "overlaps", False) for callback in callbacks)
     progress = [callback.on_progress for callback in callbacks if hasattr(callback, "on_progress")]
-    with backend.computing(), noted_interrupts(always=checkpoints is not None) as interrupts:
-        batch = FullBatch(network, inputs, labels, block_rows, dense)
+    keeps = any(ranks.gather(checkpoints is not None))
+    with backend.computing(), noted_interrupts(always=keeps) as interrupts:
+        batch = FullBatch(network, inputs, labels, block_rows, dense, ranks)
         history.column_share = batch.rows.column_share
-        held_out = HeldOut(network, *validation, keep_best=keep_best, best=start.best) if validation else None
+        kept: Any = {"keep_best": keep_best, "best": start.best, "ranks": ranks}
+        held_out = HeldOut(network, *validation, **kept) if validation else None
         report = Report(network, history, callbacks, held_out, patience, keep_going)
         runner = Epochs(batch, optimizer, min(log_every, max(1, epochs)))
         marks, counts = [backend.mark()], list[int]()
@@ -109,9 +117,12 @@ def train(
                 report.check_weights(done)
             for on_progress in progress:
                 on_progress(done)
-            if interrupts:
-                history.interrupted, history.signal = True, interrupts[0]
+            stopped, signal = ranks.any_stopped(bool(history.stopped), interrupts[0] if interrupts else 0)
+            if signal:
+                history.interrupted, history.signal = True, signal
                 history.stop("interrupted")
+            elif stopped:  # by a callback, which the first rank alone has
+                history.stop("stopped by rank 0")
             if checkpoints is not None and not history.stopped and checkpoints.due(done):
                 now = present()
                 if not history.diverged:
@@ -121,8 +132,11 @@ def train(
         end = present()
         if checkpoints is not None and not history.diverged:
             checkpoints.save(end)
+        history.stopped = ranks.from_first(history.stopped)
+        if batch.reduction is not None and not backend.asynchronous:
+            history.message_seconds = batch.reduction.seconds
         if not history.diverged:
-            tell_of_idle_units(network, inputs, batch.metrics, history)
+            tell_of_idle_units(network, Source(inputs, backend, ranks), batch.metrics, history, ranks)
     if held_out and held_out.best is not None:
         history.best_state = _state_of(network, held_out.best)
     return history

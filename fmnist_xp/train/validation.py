@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from fmnist_xp.backend import Array
 from fmnist_xp.data.pixels import Pixels
 from fmnist_xp.nn.network import Network
+from fmnist_xp.ranks import ALONE, Ranks
 from fmnist_xp.train.fullbatch import FullBatch
 
 
@@ -38,10 +39,17 @@ class HeldOut:
     """
 
     def __init__(
-        self, network: Network, inputs: Pixels | Array, labels: Array, *, keep_best: bool, best: Array | None
+        self,
+        network: Network,
+        inputs: Pixels | Array,
+        labels: Array,
+        *,
+        keep_best: bool,
+        best: Array | None,
+        ranks: Ranks = ALONE,
     ) -> None:
         xp = network.backend.xp
-        self._network, self._batch = network, FullBatch(network, inputs, labels, dense=True)
+        self._network, self._batch = network, FullBatch(network, inputs, labels, dense=True, ranks=ranks)
         self._noted = xp.empty_like(network.parameters) if keep_best else None
         self.best: Array = xp.empty_like(network.parameters) if keep_best and best is None else best
 
