@@ -113,7 +113,8 @@ class Ranks:
         with self.together():
             if self.is_first:
                 result = function()
-        return self.from_first(result)
+        told: T = self.from_first(result)
+        return told
 
     @contextmanager
     def together(self) -> Iterator[None]:

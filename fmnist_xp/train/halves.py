@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from fmnist_xp.backend import Array
-from fmnist_xp.ranks import Ranks
+from fmnist_xp.ranks import ALONE, Ranks
 
 
-def halves(xp: Any, inputs: Array, ranks: Ranks) -> tuple[Array, float]:
+def halves(xp: Any, inputs: Array, ranks: Ranks = ALONE) -> tuple[Array, float]:
     """Return `inputs` in half precision and their scale: exactly, where they are pixels scaled to [−1, 1].
 
     All `ranks` call this at once, each with rows of its own, and have one scale.
