@@ -7,6 +7,8 @@ through a `Channel`.
 import logging
 import os
 import sys
+import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -72,6 +74,14 @@ class Ranks:
     def place_on_host(self) -> int:
         """How many ranks before this one are on the same host. May be asked at any time."""
         return self.hosts[: self.rank].count(self.hosts[self.rank])
+
+    def share(self, count: int) -> slice:
+        """Return which of `count` rows are this rank's where all have about as many. May be asked at any time."""
+        return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+
+    def on_hosts(self) -> dict[str, int]:
+        """Return how many ranks each host has, by its name. May be asked at any time."""
+        return dict(Counter(self.hosts))
 
     def __enter__(self) -> "Ranks":
         """Return this."""
@@ -223,6 +233,11 @@ def import_mpi() -> Any:
     return MPI
 
 
+def world() -> Any:
+    """Return the communicator of all processes that were started together; raise `RankError` as `import_mpi`."""
+    return import_mpi().COMM_WORLD
+
+
 def launched() -> tuple[int, int]:
     """Return (rank, size) as a launcher such as mpiexec has told this process; (0, 1) where none has."""
     for size, rank in LAUNCHERS:
@@ -231,10 +246,13 @@ def launched() -> tuple[int, int]:
     return 0, 1
 
 
-def abort(code: int) -> None:
-    """End all processes that were started with this one, where there are several that MPI knows of."""
+def abort(code: int, error: BaseException | None = None) -> None:
+    """End all processes started with this one, if MPI knows of any; print the traceback of `error` first."""
     mpi = sys.modules.get("mpi4py.MPI")
     if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized() and mpi.COMM_WORLD.size > 1:
+        if error is not None:
+            traceback.print_exception(error)
+            sys.stderr.flush()
         mpi.COMM_WORLD.Abort(code)
 
 

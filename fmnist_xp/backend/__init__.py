@@ -6,6 +6,7 @@ device it is on.
 
 import functools
 import logging
+from typing import Any
 
 from fmnist_xp.arguments import whole_number
 from fmnist_xp.backend.base import (
@@ -26,6 +27,7 @@ from fmnist_xp.backend.cpu import CpuBackend
 from fmnist_xp.backend.cuda import CudaBackend, cuda_device_count, cuda_version, import_cupy
 from fmnist_xp.backend.graphs import CudaGraphBackend
 from fmnist_xp.errors import DeviceError
+from fmnist_xp.machine import host_name
 
 logger = logging.getLogger("fmnist_xp")
 
@@ -53,11 +55,15 @@ __all__ = [
 ]
 
 
-def get_backend(device: str | Backend = "auto", *, threads: int | None = None, graphs: bool | None = None) -> Backend:
+def get_backend(
+    device: str | Backend = "auto", *, threads: int | None = None, graphs: bool | None = None, comm: Any = None
+) -> Backend:
     """Return the backend of `device`: "cpu", "cuda", "cuda:<index>", or "auto" for CUDA where it answers, else CPU.
 
     `threads` is for the CPU; by default all cores the process may use. `graphs` is for CUDA: whether training runs as
-    CUDA graphs; by default where nvmath-python is installed. A `Backend` is returned as it is.
+    CUDA graphs; by default where nvmath-python is installed. `comm`, a communicator of mpi4py, is for several
+    processes that call this at once: those on one host take its CUDA devices in turn, unless an index is given. A
+    `Backend` is returned as it is.
     Raises `DeviceError` where a CUDA device or its graphs are asked for and cannot be used (there is no fallback),
     and `ValueError` for any other name, for what is no number of threads, and for graphs on the CPU.
     """
@@ -73,11 +79,11 @@ def get_backend(device: str | Backend = "auto", *, threads: int | None = None, g
             raise ValueError("CUDA graphs need a CUDA device, got cpu: leave graphs out, or take cuda")
         return CpuBackend(threads)
     if kind == "cuda" and (not colon or index.isdecimal()):
-        return _cuda_backend(int(index or 0), graphs)
+        return _cuda_backend(int(index) if index else _place_on_host(comm), graphs, wrap=not index)
     if device != "auto":
         raise ValueError(f"device must be auto, cpu, cuda or cuda:<index>, got {device!r}")
     try:
-        return _cuda_backend(0, graphs)
+        return _cuda_backend(_place_on_host(comm), graphs, wrap=True)
     except DeviceError as error:
         if graphs:
             raise
@@ -85,7 +91,17 @@ def get_backend(device: str | Backend = "auto", *, threads: int | None = None, g
         return CpuBackend(threads)
 
 
-def _cuda_backend(index: int, graphs: bool | None) -> CudaBackend:
+def _place_on_host(comm: Any) -> int:
+    """Return how many processes of `comm` before this one are on the same host."""
+    if comm is None:
+        return 0
+    hosts: list[str] = comm.allgather(host_name())
+    return hosts[: comm.rank].count(hosts[comm.rank])
+
+
+def _cuda_backend(index: int, graphs: bool | None, wrap: bool) -> CudaBackend:
+    if wrap and index:
+        index %= max(1, cuda_device_count(import_cupy()))
     if graphs is None:
         try:
             return CudaGraphBackend(index)

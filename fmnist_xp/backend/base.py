@@ -177,10 +177,10 @@ class Backend(ABC):
         """Return this backend: what computes on it is copied, and the copy computes on it too."""
         return self
 
-    @property
-    def manner(self) -> str:
-        """How it works, in words: on how many threads with which BLAS, with CUDA graphs or without."""
-        return f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+    def manner(self, threads: int | None = None) -> str:
+        """Return how it works, in words: on how many `threads` with which BLAS, with CUDA graphs or without."""
+        threads = threads or self.threads
+        return f"{threads} thread{'s' if threads > 1 else ''}"
 
     @property
     def arithmetic(self) -> str:

@@ -32,10 +32,9 @@ class CpuBackend(Backend):
         self.device_name = cpu_name()
         self._pools: dict[int, ThreadPoolExecutor] = {}  # by process
 
-    @property
-    def manner(self) -> str:
-        """On how many threads, and with which BLAS; and what it costs, where an older processor's was asked for."""
-        return "; ".join(filter(None, (f"{super().manner}, {blas_name()}", older_kernels())))
+    def manner(self, threads: int | None = None) -> str:
+        """Return the threads and BLAS; and what it costs, where an older processor's was asked for."""
+        return "; ".join(filter(None, (f"{super().manner(threads)}, {blas_name()}", older_kernels())))
 
     @property
     def arithmetic(self) -> str:

@@ -102,9 +102,8 @@ class CudaBackend(Backend):
             self.precisions += ("tf32",)
         self._factors: dict[tuple[float, str], np.ndarray[Any, Any]] = {}
 
-    @property
-    def manner(self) -> str:
-        """Whether training runs as CUDA graphs."""
+    def manner(self, threads: int | None = None) -> str:
+        """Return whether training runs as CUDA graphs."""
         return f"{'with' if self.captures else 'without'} CUDA graphs"
 
     def asarray(self, array: Any, dtype: Any = None) -> Array:

@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from fmnist_xp.cli import cache, data, measure, report, runs, train
+from fmnist_xp.cli import cache, data, measure, options, report, runs, train
+from fmnist_xp.ranks import launched
 
 app = typer.Typer(
     help="A neural network from scratch, trained full batch on Fashion-MNIST, on NumPy or CuPy.",
@@ -44,9 +45,16 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def common(
+    ctx: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version.")
     ] = False,
 ) -> None:
     """A neural network from scratch, trained full batch on Fashion-MNIST, on NumPy or CuPy."""
+    processes = launched()[1]
+    if processes > 1 and ctx.invoked_subcommand not in ("train", "devices"):
+        raise options.UsageError(
+            f"{processes} processes were started together, and {ctx.invoked_subcommand} is for one: start it without "
+            "mpiexec"
+        )

@@ -84,7 +84,7 @@ def bench(
         )
     if not quiet:
         out.print_prose(
-            f"{ROWS:,} images an epoch on {backend.name}: {backend.device_name}, {backend.manner}, {precision.value}"
+            f"{ROWS:,} images an epoch on {backend.name}: {backend.device_name}, {backend.manner()}, {precision.value}"
         )
     out.print(table)
     if not quiet:

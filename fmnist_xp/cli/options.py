@@ -94,6 +94,9 @@ def given(ctx: typer.Context, name: str) -> Any:
     return ctx.params[name] if source is not None and source.name == "COMMANDLINE" else None
 
 
+Mpi = Annotated[
+    bool, typer.Option("--mpi", help="Train on all processes that mpiexec has started, together (extra mpi).")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of words and tables.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print the result alone.")]
 Best = Annotated[bool, typer.Option("--best", help="Take the model of the best epoch, which --keep-best has kept.")]
@@ -108,7 +111,7 @@ def usage() -> Iterator[None]:
         raise UsageError(str(error)) from error
 
 
-def chosen_backend(device: str, threads: int | None = None, graphs: bool | None = None) -> Backend:
+def chosen_backend(device: str, threads: int | None = None, graphs: bool | None = None, comm: Any = None) -> Backend:
     """Return the backend of these options; an invalid one is a usage error."""
     with usage():
-        return get_backend(device, threads=threads, graphs=graphs)
+        return get_backend(device, threads=threads, graphs=graphs, comm=comm)

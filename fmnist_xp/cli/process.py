@@ -48,10 +48,14 @@ def run(app: Callable[..., int | None], program: str) -> int:
 
     from fmnist_xp.cli.console import lasting_streams, messages, say
     from fmnist_xp.cli.options import UsageError
+    from fmnist_xp.errors import ElsewhereError, RankError
+    from fmnist_xp.ranks import abort, launched
 
     # In any position: people append it to the command that failed.
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
+    # Of several processes, what all of them find is told by the first; what one finds alone, by that.
+    tells, orderly = launched()[0] == 0, False
     with lasting_streams(debug) as failures, messages(debug):
         try:
             code = app(args=arguments, prog_name=program, standalone_mode=False) or 0
@@ -62,16 +66,27 @@ def run(app: Callable[..., int | None], program: str) -> int:
                 raise OSError(error.errno, error.strerror, "stdout")
             return code
         except UsageError as error:
-            code, message = USAGE, f"{error.format_message().rstrip('.')}; see {program} --help"
+            code, message, orderly = USAGE, f"{error.format_message().rstrip('.')}; see {program} --help", True
         except Interrupted as error:
-            code, message = error.code, str(error)
+            code, message, orderly = error.code, str(error), True
         except (KeyboardInterrupt, Abort):
             code, message = _ending()
+        except ElsewhereError as error:
+            code, message, tells, orderly = FAILURE, str(error), False, True
+        except RankError as error:
+            code, message = FAILURE, str(error)
         except Exception as error:
+            code, message, tells = FAILURE, _message(error), True
+            orderly = getattr(error, "told_to_all", False)
             if debug:
+                if not orderly:
+                    abort(code, error)
                 raise
-            code, message = FAILURE, _message(error)
-        say(message)
+        if tells:
+            say(message)
+            sys.stderr.flush()  # before the process is ended
+        if not orderly:  # others may be waiting for this process
+            abort(code)
     return code
 
 

@@ -5,7 +5,7 @@ import math
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,12 @@ from fmnist_xp.data import CLASS_NAMES
 from fmnist_xp.errors import FmnistXpError
 from fmnist_xp.experiments import EXPERIMENTS, N_INPUTS, Experiment
 from fmnist_xp.machine import memory_bytes
+
+if TYPE_CHECKING:
+    from fmnist_xp.backend import Backend
+    from fmnist_xp.data import Dataset
+    from fmnist_xp.ranks import Ranks
+    from fmnist_xp.runs import Run
 
 
 class ExperimentName(StrEnum):
@@ -73,6 +79,7 @@ def train(
     graphs: options.Graphs = None,
     block_rows: options.BlockRows = None,
     dense_rows: options.DenseRows = None,
+    mpi: options.Mpi = False,
     tensorboard: Annotated[
         Path | None, typer.Option(parser=options.path, metavar="DIR", help="Write event files for TensorBoard.")
     ] = None,
@@ -81,10 +88,16 @@ def train(
 ) -> None:
     """Train one experiment and write its run folder, or go on with a run."""
     from fmnist_xp.data import load_fashion_mnist
+    from fmnist_xp.ranks import Ranks, launched, world
     from fmnist_xp.runs import Settings, check_folder, resume_run, train_run
     from fmnist_xp.runs.training import settings_to_resume
-    from fmnist_xp.train.history import ended_in_dip
 
+    processes = launched()[1]
+    if processes > 1 and not mpi:
+        raise options.UsageError(
+            f"{processes} processes were started together, each of which would train a run of its own: add --mpi to "
+            "train one on all of them"
+        )
     if validation is None and (keep_best or patience) and resume is None:
         raise options.UsageError(f"{'--keep-best' if keep_best else '--patience'} needs --validation FRACTION")
     if validation is not None and not 0 < validation < 1:
@@ -98,7 +111,6 @@ def train(
         momentum=momentum,
         l2=l2,
     )
-    backend = options.chosen_backend(device, threads, graphs)
     settings = Settings(
         chosen,
         seed=seed,
@@ -110,31 +122,63 @@ def train(
         keep_best=keep_best,
         patience=patience,
     )
-    # All of it before anything is read or downloaded.
-    if resume is not None:
-        config, own = settings_to_resume(resume, epochs)
-        _check_resumed(ctx, resume, settings, own)
-        if options.given(ctx, "data") is None:
-            data = "synthetic" if config["data"].get("name") == "synthetic" else config["data"]["source"]
-    else:
-        backend.precision(settings.precision)
-        if out_folder is not None:
-            check_folder(out_folder, force)
-    train_data, test_data = load_fashion_mnist(data, url=url, allow_synthetic=not no_synthetic)
-    quiet = quiet or as_json
-    if not quiet:
-        out.print_prose(f"{train_data.name}: {len(train_data):,} + {len(test_data):,} images ({train_data.source})")
-        out.print_prose(f"{backend.name}: {backend.device_name}, {backend.manner}")
-    how: Any = {
-        "verbose": int(not quiet),
+    how: dict[str, Any] = {
+        "verbose": int(not (quiet or as_json)),
         "checkpoint_every": checkpoint_every,
         "keep_going": keep_going,
         "tensorboard": tensorboard,
     }
-    if resume is not None:
-        run = resume_run(resume, train_data, test_data, backend, epochs=epochs, **how)
-    else:
-        run = train_run(settings, train_data, test_data, backend, out_folder, source=data, force=force, **how)
+
+    def begin() -> str:
+        """Check what can be before anything is read or downloaded; return where the data are."""
+        if resume is None:
+            if out_folder is not None:
+                check_folder(out_folder, force)
+            return data
+        config, own = settings_to_resume(resume, epochs)
+        _check_resumed(ctx, resume, settings, own)
+        if options.given(ctx, "data") is not None:
+            return data
+        return "synthetic" if config["data"].get("name") == "synthetic" else str(config["data"]["source"])
+
+    with Ranks(world() if mpi else None) as ranks, ranks.quiet():
+        with ranks.together():
+            backend = options.chosen_backend(device, threads, graphs, ranks.comm)
+            if resume is None:
+                backend.precision(settings.precision)
+        source = ranks.by_first(begin)
+        splits = ranks.in_turn_on_host(lambda: load_fashion_mnist(source, url=url, allow_synthetic=not no_synthetic))
+        _print_beginning(splits, backend, ranks, how["verbose"])
+        if resume is not None:
+            run = resume_run(resume, *splits, backend, epochs=epochs, ranks=ranks, **how)
+        else:
+            run = train_run(settings, *splits, backend, out_folder, source=source, force=force, ranks=ranks, **how)
+        with ranks.together():
+            if ranks.is_first:
+                _finish(run, as_json, keep_going)
+
+
+def _print_beginning(splits: "tuple[Dataset, Dataset]", backend: "Backend", ranks: "Ranks", verbose: int) -> None:
+    """Print which data are trained on, and by what."""
+    train_data, test_data = splits
+    threads, devices = ranks.threads(backend), ranks.gather(f"{backend.name}: {backend.device_name}")
+    channel = str(ranks.channel(backend)) if ranks.size > 1 else ""
+    if not verbose or not ranks.is_first:
+        return
+    out.print_prose(f"{train_data.name}: {len(train_data):,} + {len(test_data):,} images ({train_data.source})")
+    out.print_prose(f"{devices[0]}, {backend.manner(threads)}")
+    if ranks.size > 1:
+        hosts = ", ".join(f"{count} on {host}" for host, count in ranks.on_hosts().items())
+        out.print_prose(f"{ranks.size} ranks: {hosts}; gradients by {channel}")
+        for rank, device in enumerate(devices):
+            if device != devices[0]:
+                out.print_prose(f"rank {rank}: {device}")
+
+
+def _finish(run: "Run", as_json: bool, keep_going: bool) -> None:
+    """Print what came of a run, and raise where it did not come to its end."""
+    from fmnist_xp.train.history import ended_in_dip
+
     if as_json:
         dip = ended_in_dip(run.history, run.result.train_accuracy)
         print_json({"run": run.folder, **run.result.to_json(), "best_epoch_before_dip": dip})
@@ -152,7 +196,7 @@ def train(
         )
 
 
-def _print_result(run: Any) -> None:
+def _print_result(run: "Run") -> None:
     """Print what came of a run."""
     from fmnist_xp.train.history import ended_in_dip
 
@@ -167,8 +211,7 @@ def _print_result(run: Any) -> None:
     )
     if result.stopped and not result.interrupted:
         out.print_prose(f"stopped: {result.stopped}")
-    if result.best_epoch is not None:
-        best = history.best_place
+    if (best := history.best_place) is not None:
         out.print_prose(
             f"validation accuracy {history.validation_accuracy[best]:.4f} at epoch {result.best_epoch}, the best of "
             f"{result.validation_rows:,} images held out; {history.validation_accuracy[-1]:.4f} when last logged"

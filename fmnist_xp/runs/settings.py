@@ -18,6 +18,7 @@ from fmnist_xp.data import Dataset
 from fmnist_xp.experiments import EXPERIMENTS, Experiment
 from fmnist_xp.model import Metrics
 from fmnist_xp.plain_json import check_form
+from fmnist_xp.ranks import Ranks
 from fmnist_xp.train.history import History
 
 
@@ -93,6 +94,11 @@ class DataSummary:
         """Return the summary of the two splits."""
         return cls(train.name, dataset_sha256(train, test), len(train), len(test))
 
+    @classmethod
+    def in_config(cls, config: Mapping[str, Any]) -> "DataSummary":
+        """Return the summary that config.json holds."""
+        return cls(*(config["data"][field.name] for field in fields(cls)))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
@@ -126,23 +132,31 @@ class Result:
     validation_accuracy: float = math.nan  # last logged, before its update
     validation_loss: float = math.nan
     best_epoch: int | None = None  # by validation accuracy
+    ranks: int = 1  # processes that trained it together, over MPI
+    hosts: Mapping[str, int] | None = None  # how many of them each host had, by its name
+    threads: int | None = None  # of each rank, on the CPU
+    message_share: float = math.nan  # of rank 0's time for messages and waiting for other ranks, where measured
 
     @classmethod
     def of(
         cls,
         settings: Settings,
-        train: Dataset,
-        test: Dataset,
+        dataset: DataSummary,
         backend: Backend,
         history: History,
         trained: Metrics,
         tested: Metrics,
         total_seconds: float,
+        ranks: Ranks,
+        before: int,
     ) -> "Result":
-        """Return the result of a training run that ended with the metrics `trained` and `tested`."""
-        seconds = history.epoch_seconds
+        """Return the result of a training run that ended with the metrics `trained` and `tested`.
+
+        It had `before` epochs when this process began.
+        """
+        seconds, messages = history.epoch_seconds, history.message_seconds
         median = statistics.median(seconds)
-        held_out = round((settings.validation or 0) * len(train))
+        held_out = round((settings.validation or 0) * dataset.train_rows)
         return cls(
             experiment=settings.experiment.name,
             device=backend.name,
@@ -150,7 +164,7 @@ class Result:
             blas=blas_name(),
             precision=settings.precision,
             seed=settings.seed,
-            dataset=DataSummary.of(train, test),
+            dataset=dataset,
             epochs=len(seconds),
             interrupted=history.interrupted,
             stopped=history.stopped,
@@ -160,7 +174,7 @@ class Result:
             train_accuracy=trained.accuracy,
             train_loss=trained.loss,
             epoch_seconds={"median": median, "min": min(seconds), "max": max(seconds)},
-            samples_per_second=(len(train) - held_out) / median,
+            samples_per_second=(dataset.train_rows - held_out) / median,
             total_seconds=total_seconds,
             peak_memory_bytes=backend.peak_memory(),
             column_share=history.column_share,
@@ -168,6 +182,10 @@ class Result:
             validation_accuracy=(history.validation_accuracy or [math.nan])[-1],
             validation_loss=(history.validation_loss or [math.nan])[-1],
             best_epoch=history.best_epoch,
+            ranks=ranks.size,
+            hosts=ranks.on_hosts() if ranks.size > 1 else None,
+            threads=None if backend.asynchronous else ranks.threads(backend),
+            message_share=messages / sum(seconds[before:]) if messages and seconds[before:] else math.nan,
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -6,20 +6,24 @@ import shutil
 import time
 from contextlib import ExitStack
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
+
 from fmnist_xp.backend import Backend
-from fmnist_xp.data import Dataset, pixels
+from fmnist_xp.data import Dataset, Pixels, pixels
 from fmnist_xp.errors import RunError
 from fmnist_xp.files import write_text
 from fmnist_xp.model import Metrics
 from fmnist_xp.plain_json import to_json
+from fmnist_xp.ranks import ALONE, Ranks
 from fmnist_xp.report.drawing import save_figure
 from fmnist_xp.report.plots import metrics_figure
 from fmnist_xp.runs import folder as files
 from fmnist_xp.runs.run import Run
-from fmnist_xp.runs.settings import CONFIG_FORM, Result, Settings, dataset_sha256
+from fmnist_xp.runs.settings import CONFIG_FORM, DataSummary, Result, Settings, dataset_sha256
 from fmnist_xp.train.architecture import describe
 from fmnist_xp.train.arrays import MODEL, save_arrays
 from fmnist_xp.train.checkpoint import left_behind
@@ -38,18 +42,27 @@ def train_run(
     *,
     source: str,
     force: bool = False,
+    ranks: Ranks = ALONE,
     **how: Any,
 ) -> Run:
     """Train, evaluate and write the run to `folder`, by default a new one; return it.
 
     `source` is how the data was asked for, `how` what `_train` takes. Model and history are written before anything
-    is evaluated or drawn. Raises `RunError`, before anything is trained, where `folder` holds something to lose and
-    `force` is off, or another process writes to it.
+    is evaluated or drawn. Of several `ranks`, all of which call this with the whole data, the first alone writes, and
+    each trains on its share. Raises `RunError`, before anything is trained, where `folder` holds something to lose
+    and `force` is off, or another process writes to it.
     """
-    config = settings.config(train, test, backend, source)
-    folder = folder or files.default_folder(settings, backend, config)
-    with files.new_run(folder, config, force):
-        return _train(settings, config, train, test, backend, folder, **how)
+
+    def begin() -> tuple[dict[str, Any], Path]:
+        config = settings.config(train, test, backend, source)
+        place = folder or files.default_folder(settings, backend, config)
+        held.enter_context(files.new_run(place, config, force))
+        return config, place
+
+    ranks.compare(_identity(settings, train, test))
+    with ExitStack() as held:
+        config, place = ranks.by_first(begin)
+        return _train(settings, config, train, test, backend, place, ranks, **how)
 
 
 def resume_run(
@@ -59,15 +72,18 @@ def resume_run(
     backend: Backend,
     *,
     epochs: int | None = None,
+    ranks: Ranks = ALONE,
     **how: Any,
 ) -> Run:
     """Go on with the run in `folder`, up to `epochs` if that is given; return it.
 
-    It comes to the bits of a run that was never stopped. `how` is what `_train` takes. Raises `RunError` where there
-    is no run to go on with, its data are not these, or it has more epochs already.
+    It comes to the bits of a run that was never stopped, on any number of `ranks`. `how` is what `_train` takes.
+    Raises `RunError` where there is no run to go on with, its data are not these, or it has more epochs already.
     """
-    settings_to_resume(folder, epochs)  # before a lock is made where there is no run
-    with files.locked(folder):
+
+    def begin() -> tuple[dict[str, Any], Settings]:
+        settings_to_resume(folder, epochs)  # before a lock is made where there is no run
+        held.enter_context(files.locked(folder))
         config, settings = settings_to_resume(folder, epochs)
         if (found := dataset_sha256(train, test)) != config["data"].get("sha256"):
             raise RunError(
@@ -82,9 +98,26 @@ def resume_run(
         stale = [folder / name for name in (files.RESULT, files.METRICS, files.CONFUSION, files.MISTAKES)]
         for path in [*stale, *left_behind(folder)]:
             path.unlink(missing_ok=True)
-        run = _train(settings, config, train, test, backend, folder, **how)
-        shutil.rmtree(folder / files.REPLACED, ignore_errors=True)
+        return config, settings
+
+    ranks.compare(_identity(None, train, test))
+    with ExitStack() as held:
+        config, settings = ranks.by_first(begin)
+        run = _train(settings, config, train, test, backend, folder, ranks, **how)
+        if ranks.is_first:
+            shutil.rmtree(folder / files.REPLACED, ignore_errors=True)
         return run
+
+
+def _identity(settings: Settings | None, train: Dataset, test: Dataset) -> dict[str, Any]:
+    """Return what must be the same on all ranks; of the images, a few tell."""
+    found: dict[str, Any] = {"settings": settings}
+    for split, dataset in (("training", train), ("test", test)):
+        digest = sha256(np.ascontiguousarray(dataset.labels).data)
+        for place in range(0, len(dataset), -(-len(dataset) // 100)):
+            digest.update(np.ascontiguousarray(dataset.images[place]).data)
+        found[f"{split} images of the SHA-256"] = f"{digest.hexdigest()} ({len(dataset):,} of {dataset.name})"
+    return found
 
 
 def settings_to_resume(folder: Path, epochs: int | None = None) -> tuple[dict[str, Any], Settings]:
@@ -114,6 +147,7 @@ def _train(
     test: Dataset,
     backend: Backend,
     folder: Path,
+    ranks: Ranks,
     *,
     verbose: int = 1,
     checkpoint_every: int | None = None,
@@ -126,11 +160,13 @@ def _train(
     """
     experiment = settings.experiment
     network = experiment.make_network(backend, settings.seed, settings.precision)
-    X, y = pixels(train)  # as they come: the order of the rows of a full batch is free
-    before, started = files.epochs_done(folder), time.perf_counter()
+    X, y = _share(train, ranks)  # as they come: the order of the rows of a full batch is free
+    before, started = ranks.from_first(files.epochs_done(folder)), time.perf_counter()
     with ExitStack() as open_files:
-        callbacks: list[Any] = [open_files.enter_context(HistoryFile(folder / files.HISTORY))]
-        if tensorboard is not None:
+        callbacks: list[Any] = []
+        if ranks.is_first:
+            callbacks.append(open_files.enter_context(HistoryFile(folder / files.HISTORY)))
+        if ranks.is_first and tensorboard is not None:
             callbacks.append(TensorBoardWriter(tensorboard, folder.resolve().name, config))
             open_files.callback(callbacks[-1].close)
         history = network.fit(
@@ -151,28 +187,40 @@ def _train(
             resume=True,
             keep_going=keep_going,
             callbacks=callbacks,
+            comm=ranks.comm,
         )
     backend.synchronize()
     seconds = time.perf_counter() - started + sum(history.epoch_seconds[:before])
-    history.save(folder / files.HISTORY)
     without_model = history.diverged and not keep_going
-    if without_model:  # should it have been trained further, that of before is not this run's
-        for name in (files.MODEL, files.MODEL_BEST):
-            (folder / name).unlink(missing_ok=True)
-    else:
-        network.save(folder / files.MODEL)
-        if history.best_state is not None:
-            save_arrays(folder / files.MODEL_BEST, MODEL, history.best_state, describe(network))
-    nothing = Metrics(math.nan, math.nan)
-    trained = nothing if without_model else network.evaluate(X, y)
-    tested = nothing if without_model else network.evaluate(*pixels(test))
-    result = Result.of(settings, train, test, backend, history, trained, tested, seconds)
+    if ranks.is_first:
+        history.save(folder / files.HISTORY)
+        if without_model:  # should it have been trained further, that of before is not this run's
+            for name in (files.MODEL, files.MODEL_BEST):
+                (folder / name).unlink(missing_ok=True)
+        else:
+            network.save(folder / files.MODEL)
+            if history.best_state is not None:
+                save_arrays(folder / files.MODEL_BEST, MODEL, history.best_state, describe(network))
+    trained = tested = Metrics(math.nan, math.nan)
+    if not without_model:
+        trained = network.evaluate(X, y, comm=ranks.comm)
+        tested = network.evaluate(*_share(test, ranks), comm=ranks.comm)
+    data = DataSummary.in_config(config)
+    result = Result.of(settings, data, backend, history, trained, tested, seconds, ranks, before)
     run = Run(folder, config, result, history)
-    write_text(folder / files.CONFIG, to_json(config))  # should someone have emptied the folder meanwhile
-    write_text(folder / files.RESULT, to_json(result.to_json()))
-    if history:
-        _draw(run)
+    if ranks.is_first:
+        write_text(folder / files.CONFIG, to_json(config))  # should someone have emptied the folder meanwhile
+        write_text(folder / files.RESULT, to_json(result.to_json()))
+        if history:
+            _draw(run)
     return run
+
+
+def _share(dataset: Dataset, ranks: Ranks) -> tuple[Pixels, Any]:
+    """Return this rank's inputs and labels."""
+    X, y = pixels(dataset)
+    own = ranks.share(len(dataset))
+    return X[own], y[own]
 
 
 class HistoryFile:

@@ -84,7 +84,7 @@ def test_graphs_are_there_by_default_and_can_be_refused(
     expected = nvmath and graphs is not False
     assert type(backend) is (CudaGraphBackend if expected else CudaBackend)
     assert backend.captures is expected
-    assert backend.manner == ("with" if expected else "without") + " CUDA graphs"
+    assert backend.manner() == ("with" if expected else "without") + " CUDA graphs"
     assert backend.name == ("cuda:1" if device == "cuda:1" else "cuda:0")
     reason = "without CUDA graphs: CUDA graphs were asked for, but nvmath-python is not installed"
     assert caplog.messages == ([reason] if graphs is None and not nvmath else [])
@@ -97,12 +97,12 @@ def test_graphs_need_a_gpu() -> None:
 
 
 def test_manner_of_the_cpu_is_its_threads_its_blas_and_what_slows_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert get_backend("cpu", threads=2, graphs=False).manner.startswith(f"2 threads, {blas_name()}")
+    assert get_backend("cpu", threads=2, graphs=False).manner().startswith(f"2 threads, {blas_name()}")
     monkeypatch.setattr("fmnist_xp.backend.cpu.blas_name", lambda: "a BLAS")
     monkeypatch.setattr("fmnist_xp.backend.cpu.older_kernels", lambda: None)
-    assert CpuBackend(2).manner == "2 threads, a BLAS"
+    assert CpuBackend(2).manner() == "2 threads, a BLAS"
     monkeypatch.setattr("fmnist_xp.backend.cpu.older_kernels", lambda: "an old one")
-    assert CpuBackend(1).manner == "1 thread, a BLAS; an old one"
+    assert CpuBackend(1).manner() == "1 thread, a BLAS; an old one"
 
 
 def test_backend_is_returned_as_it_is() -> None:

@@ -160,7 +160,7 @@ def test_result_goes_to_stdout(train: Command, workplace: Path) -> None:
         assert words in answer.lines[-1]
     assert "400 + 200 images" in answer.out
     backend = get_backend("cpu", threads=2)
-    assert f"cpu: {backend.device_name}, {backend.manner}" in answer.lines
+    assert f"cpu: {backend.device_name}, {backend.manner()}" in answer.lines
 
 
 def test_l2_of_0_switches_it_off(train: Command, workplace: Path) -> None:
