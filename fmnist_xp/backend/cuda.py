@@ -220,8 +220,7 @@ class CudaBackend(Backend):
 
     def channel(self, comm: Any) -> Channel:
         """Take NCCL where it is there in every process, and each has a device of its own; else the host."""
-        with warnings.catch_warnings(action="ignore"):
-            nccl = self.xp.cuda.nccl
+        nccl = import_nccl()
         runtime = self.xp.cuda.runtime
         device = host_name(), runtime.deviceGetPCIBusId(self._device.id)
         found = comm.allgather((bool(nccl.available), device))
@@ -320,6 +319,13 @@ def import_cupy() -> ModuleType:
         place = cupy.__file__ or next(iter(cupy.__path__))
         raise _unusable(f"{place} is no CuPy: remove it, then {CUDA_INSTALL}")
     return cupy  # type: ignore[no-any-return, unused-ignore]
+
+
+def import_nccl() -> ModuleType:
+    """Return CuPy's NCCL, which `cupy.cuda` lacks until it is imported; its `available` says if the library loads."""
+    with warnings.catch_warnings(action="ignore"):
+        from cupy.cuda import nccl
+    return nccl  # type: ignore[no-any-return, unused-ignore]
 
 
 def _has_status(error: Exception, statuses: Mapping[str, int]) -> bool:
