@@ -67,6 +67,7 @@ def get_backend(
     Raises `DeviceError` where a CUDA device or its graphs are asked for and cannot be used (there is no fallback),
     and `ValueError` for any other name, for what is no number of threads, and for graphs on the CPU.
     """
+    place = _place_on_host(comm)  # first of all: the others wait for it
     if threads is not None:
         whole_number("threads", threads, 1)  # on every device alike
     if isinstance(device, Backend):
@@ -79,11 +80,11 @@ def get_backend(
             raise ValueError("CUDA graphs need a CUDA device, got cpu: leave graphs out, or take cuda")
         return CpuBackend(threads)
     if kind == "cuda" and (not colon or index.isdecimal()):
-        return _cuda_backend(int(index) if index else _place_on_host(comm), graphs, wrap=not index)
+        return _cuda_backend(int(index) if index else place, graphs, wrap=not index)
     if device != "auto":
         raise ValueError(f"device must be auto, cpu, cuda or cuda:<index>, got {device!r}")
     try:
-        return _cuda_backend(_place_on_host(comm), graphs, wrap=True)
+        return _cuda_backend(place, graphs, wrap=True)
     except DeviceError as error:
         if graphs:
             raise

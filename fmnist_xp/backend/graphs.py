@@ -137,7 +137,7 @@ class CudaGraphBackend(CudaBackend):
 
 @contextmanager
 def _without_collection() -> Iterator[None]:
-    """Let no cyclic garbage be collected: a cuBLAS handle in it, destroyed, waits for the device and ends a capture."""
+    """Let no cyclic garbage be collected: a cuBLAS handle in it, destroyed, waits for the device in mid-capture."""
     collected = gc.isenabled()
     gc.disable()
     try:

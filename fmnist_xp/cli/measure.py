@@ -83,9 +83,8 @@ def bench(
             f"{speed.flops / speed.gemm_flops:.0%}",
         )
     if not quiet:
-        out.print_prose(
-            f"{ROWS:,} images an epoch on {backend.name}: {backend.device_name}, {backend.manner()}, {precision.value}"
-        )
+        on = f"{backend.name}: {backend.device_name}, {backend.manner()}"
+        out.print_prose(f"{ROWS:,} images an epoch on {on}, {precision.value}")
     out.print(table)
     if not quiet:
         out.print_prose(

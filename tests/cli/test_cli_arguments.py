@@ -19,6 +19,7 @@ from fmnist_xp.cli.console import out
 from fmnist_xp.experiments import EXPERIMENTS
 from fmnist_xp.parity import suite
 from fmnist_xp.parity.suite import choose_sides
+from fmnist_xp.ranks import Ranks
 from fmnist_xp.runs import Settings
 
 Command = Callable[..., Any]
@@ -56,6 +57,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, small_data: Any) -> list[Call]:
 
     def noting(module: Any, name: str, answer: Any = None) -> None:
         def note(*arguments: Any, **more: Any) -> Any:
+            more = {key: value.size if isinstance(value, Ranks) else value for key, value in more.items()}
             calls.append((name, arguments, more))
             if answer is None:
                 raise Asked
@@ -71,7 +73,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, small_data: Any) -> list[Call]:
 
 
 def backend(device: str = "auto", threads: int | None = None, graphs: bool | None = None) -> Call:
-    return "get_backend", (device,), {"threads": threads, "graphs": graphs}
+    return "get_backend", (device,), {"threads": threads, "graphs": graphs, "comm": None}
 
 
 def load(source: str = "auto", allow_synthetic: bool = True, **url: Any) -> Call:
@@ -83,7 +85,7 @@ def compare(precision: str | None, folder: str, epochs: int) -> Any:
     return lambda data: ("run_parity", (sides, data[0], Path(folder)), {"epochs": epochs, "note": out.print})
 
 
-HOW = {"verbose": 1, "checkpoint_every": None, "keep_going": False, "tensorboard": None}
+HOW = {"verbose": 1, "checkpoint_every": None, "keep_going": False, "tensorboard": None, "ranks": 1}
 
 
 def train_run(settings: Settings, folder: str | None, **more: Any) -> Any:
