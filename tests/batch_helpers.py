@@ -1,11 +1,13 @@
 """The engine as tests ask it."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fmnist_xp.backend import CpuBackend
 from fmnist_xp.train.fullbatch import FullBatch
+from fmnist_xp.train.rows import Shares
+from fmnist_xp.train.tree import Tree
 
 TIMEOUT = 60
 """Seconds until a thread that should have ended counts as hung."""
@@ -15,6 +17,13 @@ def logged(batch: FullBatch) -> Any:
     """Compute the gradients and return [data loss, accuracy, regularization loss]."""
     batch.compute_gradients(log=True)
     return batch.metrics.totals
+
+
+def undivided(blocks: Sequence[slice]) -> Shares:
+    """Return the shares of one rank that has all `blocks`, each a group of its own."""
+    every = range(len(blocks))
+    groups = [range(number, number + 1) for number in every]
+    return Shares(Tree([1] * len(blocks)), [every], every, groups, every, max(block.stop for block in blocks))
 
 
 def held_to_time(work: Callable[[], Any]) -> Any:

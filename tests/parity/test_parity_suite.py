@@ -85,7 +85,7 @@ def test_threads_are_held_to_the_same_bits(small_rows: Any, monkeypatch: pytest.
     assert (line.operation, line.tensor, line.case) == ("adam", "parameters", "3 threads and 1, 3 epochs")
     assert line.tolerance == 0
     # A backend whose blocks hang on the number of threads adds up in another order.
-    monkeypatch.setattr(CpuBackend, "block_rows", lambda self, rows, _bytes: rows // self.threads)
+    monkeypatch.setattr(CpuBackend, "block_rows", lambda self, rows, _bytes, shared: rows // self.threads)
     assert not compare_threads(EXPERIMENTS["adam"], CpuBackend(3), small_rows).passed
 
 

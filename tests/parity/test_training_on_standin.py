@@ -67,7 +67,7 @@ def eager() -> CudaBackend:
 def cuda(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> CudaBackend:
     """Return a CUDA backend on the stand-in, and let the CPU take blocks of as many rows."""
     backend = CudaBackend(1, cupy=StandInCupy(devices=2, **MEMORIES[request.param]))
-    monkeypatch.setattr(CpuBackend, "block_rows", lambda _self, *sizes: backend.block_rows(*sizes))
+    monkeypatch.setattr(CpuBackend, "block_rows", lambda _self, *sizes, shared: backend.block_rows(*sizes, shared))
     blocks = -(-ROWS // backend.block_rows(ROWS, 8 * sum(WIDTHS[1:])))
     assert (blocks > 1) == (request.param == "several blocks")
     return backend

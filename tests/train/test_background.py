@@ -6,18 +6,26 @@ from image_helpers import images, noise
 from numpy.typing import NDArray
 
 from fmnist_xp.backend import CpuBackend
+from fmnist_xp.data import Pixels
+from fmnist_xp.ranks import ALONE
 from fmnist_xp.train import background
 from fmnist_xp.train.background import (
     COLUMN_STEP,
-    arrange,
+    Order,
     bounding_boxes,
+    columns_of_boxes,
     find_base,
     image_shape,
+    pick_blocks,
     picked_columns,
+    sample_places,
     share_of_boxes,
     sort_by_boxes,
+    sort_rows,
+    windows,
     without_base,
 )
+from fmnist_xp.train.source import Source
 
 
 @pytest.fixture
@@ -143,13 +151,22 @@ def test_order_of_boxes_keeps_equal_ones_in_theirs(generator: np.random.Generato
 
 
 @pytest.mark.parametrize("rows", [1, 7, 30, 31, 100])
-def test_share_of_boxes_is_that_of_a_loop(generator: np.random.Generator, rows: int) -> None:
+def test_columns_and_share_of_boxes_are_those_of_a_loop(generator: np.random.Generator, rows: int) -> None:
     boxes = random_boxes(generator, 31, 9)
-    pixels = 0
+    columns, pixels = [], 0
     for start in range(0, 31, rows):
         top, bottom, left, right = boxes[:, start : start + rows]
-        pixels += top.size * (max(bottom) - min(top) + 1) * (max(right) - min(left) + 1)
+        columns.append((max(bottom) - min(top) + 1) * (max(right) - min(left) + 1))
+        pixels += top.size * columns[-1]
+    assert columns_of_boxes(boxes, rows).tolist() == columns
     assert share_of_boxes(boxes, rows, (9, 9)) == pixels / (31 * 81)
+
+
+def test_columns_of_boxes_by_hand() -> None:
+    boxes = np.array([[0, 2, 5], [1, 2, 5], [3, 0, 4], [3, 4, 4]])  # first and last line, first and last column
+    assert columns_of_boxes(boxes, 1).tolist() == [2, 5, 1]
+    assert columns_of_boxes(boxes, 2).tolist() == [3 * 5, 1]
+    assert columns_of_boxes(boxes, 3).tolist() == [6 * 5]
 
 
 # Columns
@@ -175,33 +192,89 @@ def test_fewer_columns_than_a_step_are_all_taken(used: int) -> None:
     assert picked_columns(np.arange(5) < used).tolist() == [0, 1, 2, 3, 4]
 
 
+# The sample and the windows
+
+
+@pytest.mark.parametrize(
+    ("rows", "sample", "places"),
+    [
+        (1, 4, [0]),
+        (4, 4, [0, 1, 2, 3]),
+        (5, 4, [0, 2, 4]),
+        (8, 4, [0, 2, 4, 6]),
+        (9, 4, [0, 3, 6]),
+        (1000, 4, [0, 250, 500, 750]),
+    ],
+)
+def test_sample_is_evenly_spaced(monkeypatch: pytest.MonkeyPatch, rows: int, sample: int, places: list[int]) -> None:
+    monkeypatch.setattr(background, "SAMPLE", sample)
+    assert sample_places(rows).tolist() == places
+
+
+@pytest.mark.parametrize(
+    ("rows", "block_rows", "stops"),
+    [
+        (24, 8, [24]),
+        (25, 8, [24, 25]),
+        (100, 8, [24, 48, 72, 96, 100]),
+        (70, 40, [40, 70]),  # a block larger than a window is one
+        (60, 30, [30, 60]),
+        (5, 1, [5]),
+    ],
+)
+def test_windows_are_of_whole_blocks(
+    monkeypatch: pytest.MonkeyPatch, rows: int, block_rows: int, stops: list[int]
+) -> None:
+    monkeypatch.setattr(background, "WINDOW", 30)
+    assert windows(rows, block_rows) == [slice(*ends) for ends in zip([0, *stops], stops, strict=False)]
+
+
 # The whole arrangement
 
 
+class NotingSource(Source):
+    """The rows of one rank, which note what is asked of them."""
+
+    def __init__(self, values: NDArray[Any], backend: CpuBackend) -> None:
+        super().__init__(Pixels(values) if values.dtype == np.uint8 else values, backend, ALONE)
+        self.events: list[Any] = []
+
+    def own(self, part: slice) -> NDArray[Any]:
+        self.events.append(part)
+        return super().own(part)
+
+    def bring(self, places: NDArray[np.integer[Any]]) -> Any:
+        self.events.append(f"{len(places)} rows")
+        return super().bring(places)
+
+    def sample(self, places: NDArray[np.integer[Any]]) -> NDArray[Any]:
+        self.events.append(places.tolist())
+        return super().sample(places)
+
+    def forget(self) -> None:
+        self.events.append("forgotten")
+        super().forget()
+
+
 class Arrangement(NamedTuple):
-    order: NDArray[np.intp]
-    base: NDArray[Any]
+    order: Order
     columns: list[NDArray[np.intp]]
     blocks: list[NDArray[Any]]
 
 
-def arranged(values: NDArray[Any], block_rows: int, threads: int = 1) -> Arrangement | None:
-    blocks: list[NDArray[Any]] = []
-    read: list[NDArray[Any]] = []
-    done: list[int] = []
-
-    def note(part: slice) -> NDArray[Any]:
-        read.append(values[part])
-        return read[-1]
-
-    found = arrange(
-        note, len(values), block_rows, CpuBackend(threads), blocks.append, lambda: done.append(len(blocks))
-    )
-    if found is None:
-        assert blocks == []
+def arranged(values: NDArray[Any], block_rows: int, threads: int = 1, own: range | None = None) -> Arrangement | None:
+    """Sort the rows and pick the columns of the blocks of numbers `own`, by default of all; None where none pays."""
+    backend = CpuBackend(threads)
+    source = NotingSource(values, backend)
+    order = sort_rows(source, block_rows, backend, ALONE)
+    assert source.events[-1] == "forgotten" or order is None  # what was read last is not needed either
+    if order is None:
         return None
-    assert done[-1] == len(blocks)  # what was read last is not needed either
-    return Arrangement(*found, blocks)
+    blocks: list[NDArray[Any]] = []
+    every = range(-(-len(values) // block_rows)) if own is None else own
+    columns = pick_blocks(source, order, every, block_rows, backend, blocks.append)
+    assert source.events[-1] == "forgotten"
+    return Arrangement(order, columns, blocks)
 
 
 def rows_of(kind: str, rows: int = 90) -> NDArray[Any]:
@@ -217,7 +290,8 @@ def test_every_row_is_its_base_and_what_its_block_has(kind: str, block_rows: int
     values = rows_of(kind)
     found = arranged(values, block_rows)
     assert found is not None
-    assert sorted(found.order) == list(range(90))
+    lies, base = found.order.rows, found.order.base
+    assert sorted(lies) == list(range(90))
     assert [len(block) for block in found.blocks] == [
         len(values[i : i + block_rows]) for i in range(0, 90, block_rows)
     ]
@@ -228,15 +302,30 @@ def test_every_row_is_its_base_and_what_its_block_has(kind: str, block_rows: int
         assert block.shape[1] == len(picked)
         expanded[start : start + len(block), picked] = block
         start += len(block)
-    there = values[found.order]
+    there = values[lies]
     if kind == "floats":
-        np.testing.assert_array_equal(expanded, there - found.base)  # rounded, and 0 outside of a block's columns
-        np.testing.assert_allclose(found.base + expanded, there, rtol=0, atol=1e-7)
-        np.testing.assert_array_equal(found.base, np.float32(-1))
+        np.testing.assert_array_equal(expanded, there - base)  # rounded, and 0 outside of a block's columns
+        np.testing.assert_allclose(base + expanded, there, rtol=0, atol=1e-7)
+        np.testing.assert_array_equal(base, np.float32(-1))
     else:
-        np.testing.assert_array_equal(np.where(found.base == 255, 255 - expanded, expanded), there)
-        np.testing.assert_array_equal(found.base, 255 if kind == "white bytes" else 0)
+        np.testing.assert_array_equal(np.where(base == 255, 255 - expanded, expanded), there)
+        np.testing.assert_array_equal(base, 255 if kind == "white bytes" else 0)
     assert sum(map(len, found.columns)) < 0.9 * len(found.columns) * 144
+
+
+@pytest.mark.parametrize("kind", ["bytes", "floats"])
+@pytest.mark.parametrize("block_rows", [1, 8, 90])
+def test_order_has_the_size_of_the_box_around_each_block(kind: str, block_rows: int) -> None:
+    values = rows_of(kind)
+    found = arranged(values, block_rows)
+    assert found is not None
+    differs = values[found.order.rows] != found.order.base
+    differs[~differs.any(axis=1), 0] = True  # the box of a row that is background alone is its first pixel
+    expected = []
+    for start in range(0, 90, block_rows):
+        lines, columns = np.nonzero(differs[start : start + block_rows].any(axis=0).reshape(12, 12))
+        expected.append((np.ptp(lines) + 1) * (np.ptp(columns) + 1))
+    assert found.order.columns.tolist() == expected
 
 
 @pytest.mark.parametrize("kind", ["bytes", "floats"])
@@ -255,6 +344,21 @@ def test_arrangement_does_not_depend_on_threads(monkeypatch: pytest.MonkeyPatch,
 
 
 @pytest.mark.parametrize("kind", ["bytes", "floats"])
+@pytest.mark.parametrize("own", [range(0), range(4), range(3, 9), range(5, 6), range(7, 12), range(12, 12)], ids=str)
+def test_some_of_the_blocks_are_those_of_all(monkeypatch: pytest.MonkeyPatch, kind: str, own: range) -> None:
+    monkeypatch.setattr(background, "WINDOW", 40)  # of five blocks
+    values = rows_of(kind)
+    whole, part = arranged(values, 8), arranged(values, 8, own=own)
+    assert whole is not None
+    assert part is not None
+    assert len(whole.blocks) == 12
+    assert len(part.blocks) == len(part.columns) == len(own)
+    for number, picked, block in zip(own, part.columns, part.blocks, strict=True):
+        np.testing.assert_array_equal(picked, whole.columns[number])
+        np.testing.assert_array_equal(block, whole.blocks[number])
+
+
+@pytest.mark.parametrize("kind", ["bytes", "floats"])
 def test_rows_without_background_are_left_alone(kind: str) -> None:
     values = noise(90)
     assert arranged(values if kind == "bytes" else values / 255, 8) is None
@@ -270,40 +374,31 @@ def test_rows_whose_background_lies_elsewhere_in_each_are_left_alone_where_block
 
 def test_only_a_sample_is_read_of_rows_without_background(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(background, "SAMPLE", 10)
-    values, read = noise(1000, 9), []
-
-    def note(part: slice) -> NDArray[Any]:
-        read.append(values[part])
-        return read[-1]
-
-    def never(*_values: Any) -> None:
-        raise AssertionError
-
-    given_back: list[int] = []
-    assert arrange(note, 1000, 100, CpuBackend(1), never, lambda: given_back.append(len(read))) is None
-    assert sum(map(len, read)) == 10
-    assert given_back[-1] == 10  # what a mapped file brought in with the sample
-    assert (read[0][0].tolist(), read[-1][0].tolist()) == (values[0].tolist(), values[900].tolist())
+    backend = CpuBackend(1)
+    source = NotingSource(noise(1000, 9), backend)
+    assert sort_rows(source, 100, backend, ALONE) is None
+    # What a mapped file brought in with the sample is given back.
+    assert source.events == [list(range(0, 1000, 100)), "forgotten"]
 
 
-def test_windows_are_sorted_in_themselves_and_read_once_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_are_sorted_in_themselves_and_read_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(background, "WINDOW", 30)
     monkeypatch.setattr(background, "SAMPLE", 5)
-    values, parts, events = images(100), [], []
-
-    def note(part: slice) -> NDArray[Any]:
-        parts.append(part)
-        return values[part]
-
-    found = arrange(note, 100, 8, CpuBackend(1), lambda _values: events.append("kept"), lambda: events.append("done"))
-    assert found is not None
-    assert parts[5:] == [slice(0, 24), slice(24, 48), slice(48, 72), slice(72, 96), slice(96, 100)]  # whole blocks
-    windows = events[events.index("kept") :]  # after the sample
-    assert windows == ["kept", "kept", "kept", "done"] * 4 + ["kept", "done"]
-    for part in parts[5:]:
+    values, backend, blocks = images(100), CpuBackend(1), list[Any]()
+    source = NotingSource(values, backend)
+    order = sort_rows(source, 8, backend, ALONE)
+    assert order is not None
+    parts = [slice(0, 24), slice(24, 48), slice(48, 72), slice(72, 96), slice(96, 100)]  # whole blocks
+    sample, *events = source.events
+    assert sample == [0, 20, 40, 60, 80]
+    assert events == ["forgotten", *(event for part in parts for event in (part, "forgotten"))]
+    source.events.clear()
+    pick_blocks(source, order, range(13), 8, backend, blocks.append)
+    assert source.events == ["24 rows", "forgotten"] * 4 + ["4 rows", "forgotten"]
+    for part in parts:
         alone = arranged(values[part], 8)
         assert alone is not None
-        np.testing.assert_array_equal(found.order[part], part.start + alone.order)
+        np.testing.assert_array_equal(order.rows[part], part.start + alone.order.rows)
 
 
 def test_first_window_decides_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,7 +406,7 @@ def test_first_window_decides_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.concatenate([images(48), noise(48)])
     found = arranged(values, 8)
     assert found is not None
-    assert len(found.order) == 96
+    assert len(found.order.rows) == 96
     assert len(found.columns[-1]) == 144
     assert arranged(np.concatenate([noise(48), images(90)]), 8) is None
 

@@ -146,7 +146,7 @@ def test_metrics_are_computed_only_when_asked_for(monkeypatch: pytest.MonkeyPatc
     batch.compute_gradients()
     assert calls == []
     batch.compute_gradients(log=True)
-    assert sorted(calls) == ["11 true", "12 true", "23 losses", "penalty"]
+    assert sorted(calls) == ["11 losses", "11 true", "12 losses", "12 true", "penalty"]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -262,7 +262,7 @@ def test_nobody_waits_for_a_slow_block_and_the_gradients_held_are_few(monkeypatc
     network = make_network(threads=2)
     held_to_time(FullBatch(network, X, y, 2).compute_gradients)
     assert finished == [*range(1, 12), 0]
-    # While 11 is computed: those of 0, where the total will be, of 1, 2 + 3, 4 + … + 7, 8 + 9 and 10, and its own.
+    # While 11 is computed: those of 0, where the total will be, 1 + 2, 3 + 4 + 5, 6 + 7 + 8, 9 and 10, and its own.
     assert len(used) <= 7
     monkeypatch.undo()
     expected = make_network()
@@ -271,7 +271,7 @@ def test_nobody_waits_for_a_slow_block_and_the_gradients_held_are_few(monkeypatc
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
-def test_blocks_are_added_in_groups_and_the_groups_in_pairs(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_are_added_in_groups_and_the_groups_in_a_tree(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     X, y = make_batch()
     network = make_network(threads)
     blocks = []
@@ -281,18 +281,18 @@ def test_blocks_are_added_in_groups_and_the_groups_in_pairs(threads: int, monkey
         blocks.append(worker.gradients.copy())
     monkeypatch.setattr(network, "add_penalty_gradients", lambda: None)
     # At most three groups: of 3, 3 and 2 blocks.
-    monkeypatch.setattr("fmnist_xp.train.fullbatch.GROUPS", 3)
+    monkeypatch.setattr("fmnist_xp.train.rows.GROUPS", 3)
     batch = FullBatch(network, X, y, 3)
     assert batch.workers == min(threads, 3)
     batch.compute_gradients()
     first, second, third = sum(blocks[1:3], blocks[0]), sum(blocks[4:6], blocks[3]), blocks[6] + blocks[7]
-    np.testing.assert_array_equal(network.gradients, ((first + second) + third) * (1 / ROWS))
+    np.testing.assert_array_equal(network.gradients, (first + (second + third)) * (1 / ROWS))
 
 
 @pytest.mark.parametrize(
-    ("blocks", "groups"), [(1, [1]), (23, [1] * 23), (128, [1] * 128), (129, [2] * 64 + [1]), (300, [3] * 100)]
+    ("blocks", "groups"), [(1, [1]), (23, [1] * 23), (1024, [1] * 1024), (1025, [2] * 512 + [1]), (3000, [3] * 1000)]
 )
-def test_groups_are_of_neighbours_and_at_most_128(blocks: int, groups: list[int]) -> None:
+def test_groups_are_of_neighbours_and_at_most_1024(blocks: int, groups: list[int]) -> None:
     batch = FullBatch(make_network(4), *make_batch(blocks), block_rows=1)
     assert [len(group) for group in batch._groups] == groups
     assert [block for group in batch._groups for block in group] == list(range(blocks))
@@ -338,11 +338,13 @@ def test_blocks_cover_every_row_once(block_rows: int) -> None:
 
 def test_backend_chooses_the_blocks_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
     network = make_network()
-    asked: list[tuple[int, int]] = []
-    monkeypatch.setattr(network.backend, "block_rows", lambda rows, size: asked.append((rows, size)) or 9)
+    asked: list[tuple[int, int, bool]] = []
+    monkeypatch.setattr(
+        network.backend, "block_rows", lambda rows, size, shared: asked.append((rows, size, shared)) or 9
+    )
     assert FullBatch(network, *make_batch()).rows.blocks == [slice(0, 9), slice(9, 18), slice(18, 23)]
     # An output and its gradient for 5 + 4 neurons of 8 bytes.
-    assert asked == [(ROWS, 2 * (5 + 4) * 8)]
+    assert asked == [(ROWS, 2 * (5 + 4) * 8, False)]
 
 
 def test_block_rows_below_one_is_refused() -> None:

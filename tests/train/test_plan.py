@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from batch_helpers import undivided
 from parity.standin import StandInCupy
 
 from fmnist_xp.backend import Call, CpuBackend, CudaBackend, Formula, Product, RowSum, Step, elementwise
@@ -243,7 +244,8 @@ def test_scale_of_the_inputs_reaches_the_products_of_a_training_run(monkeypatch:
     networks = [make_network(Dense(5, 4), ReLU(), Dense(4, 3)) for _ in range(2)]
     for network, scale in zip(networks, (1.0, 0.25), strict=True):
         blocks = slice(0, 3), slice(3, 6), slice(6, 7)
-        rows = Rows(blocks, Y, [X[block] / scale for block in blocks].__getitem__, None, input_scale=scale)
+        values = [X[block] / scale for block in blocks]
+        rows = Rows(blocks, Y, values.__getitem__, None, undivided(blocks), input_scale=scale)
         monkeypatch.setattr("fmnist_xp.train.fullbatch.lay_out", lambda *_given, rows=rows: rows)
         history = train(network, X, Y, epochs=3, optimizer=SGD(0.1))
         assert history.epoch == [0]

@@ -14,6 +14,7 @@ from fmnist_xp.data import Pixels
 from fmnist_xp.model import Sequential
 from fmnist_xp.nn import Dense
 from fmnist_xp.train import rows as rows_module
+from fmnist_xp.train import source as source_module
 from fmnist_xp.train.rows import Rows, lay_out
 
 ROWS, BLOCK = 45, 8
@@ -203,9 +204,11 @@ def test_rows_by_hand(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_blocks_are_what_suits_the_backend_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[int, int]] = []
+    asked: list[tuple[int, int, bool]] = []
     for backend in (cpu(), standin()):
-        monkeypatch.setattr(type(backend), "block_rows", lambda _self, *sizes: asked.append(sizes) or 20)
+        monkeypatch.setattr(
+            type(backend), "block_rows", lambda _self, *sizes, shared: asked.append((*sizes, shared)) or 20
+        )
         network = make_network(144, backend, "float32")
         with backend.computing():
             X, y = backend.asarray(scaled(MARGINS, "float32")), backend.asarray(labels_of(ROWS))
@@ -214,7 +217,7 @@ def test_blocks_are_what_suits_the_backend_unless_told(monkeypatch: pytest.Monke
                 assert rows.blocks == [slice(0, 20), slice(20, 40), slice(40, 45)]
                 assert lay_out(network, inputs, y, block_rows=1000).blocks == [slice(0, 45)]
     # Outputs of 7, 5 and 4 neurons and their gradients, of 4 bytes; on a device bytes become float rows there, too.
-    assert asked == [(45, 128), (45, 128), (45, 128), (45, 128 + 144 * 4)]
+    assert asked == [(45, 128, False), (45, 128, False), (45, 128, False), (45, 128 + 144 * 4, False)]
 
 
 def test_block_rows_are_checked() -> None:
@@ -228,8 +231,9 @@ def test_block_rows_are_checked() -> None:
 def test_pages_of_a_file_are_given_back(monkeypatch: pytest.MonkeyPatch, pixels: np.ndarray, dense: bool) -> None:
     """Where the images, or the sorted rows, lie in a file, what was copied from it is not kept in memory."""
     mapped, forgotten = [pixels], []
-    monkeypatch.setattr(rows_module, "is_mapped", lambda array: any(np.shares_memory(one, array) for one in mapped))
-    monkeypatch.setattr(rows_module, "forget", lambda array: forgotten.append(array))
+    for module in (rows_module, source_module):
+        monkeypatch.setattr(module, "is_mapped", lambda array: any(np.shares_memory(one, array) for one in mapped))
+        monkeypatch.setattr(module, "forget", lambda array: forgotten.append(array))
     network = make_network(144, cpu(), "float32")
     is_sorted = not dense and pixels is MARGINS
     if is_sorted:

@@ -11,19 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fmnist_xp.backend import CpuBackend
-from fmnist_xp.train.tree import TreeSum
+from fmnist_xp.train.tree import Tree, TreeSum
 
 TIMEOUT = 30
 COUNTS = [*range(1, 21), 64, 128, 129]
 WIDTH = 32
 
 
-def pairwise(values: list[Any]) -> Any:
-    """Return the sum of `values`: of pairs of neighbours, a last one without stays, and so on with what that gave."""
-    if len(values) == 1:
-        return values[0]
-    pairs = [a + b for a, b in zip(values[::2], values[1::2], strict=False)]
-    return pairwise(pairs + values[len(values) - len(values) % 2 :])
+def halved(values: list[Any]) -> Any:
+    """Return the sum of `values`: that of the first half, of which there may be one less, and that of the second."""
+    middle = len(values) // 2
+    return halved(values[:middle]) + halved(values[middle:]) if middle else values[0]
 
 
 def make_vectors(count: int) -> list[np.ndarray]:
@@ -34,7 +32,7 @@ def make_vectors(count: int) -> list[np.ndarray]:
 
 def make_sum(count: int, dtype: Any = float) -> tuple[TreeSum, np.ndarray]:
     total = np.full(1 if dtype is object else WIDTH, None if dtype is object else np.nan, dtype)
-    return TreeSum(CpuBackend(1), total, count), total
+    return TreeSum(CpuBackend(1), total, Tree([1] * count), range(count)), total
 
 
 def add(tree: TreeSum, number: int, value: Any) -> np.ndarray:
@@ -58,8 +56,8 @@ class Term:
 def test_order_and_pairs_of_these_vectors_show_in_their_sum() -> None:
     for count in (5, 64, 129):
         vectors = make_vectors(count)
-        assert (sum(reversed(vectors)) != pairwise(vectors)).any()
-        assert (sum(vectors) != pairwise(vectors)).any()
+        assert (sum(reversed(vectors)) != halved(vectors)).any()
+        assert (sum(vectors) != halved(vectors)).any()
 
 
 def added(count: int, order: list[int]) -> str:
@@ -77,19 +75,19 @@ def added(count: int, order: list[int]) -> str:
     [
         (1, "0"),
         (2, "(0 + 1)"),
-        (3, "((0 + 1) + 2)"),
-        (5, "(((0 + 1) + (2 + 3)) + 4)"),
-        (6, "(((0 + 1) + (2 + 3)) + (4 + 5))"),
-        (7, "(((0 + 1) + (2 + 3)) + ((4 + 5) + 6))"),
+        (3, "(0 + (1 + 2))"),
+        (5, "((0 + 1) + (2 + (3 + 4)))"),
+        (6, "((0 + (1 + 2)) + (3 + (4 + 5)))"),
+        (7, "((0 + (1 + 2)) + ((3 + 4) + (5 + 6)))"),
     ],
 )
-def test_neighbours_are_added_then_neighbouring_pairs(count: int, sums: str, backwards: bool) -> None:
+def test_sum_is_that_of_two_halves_and_so_on(count: int, sums: str, backwards: bool) -> None:
     assert added(count, sorted(range(count), reverse=backwards)) == sums
 
 
 @pytest.mark.parametrize("count", COUNTS)
 def test_what_is_added_to_what_depends_on_the_count_alone(count: int) -> None:
-    expected = pairwise([Term(str(number)) for number in range(count)]).text
+    expected = halved([Term(str(number)) for number in range(count)]).text
     generator = np.random.default_rng(0)
     for order in (range(count), range(count)[::-1], *(generator.permutation(count) for _ in range(5))):
         assert added(count, list(order)) == expected
@@ -103,7 +101,7 @@ def test_vectors_that_come_in_any_order_have_a_sum_of_the_same_bits(order: tuple
         tree.start()
         for number in order:
             add(tree, number, vectors[number])
-        np.testing.assert_array_equal(total, pairwise(vectors))
+        np.testing.assert_array_equal(total, halved(vectors))
 
 
 @settings(deadline=None)
@@ -113,7 +111,7 @@ def test_bits_do_not_depend_on_the_order_of_arrival(order: list[int]) -> None:
     tree, total = make_sum(len(order))
     for number in order:
         add(tree, number, vectors[number])
-    np.testing.assert_array_equal(total, pairwise(vectors))
+    np.testing.assert_array_equal(total, halved(vectors))
 
 
 def test_first_sum_needs_no_start() -> None:
@@ -121,7 +119,7 @@ def test_first_sum_needs_no_start() -> None:
     tree, total = make_sum(4)
     for number, vector in enumerate(vectors):
         add(tree, number, vector)
-    np.testing.assert_array_equal(total, pairwise(vectors))
+    np.testing.assert_array_equal(total, halved(vectors))
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
@@ -179,8 +177,8 @@ def test_vectors_are_few_where_numbers_come_about_in_order(count: int, workers: 
             for number, vector in given.items():
                 vector[...] = vectors[number]
                 tree.add(number, vector)
-        np.testing.assert_array_equal(total, pairwise(vectors))
-    # What is done is at most one vector for each size of what was added up: 1, 2, 4, …
+        np.testing.assert_array_equal(total, halved(vectors))
+    # What is done is at most one vector for each height of the tree.
     assert len(used) <= min(count, workers + math.ceil(math.log2(count)))
 
 
@@ -196,7 +194,7 @@ def test_sum_that_was_broken_off_leaves_nothing_behind(done: int) -> None:
         # Whoever comes first now has to wait: nothing of the sum before is taken for its neighbour.
         for number in (1, 0, 3, 2, 5, 4):
             add(tree, number, vectors[number])
-        np.testing.assert_array_equal(total, pairwise(vectors))
+        np.testing.assert_array_equal(total, halved(vectors))
 
 
 def test_vectors_of_a_sum_that_was_broken_off_serve_the_next_one() -> None:
@@ -215,7 +213,7 @@ def test_vectors_of_a_sum_that_was_broken_off_serve_the_next_one() -> None:
 def test_threads_that_add_at_once_lose_nothing(count: int) -> None:
     workers, rounds = 4, 60
     vectors = make_vectors(count)
-    expected = pairwise(vectors)
+    expected = halved(vectors)
     tree, total = make_sum(count)
     sums: list[np.ndarray] = []
     failures: list[BaseException] = []

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from batch_helpers import undivided
 
 from fmnist_xp.backend import CpuBackend
 from fmnist_xp.data.pixels import Pixels
@@ -57,7 +58,7 @@ def make_batch(rows: int = ROWS) -> tuple[np.ndarray, np.ndarray]:
 def make_worker(network: Network, X: np.ndarray, y: np.ndarray | None, *blocks: slice, stages: bool = True) -> Worker:
     """Return a worker on these blocks of rows, with a vector of gradients of its own."""
     write = (lambda buffer, values: np.copyto(buffer, values)) if stages else None
-    rows = Rows(blocks, y, lambda number: X[blocks[number]], write)
+    rows = Rows(blocks, y, lambda number: X[blocks[number]], write, undivided(blocks))
     return Worker(network, rows, np.full_like(network.gradients, np.nan))
 
 
@@ -184,7 +185,7 @@ def test_plans_are_made_once_for_each_number_of_columns(monkeypatch: pytest.Monk
     probabilities = [network.forward(full[block]) for block in blocks]
     made = noted_plans(monkeypatch)
     values = [X[block][:, picked] for block, picked in zip(blocks, columns, strict=True)]
-    rows = Rows(blocks, y, values.__getitem__, lambda buffer, given: np.copyto(buffer, given), columns=columns)
+    rows = Rows(blocks, y, values.__getitem__, np.copyto, undivided(blocks), columns=columns)
     worker = Worker(network, rows, np.empty_like(network.gradients))
     for order in ((0, 1, 2, 3, 4), (4, 2, 1, 0, 3), (3, 3, 2, 2, 0)):
         for number in order:
@@ -209,6 +210,7 @@ def test_block_in_the_buffers_is_not_copied_again() -> None:
         y,
         lambda number: asked.append(number) or values[number],  # type: ignore[func-returns-value]
         lambda buffer, given: np.copyto(buffer, given),
+        undivided(BLOCKS),
     )
     worker = Worker(network, rows, np.empty_like(network.gradients))
     for number in (0, 0, 1, 2, 2, 0):
@@ -294,7 +296,7 @@ def test_buffers_are_of_the_dtypes_that_enter_products(labels: bool, columns: bo
     picked = [np.array([0, 2])] * 3 if columns else None
     values = [X[block].astype("int16")[:, [0, 2] if columns else slice(None)] for block in BLOCKS]
     write = lambda buffer, given: np.copyto(buffer, given)  # noqa: E731
-    rows = Rows(BLOCKS, y if labels else None, values.__getitem__, write, columns=picked)
+    rows = Rows(BLOCKS, y if labels else None, values.__getitem__, write, undivided(BLOCKS), columns=picked)
     worker = Worker(network, rows, network.gradients)
     inputs, of_labels, of_columns, _place = worker._stage(1)
     assert (inputs.shape, str(inputs.dtype)) == ((10, 2 if columns else 6), "float32")
