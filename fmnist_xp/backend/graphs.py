@@ -1,6 +1,7 @@
 """CUDA graphs: all epochs from one logged to the next become one launch."""
 
 import functools
+import gc
 import logging
 import operator
 from collections.abc import Callable, Iterator, Sequence
@@ -123,7 +124,7 @@ class CudaGraphBackend(CudaBackend):
 
     def _graph_of(self, work: Callable[[], None]) -> Any:
         """Return the graph of what `work` asks of the device, which does none of it now."""
-        with self.computing(), self._stream, self.xp.cuda.using_allocator(_refuse_memory):
+        with self.computing(), self._stream, self.xp.cuda.using_allocator(_refuse_memory), _without_collection():
             self._stream.begin_capture()
             try:
                 work()
@@ -132,6 +133,18 @@ class CudaGraphBackend(CudaBackend):
                     self._stream.end_capture()
                 raise
             return self._stream.end_capture()
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Let no cyclic garbage be collected: a cuBLAS handle in it, destroyed, waits for the device and ends a capture."""
+    collected = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collected:
+            gc.enable()
 
 
 @contextmanager

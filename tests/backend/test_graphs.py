@@ -103,6 +103,20 @@ def test_graph_holds_the_work_that_it_was_captured_from(backend: CudaGraphBacken
     assert held() is None
 
 
+@pytest.mark.parametrize("enabled", [True, False])
+def test_no_garbage_is_collected_during_a_capture(backend: CudaGraphBackend, enabled: bool) -> None:
+    states: list[bool] = []
+    before = gc.isenabled()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        launch = backend.captured(lambda: states.append(gc.isenabled()))
+        after = gc.isenabled()
+    finally:
+        (gc.enable if before else gc.disable)()
+    launch()
+    assert (states[0], after) == (False, enabled)
+
+
 def test_capture_has_a_stream_that_waits_for_no_other(cupy: StandInCupy, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[dict[str, Any]] = []
     real = cupy.cuda.Stream
