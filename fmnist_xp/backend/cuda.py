@@ -1,6 +1,7 @@
 """CuPy on a CUDA GPU: the only file that imports CuPy."""
 
 import functools
+import importlib
 import importlib.metadata
 import itertools
 import logging
@@ -220,7 +221,7 @@ class CudaBackend(Backend):
 
     def channel(self, comm: Any) -> Channel:
         """Take NCCL where it is there in every process, and each has a device of its own; else the host."""
-        nccl = import_nccl()
+        nccl = import_nccl(self.xp)
         runtime = self.xp.cuda.runtime
         device = host_name(), runtime.deviceGetPCIBusId(self._device.id)
         found = comm.allgather((bool(nccl.available), device))
@@ -321,11 +322,11 @@ def import_cupy() -> ModuleType:
     return cupy  # type: ignore[no-any-return, unused-ignore]
 
 
-def import_nccl() -> ModuleType:
-    """Return CuPy's NCCL, which `cupy.cuda` lacks until it is imported; its `available` says if the library loads."""
-    with warnings.catch_warnings(action="ignore"):
-        from cupy.cuda import nccl
-    return nccl  # type: ignore[no-any-return, unused-ignore]
+def import_nccl(cupy: ModuleType) -> Any:
+    """Return CuPy's module of NCCL, which says in `available` whether there is such a library."""
+    with warnings.catch_warnings(action="ignore"):  # of what `available` says
+        # CuPy 14 does not import it with the rest.
+        return getattr(cupy.cuda, "nccl", None) or importlib.import_module("cupy.cuda.nccl")
 
 
 def _has_status(error: Exception, statuses: Mapping[str, int]) -> bool:

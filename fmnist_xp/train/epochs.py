@@ -34,23 +34,26 @@ class Epochs:
     def run(self, count: int, log: bool) -> None:
         """Run `count` epochs; with `log`, the batch's metrics become those of the first."""
         if not self.captures:
-            return self._run([None] * count, log)
+            return _run(self._batch, self._optimizer, [None] * count, log)
         numbers = [self._optimizer.next_coefficients() for _ in range(count)]
         self._backend.send(np.array(numbers, dtype=self._table.dtype), self._table[:count])
         kind = count, log
         if kind not in self._works:  # the first time compiles the kernels and makes the buffers
             places = [[self._table[i, j : j + 1] for j in range(self._table.shape[1])] for i in range(count)]
-            self._works[kind] = partial(self._run, places, log)
+            # Bound to nothing that holds it: NCCL waits until the graphs of a training are gone, which must not be a
+            # matter of when Python looks for cycles.
+            self._works[kind] = partial(_run, self._batch, self._optimizer, places, log)
             return self._works[kind]()
         if kind not in self._launches:
             self._launches[kind] = self._backend.captured(self._works[kind])
         return self._launches[kind]()
 
-    def _run(self, coefficients: Sequence[Sequence[Array] | None], log: bool) -> None:
-        """Run an epoch with each of `coefficients`, or with the optimizer's own."""
-        for number, places in enumerate(coefficients):
-            self._batch.compute_gradients(log=log and number == 0)
-            if places is None:
-                self._optimizer.step(self._batch.network)
-            else:
-                self._optimizer.update_params(self._batch.network, places)
+
+def _run(batch: FullBatch, optimizer: Optimizer, coefficients: Sequence[Sequence[Array] | None], log: bool) -> None:
+    """Run an epoch with each of `coefficients`, or with the optimizer's own."""
+    for number, places in enumerate(coefficients):
+        batch.compute_gradients(log=log and number == 0)
+        if places is None:
+            optimizer.step(batch.network)
+        else:
+            optimizer.update_params(batch.network, places)

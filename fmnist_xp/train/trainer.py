@@ -77,7 +77,8 @@ def train(
     start = state or State(0, History())
     history, done = start.history, start.epoch
     earlier = history.epoch_seconds
-    overlapping = all(getattr(callback, "overlaps", False) for callback in callbacks)
+    # The first rank's callbacks decide for all which epochs run at once.
+    overlapping = all(ranks.gather(all(getattr(callback, "overlaps", False) for callback in callbacks)))
     progress = [callback.on_progress for callback in callbacks if hasattr(callback, "on_progress")]
     keeps = any(ranks.gather(checkpoints is not None))
     with backend.computing(), noted_interrupts(always=keeps) as interrupts:
