@@ -1,7 +1,6 @@
 """Threads that play the ranks of MPI: communicators as mpi4py has them, without MPI."""
 
 import pickle
-import queue
 import threading
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -16,20 +15,42 @@ from fmnist_xp.ranks import Ranks
 T = TypeVar("T")
 
 
-class World:
-    """What the communicators of all ranks share."""
+class GoneError(Exception):
+    """Another rank has failed, and does not call what this one does."""
 
-    def __init__(self, size: int) -> None:
+
+class World:
+    """What the communicators of all ranks share; `parent` is that of the communicators that they duplicate."""
+
+    def __init__(self, size: int, parent: "World | None" = None) -> None:
         self.size = size
-        self.barrier = threading.Barrier(size)
-        self.slots: list[Any] = [None] * size
-        self.mail: dict[tuple[int, int], queue.Queue[Any]] = {
-            (source, to): queue.Queue() for source in range(size) for to in range(size)
-        }
+        self.first: World = parent.first if parent else self
+        self.changed = threading.Condition()
+        self.broken = False
+        self.turns = [0] * size
+        self.exchanges: dict[int, dict[int, Any]] = {}
+        self.mail: dict[tuple[int, int], list[Any]] = {}
         self.sent: list[tuple[int, int]] = []
         """From which rank to which a vector was sent, one after another."""
         self.freed: list[int] = []
         """Ranks whose communicator was freed."""
+        self.duplicates: list[World] = []
+        if parent:
+            self.first.duplicates.append(self)
+
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        """Wait, with `changed` held, until the others have done their part."""
+        self.changed.notify_all()
+        self.changed.wait_for(lambda: condition() or self.broken, TIMEOUT)
+        if not condition():
+            raise GoneError
+
+    def give_up(self) -> None:
+        """Let no rank wait for a part that is not done yet."""
+        for world in (self, *self.duplicates):
+            with world.changed:
+                world.broken = True
+                world.changed.notify_all()
 
 
 class Intracomm:
@@ -41,14 +62,16 @@ class Intracomm:
     def exchanged(self, value: Any) -> list[Any]:
         """Return what each rank called this with."""
         world = self.world
-        world.slots[self.rank] = value
-        world.barrier.wait(TIMEOUT)
-        values = list(world.slots)
-        world.barrier.wait(TIMEOUT)
-        return values
+        with world.changed:
+            turn = world.turns[self.rank]
+            world.turns[self.rank] += 1
+            values = world.exchanges.setdefault(turn, {})
+            values[self.rank] = value
+            world.wait_for(lambda: len(values) == world.size)
+        return [values[rank] for rank in range(self.size)]
 
     def Dup(self) -> "Intracomm":
-        world = self.exchanged(World(self.size) if self.rank == 0 else None)[0]
+        world = self.exchanged(World(self.size, self.world) if self.rank == 0 else None)[0]
         return Intracomm(world, self.rank)
 
     def Free(self) -> None:
@@ -62,15 +85,20 @@ class Intracomm:
 
     def Send(self, vector: np.ndarray, to: int) -> None:
         assert vector.flags.c_contiguous
-        received = threading.Event()
-        self.world.sent.append((self.rank, to))
-        self.world.mail[self.rank, to].put((vector, received))
-        assert received.wait(TIMEOUT), f"rank {to} does not receive what rank {self.rank} sends"
+        world = self.world
+        with world.changed:
+            world.sent.append((self.rank, to))
+            box = world.mail.setdefault((self.rank, to), [])
+            box.append(vector)
+            world.wait_for(lambda: not any(one is vector for one in box))
 
     def Recv(self, vector: np.ndarray, source: int) -> None:
-        came, received = self.world.mail[source, self.rank].get(timeout=TIMEOUT)
-        _write(came, vector)
-        received.set()
+        world = self.world
+        with world.changed:
+            box = world.mail.setdefault((source, self.rank), [])
+            world.wait_for(lambda: bool(box))
+            _write(box.pop(0), vector)
+            world.changed.notify_all()
 
     def Bcast(self, vector: np.ndarray, root: int) -> None:
         come = self.exchanged(vector.copy() if self.rank == root else None)
@@ -131,23 +159,19 @@ class FakeMpi:
 def outcomes_of(size: int, work: Callable[[Ranks], T], hosts: tuple[str, ...] = ()) -> list[T | Exception]:
     """Call `work` with the `Ranks` of each of `size` ranks at once; return what each returns, or raises.
 
-    The ranks are on one host, or on `hosts`, one name for each. Where a rank raises what not all of them do, the
-    others are not waited for.
+    The ranks are on one host, or on `hosts`, one name for each. Those that wait for one that has raised raise
+    `GoneError`.
     """
     world, names = World(size), hosts or ("host",) * size
     outcomes: list[Any] = [None] * size
-    worlds: list[World] = [world]
 
     def play(rank: int) -> None:
         try:
             with Ranks(Intracomm(world, rank)) as ranks:
-                worlds.append(ranks.comm.world)
                 outcomes[rank] = work(ranks)
         except Exception as error:
             outcomes[rank] = error
-            if not (getattr(error, "told_to_all", False) or type(error).__name__ == "ElsewhereError"):
-                for each in worlds:
-                    each.barrier.abort()
+            world.give_up()
 
     threads = [threading.Thread(target=play, args=(rank,), name=str(rank), daemon=True) for rank in range(size)]
     with pytest.MonkeyPatch.context() as patch:
@@ -165,6 +189,6 @@ def in_ranks(size: int, work: Callable[[Ranks], T], hosts: tuple[str, ...] = ())
     """Return what `outcomes_of` does; raise what any of the ranks raises."""
     outcomes = outcomes_of(size, work, hosts)
     errors = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
-    for error in sorted(errors, key=lambda one: isinstance(one, threading.BrokenBarrierError)):
+    for error in sorted(errors, key=lambda one: isinstance(one, GoneError)):
         raise error
     return outcomes  # type: ignore[return-value]
