@@ -161,19 +161,23 @@ class Sequential(nn.Network):
                 checkpoint=(checkpoint is not None, resume),
             )
             inputs, labels = self._rows_of_ranks(X, y, ranks)
-            source, all_labels = Source(inputs, self.backend, ranks), ranks.concatenated(self.backend.to_host(labels))
+            source = Source(inputs, self.backend, ranks)
+
+            def all_labels() -> NDArray[np.integer[Any]]:
+                return ranks.concatenated(self.backend.to_host(labels))
+
             held_out = None
             if validation_data is not None:
                 held_out = self._rows_of_ranks(*validation_data, ranks)
             elif validation_fraction is not None:
-                held = held_out_rows(all_labels, validation_fraction, validation_seed)
+                held = held_out_rows(all_labels(), validation_fraction, validation_seed)
                 own = held[source.start : source.start + len(inputs)]
                 held_out = self._picked(inputs, own), self._picked(labels, own)
                 inputs, labels = self._picked(inputs, ~own), self._picked(labels, ~own)
-                source, all_labels = Source(inputs, self.backend, ranks), all_labels[~held]
+                source = Source(inputs, self.backend, ranks)
             checkpoints, state = None, None
             if checkpoint is not None:
-                data = fingerprint(source, all_labels)
+                data = fingerprint(source, all_labels())
                 if ranks.is_first:
                     checkpoints = Checkpoints(Path(checkpoint), self, chosen, data, every)
                 begin = checkpoints.begin if checkpoints else None

@@ -226,7 +226,7 @@ def import_mpi() -> Any:
     """Return mpi4py's module MPI, which starts MPI; raise `RankError` where it is missing or does not load."""
     try:
         from mpi4py import MPI
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:  # RuntimeError: there is no MPI library
         missing = isinstance(error, ModuleNotFoundError) and (error.name or "").startswith("mpi4py")
         fault = "mpi4py is not installed" if missing else f"mpi4py does not load ({' '.join(str(error).split())})"
         raise RankError(f'MPI was asked for, but {fault}: pip install "fmnist-xp[mpi]"') from error

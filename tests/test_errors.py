@@ -1,9 +1,18 @@
 import pytest
 
-from fmnist_xp.errors import LONGEST, DataError, DeviceError, FmnistXpError, RunError, printable
+from fmnist_xp.errors import (
+    LONGEST,
+    DataError,
+    DeviceError,
+    ElsewhereError,
+    FmnistXpError,
+    RankError,
+    RunError,
+    printable,
+)
 
 
-@pytest.mark.parametrize("kind", [DataError, DeviceError, RunError])
+@pytest.mark.parametrize("kind", [DataError, DeviceError, RunError, RankError, ElsewhereError])
 def test_every_error_is_one_of_the_package(kind: type[Exception]) -> None:
     assert issubclass(kind, FmnistXpError)
     assert str(kind("a file: damaged")) == "a file: damaged"

@@ -127,6 +127,62 @@ def test_usable_cores_without_affinity_are_the_systems(
     assert machine.usable_cores() == cores
 
 
+FOUR = {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize(
+    ("own", "sharers", "quota", "variables", "cores"),
+    [
+        (FOUR, [FOUR], None, {}, 4),
+        (FOUR, [FOUR] * 2, None, {}, 2),
+        (FOUR, [FOUR] * 3, None, {}, 1),  # 4/3 each
+        (FOUR, [FOUR] * 4, None, {}, 1),
+        (FOUR, [FOUR] * 9, None, {}, 1),  # at least
+        (set(range(6)), [set(range(6))] * 3, None, {}, 2),  # six thirds, which floating point adds up to less
+        (set(range(49)), [set(range(49))] * 49, None, {}, 1),
+        ({0, 1}, [{0, 1}, {2, 3}], None, {}, 2),  # bound to cores of its own
+        (FOUR, [FOUR, {0, 1}], None, {}, 3),  # 1/2 + 1/2 + 1 + 1
+        ({0, 1}, [FOUR, {0, 1}], None, {}, 1),
+        (FOUR, [FOUR] * 2, 2.0, {}, 1),  # a quota is of all
+        (FOUR, [FOUR], 3.0, {}, 3),
+        (FOUR, [FOUR] * 2, 64.0, {}, 2),
+        (FOUR, [FOUR] * 2, None, {"OMP_NUM_THREADS": "1"}, 1),  # of each process
+        (FOUR, [FOUR] * 2, None, {"OMP_NUM_THREADS": "8"}, 2),
+    ],
+)
+def test_cores_are_divided_among_the_processes_that_share_them(
+    monkeypatch: pytest.MonkeyPatch,
+    own: set[int],
+    sharers: list[set[int]],
+    quota: float | None,
+    variables: dict[str, str],
+    cores: int,
+) -> None:
+    monkeypatch.setattr(machine, "cgroup_cores", lambda: quota)
+    for name, text in variables.items():
+        monkeypatch.setenv(name, text)
+    assert machine.cores_among(own, sharers) == cores
+
+
+def test_affinity_is_the_systems(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5} if process == 0 else {1}, raising=False)
+    assert machine.affinity() == {3, 5}
+
+
+@pytest.mark.parametrize(("count", "cores"), [(3, {0, 1, 2}), (None, {0})])
+def test_affinity_is_every_core_where_the_system_has_none(
+    monkeypatch: pytest.MonkeyPatch, count: int | None, cores: set[int]
+) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: count)
+    assert machine.affinity() == cores
+
+
+def test_host_name_is_the_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "node", lambda: "node7")
+    assert machine.host_name() == "node7"
+
+
 @pytest.mark.parametrize(
     ("variables", "cores"),
     [

@@ -68,8 +68,8 @@ class Source:
         """Return the rows at these ascending `places`, which are few, on every rank."""
         own = places[(places >= self.start) & (places < self.start + len(self._inputs))] - self.start
         few = max(1, len(own) if self._backend.own_memory or not is_mapped(self.values) else 16)
-        sample = [self._picked(own[:0])]
-        for first in range(0, len(own), few):  # with each row of a file come some MB around it
+        sample = []
+        for first in range(0, max(1, len(own)), few):  # with each row of a file come some MB around it
             sample.append(self._picked(own[first : first + few]))
             self.forget()
         return self._ranks.concatenated(np.concatenate(sample))

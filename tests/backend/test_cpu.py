@@ -33,8 +33,9 @@ def test_cpu_says_which_precisions_it_has(dtype: str) -> None:
 
 def test_threads_are_the_usable_cores_unless_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fmnist_xp.backend.cpu.usable_cores", lambda: 7)
-    assert CpuBackend().threads == 7
-    assert CpuBackend(2).threads == 2
+    found, chosen = CpuBackend(), CpuBackend(2)
+    assert (found.threads, found.threads_given) == (7, False)
+    assert (chosen.threads, chosen.threads_given) == (2, True)
 
 
 @pytest.mark.parametrize("threads", [0, -1])

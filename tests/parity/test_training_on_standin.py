@@ -379,7 +379,9 @@ def test_only_the_figures_of_logged_epochs_leave_the_device(
     # After the loop: are the weights finite, the last of the marks, the lowest and the highest class predicted.
     after = [wait.partition(" at ")[0] for wait in cupy.synchronisations[len(waits[-1]) :]]
     assert after[:4] == ["float()", "Event.synchronize()", "int()", "int()"]
-    assert set(after[4:]) <= {"bool()"}  # are there dead units, where one class alone is predicted
+    # Are there dead units, in a sample of the rows, where one class alone is predicted.
+    assert after[4:5] in ([], ["get()"])
+    assert set(after[5:]) <= {"bool()"}
     assert len(history.epoch_seconds) == 16
 
 
@@ -542,8 +544,9 @@ def test_what_ten_epochs_ask_of_a_gpu(data: tuple[np.ndarray, np.ndarray]) -> No
     layers = {"relu_gradient": 10 * (dense - 1), "add_penalty_gradient": 10 * 2 * dense}
     figures = {"crossentropy": 1, "matches": 1, "penalty": 2 * dense}
     assert many - few == Counter(every_epoch | layers | figures)
-    # Forward, biases and ReLU along with it; softmax's sum; gradients of weights, biases and inputs; two for figures.
-    assert more_products - fewer_products == 10 * (dense + 1 + 2 * dense + (dense - 1)) + 2
+    # Forward, biases and ReLU along with it; softmax's sum; gradients of weights, biases and inputs; for the figures
+    # the sums of a group of blocks, of the groups, and of the penalties.
+    assert more_products - fewer_products == 10 * (dense + 1 + 2 * dense + (dense - 1)) + 3
 
 
 class Doubling(Layer):

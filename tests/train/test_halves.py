@@ -3,6 +3,7 @@ from typing import Any
 import numpy as np
 import pytest
 from parity.standin import StandInCupy
+from rank_helpers import in_ranks, outcomes_of
 
 from fmnist_xp.train.halves import halves
 
@@ -62,3 +63,29 @@ def test_values_beyond_halves_are_refused(xp: Any, value: float) -> None:
     said = rf"X has values up to {abs(value):g}, and float16 ends at 65504: scale X, or use float32"
     with pytest.raises(ValueError, match=said):
         halves(xp, xp.asarray([[0.1, value]], dtype="float32"))
+
+
+@pytest.mark.parametrize("name", [*SCALED, *OTHERS])
+@pytest.mark.parametrize("cut", [0, 1, 2])
+def test_ranks_have_the_halves_and_the_scale_of_all_rows(name: str, cut: int) -> None:
+    rows = (SCALED | OTHERS)[name][0]  # type: ignore[operator]
+    expected, expected_scale = halves(np, rows)
+    parts = rows[:cut], rows[cut:]  # the first rank may have none
+    found = in_ranks(2, lambda ranks: halves(np, parts[ranks.rank], ranks))
+    np.testing.assert_array_equal(np.concatenate([values for values, _scale in found]), expected)
+    assert [scale for _values, scale in found] == [expected_scale] * 2
+
+
+def test_values_that_are_no_pixels_on_one_rank_are_none_on_any() -> None:
+    parts = PIXELS / np.float32(255), np.array([[0.3001] * 16], "float32")
+    found = in_ranks(2, lambda ranks: halves(np, parts[ranks.rank], ranks))
+    for part, (values, scale) in zip(parts, found, strict=True):
+        assert scale == 1
+        np.testing.assert_array_equal(values, part.astype("float16"))
+
+
+def test_values_beyond_halves_on_one_rank_are_refused_on_all() -> None:
+    parts = NOISE, NOISE + 1, np.array([[0.1, -65536]], "float32")
+    for error in outcomes_of(3, lambda ranks: halves(np, parts[ranks.rank], ranks)):
+        assert isinstance(error, ValueError)
+        assert str(error).startswith("X has values up to 65536, and float16 ends at 65504")

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -51,3 +53,69 @@ def test_class_that_the_labels_dtype_cannot_hold_is_no_match() -> None:
     metrics = BatchMetrics(network, np.zeros(2, "uint8"))
     metrics.note(slice(0, 2), np.array([0.5, 0.25]), np.array([0, 256]))
     assert metrics.reduce()[1] == 0.5
+
+
+def random_rows(rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return labels, probabilities of the true classes and predicted classes, some of them right."""
+    generator = np.random.default_rng(rows)
+    labels, predicted = generator.integers(0, 3, (2, rows))
+    return labels.astype("uint8"), generator.uniform(0.01, 1, rows), predicted
+
+
+CUTS = pytest.mark.parametrize("cuts", [[0, 50], [0, 20, 50], [0, 1, 2, 30, 49, 50]], ids=str)
+
+
+@CUTS
+@pytest.mark.parametrize("piece", [7, 1 << 20])
+def test_parts_are_added_up_to_the_means_of_all(
+    network: Network, monkeypatch: pytest.MonkeyPatch, cuts: list[int], piece: int
+) -> None:
+    monkeypatch.setattr("fmnist_xp.train.metrics.PIECE", piece)
+    labels, true, predicted = random_rows(50)
+    metrics = BatchMetrics(network, labels, [slice(*ends) for ends in itertools.pairwise(cuts)])
+    metrics.note(slice(0, 50), true, predicted)
+    expected = [-np.log(true).mean(), (labels == predicted).mean(), 0.5 * 5 + 0.25 * 9]
+    for _ in range(2):
+        np.testing.assert_allclose(metrics.reduce(), expected, rtol=1e-14)
+
+
+@CUTS
+@pytest.mark.parametrize("ranks", [1, 2, 3, 8])
+def test_ranks_with_parts_of_their_own_have_the_bits_of_one(network: Network, cuts: list[int], ranks: int) -> None:
+    labels, true, predicted = random_rows(50)
+    parts = [slice(*ends) for ends in itertools.pairwise(cuts)]
+    alone = BatchMetrics(network, labels, parts)
+    alone.note(slice(0, 50), true, predicted)
+    expected = alone.reduce().copy()
+    shares = [range(len(parts) * rank // ranks, len(parts) * (rank + 1) // ranks) for rank in range(ranks)]
+    collected = np.zeros((len(parts), 2))
+
+    def collect(sums: np.ndarray, share: range) -> None:
+        collected[share.start : share.stop] = sums[share.start : share.stop]
+        sums[...] = collected
+
+    for again in (False, True):  # the first time the sums of later ranks are not there yet
+        for share in shares:
+            own = slice(cuts[share.start], cuts[share.stop])
+            metrics = BatchMetrics(
+                network,
+                labels[own],
+                [slice(cuts[part] - own.start, cuts[part + 1] - own.start) for part in share],
+                share.start,
+                len(parts),
+                50,
+                lambda sums, share=share: collect(sums, share),  # type: ignore[misc]
+            )
+            metrics.note(slice(0, own.stop - own.start), true[own], predicted[own])
+            totals = metrics.reduce()
+            if again:
+                np.testing.assert_array_equal(totals, expected)
+                ends = (predicted[own].min(), predicted[own].max()) if share else (3, -1)  # of no rows
+                assert metrics.classes() == ends
+
+
+@pytest.mark.parametrize(("predicted", "classes"), [([1, 1], (1, 1)), ([2, 0], (0, 2)), ([1, 2], (1, 2))])
+def test_lowest_and_highest_class_predicted(network: Network, predicted: list[int], classes: tuple[int, int]) -> None:
+    metrics = BatchMetrics(network, np.zeros(2, "uint8"))
+    metrics.note(slice(0, 2), np.ones(2), np.array(predicted))
+    assert metrics.classes() == classes

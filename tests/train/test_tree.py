@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fmnist_xp.backend import CpuBackend
-from fmnist_xp.train.tree import Tree, TreeSum
+from fmnist_xp.train.tree import Node, Tree, TreeSum
 
 TIMEOUT = 30
 COUNTS = [*range(1, 21), 64, 128, 129]
@@ -51,6 +51,100 @@ class Term:
 
     def __add__(self, other: "Term") -> "Term":
         return Term(f"({self.text} + {other.text})")
+
+
+# The tree
+
+
+COSTS = st.lists(st.integers(1, 1000), min_size=1, max_size=60)
+
+
+@given(COSTS)
+def test_every_sum_is_of_two_neighbouring_ones(costs: list[int]) -> None:
+    tree = Tree(costs)
+    assert tree.root == Node(0, len(costs))
+    inner = list(tree.halves)
+    assert len(inner) == len(costs) - 1
+    for node, (first, second) in tree.halves.items():
+        assert (first.start, first.stop, second.stop) == (node.start, second.start, node.stop)
+        assert node.start < first.stop < node.stop
+        assert tree.above[first] == (second, node)
+        assert tree.above[second] == (first, node)
+        for half in (first, second):  # are there before what is made of them
+            assert half.stop - half.start == 1 or inner.index(half) < inner.index(node)
+    assert len(tree.above) == 2 * len(inner)
+
+
+@given(COSTS)
+def test_no_other_place_would_divide_the_costs_more_evenly(costs: list[int]) -> None:
+    for node, (first, _second) in Tree(costs).halves.items():
+
+        def difference(middle: int, node: Node = node) -> int:
+            return abs(sum(costs[node.start : middle]) - sum(costs[middle : node.stop]))
+
+        differences = [difference(middle) for middle in range(node.start + 1, node.stop)]
+        assert first.stop - node.start - 1 == differences.index(min(differences))  # the first of several
+
+
+@pytest.mark.parametrize(
+    ("costs", "halves"),
+    [
+        ([1, 1, 1, 1], [(0, 1, 2), (2, 3, 4), (0, 2, 4)]),
+        ([3, 1, 1, 1], [(2, 3, 4), (1, 2, 4), (0, 1, 4)]),
+        ([1, 1, 1, 3], [(1, 2, 3), (0, 1, 3), (0, 3, 4)]),
+        ([1, 100, 1], [(1, 2, 3), (0, 1, 3)]),
+        ([2, 2, 1, 1, 1, 1], [(0, 1, 2), (2, 3, 4), (4, 5, 6), (2, 4, 6), (0, 2, 6)]),
+    ],
+    ids=str,
+)
+def test_costs_are_halved_by_hand(costs: list[int], halves: list[tuple[int, int, int]]) -> None:
+    expected = [((start, stop), ((start, middle), (middle, stop))) for start, middle, stop in halves]
+    assert list(Tree(costs).halves.items()) == expected
+
+
+@given(COSTS, st.integers(1, 70))
+def test_shares_are_neighbours_that_cover_all(costs: list[int], count: int) -> None:
+    shares = Tree(costs).shares(count)
+    assert len(shares) == count
+    assert [number for share in shares for number in share] == list(range(len(costs)))
+    places = [place for share in shares for place in (share.start, share.stop)]
+    assert places == sorted(places)
+    assert sum(map(bool, shares)) <= len(costs)  # some have none where there are more processes than vectors
+
+
+@given(COSTS, st.integers(0, 6))
+def test_shares_of_a_power_of_two_are_sums_of_the_tree(costs: list[int], power: int) -> None:
+    tree = Tree(costs)
+    nodes = {tree.root, *tree.above}
+    assert all(Node(share.start, share.stop) in nodes for share in tree.shares(2**power) if share)
+
+
+@pytest.mark.parametrize(
+    ("costs", "count", "shares"),
+    [
+        ([1] * 8, 1, [8]),
+        ([1] * 8, 4, [2, 4, 6, 8]),
+        ([1] * 8, 3, [3, 5, 8]),
+        ([1] * 12, 6, [2, 4, 6, 8, 10, 12]),
+        ([6, 1, 1, 1, 1, 1, 1], 2, [1, 7]),
+        ([6, 1, 1, 1, 1, 1, 1], 4, [1, 1, 4, 7]),  # what one vector costs cannot be divided
+        ([1], 3, [1, 1, 1]),
+        ([1, 1], 5, [1, 1, 1, 1, 2]),
+        ([9, 1, 1, 1, 9], 3, [1, 4, 5]),
+    ],
+    ids=str,
+)
+def test_shares_by_hand(costs: list[int], count: int, shares: list[int]) -> None:
+    assert [share.stop for share in Tree(costs).shares(count)] == shares
+
+
+@given(st.integers(1, 16), st.integers(16, 64))
+def test_equal_costs_are_shared_evenly(count: int, vectors: int) -> None:
+    sizes = [len(share) for share in Tree([1] * vectors).shares(count)]
+    assert max(sizes) - min(sizes) <= 1 + math.log2(count)
+
+
+# The sum
 
 
 def test_order_and_pairs_of_these_vectors_show_in_their_sum() -> None:
@@ -207,6 +301,46 @@ def test_vectors_of_a_sum_that_was_broken_off_serve_the_next_one() -> None:
     assert {id(early), id(other)} <= {id(vector) for vector in given}
     assert len({id(vector) for vector in given}) == 3
     assert not any(vector is total for vector in given)
+
+
+@settings(deadline=None)
+@given(st.data(), COSTS.filter(lambda costs: len(costs) > 1))
+def test_share_leaves_the_sums_that_others_are_needed_for(data: st.DataObject, costs: list[int]) -> None:
+    first = data.draw(st.integers(0, len(costs) - 1))
+    own = range(first, data.draw(st.integers(first + 1, len(costs))))
+    tree, vectors, total = Tree(costs), make_vectors(len(costs)), np.empty(WIDTH)
+    tree_sum = TreeSum(CpuBackend(1), total, tree, own)
+
+    def sum_of(node: Node) -> np.ndarray:
+        halves = tree.halves.get(node)
+        return vectors[node.start] if halves is None else sum_of(halves[0]) + sum_of(halves[1])
+
+    def within(node: Node) -> bool:
+        return own.start <= node.start and node.stop <= own.stop
+
+    expected = {
+        node
+        for node in (tree.root, *tree.above)
+        if within(node) and not (node != tree.root and within(tree.above[node][1]))
+    }
+    for _ in range(2):  # one sum after another
+        tree_sum.start()
+        for number in data.draw(st.permutations(own)):
+            add(tree_sum, number, vectors[number])
+        assert tree_sum.sums.keys() == expected
+        for node, vector in tree_sum.sums.items():
+            np.testing.assert_array_equal(vector, sum_of(node))
+            assert (vector is total) == (node.start == own.start)
+
+
+def test_vectors_of_a_share_serve_its_next_sum() -> None:
+    tree_sum = TreeSum(CpuBackend(1), np.empty(WIDTH), Tree([1] * 8), range(1, 7))  # 1, 2 + 3, 4 + 5 and 6 are left
+    used = []
+    for _ in range(3):
+        tree_sum.start()
+        used.append({id(add(tree_sum, number, 1.0)) for number in range(1, 7)})
+        assert set(tree_sum.sums) == {(1, 2), (2, 4), (4, 6), (6, 7)}
+    assert used[0] == used[1] == used[2]
 
 
 @pytest.mark.parametrize("count", [2, 5, 64, 129])
