@@ -102,6 +102,7 @@ class CudaBackend(Backend):
         if properties["major"] >= 8:
             self.precisions += ("tf32",)
         self._factors: dict[tuple[float, str], np.ndarray[Any, Any]] = {}
+        self._told: set[str] = set()  # of which there has been a warning
 
     def manner(self, threads: int | None = None) -> str:
         """Return whether training runs as CUDA graphs."""
@@ -233,7 +234,8 @@ class CudaBackend(Backend):
             reason = "several ranks share a GPU, which NCCL refuses"
         else:
             return NcclChannel(self, comm, nccl)
-        if comm.rank == 0:
+        if comm.rank == 0 and reason not in self._told:
+            self._told.add(reason)
             logger.warning("gradients go through the host's memory, since %s", reason)
         return Channel(self, comm)
 
