@@ -84,7 +84,7 @@ def train(
     with backend.computing(), noted_interrupts(always=keeps) as interrupts:
         batch = FullBatch(network, inputs, labels, block_rows, dense, ranks)
         history.column_share = batch.rows.column_share
-        kept: Any = {"keep_best": keep_best, "best": start.best, "ranks": ranks}
+        kept: Any = {"keep_best": keep_best, "best": start.best, "block_rows": block_rows, "ranks": ranks}
         held_out = HeldOut(network, *validation, **kept) if validation else None
         report = Report(network, history, callbacks, held_out, patience, keep_going)
         runner = Epochs(batch, optimizer, min(log_every, max(1, epochs)))

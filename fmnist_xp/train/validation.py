@@ -46,10 +46,12 @@ class HeldOut:
         *,
         keep_best: bool,
         best: Array | None,
+        block_rows: int | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
         xp = network.backend.xp
-        self._network, self._batch = network, FullBatch(network, inputs, labels, dense=True, ranks=ranks)
+        self._network = network
+        self._batch = FullBatch(network, inputs, labels, block_rows, dense=True, ranks=ranks)
         self._noted = xp.empty_like(network.parameters) if keep_best else None
         self.best: Array = xp.empty_like(network.parameters) if keep_best and best is None else best
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from parity.standin import DeviceArray, StandInCupy
+from parity.standin import DeviceArray, StandInCupy, make_nccl
 from parity.standin.cublaslt import DESC_DTYPES, PREFERENCE_DTYPES, NvmathCublasLt
 from parity.standin.cuda import (
     COMPUTE_32F,
@@ -29,6 +29,7 @@ from parity.standin.cuda import (
     Graph,
     NvmathCublas,
 )
+from parity.standin.nccl import NCCL_FLOAT32, NCCL_FLOAT64, NcclCommunicator
 from parity.standin.tables import (
     ARRAY_METHODS,
     CONSTANTS,
@@ -43,7 +44,7 @@ from parity.standin.tables import (
 )
 
 import fmnist_xp
-from fmnist_xp.backend.cuda import MEMORY_FULL
+from fmnist_xp.backend.cuda import MEMORY_FULL, import_nccl
 
 TABLES = {**ELEMENTWISE, **CREATION, **FUNCTIONS}
 
@@ -178,7 +179,7 @@ def public(thing: Any) -> Iterator[tuple[str, Any]]:
 def test_names_below_cuda_are_cupys(cupy: Any) -> None:
     ours = StandInCupy().cuda
     for name, value in public(ours):
-        if name == "cublas":  # needs its library: the next test
+        if name in ("cublas", "nccl"):  # need their libraries: the next tests
             continue
         assert hasattr(cupy.cuda, name), name
         if isinstance(value, SimpleNamespace):
@@ -224,6 +225,20 @@ def test_cublas_is_cupys(cupy: Any) -> None:
     assert (cublas.CUBLAS_COMPUTE_32F, cublas.CUBLAS_COMPUTE_64F) == (COMPUTE_32F, COMPUTE_64F)
     assert (cublas.CUBLAS_COMPUTE_32F_FAST_TF32, cublas.CUBLAS_GEMM_DEFAULT) == (COMPUTE_TF32, GEMM_DEFAULT)
     assert (cublas.CUBLAS_OP_N, cublas.CUBLAS_OP_T) == (Cublas.CUBLAS_OP_N, Cublas.CUBLAS_OP_T)
+
+
+def test_nccl_is_cupys(cupy: Any) -> None:
+    nccl = import_nccl(cupy)
+    if not nccl.available:
+        pytest.skip("NCCL (nvidia-nccl-cu12), without which cupy.cuda.nccl is empty, is not installed")
+    ours = vars(make_nccl(StandInCupy(), None)).keys() - {"communicators"}  # which the stand-in alone has
+    assert ours <= set(dir(nccl))
+    assert (nccl.NCCL_FLOAT32, nccl.NCCL_FLOAT64) == (NCCL_FLOAT32, NCCL_FLOAT64)
+    assert names_of(nccl.NcclCommunicator)[:3] == names_of(NcclCommunicator)[:3] == ["ndev", "commId", "rank"]
+    for name, _ in public(NcclCommunicator):
+        assert names_of(getattr(nccl.NcclCommunicator, name)) == names_of(getattr(NcclCommunicator, name)), name
+    for function in (nccl.get_unique_id, nccl.get_version):
+        assert function.__doc__.startswith((f"{function.__name__}()", "Returns"))  # no parameters
 
 
 def test_streams_and_graphs_are_cupys(cupy: Any) -> None:

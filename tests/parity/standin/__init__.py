@@ -39,12 +39,15 @@ everywhere (here `parity.standin`): two copies of the modules have two array typ
   intermediate values in a fused function;
 - `kernels`: names of the fused functions called; `fused`: of those made;
 - `products`: compute types of the cuBLAS products;
-- `launches`: of captured graphs. What was captured counts when it is launched.
+- `launches`: of captured graphs. What was captured counts when it is launched;
+- `messages`: names of NCCL's calls.
 
 **Captured**: between a stream's `begin_capture` and `end_capture`, what is asked of the device in that stream is
 noted and not done; the graph does it when it is launched, if the memory lives. Refused meanwhile: waits, transfers,
 allocations, CuPy's cuBLAS, and a fused function that is not compiled yet. `NvmathCublas(cupy)` stands for
 `nvmath.bindings.cublas`, and `NvmathCublasLt(cupy)` for `nvmath.bindings.cublasLt`, whose products can be captured.
+So can NCCL's messages: there is none of it until `cupy.cuda.nccl = make_nccl(cupy, comm)`, where `comm` of mpi4py
+carries them. A communicator that is destroyed while a graph lives that it is part of is refused: NCCL hangs there.
 
 **Not modelled**: rounding (the bits are NumPy's, also where TF32 is asked for), the order of sums, the order of
 streams among themselves, the size of the memory, time.
@@ -56,6 +59,7 @@ from parity.standin.arrays import DeviceArray
 from parity.standin.cublaslt import NvmathCublasLt
 from parity.standin.cuda import CUBLASError, CUDADriverError, CUDARuntimeError, NvmathCublas, OutOfMemoryError
 from parity.standin.module import StandInCupy
+from parity.standin.nccl import make_nccl
 
 __all__ = [
     "CUBLASError",
@@ -66,6 +70,7 @@ __all__ = [
     "NvmathCublasLt",
     "OutOfMemoryError",
     "StandInCupy",
+    "make_nccl",
     "make_nvmath",
 ]
 

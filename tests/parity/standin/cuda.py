@@ -362,7 +362,7 @@ def make_cuda(
             CUDARuntimeError=CUDARuntimeError,
             driverGetVersion=lambda: _answer(driver),
             runtimeGetVersion=lambda: 12080,
-            deviceGetPCIBusId=lambda _index: "0000:00:00.0",
+            deviceGetPCIBusId=lambda device: f"0000:{device:02x}:00.0",
             getDeviceCount=lambda: _answer(devices),
             getDeviceProperties=lambda index: {"name": name, "major": major} if index >= 0 else {},
             CUDA_R_16F=2,
@@ -371,6 +371,7 @@ def make_cuda(
         ),
         get_cublas_handle=cublas._handle,
         cublas=cublas,
+        nccl=SimpleNamespace(available=False),
     )
 
 

@@ -30,7 +30,7 @@ from parity.standin.tables import (
 GIB = 2**30
 COUNTED = (
     *("synchronisations", "implicit", "transfers_to_device", "transfers_to_host"),
-    *("allocations", "kernels", "fused", "products", "launches"),
+    *("allocations", "kernels", "fused", "products", "launches", "messages"),
 )
 HERE = str(Path(__file__).parent) + os.sep
 
@@ -80,6 +80,7 @@ class StandInCupy(ModuleType):
         self.fused: list[str] = []
         self.products: list[int] = []
         self.launches: list[str] = []
+        self.messages: list[str] = []
         self.current = Current()
         self.streams = [Stream(self, null=True)]  # the current one is the last of the current device
         self.allocator: Callable[[int], Any] | None = None
