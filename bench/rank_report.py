@@ -62,12 +62,12 @@ def draw(record: dict[str, Any]) -> Figure:
     for number, experiment in enumerate(experiments):
         time, efficiency, fewest = axes[3 * number : 3 * number + 3]
         for (link, rows), model in models(record, experiment).items():
-            style: dict[str, Any] = {"color": colours[link], "linestyle": styles[rows]}
+            style: dict[str, Any] = {"color": colours[link], "linestyle": styles[rows], **_width(link)}
             time.plot(MODEL_RANKS, [model.seconds(rows, ranks) for ranks in MODEL_RANKS], **style)
             efficiency.plot(MODEL_RANKS, [model.efficiency(rows, ranks) for ranks in MODEL_RANKS], **style)
         for link, colour in colours.items():
             needed = [fewest_rows(record, experiment, link, ranks) for ranks in MODEL_RANKS[1:]]
-            fewest.plot(MODEL_RANKS[1:], needed, color=colour)
+            fewest.plot(MODEL_RANKS[1:], needed, color=colour, **_width(link))
         points = [point for point in results["points"] if point["experiment"] == experiment]
         counts = [point["ranks"] for point in points]
         time.plot(counts, [point["epoch_seconds"]["median"] for point in points], **measured)
@@ -80,12 +80,17 @@ def draw(record: dict[str, Any]) -> Figure:
             (fewest, f"rows at which P ranks are {EFFICIENCY:.0%} efficient"),
         ):
             _finish(ax, label, logarithmic=ax is not efficiency)
-    handles = [Line2D([], [], color=colour, label=_label(link)) for link, colour in colours.items()]
+    handles = [Line2D([], [], color=colour, label=_label(link), **_width(link)) for link, colour in colours.items()]
     for rows, line in styles.items():
         handles.append(Line2D([], [], color="#333333", linestyle=line, label=f"{rows:,} rows"))
     handles.append(Line2D([], [], label="measured", **measured))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=9, frameon=False)
     return figure
+
+
+def _width(link: str) -> dict[str, float]:
+    """Return how a link's line is drawn: of two that are nearly the same, the first shows below the second."""
+    return {"linewidth": 4, "alpha": 0.5} if link == HERE else {"linewidth": 1.5}
 
 
 def _label(link: str) -> str:
@@ -122,8 +127,7 @@ def _measured(record: Record) -> list[str]:
             f"{point['speedup']:.2f}",
             f"{point['efficiency']:.0%}",
             markdown.seconds(_model_of(record, point).seconds(point["rows"], point["ranks"])),
-            markdown.seconds(point["message_seconds"]),
-            f"{point['message_share']:.1%}",
+            *_waiting(point),
             f"{point['column_share']:.0%}",
         ]
         for point in results["points"]
@@ -140,6 +144,13 @@ def _measured(record: Record) -> list[str]:
         markdown.table(head, rows),
         *_kept(results["points"]),
     ]
+
+
+def _waiting(point: Record) -> list[str]:
+    """Return the time of messages and waiting and its share, dashes of a rank alone."""
+    if point["ranks"] == 1:
+        return ["–", "–"]
+    return [markdown.seconds(point["message_seconds"]), f"{point['message_share']:.1%}"]
 
 
 def _model_of(record: Record, point: Record) -> Model:
