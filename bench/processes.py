@@ -37,7 +37,11 @@ def in_fresh_process(
     root = Path(__file__).parents[1]
     paths = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
-        [*python, *command, given], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths}
+        [*python, *command, given],
+        stdin=subprocess.DEVNULL,  # mpiexec would read the terminal's for rank 0
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": paths},
     )
     if done.returncode:
         raise RuntimeError(f"python {' '.join(command)} {_ending(done)}; it was given {given}")

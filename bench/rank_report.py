@@ -88,7 +88,7 @@ def draw(record: dict[str, Any]) -> Figure:
     return figure
 
 
-def _width(link: str) -> dict[str, float]:
+def _width(link: str) -> dict[str, Any]:
     """Return how a link's line is drawn: of two that are nearly the same, the first shows below the second."""
     return {"linewidth": 4, "alpha": 0.5} if link == HERE else {"linewidth": 1.5}
 
