@@ -139,8 +139,8 @@ def _measured(record: Record) -> list[str]:
     widths = "-".join(map(str, results["experiments"][results["points"][0]["experiment"]]["widths"]))
     return [
         f"Ranks of {settings['threads']} thread each on one machine, {settings['mpi']}. Both experiments have the "
-        f"network {widths}, and\nthe {settings['made_rows']:,} rows are made images with a background. All ranks of "
-        "all runs on the same rows ended with the same\nweights, to the bit:\n",
+        f"network {widths}, and\nthe {settings['made_rows']:,} rows are made images with a background. All ranks in "
+        "all runs of an experiment on the same rows\nended with the same weights, to the bit:\n",
         markdown.table(head, rows),
         *_kept(results["points"]),
     ]
