@@ -1,4 +1,4 @@
-"""Benchmarks of `fmnist_xp`: `python -m bench throughput|peers|scaling|loading|report`."""
+"""Benchmarks of `fmnist_xp`: `python -m bench throughput|peers|scaling|ranks|loading|report`."""
 
 import os
 

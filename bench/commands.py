@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from matplotlib.figure import Figure
 
-from bench import loading, peers, probe, report, scaling, throughput
+from bench import loading, peers, probe, rank_report, ranks, report, scaling, throughput
 from bench.engines import ENGINES
 from bench.pictures import save_figure
 from bench.results import Options, load
@@ -117,6 +117,21 @@ def measure_loading(
     _finish(loading.run, loading.draw, Options("cpu", quick, data, out, precision="", label=label))
 
 
+@app.command("ranks")
+def measure_ranks(
+    device: Unused = "auto",
+    quick: Quick = False,
+    data: Data = "auto",
+    out: Out = RESULTS,
+    precision: Numbers = FLOAT32,
+    label: Label = "",
+    rounds: Rounds = None,
+) -> None:
+    """1, 2, 4, … processes that MPI joins, a model of up to 1,024, and the cost of their sum; always by the CPU."""
+    options = Options("cpu", quick, data, out, precision.value, label, rounds)
+    _finish(ranks.run, rank_report.draw, options)
+
+
 @app.command("probe")
 def measure_probe(
     device: Device = "cuda", quick: Quick = False, data: Unused = "auto", out: Out = RESULTS, label: Label = ""
@@ -128,7 +143,13 @@ def measure_probe(
 @app.command("redraw")
 def redraw(out: Out = RESULTS) -> None:
     """Draw the pictures of the folder of results again, from its JSON files."""
-    drawings = {"throughput": throughput.draw, "peers": peers.draw, "scaling": scaling.draw, "loading": loading.draw}
+    drawings = {
+        "throughput": throughput.draw,
+        "peers": peers.draw,
+        "scaling": scaling.draw,
+        "ranks": rank_report.draw,
+        "loading": loading.draw,
+    }
     for path in sorted(out.glob("*.json")):
         record = load(path)
         if draw := drawings.get(record["benchmark"]):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import loading, markdown, peers, probe, scaling, throughput
+from bench import loading, markdown, peers, probe, rank_report, scaling, throughput
 from bench.markdown import Record
 from bench.results import hardware, load
 from fmnist_xp.backend import PRECISIONS
@@ -32,6 +32,7 @@ pip install -e ".[bench]"
 python -m bench throughput --device cpu     # each experiment beside what the machine could do at most
 python -m bench peers --device cpu          # beside the notebook's arithmetic, PyTorch, JAX, scikit-learn
 python -m bench scaling --device cpu        # as rows, width and threads grow
+python -m bench ranks                       # 1, 2, 4, … processes that MPI joins, and a model of up to 1,024
 python -m bench loading                     # image folder, zip, IDX, cache
 python -m bench probe                       # each call of an epoch on a GPU
 python -m bench report                      # this page
@@ -40,8 +41,9 @@ python -m bench redraw                      # the pictures, from the JSON files 
 
 On an NVIDIA GPU: `pip install -e ".[bench,cuda]" "jax[cuda12]"` and `--device cuda`. Without one, a CPU build of
 PyTorch is enough and far smaller: install that first. A peer that is not installed is left out, by name; so is one
-that fails, and one that computes something else than ours, for which the command ends with exit code 1. `--rounds N`
-sets how often each side takes its turn (`throughput` has it too), and `--without NAME` leaves one out.
+that fails, and one that computes something else than ours, for which the command ends with exit code 1. `ranks` needs
+`pip install -e ".[mpi]"`, and ends so where ranks come to different weights. `--rounds N` sets how often each side
+takes its turn (`throughput` and `ranks` have it too), and `--without NAME` leaves one out.
 `--precision float64` measures in another precision, on a GPU also `tf32` and `float16`; each has files of its own,
 and `--label NAME` keeps those of one machine beside another's. `throughput --no-graphs` measures a GPU without CUDA
 graphs, in files that end with `eager`. `scaling --disk-rows N` takes so many rows on disk instead of all its
@@ -83,6 +85,15 @@ OpenBLAS takes the kernels of the processor at hand. `scripts/gpu-check` is the 
   the next, are one launch. Among the peers they are a side of their own, and our other sides go without.
 - Time or memory is said to be **proportional to a power** of the rows or the width where at least three sizes were
   measured and each is within 10% of what the fitted power gives. Elsewhere no exponent is named.
+- **Ranks** are processes of one thread each, started by `mpiexec`, which share the rows out and add their gradients
+  up over MPI. Each number of them takes its turns in processes of their own, and each reads its share of the images
+  alone. **Speedup** is the time of one rank through theirs, **efficiency** that through their number. **Messages and
+  waiting** are rank 0's, the first epoch's included. A **sum** ends when the last rank has it. What every rank does
+  **in full**, such as the update, is the time of an epoch of a single row.
+- The **model** of P ranks: the operations of the largest share of the rows through one rank's rate, what each does in
+  full, and messages that take a latency and the time of their bytes, ⌈log₂ P⌉ deep up the tree, and as MPICH's (on
+  NVLink, NCCL's) broadcast sends them back. Rows are shared out in whole blocks: beyond as many ranks as there are
+  blocks, more are of no use.
 - **Memory** is the process's peak resident size with the rows in it, on a GPU the memory pool's; of rows **on
   disk** only the pages at work are in it. What **fit adds** is the rest: gradients, moments and the buffers of the
   blocks under way, a few for each thread on the CPU, where only the metrics grow with the rows, by 5 bytes a row, and
@@ -198,6 +209,7 @@ SECTIONS: tuple[tuple[str, Mapping[str, Sequence[str]], Callable[[Record], list[
     ("throughput", EVERYWHERE, throughput.tables),
     ("peers", EVERYWHERE, peers.tables),
     ("scaling", {"cpu": ("float32",), "cuda": ("float32",)}, scaling.tables),
+    ("ranks", {"cpu": ("float32",)}, rank_report.tables),
     ("loading", {"cpu": ("",)}, loading.tables),
     ("probe", {"cuda": ("",)}, probe.tables),
 )

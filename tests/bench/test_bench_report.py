@@ -6,7 +6,7 @@ import pytest
 from matplotlib.patches import Rectangle
 from typer.testing import CliRunner
 
-from bench import peers, pictures, probe, report, scaling, throughput
+from bench import peers, pictures, probe, rank_report, report, scaling, throughput
 from bench.commands import app
 from fmnist_xp.backend import PRECISIONS
 
@@ -74,9 +74,34 @@ def samples() -> dict[str, dict[str, Any]]:
         ),
         "peers-cpu": record("peers", {"sgd": peers}, tolerance=1e-4),
         "scaling-cpu": record("scaling", {"rows": rows, "width": {}, "threads": {}, "left_out": ["too many rows"]}),
+        "ranks-cpu": ranks_sample(),
         "loading-cpu": record("loading", {"readers": readers, "times_faster_than_notebook": times}, disk_cache="warm")
         | {"precision": ""},
     }
+
+
+def ranks_sample() -> dict[str, Any]:
+    """Return a record in which two ranks need 0.11 s of one rank's 0.2 s, and 1.1 s of 2 s."""
+    points = [
+        {"rows": rows, "experiment": "sgd", "ranks": ranks, "epoch_seconds": summary(epoch), "speedup": speedup,
+         "efficiency": speedup / ranks, "message_seconds": messages, "message_share": messages / epoch,
+         "column_share": 0.69, "weights": "00"}
+        for rows, ranks, epoch, speedup, messages in (
+            (60_000, 1, 0.2, 1.0, 0.0), (60_000, 2, 0.11, 1.818, 0.0055),
+            (600_000, 1, 2.0, 1.0, 0.0), (600_000, 2, 1.1, 1.818, 0.011),
+        )
+    ]  # fmt: skip
+    alone = {
+        "widths": [784, 128, 128, 10], "flops_per_row": 507_392, "block_rows": 768, "parameters": 118_282,
+        "vector_bytes": 473_128, "replicated_seconds": summary(0.002), "add_seconds": summary(2e-5),
+    }  # fmt: skip
+    results = {
+        "experiments": {"sgd": alone},
+        "points": points,
+        "link": {"vector_bytes": 473_128, "latency": 2e-6, "bandwidth": 1e10},
+        "sums": [{"ranks": 2, "tree": summary(2.2e-4), "allreduce": summary(1.1e-4)}],
+    }
+    return record("ranks", results, made_rows=600_000, threads=1, mpi="Some MPI 1.2.3, mpi4py 4.5")
 
 
 @pytest.fixture
@@ -131,7 +156,7 @@ def test_devices_without_results_are_not_yet_measured(folder: Path) -> None:
     assert text.count(report.NOT_YET) == 10  # throughput and peers in four precisions, scaling and probe, on CUDA
     for path in folder.glob("*.json"):
         path.unlink()
-    assert report.text(folder).count(report.NOT_YET) == 15  # these and the CPU's, loading and the machines
+    assert report.text(folder).count(report.NOT_YET) == 16  # these and the CPU's, loading and the machines
 
 
 def test_quick_results_are_marked(folder: Path) -> None:
@@ -200,7 +225,7 @@ def test_two_machines_stand_one_after_the_other(folder: Path) -> None:
     heads = [line for line in peers.splitlines() if line.startswith("####")]
     assert heads == ["#### CPU, float32, Sample CPU, 2 cores", "#### CPU, float32, Other CPU, 2 cores"]
     assert peers.index("results/peers-cpu.png") < peers.index("results/peers-cpu-other.png")
-    assert "|  | loading-cpu, peers-cpu, scaling-cpu, throughput-cpu | peers-cpu-other |" in text
+    assert "|  | loading-cpu, peers-cpu, ranks-cpu, scaling-cpu, throughput-cpu | peers-cpu-other |" in text
 
 
 def test_whole_training_runs_name_the_machine_if_there_are_two(folder: Path) -> None:
@@ -490,7 +515,7 @@ def test_pictures_are_redrawn_from_the_files(folder: Path) -> None:
     assert result.exit_code == 0, result.output
     drawn = {path.with_suffix(".png") for path in folder.glob("*.json")}
     assert {Path(line) for line in result.output.split()} == drawn == set(folder.glob("*.png"))
-    assert len(drawn) == 4
+    assert len(drawn) == 5
 
 
 def test_picture_of_the_scaling_has_rows_on_disk_below() -> None:
@@ -505,3 +530,64 @@ def test_picture_of_the_scaling_has_rows_on_disk_below() -> None:
         for point in found["results"]["rows"]["sgd"]["points"]:
             point["fraction_of_gemm"] = 0.5
         assert labels(found) == (above + below if "disk" in found["results"] else above)
+
+
+def test_ranks_have_what_was_measured_the_bars_and_the_cost_of_the_sum(folder: Path) -> None:
+    """By the model two ranks, of which one has 40 of 79 blocks, need 0.198 · 40 / 79 + 0.002 s and 0.12 ms more."""
+    text = report.text(folder)
+    for piece in (
+        "Ranks of 1 thread each on one machine, Some MPI 1.2.3, mpi4py 4.5.",
+        "| 60,000 | sgd | 1 | 0.200 s | 0.180 – 0.240 | 0.010 | 1.00 | 100% | 0.200 s | – | – | 69% |",
+        "| 60,000 | sgd | 2 | 0.110 s | 0.099 – 0.132 | 0.006 | 1.82 | 91% | 0.102 s | 5.500 ms | 5.0% | 69% |",
+        "two ranks, in that of one: 1.82× with sgd at 60,000 rows (at least 1.7×: kept), 1.82× with sgd at 600,000 "
+        "rows (at least 1.85×: missed).\n",
+        "| 2 | 60,000 | sgd | 220 | 198 – 264 | 0.20% | 110 | 99 – 132 | 0.10% | 2.00 |",
+        "| 2 | 600,000 | sgd | 220 | 198 – 264 | 0.02% | 110 | 99 – 132 | 0.01% | 2.00 |",
+        "The tree takes 0.20% of an epoch at most, of 5% that it may: kept. What every rank does in full takes "
+        "2,000 µs with sgd.",
+    ):
+        assert piece in text
+
+
+def test_model_of_ranks_goes_up_to_1024_on_each_link(folder: Path) -> None:
+    lines = report.text(folder).splitlines()
+    start = next(place for place, line in enumerate(lines) if line.startswith("| ranks, sgd |"))
+    head, rows = lines[start], [line.strip("| ").split(" | ") for line in lines[start + 2 : start + 13]]
+    assert [head.count(link) for link in rank_report.LINKS] == [3, 3, 3]
+    assert [row[0] for row in rows] == [f"{2**power:,}" for power in range(11)]
+    assert rows[0][1:4] == ["0.2 s, 100%", "2 s, 100%", "–"]
+    # 0.2 / (2 · 0.10237), and 2 / (2 · 1.00112): 391 of 782 blocks are one's.
+    assert rows[1][1:3] == ["0.102 s, 98%", "1 s, 100%"]
+    # Of 79 blocks a rank has one or none: 0.198 / 79 + 0.002 s, and messages of 1.05 ms.
+    assert rows[10][1] == "5.56 ms, 4%"
+
+
+@pytest.mark.parametrize(("seconds", "verdict"), [(0.0054, "kept"), (0.0056, "missed, so that Allreduce should")])
+def test_sum_over_ranks_may_take_a_twentieth_of_an_epoch(folder: Path, seconds: float, verdict: str) -> None:
+    sample = ranks_sample()
+    sample["results"]["sums"][0]["tree"] = summary(seconds)
+    (folder / "ranks-cpu.json").write_text(json.dumps(sample))
+    assert f"of an epoch at most, of 5% that it may: {verdict}" in report.text(folder)
+
+
+def test_other_rows_of_ranks_have_no_bars(folder: Path) -> None:
+    path = folder / "ranks-cpu.json"
+    path.write_text(
+        path.read_text().replace('"rows": 60000,', '"rows": 600,').replace('"rows": 600000,', '"rows": 900,')
+    )
+    text = report.text(folder)
+    assert "| 900 | sgd | 2 |" in text
+    assert "The speed of two ranks" not in text
+
+
+def test_picture_of_ranks_has_the_model_beside_what_was_measured() -> None:
+    figure = rank_report.draw(ranks_sample())
+    time, efficiency, fewest = figure.axes
+    for axes, measured in ((time, [0.2, 0.11, 2.0, 1.1]), (efficiency, [1.0, 0.909, 1.0, 0.909])):
+        (points,) = (line for line in axes.lines if line.get_marker() == "o")
+        assert list(points.get_xdata()) == [1, 2, 1, 2]
+        assert list(points.get_ydata()) == pytest.approx(measured)
+        models = [line for line in axes.lines if len(line.get_xdata()) == len(rank_report.MODEL_RANKS)]
+        assert len(models) == 6  # three links, at two numbers of rows
+    assert [len(line.get_xdata()) for line in fewest.lines] == [10, 10, 10]
+    assert [axes.get_yscale() for axes in (time, efficiency, fewest)] == ["log", "linear", "log"]
