@@ -1,0 +1,64 @@
+"""Starting several processes at once, as `mpiexec` does; the tests' own process never starts MPI."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+ROOT = Path(__file__).parents[1]
+MPIEXEC = shutil.which(
+    "mpiexec", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+)
+
+needs_mpi = pytest.mark.skipif(
+    MPIEXEC is None or find_spec("mpi4py") is None,
+    reason=(
+        'mpi4py, which trains on several processes, is not installed: pip install "fmnist-xp[mpi]"'
+        if find_spec("mpi4py") is None
+        else "mpiexec, which starts several processes, is not installed: pip install mpich"
+    ),
+)
+
+# Open MPI, alone, wants to be told that it may start more processes than there are cores, also as root.
+OPEN_MPI = {
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "OMPI_MCA_rmaps_base_oversubscribe": "1",
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+}
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """Return the variables of a process that finds this package and the tests' modules, with one thread for BLAS."""
+    paths = os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests" / "mpi")))
+    return {**os.environ, **OPEN_MPI, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **variables}
+
+
+def mpiexec(ranks: int, *arguments: object) -> list[str]:
+    """Return the command that starts `ranks` processes of Python with these `arguments`."""
+    return [str(MPIEXEC), "-n", str(ranks), sys.executable, *map(str, arguments)]
+
+
+def run_ranks(ranks: int, *arguments: object, **more: Any) -> subprocess.CompletedProcess[str]:
+    """Run what `mpiexec` returns to its end; `more` is what `subprocess.run` takes."""
+    more = {"env": environment(), "stdin": subprocess.DEVNULL, **more}
+    return subprocess.run(mpiexec(ranks, *arguments), capture_output=True, text=True, check=False, **more)
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, fill: Callable[[Path], None]) -> Path:
+    """Return a folder that `fill` has filled, once for all workers of pytest-xdist."""
+    base = factory.getbasetemp().parent if "PYTEST_XDIST_WORKER" in os.environ else factory.getbasetemp()
+    folder = base / name
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            begun = factory.mktemp(name)
+            fill(begun)
+            begun.rename(folder)
+    return folder
