@@ -43,4 +43,9 @@ class RankError(FmnistXpError):
 
 
 class ElsewhereError(RankError):
-    """Another process of the same training has failed, with this message; all of them end."""
+    """Another process of the same training has failed, with this message; all of them end.
+
+    With `exit_code` there ends the command, and so it does here: launchers make one code of those of all processes.
+    """
+
+    exit_code = 1

@@ -141,14 +141,18 @@ class Ranks:
             yield
         except Exception as raised:
             error = raised
-        told = self.gather(None if error is None else str(error) or type(error).__name__)
-        failed = [rank for rank, message in enumerate(told) if message is not None]
+        code = getattr(error, "exit_code", ElsewhereError.exit_code)
+        told = self.gather(None if error is None else (str(error) or type(error).__name__, code))
+        failed = [(rank, *of_rank) for rank, of_rank in enumerate(told) if of_rank is not None]
         if not failed:
             return
-        if error is not None and failed[0] == self.rank:
+        rank, message, code = failed[0]
+        if error is not None and rank == self.rank:
             error.told_to_all = True  # type: ignore[attr-defined]
             raise error
-        raise ElsewhereError(f"rank {failed[0]}: {told[failed[0]]}") from error
+        elsewhere = ElsewhereError(f"rank {rank}: {message}")
+        elsewhere.exit_code = code
+        raise elsewhere from error
 
     def in_turn_on_host(self, function: Callable[[], T]) -> T:
         """Return what `function` returns, which the first rank on each host calls before the others; see `together`.

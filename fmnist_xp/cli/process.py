@@ -20,7 +20,7 @@ class Interrupted(Exception):
 
     def __init__(self, message: str, number: int = 0) -> None:
         super().__init__(message)
-        self.code = 128 + (number or signal.SIGINT)
+        self.exit_code = 128 + (number or signal.SIGINT)
 
 
 def main() -> None:
@@ -68,11 +68,11 @@ def run(app: Callable[..., int | None], program: str) -> int:
         except UsageError as error:
             code, message, orderly = USAGE, f"{error.format_message().rstrip('.')}; see {program} --help", True
         except Interrupted as error:
-            code, message, orderly = error.code, str(error), True
+            code, message, orderly = error.exit_code, str(error), True
         except (KeyboardInterrupt, Abort):
             code, message = _ending()
         except ElsewhereError as error:
-            code, message, tells, orderly = FAILURE, str(error), False, True
+            code, message, tells, orderly = error.exit_code, str(error), False, True
         except RankError as error:
             code, message = FAILURE, str(error)
         except Exception as error:
@@ -97,6 +97,8 @@ def _message(error: Exception) -> str:
             return str(error)
         case OSError():
             return f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
+        case ValueError() if getattr(error, "told_to_all", False):  # the ranks were given different things
+            return str(error)
         case MemoryError():
             return f"not enough memory: {error}; use narrower layers or fewer images"
         case _:

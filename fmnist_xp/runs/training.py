@@ -110,8 +110,12 @@ def resume_run(
 
 
 def _identity(settings: Settings | None, train: Dataset, test: Dataset) -> dict[str, Any]:
-    """Return what must be the same on all ranks; of the images, a few tell."""
-    found: dict[str, Any] = {"settings": settings}
+    """Return what must be the same on all ranks: the settings of a run to begin, and a few of the images."""
+    found: dict[str, Any] = {"as its task": "to go on with a run" if settings is None else "to train a run"}
+    if settings is not None:
+        experiment = settings.experiment
+        values = {**vars(settings), **vars(experiment), "experiment": experiment.name}
+        found |= {name: value for name, value in values.items() if name != "name"}
     for split, dataset in (("training", train), ("test", test)):
         digest = sha256(np.ascontiguousarray(dataset.labels).data)
         for place in range(0, len(dataset), -(-len(dataset) // 100)):
