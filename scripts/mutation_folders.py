@@ -32,7 +32,7 @@ def tests(*names: str) -> list[str]:
 
 
 RUNS = ("model", "evaluation", "reporting", "reproduce", "experiments", "files", "arguments", "errors", "plain_json")
-MACHINE = ("machine", "devices", "measure", "speed", "blas")
+MACHINE = ("machine", "devices", "measure", "speed", "blas", "ranks")
 PARITY = ("bounds", "comparison", "curves", "operations", "step", "suite")
 FOLDERS = {
     "nn": Folder(

@@ -32,7 +32,7 @@ def test_runs_are_listed_with_their_states(
         tmp_path / "deep" / "b", small_data, replace(QUICK, experiment=replace(QUICK.experiment, learning_rate=1e38))
     )
     with monkeypatch.context() as patch:
-        patch.setattr(Sequential, "evaluate", lambda *_arguments: 1 / 0)
+        patch.setattr(Sequential, "evaluate", lambda *_arguments, **_more: 1 / 0)
         for name in ("c", "d"):
             with pytest.raises(ZeroDivisionError):
                 train(tmp_path / name, small_data)

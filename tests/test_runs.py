@@ -644,7 +644,7 @@ def test_settings_and_results_in_full(tmp_path: Path, tiny: tuple[Any, Any], mon
     assert arguments == {
         "epochs": 3, "log_every": 2, "verbose": False, "block_rows": 13, "dense": True, "validation_fraction": None,
         "validation_seed": 2, "keep_best": False, "patience": None, "checkpoint": tmp_path / "run" / "checkpoints",
-        "checkpoint_every": None, "resume": True, "keep_going": False,
+        "checkpoint_every": None, "resume": True, "keep_going": False, "comm": None,
     }  # fmt: skip
     result = run.result.to_json()
     accuracy, loss = reference_metrics(tmp_path / "run" / "model.safetensors", tiny[1].images, tiny[1].labels)
@@ -657,7 +657,8 @@ def test_settings_and_results_in_full(tmp_path: Path, tiny: tuple[Any, Any], mon
         "seed": 2, "dataset": dataset, "epochs": 3, "interrupted": False, "stopped": "", "diverged": False,
         "validation_rows": 0, "validation_accuracy": None, "validation_loss": None, "best_epoch": None,
         "epoch_seconds": {"median": 0.5, "min": 0.25, "max": 4.0}, "samples_per_second": 60.0,
-        "peak_memory_bytes": 77, "column_share": 0.75, "blas": blas_name(),
+        "peak_memory_bytes": 77, "column_share": 0.75, "blas": blas_name(), "ranks": 1, "hosts": None, "threads": 2,
+        "message_share": None,
     }  # fmt: skip
 
 
@@ -688,7 +689,7 @@ def test_json_fields_keep_their_order(tmp_path: Path, tiny: tuple[Any, Any]) -> 
         "experiment", "device", "device_name", "blas", "precision", "seed", "dataset", "epochs", "interrupted",
         "stopped", "diverged", "test_accuracy", "test_loss", "train_accuracy", "train_loss", "epoch_seconds",
         "samples_per_second", "total_seconds", "peak_memory_bytes", "column_share", "validation_rows",
-        "validation_accuracy", "validation_loss", "best_epoch",
+        "validation_accuracy", "validation_loss", "best_epoch", "ranks", "hosts", "threads", "message_share",
     ]  # fmt: skip
 
 

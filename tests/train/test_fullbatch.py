@@ -9,11 +9,13 @@ import pytest
 from batch_helpers import TIMEOUT, NotingFailure, held_to_time, logged
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rank_helpers import in_ranks
 
 from fmnist_xp.backend import CpuBackend
 from fmnist_xp.data.pixels import Pixels
 from fmnist_xp.experiments import EXPERIMENTS
 from fmnist_xp.nn import CategoricalCrossentropy, Dense, Layer, Network, ReLU, Softmax
+from fmnist_xp.ranks import ALONE, Ranks
 from fmnist_xp.train.fullbatch import FullBatch
 from fmnist_xp.train.plan import Plan
 from fmnist_xp.train.rows import lay_out
@@ -418,15 +420,25 @@ def make_images(rows: int = ROWS) -> tuple[np.ndarray, np.ndarray]:
 
 
 def make_sorted(
-    kind: str, threads: int = 1, block_rows: int = 5, dtype: str = "float64", rows: int = ROWS
+    kind: str,
+    threads: int = 1,
+    block_rows: int = 5,
+    dtype: str = "float64",
+    rows: int = ROWS,
+    ranks: Ranks = ALONE,
+    dense: bool = False,
 ) -> tuple[FullBatch, np.ndarray, np.ndarray]:
-    """Return a batch of images as `kind`, of which some columns are left out, its rows as floats, and the labels."""
+    """Return a batch of images as `kind`, of which some columns are left out, its rows as floats, and the labels.
+
+    Each of several ranks hands in about as many rows.
+    """
     images, y = make_images(rows)
     network = make_network(threads, dtype, inputs=144)
     network.parameters *= 0.2  # else so many inputs make some probabilities 0
     X = ((images.astype("float64") - 127.5) / 127.5).astype(dtype)
-    batch = FullBatch(network, Pixels(images) if kind == "bytes" else X, y, block_rows, dense=False)
-    return batch, X, y
+    own = ranks.share(rows)
+    given = Pixels(images[own]) if kind == "bytes" else X[own]
+    return FullBatch(network, given, y[own], block_rows, dense, ranks), X, y
 
 
 EACH_KIND = pytest.mark.parametrize("kind", ["bytes", "floats"])
@@ -480,6 +492,27 @@ def test_bits_without_background_do_not_depend_on_threads(kind: str) -> None:
     for result in results[1:]:
         for values, expected in zip(result, results[0], strict=True):
             np.testing.assert_array_equal(values, expected)
+
+
+@EACH_KIND
+@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize("size", [2, 3, 4, 5, 8, 30])
+def test_bits_do_not_depend_on_ranks(kind: str, dense: bool, size: int) -> None:
+    """Of 30 ranks some have neither rows nor blocks."""
+
+    def gradients_and_metrics(ranks: Ranks = ALONE, threads: int = 1) -> list[np.ndarray]:
+        batch = make_sorted(kind, threads, 3, "float32", 70, ranks, dense)[0]
+        found = []
+        for _ in range(2):
+            metrics = logged(batch).copy()
+            found += [batch.network.gradients.copy(), metrics, batch.compute_metrics().copy()]
+            batch.network.parameters *= np.float32(0.9)  # an update, in place
+        return found
+
+    expected = gradients_and_metrics()
+    for found in in_ranks(size, lambda ranks: gradients_and_metrics(ranks, 1 + ranks.rank % 2)):
+        for values, of_one in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(values, of_one)
 
 
 @EACH_KIND

@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 from image_helpers import images, labels_of, make_network, noise, scaled
 from parity.standin import DeviceArray, StandInCupy
+from rank_helpers import in_ranks
 
 from fmnist_xp.backend import Backend, CpuBackend, CudaBackend
 from fmnist_xp.data import Pixels
 from fmnist_xp.model import Sequential
 from fmnist_xp.nn import Dense
+from fmnist_xp.ranks import ALONE, Ranks
 from fmnist_xp.train import rows as rows_module
 from fmnist_xp.train import source as source_module
 from fmnist_xp.train.rows import Rows, lay_out
+from fmnist_xp.train.tree import Node
 
 ROWS, BLOCK = 45, 8
 
@@ -106,16 +109,18 @@ CASES: dict[str, tuple[Callable[[], Backend], str, np.ndarray, bool, dict[str, A
 TOLERANCE = {"float64": 1e-13, "float32": 2e-6, "tf32": 2e-6, "float16": 4e-3}
 
 
-def laid_out(name: str) -> tuple[Sequential, Rows, np.ndarray]:
-    """Return network, rows, and the float64 rows that these stand for."""
+def laid_out(
+    name: str, part: slice = slice(None), ranks: Ranks = ALONE, **more: Any
+) -> tuple[Sequential, Rows, np.ndarray]:
+    """Return network, rows, and the float64 rows that these stand for; of several ranks, this hands in a part."""
     make_backend, dtype, pixels, as_pixels, options, _ = CASES[name]
-    options = {"block_rows": BLOCK, "labels": labels_of(ROWS), **options}
+    options = {"block_rows": BLOCK, "labels": labels_of(ROWS), "ranks": ranks, **options, **more}
     network = make_network(144, make_backend(), dtype, options.pop("kind", Sequential), options.pop("first", Dense))
     backend, labels = network.backend, options.pop("labels")
     floats = scaled(pixels, "float64" if dtype == "float64" else "float32")
     with backend.computing():
-        inputs = Pixels(pixels) if as_pixels else backend.asarray(floats)
-        rows = lay_out(network, inputs, None if labels is None else backend.asarray(labels), **options)
+        inputs = Pixels(pixels[part]) if as_pixels else backend.asarray(floats[part])
+        rows = lay_out(network, inputs, None if labels is None else backend.asarray(labels[part]), **options)
     return network, rows, scaled(pixels)
 
 
@@ -248,3 +253,99 @@ def test_pages_of_a_file_are_given_back(monkeypatch: pytest.MonkeyPatch, pixels:
     assert buffer.any()
     assert len(forgotten) == 1
     assert np.shares_memory(forgotten[0], values)
+
+
+# Shares
+
+
+@pytest.mark.parametrize(
+    ("most", "groups"),
+    [(1024, [1] * 6), (6, [1] * 6), (5, [2, 2, 2]), (3, [2, 2, 2]), (2, [3, 3]), (1, [6])],
+)
+@pytest.mark.parametrize("name", ["pixels", "dense pixels", "gpu, floats"])
+def test_one_rank_has_all_groups(monkeypatch: pytest.MonkeyPatch, name: str, most: int, groups: list[int]) -> None:
+    monkeypatch.setattr(rows_module, "GROUPS", most)
+    shares = laid_out(name)[1].shares
+    assert [len(group) for group in shares.groups] == groups
+    assert [block for group in shares.groups for block in group] == list(range(6))
+    assert (shares.blocks, shares.rows) == (range(6), ROWS)
+    assert (shares.of_ranks, shares.numbers) == ([range(len(groups))], range(len(groups)))
+    assert shares.tree.root == Node(0, len(groups))
+
+
+def test_groups_are_halved_by_the_multiplications_that_they_need() -> None:
+    """Images of 8 x 8 pixels, two in a block: of 8 columns at first, then of 64, the last block half as large."""
+    pixels = np.zeros((11, 8, 8), np.uint8)
+    pixels[:8, 0], pixels[8:] = 5, 7
+    rows = lay_out(make_network(64, cpu(), "float32"), Pixels(pixels), labels_of(11), block_rows=2)
+    assert [len(picked) for picked in rows.columns] == [16] * 4 + [64] * 2  # type: ignore[union-attr]
+    # A row takes 2 · 8 · 7 multiplications or 2 · 64 · 7, and 3 · (7 · 5 + 5 · 4) in the other layers: 277, 1061; in
+    # the last block, of one row, half as many count. Of 2699 in all, 1108 come before the fifth block.
+    assert rows.shares.tree.halves[Node(0, 6)] == (Node(0, 4), Node(4, 6))
+    assert rows.shares.tree.halves[Node(0, 4)] == (Node(0, 2), Node(2, 4))
+
+
+SPLITS = [(0, 45), (7, 30, 8), (45, 0, 0, 0), (5,) * 9]
+"""How many rows each rank hands in; of nine ranks some have no block."""
+
+
+def on_host(network: Sequential, rows: Rows) -> dict[str, Any]:
+    """Return what there is of labels, order and shift, and of each block the values and the columns."""
+    backend, numbers = network.backend, range(len(rows.blocks))
+    with backend.computing():
+        found: dict[str, Any] = {"values": [backend.to_host(rows.block(number)) for number in numbers]}
+        if rows.columns is not None:
+            found["columns"] = [backend.to_host(picked) for picked in rows.columns]
+        if rows.shift is not None:
+            rows.shift.update()
+            found["shift"] = backend.to_host(rows.shift.parameters)
+        arrays = {"labels": rows.labels, "order": rows.order}
+        return found | {name: backend.to_host(array) for name, array in arrays.items() if array is not None}
+
+
+@pytest.mark.parametrize("counts", SPLITS, ids=str)
+@pytest.mark.parametrize("name", CASES)
+def test_ranks_have_the_blocks_of_one(name: str, counts: tuple[int, ...]) -> None:
+    stops = np.cumsum(counts)
+    network, whole, _X = laid_out(name)
+    expected = on_host(network, whole)
+
+    def work(ranks: Ranks) -> range:
+        part = slice(stops[ranks.rank] - counts[ranks.rank], stops[ranks.rank])
+        network, rows, _X = laid_out(name, part, ranks)
+        own, found = rows.shares.blocks, on_host(network, rows)
+        lies = slice(own.start * BLOCK, min(own.stop * BLOCK, ROWS))
+        assert (rows.input_scale, rows.column_share) == (whole.input_scale, whole.column_share)
+        assert rows.shares.rows == ROWS
+        assert rows.shares.tree.halves == whole.shares.tree.halves
+        assert rows.shares.of_ranks[ranks.rank] == rows.shares.numbers == own  # each group is a block
+        assert [slice(block.start + lies.start, block.stop + lies.start) for block in rows.blocks] == [
+            whole.blocks[number] for number in own
+        ]
+        assert found.keys() == expected.keys()
+        for what, values in found.items():
+            of_all = expected[what]
+            part = {"shift": slice(None), "labels": lies, "order": lies}.get(what, slice(own.start, own.stop))
+            for one, other in zip(values, of_all[part], strict=True):
+                np.testing.assert_array_equal(one, other, err_msg=what, strict=True)
+        return own
+
+    every = in_ranks(len(counts), work)
+    assert [block for own in every for block in own] == list(range(6))
+
+
+def test_ranks_take_blocks_that_suit_each_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Devices may have different room."""
+    monkeypatch.setattr(CpuBackend, "block_rows", lambda self, _rows, _bytes, shared: 10 * self.threads + shared)
+
+    def work(ranks: Ranks) -> list[slice]:
+        network = make_network(144, CpuBackend(3 - ranks.rank), "float32")
+        pixels = Pixels(MARGINS if ranks.is_first else MARGINS[:0])
+        return lay_out(network, pixels, labels_of(ROWS)[: len(pixels)], dense=True, ranks=ranks).blocks
+
+    # The last of five blocks is of one row alone.
+    assert in_ranks(3, work) == [
+        [slice(0, 11)],
+        [slice(0, 11), slice(11, 22)],
+        [slice(0, 11), slice(11, 12)],
+    ]

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rank_helpers import in_ranks
 
 from fmnist_xp.backend import CpuBackend
 from fmnist_xp.nn import Dense, Network, ReLU
 from fmnist_xp.optim import SGD, Adam
+from fmnist_xp.ranks import Ranks
 from fmnist_xp.train.history import History
 from fmnist_xp.train.trainer import train
 
@@ -273,3 +275,41 @@ def test_handler_set_outside_python_does_not_break_training(monkeypatch: pytest.
     # signal.getsignal returns None for one, and signal.signal does not take None.
     monkeypatch.setattr(signal, "getsignal", lambda _number: None)
     assert len(run()) == 3
+
+
+# Several ranks, which threads play
+
+
+def of_ranks(size: int, **arguments: Any) -> list[tuple[Network, History]]:
+    """Train on the rows shared out among so many ranks, of which the first has the callbacks."""
+
+    def work(ranks: Ranks) -> tuple[Network, History]:
+        network, own = make_network(1 + ranks.rank % 2), ranks.share(len(X))
+        callbacks = arguments.get("callbacks", []) if ranks.is_first else []
+        given = {"optimizer": Adam(0.05), "block_rows": 4, **arguments, "callbacks": callbacks, "ranks": ranks}
+        return network, train(network, X[own], Y[own], **given)
+
+    return in_ranks(size, work)
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 9])
+def test_ranks_come_to_the_weights_and_the_history_of_one(size: int) -> None:
+    network = make_network()
+    expected = run(network, optimizer=Adam(0.05), epochs=12, log_every=5, block_rows=4)
+    for found, history in of_ranks(size, epochs=12, log_every=5):
+        np.testing.assert_array_equal(found.parameters, network.parameters)
+        assert history.to_csv() == expected.to_csv()
+        assert len(history.epoch_seconds) == 12
+        assert 0 < history.message_seconds < sum(history.epoch_seconds)  # type: ignore[operator]
+    assert expected.message_seconds is None
+
+
+def test_callback_of_the_first_rank_stops_all() -> None:
+    def stop(history: History) -> None:
+        if history.epoch[-1] == 2:
+            history.stop("enough")
+
+    for _network, history in of_ranks(3, epochs=9, log_every=1, callbacks=[stop]):
+        assert history.epoch == [0, 1, 2]
+        assert len(history.epoch_seconds) == 3
+        assert (history.stopped, history.interrupted) == ("enough", False)
