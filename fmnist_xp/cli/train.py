@@ -156,11 +156,6 @@ def train(
         with ranks.together():
             if ranks.is_first:
                 _finish(run, as_json, keep_going)
-    if run.result.interrupted:  # on all ranks, whose exit codes mpiexec combines
-        raise Interrupted(
-            f"interrupted: what was learned is kept in {run.folder}; fmnist-xp train --resume {run.folder} goes on",
-            run.history.signal,
-        )
 
 
 def _print_beginning(splits: "tuple[Dataset, Dataset]", backend: "Backend", ranks: "Ranks", verbose: int) -> None:
@@ -181,7 +176,7 @@ def _print_beginning(splits: "tuple[Dataset, Dataset]", backend: "Backend", rank
 
 
 def _finish(run: "Run", as_json: bool, keep_going: bool) -> None:
-    """Print what came of a run, and raise where it has diverged."""
+    """Print what came of a run, and raise where it did not come to its end."""
     from fmnist_xp.train.history import ended_in_dip
 
     if as_json:
@@ -189,7 +184,12 @@ def _finish(run: "Run", as_json: bool, keep_going: bool) -> None:
         print_json({"run": run.folder, **run.result.to_json(), "best_epoch_before_dip": dip})
     else:
         _print_result(run)
-    if run.result.diverged and not (keep_going or run.result.interrupted):
+    if run.result.interrupted:
+        raise Interrupted(
+            f"interrupted: what was learned is kept in {run.folder}; fmnist-xp train --resume {run.folder} goes on",
+            run.history.signal,
+        )
+    if run.result.diverged and not keep_going:
         raise FmnistXpError(
             "no model is kept, since training has diverged: try a lower --learning-rate, or --keep-going; the last "
             f"good checkpoint is in {run.folder}"
