@@ -181,7 +181,7 @@ def _sums(record: Record) -> list[str]:
             for side in ("tree", "allreduce"):
                 share = found[side]["median"] / point["epoch_seconds"]["median"]
                 low, middle, high = (_microseconds(found[side][key]) for key in ("min", "median", "max"))
-                cells += [middle, f"{low} – {high}", f"{share:.2%}"]
+                cells += [middle, f"{low} – {high}", f"{share:.3%}"]
                 shares += [share] if side == "tree" else []
             rows.append([*cells, f"{found['tree']['median'] / found['allreduce']['median']:.2f}"])
     head = [

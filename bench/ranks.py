@@ -134,7 +134,7 @@ def _train(
     seconds = alternate(sides, rounds)
     for name in EXPERIMENTS:
         check_weights(f"{name} on {rows:,} rows", {count: sides[f"{name} {count}"].found for count in counts})
-        one = median(seconds[f"{name} {counts[0]}"])
+        one = summarize(seconds[f"{name} {counts[0]}"])["median"]
         for count in counts:
             found, epoch = sides[f"{name} {count}"].found, summarize(seconds[f"{name} {count}"])
             yield {

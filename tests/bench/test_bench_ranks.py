@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import sys
 from collections.abc import Callable
 from hashlib import sha256
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mpi_helpers import OPEN_MPI, needs_mpi
 from typer.testing import CliRunner
 
 from bench import made, rank_point, rank_report, ranks
@@ -27,14 +27,6 @@ DATA_ROWS, MADE_ROWS = 200, 1_700
 
 
 @pytest.fixture
-def mpi() -> None:
-    pytest.importorskip("mpi4py", reason="mpi4py, which ranks need, is not installed")
-    here = Path(sys.executable).parent / "mpiexec"
-    if not (here.exists() or shutil.which("mpiexec")):
-        pytest.skip("mpiexec, which starts ranks, is not installed")
-
-
-@pytest.fixture
 def folder(tmp_path: Path) -> Path:
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (DATA_ROWS, 28, 28), np.uint8)
@@ -45,7 +37,8 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FMNIST_XP_CACHE", str(tmp_path / "cache"))
+    for name, value in {"FMNIST_XP_CACHE": str(tmp_path / "cache"), **OPEN_MPI}.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr(ranks, "QUICK_ROWS", (DATA_ROWS, MADE_ROWS))
     monkeypatch.setattr(ranks, "EXPERIMENTS", ("adam",))
     monkeypatch.setattr(ranks, "usable_cores", lambda: 2)
@@ -89,7 +82,7 @@ def run(folder: Path, out: Path) -> Any:
     return CliRunner().invoke(app, ["ranks", "--quick", "--data", str(folder), "--out", str(out)])
 
 
-@pytest.mark.usefixtures("mpi")
+@needs_mpi
 def test_ranks_are_measured_with_mpiexec(folder: Path, tmp_path: Path) -> None:
     result = run(folder, tmp_path / "out")
     assert result.exit_code == 0, result.output
@@ -120,7 +113,7 @@ def test_ranks_are_measured_with_mpiexec(folder: Path, tmp_path: Path) -> None:
     assert not [secret for secret in (folder, tmp_path, Path.cwd()) if str(secret) in json.dumps(record)]
 
 
-@pytest.mark.usefixtures("mpi")
+@needs_mpi
 def test_weights_are_those_of_training_without_mpi(folder: Path, tmp_path: Path) -> None:
     made.write_images(tmp_path, MADE_ROWS)
     start = ranks._Start(ranks.find_mpiexec(), "float32", 0)
