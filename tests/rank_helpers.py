@@ -3,6 +3,7 @@
 import pickle
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
@@ -176,6 +177,7 @@ def outcomes_of(size: int, work: Callable[[Ranks], T], hosts: tuple[str, ...] = 
     threads = [threading.Thread(target=play, args=(rank,), name=str(rank), daemon=True) for rank in range(size)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fmnist_xp.ranks.import_mpi", lambda: FakeMpi)
+        patch.setattr(Ranks, "quiet", lambda _ranks: nullcontext())  # the logger is one for all threads
         patch.setattr("fmnist_xp.ranks.host_name", lambda: names[int(threading.current_thread().name)])
         for thread in threads:
             thread.start()

@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rank_helpers import in_ranks, outcomes_of
 from safetensors.numpy import load_file, save_file
 
 from fmnist_xp.backend import CpuBackend
 from fmnist_xp.data.pixels import Pixels
-from fmnist_xp.errors import RunError
+from fmnist_xp.errors import ElsewhereError, RunError
 from fmnist_xp.model import Metrics, Sequential, load
 from fmnist_xp.nn import CategoricalCrossentropy, Dense, Layer, ReLU, Softmax
 from fmnist_xp.optim import SGD, Adam, Optimizer
+from fmnist_xp.ranks import Ranks
 from fmnist_xp.train.arrays import MODEL
 from fmnist_xp.train.fullbatch import FullBatch
 from fmnist_xp.train.history import COLUMNS, History
@@ -738,3 +740,122 @@ def test_architecture_that_does_not_fit_the_weights_is_named(tmp_path: Path, cha
     save_file(load_file(path), path, metadata=metadata)
     with pytest.raises(RunError, match=r"architecture and the weights in .*model\.safetensors do not fit .*: .+"):
         load(path)
+
+
+# Several ranks, which threads play
+
+PIXELS = GENERATOR.integers(0, 256, (50, 6), dtype="uint8")
+SPLITS = [(25, 25), (0, 50), (13, 0, 30, 7)]
+"""How many rows each rank hands in."""
+
+
+def fit_over(ranks: Ranks, counts: tuple[int, ...], rows: Any = X, **arguments: Any) -> tuple[Sequential, History]:
+    """Train a new model on these rows, of which this rank hands in its part, and the first alone has callbacks."""
+    stop = sum(counts[: ranks.rank + 1])
+    own, model = slice(stop - counts[ranks.rank], stop), make_model(threads=1 + ranks.rank % 2)
+    if not ranks.is_first:
+        arguments.pop("callbacks", None)
+    given = {"optimizer": Adam(0.02), "verbose": 0, "block_rows": 6, **arguments}
+    return model, model.fit(rows[own], Y[own], comm=ranks.comm, **given)
+
+
+@pytest.mark.parametrize("counts", SPLITS, ids=str)
+@pytest.mark.parametrize("rows", [X, PIXELS, Pixels(PIXELS)], ids=["floats", "bytes", "Pixels"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"validation_fraction": 0.2, "keep_best": True}, {"dense": True}],
+    ids=["plain", "held out", "dense"],
+)
+def test_ranks_come_to_the_weights_of_one_process(
+    rows: Any, counts: tuple[int, ...], options: dict[str, Any]
+) -> None:
+    arguments = {"epochs": 14, "log_every": 3, **options}
+    model = make_model()
+    expected = model.fit(rows, Y, optimizer=Adam(0.02), verbose=0, block_rows=6, **arguments)
+    for found, history in in_ranks(len(counts), lambda ranks: fit_over(ranks, counts, rows, **arguments)):
+        np.testing.assert_array_equal(found.parameters, model.parameters)
+        assert history.to_csv() == expected.to_csv()
+        assert history.best_epoch == expected.best_epoch
+        for name, values in (expected.best_state or {}).items():
+            np.testing.assert_array_equal(history.best_state[name], values)  # type: ignore[index]
+
+
+def test_ranks_log_the_rows_of_other_data() -> None:
+    """Each hands in some, the first none."""
+    expected = make_model().fit(
+        *(X, Y), epochs=8, optimizer=Adam(0.02), verbose=0, block_rows=6, validation_data=(X[:20], Y[:20])
+    )
+
+    def work(ranks: Ranks) -> History:
+        own = slice(0, 10 * ranks.rank) if ranks.rank < 2 else slice(10, 20)
+        return fit_over(ranks, (20, 20, 10), epochs=8, validation_data=(X[own], Y[own]))[1]
+
+    for history in in_ranks(3, work):
+        assert history.to_csv() == expected.to_csv()
+
+
+@pytest.mark.parametrize("stops", [[(9, 2), (20, 3)], [(9, 1), (20, 2)], [(5, 4), (12, 2), (20, 1)]], ids=str)
+def test_training_goes_on_with_another_number_of_ranks(tmp_path: Path, stops: list[tuple[int, int]]) -> None:
+    model = make_model()
+    expected = model.fit(X, Y, epochs=20, optimizer=Adam(0.02), verbose=0, block_rows=6)
+    for epochs, size in stops:
+        counts = (50 - 10 * (size - 1), *[10] * (size - 1))
+        options = {"epochs": epochs, "checkpoint": tmp_path, "resume": True}
+        every = in_ranks(size, lambda ranks, counts=counts, options=options: fit_over(ranks, counts, **options))
+    for found, history in every:
+        np.testing.assert_array_equal(found.parameters, model.parameters)
+        assert history.to_csv() == expected.to_csv()
+        assert len(history.epoch_seconds) == 20
+
+
+def test_first_rank_alone_prints_and_calls(capsys: pytest.CaptureFixture[str]) -> None:
+    epochs: list[int] = []
+    options = {
+        "epochs": 4,
+        "log_every": 1,
+        "verbose": 1,
+        "callbacks": lambda history: epochs.append(history.epoch[-1]),
+    }
+    in_ranks(3, lambda ranks: fit_over(ranks, (20, 20, 10), **options))
+    assert epochs == [0, 1, 2, 3]
+    assert capsys.readouterr().out.count("epoch: 0, ") == 1
+
+
+@pytest.mark.parametrize("counts", SPLITS, ids=str)
+def test_ranks_evaluate_the_rows_of_all(counts: tuple[int, ...]) -> None:
+    expected = make_model().evaluate(X, Y)
+
+    def work(ranks: Ranks) -> Metrics:
+        stop = sum(counts[: ranks.rank + 1])
+        own = slice(stop - counts[ranks.rank], stop)
+        return make_model().evaluate(X[own], Y[own], comm=ranks.comm)
+
+    assert in_ranks(len(counts), work) == [expected] * len(counts)
+
+
+@pytest.mark.parametrize(
+    ("given", "at_fault", "message"),
+    [
+        ({1: {"X": X[:, :5]}}, 1, r"X must have the shape \(n, 6\) with n ≥ 0, got \(50, 5\)"),
+        ({0: {"y": Y[:49]}}, 0, "X has 50 rows, but y has 49"),
+        ({2: {"X": X + np.inf}}, 2, "X has values that are not finite in float64"),
+        ({rank: {"X": X[:0], "y": Y[:0]} for rank in range(3)}, 0, "X has no rows on any rank"),
+        ({1: {"X": PIXELS}}, 0, "X is pixels on some ranks and floats on others: all must have the same kind"),
+        ({1: {"epochs": 4}}, 0, "rank 1 has epochs 4, and rank 0 3: all ranks must have the same"),
+        ({2: {"checkpoint": "there"}}, 0, r"rank 2 has checkpoint \(True, False\), and rank 0 \(False, False\)"),
+        ({1: {"validation_data": (X, Y)}}, 0, r"rank 1 has validation \(None, 0, True\), and rank 0 "),
+    ],
+    ids=["columns", "labels", "infinity", "no rows", "kinds", "epochs", "checkpoint", "validation"],
+)
+def test_what_does_not_fit_on_one_rank_is_refused_on_all(
+    given: dict[int, dict[str, Any]], at_fault: int, message: str
+) -> None:
+    def work(ranks: Ranks) -> History:
+        arguments = {"X": X, "y": Y, "epochs": 3, "verbose": 0, **given.get(ranks.rank, {})}
+        return make_model().fit(arguments.pop("X"), arguments.pop("y"), comm=ranks.comm, **arguments)
+
+    outcomes = outcomes_of(3, work)
+    for rank, outcome in enumerate(outcomes):
+        assert isinstance(outcome, ValueError if rank == at_fault else ElsewhereError)
+        with pytest.raises((ValueError, ElsewhereError), match=message):
+            raise outcome

@@ -1,9 +1,6 @@
-"""How vectors get from rank to rank, which threads play: through MPI on the host, or through what stands for NCCL."""
+"""How vectors get from rank to rank, which threads play, through the host; see test_nccl too."""
 
-import logging
-import threading
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +8,7 @@ from parity.standin import StandInCupy
 from rank_helpers import in_ranks
 
 from fmnist_xp.backend import Backend, CpuBackend, CudaBackend
-from fmnist_xp.backend.channel import Channel, NcclChannel
+from fmnist_xp.backend.channel import Channel
 from fmnist_xp.ranks import Ranks
 
 # NaN with a payload, both zeros, the smallest and the largest numbers: whose bits may not change.
@@ -138,101 +135,6 @@ def test_channel_says_what_vectors_go_through(kind: str, words: str) -> None:
     channel = Channel(make_backend(kind), None)
     assert str(channel) == words
     assert not channel.captures
-
-
-# NCCL
-
-
-class Nccl:
-    """What stands for `cupy.cuda.nccl`: notes each call of a communicator."""
-
-    NCCL_FLOAT32, NCCL_FLOAT64 = 7, 8
-
-    def __init__(self, available: bool = True, version: int = 22809) -> None:
-        self.available, self.get_version = available, lambda: version
-        self.calls: list[tuple[Any, ...]] = []
-
-    def get_unique_id(self) -> tuple[int, ...]:
-        self.calls.append(("identifier",))
-        return tuple(range(128))
-
-    def NcclCommunicator(self, *given: Any) -> Any:
-        self.calls.append(given)
-
-        def noted(name: str) -> Any:
-            return lambda *arguments: self.calls.append((name, *arguments))
-
-        return SimpleNamespace(**{name: noted(name) for name in ("send", "recv", "broadcast", "destroy")})
-
-
-def gpu_with_nccl(nccl: Nccl, bus: str) -> CudaBackend:
-    """Return a backend whose device has this address."""
-    cupy = StandInCupy(devices=2)
-    cupy.cuda.nccl = nccl
-    cupy.cuda.runtime.deviceGetPCIBusId = lambda index: f"{bus}.{index}"
-    return CudaBackend(1, cupy=cupy)
-
-
-@pytest.mark.parametrize(("dtype", "kind"), [("float32", 7), ("float64", 8)])
-def test_nccl_gets_addresses_sizes_types_and_the_current_stream(dtype: str, kind: int) -> None:
-    def work(ranks: Ranks) -> list[tuple[Any, ...]]:
-        nccl = Nccl()
-        backend = gpu_with_nccl(nccl, f"0000:0{ranks.rank}:00")
-        backend.xp.cuda.get_current_stream = lambda: SimpleNamespace(ptr=77)
-        channel = backend.channel(ranks.comm)
-        assert isinstance(channel, NcclChannel)
-        assert channel.captures
-        assert str(channel) == "NCCL 2.28.9"
-        with backend.computing():
-            mine = backend.xp.empty((3, 2), dtype)
-            channel.send(mine, 1)
-            channel.receive(mine, 0)
-            channel.broadcast(mine, 1)
-        channel.close()
-        address = mine.data.ptr
-        identifier = [("identifier",)] if ranks.is_first else []
-        assert nccl.calls == [
-            *identifier,
-            (2, tuple(range(128)), ranks.rank),
-            ("send", address, 6, kind, 1, 77),
-            ("recv", address, 6, kind, 0, 77),
-            ("broadcast", address, address, 6, kind, 1, 77),
-            ("destroy",),
-        ]
-        return nccl.calls
-
-    assert len(in_ranks(2, work)) == 2
-
-
-@pytest.mark.parametrize(
-    ("available", "buses", "hosts", "reason"),
-    [
-        ((True, True, True), "abc", (), None),
-        ((True, True, True), "aaa", ("x", "y", "z"), None),
-        ((True, False, False), "abc", (), "rank 1 has no NCCL (pip install nvidia-nccl-cu12, for CUDA 13 "
-         "nvidia-nccl-cu13)"),
-        ((True, True, True), "aba", (), "several ranks share a GPU, which NCCL refuses"),
-    ],
-    ids=["each its own", "each on a host of its own", "no NCCL", "one GPU for two"],
-)  # fmt: skip
-def test_nccl_is_taken_where_every_rank_has_it_and_a_gpu_of_its_own(
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    available: tuple[bool, ...],
-    buses: str,
-    hosts: tuple[str, ...],
-    reason: str | None,
-) -> None:
-    names = hosts or ("host",) * 3
-    monkeypatch.setattr("fmnist_xp.backend.cuda.host_name", lambda: names[int(threading.current_thread().name)])
-
-    def work(ranks: Ranks) -> type[Channel]:
-        return type(gpu_with_nccl(Nccl(available[ranks.rank]), buses[ranks.rank]).channel(ranks.comm))
-
-    with caplog.at_level(logging.WARNING, logger="fmnist_xp"):
-        assert in_ranks(3, work) == [Channel if reason else NcclChannel] * 3
-    said = f"gradients go through the host's memory, since {reason}"
-    assert caplog.messages == ([said] if reason else [])  # of the first rank alone
 
 
 def test_cpu_takes_mpi() -> None:

@@ -538,6 +538,25 @@ def test_cuda_takes_all_rows_or_as_few_equal_blocks_as_fit(
     assert cuda.block_rows(rows, row_bytes) == expected
 
 
+@pytest.mark.parametrize(
+    ("rows", "row_bytes", "expected"),
+    [
+        (60_000, 1104, 7500),  # at least 8 blocks
+        (262_144, 1104, 32_768),  # of 32,768 rows at most
+        (262_145, 1104, 16_385),  # 16 blocks, a power of two
+        (1_000_000, 1104, 31_250),
+        (1000, 10 * 2**20, 125),  # two blocks would fit
+        (10, 100 * GIB, 1),
+        (5, 1024, 1),
+        (0, 1024, 1),
+    ],
+)
+def test_rows_that_devices_share_are_a_power_of_two_of_blocks(
+    cuda: CudaBackend, rows: int, row_bytes: int, expected: int
+) -> None:
+    assert cuda.block_rows(rows, row_bytes, shared=True) == expected
+
+
 @pytest.mark.parametrize("held", ["computing", "current"])
 def test_device_is_current_while_computing(cuda: CudaBackend, held: str) -> None:
     current = cuda.xp.cuda.Device
