@@ -140,25 +140,29 @@ class Sequential(nn.Network):
         `RunError` for a checkpoint folder that holds another training, `OSError` where the first checkpoint cannot be
         written.
         """
-        epochs, log_every = whole_number("epochs", epochs, 0), whole_number("log_every", log_every, 1)
-        verbose, chosen, called = checked_verbose(verbose), make_optimizer(optimizer), _callbacks(callbacks)
-        patience = None if patience is None else whole_number("patience", patience, 1)
-        every = None if checkpoint_every is None else whole_number("checkpoint_every", checkpoint_every, 1)
-        _check_validation(validation_fraction, validation_data, keep_best, patience)
-        if checkpoint is None and (resume or every):
-            raise ValueError(f"{'resume' if resume else 'checkpoint_every'} needs a folder: checkpoint=…")
         with Ranks(comm) as ranks, ranks.quiet(), self.backend.computing():
+            with ranks.together():
+                epochs, log_every = whole_number("epochs", epochs, 0), whole_number("log_every", log_every, 1)
+                verbose, chosen, called = checked_verbose(verbose), make_optimizer(optimizer), _callbacks(callbacks)
+                patience = None if patience is None else whole_number("patience", patience, 1)
+                every = None if checkpoint_every is None else whole_number("checkpoint_every", checkpoint_every, 1)
+                _check_validation(validation_fraction, validation_data, keep_best, patience)
+                if checkpoint is None and (resume or every):
+                    raise ValueError(f"{'resume' if resume else 'checkpoint_every'} needs a folder: checkpoint=…")
             check_alike(
                 *(ranks, self, chosen),
                 epochs=epochs,
                 log_every=log_every,
                 block_rows=block_rows,
                 dense=dense,
-                validation=(validation_fraction, validation_seed, validation_data is not None),
+                validation_fraction=validation_fraction,
+                validation_seed=validation_seed,
+                validation_data=validation_data is not None,
                 keep_best=keep_best,
                 patience=patience,
                 keep_going=keep_going,
-                checkpoint=(checkpoint is not None, resume),
+                checkpoint=checkpoint is not None,
+                resume=resume,
             )
             inputs, labels = self._rows_of_ranks(X, y, ranks)
             source = Source(inputs, self.backend, ranks)
