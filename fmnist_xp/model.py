@@ -128,9 +128,10 @@ class Sequential(nn.Network):
             every one of them calls `fit`, with the same arguments but for the rows, of which each hands in some, or
             none. It trains on the rows of all, rank 0's first, and ends with the weights that one process with all of
             these rows would have, to the bit (on GPUs, one with the same `block_rows`). Rank 0 alone prints, logs,
-            calls the callbacks and reads and writes the checkpoints. A CPU's cores are divided among the ranks of a
-            host, unless the backend was made with a number of threads. Where a rank fails once training has begun,
-            the others wait for it: start scripts as `mpiexec -n 4 python -m mpi4py script.py`, which ends them all.
+            calls the callbacks, which may change the optimizer's numbers but not the weights, and reads and writes
+            the checkpoints. A CPU's cores are divided among the ranks of a host, unless the backend was made with a
+            number of threads. Where a rank fails once training has begun, the others wait for it: start scripts as
+            `mpiexec -n 4 python -m mpi4py script.py`, which ends them all.
 
         Returns the `History`. Ctrl-C ends training after the epoch under way and keeps what was learned; so does
         SIGTERM or SIGHUP where the caller has a handler for it, or there is a checkpoint folder. A loss that is not
