@@ -128,9 +128,10 @@ class Sequential(nn.Network):
             every one of them calls `fit`, with the same arguments but for the rows, of which each hands in some, or
             none. It trains on the rows of all, rank 0's first, and ends with the weights that one process with all of
             these rows would have, to the bit (on GPUs, one with the same `block_rows`). Rank 0 alone prints, logs,
-            calls the callbacks and reads and writes the checkpoints. A CPU's cores are divided among the ranks of a
-            host, unless the backend was made with a number of threads. Where a rank fails once training has begun,
-            the others wait for it: start scripts as `mpiexec -n 4 python -m mpi4py script.py`, which ends them all.
+            calls the callbacks, which may change the optimizer's numbers but not the weights, and reads and writes
+            the checkpoints. A CPU's cores are divided among the ranks of a host, unless the backend was made with a
+            number of threads. Where a rank fails once training has begun, the others wait for it: start scripts as
+            `mpiexec -n 4 python -m mpi4py script.py`, which ends them all.
 
         Returns the `History`. Ctrl-C ends training after the epoch under way and keeps what was learned; so does
         SIGTERM or SIGHUP where the caller has a handler for it, or there is a checkpoint folder. A loss that is not
@@ -140,25 +141,29 @@ class Sequential(nn.Network):
         `RunError` for a checkpoint folder that holds another training, `OSError` where the first checkpoint cannot be
         written.
         """
-        epochs, log_every = whole_number("epochs", epochs, 0), whole_number("log_every", log_every, 1)
-        verbose, chosen, called = checked_verbose(verbose), make_optimizer(optimizer), _callbacks(callbacks)
-        patience = None if patience is None else whole_number("patience", patience, 1)
-        every = None if checkpoint_every is None else whole_number("checkpoint_every", checkpoint_every, 1)
-        _check_validation(validation_fraction, validation_data, keep_best, patience)
-        if checkpoint is None and (resume or every):
-            raise ValueError(f"{'resume' if resume else 'checkpoint_every'} needs a folder: checkpoint=…")
         with Ranks(comm) as ranks, ranks.quiet(), self.backend.computing():
+            with ranks.together():
+                epochs, log_every = whole_number("epochs", epochs, 0), whole_number("log_every", log_every, 1)
+                verbose, chosen, called = checked_verbose(verbose), make_optimizer(optimizer), _callbacks(callbacks)
+                patience = None if patience is None else whole_number("patience", patience, 1)
+                every = None if checkpoint_every is None else whole_number("checkpoint_every", checkpoint_every, 1)
+                _check_validation(validation_fraction, validation_data, keep_best, patience)
+                if checkpoint is None and (resume or every):
+                    raise ValueError(f"{'resume' if resume else 'checkpoint_every'} needs a folder: checkpoint=…")
             check_alike(
                 *(ranks, self, chosen),
                 epochs=epochs,
                 log_every=log_every,
                 block_rows=block_rows,
                 dense=dense,
-                validation=(validation_fraction, validation_seed, validation_data is not None),
+                validation_fraction=validation_fraction,
+                validation_seed=validation_seed,
+                validation_data=validation_data is not None,
                 keep_best=keep_best,
                 patience=patience,
                 keep_going=keep_going,
-                checkpoint=(checkpoint is not None, resume),
+                checkpoint=checkpoint is not None,
+                resume=resume,
             )
             inputs, labels = self._rows_of_ranks(X, y, ranks)
             source = Source(inputs, self.backend, ranks)

@@ -9,7 +9,7 @@ import os
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -210,6 +210,14 @@ class Ranks:
         self._mine[:] = stopped, signal
         self._comm.Allreduce(self._mine, self._all, self._mpi.MAX)
         return bool(self._all[0]), int(self._all[1])
+
+    def numbers_of_first(self, numbers: Sequence[float]) -> list[float]:
+        """Return rank 0's `numbers`, as many as on every rank; nothing is pickled."""
+        if self._comm is None:
+            return list(numbers)
+        told = np.array(numbers, np.float64)
+        self._comm.Bcast(told, 0)
+        return [float(number) for number in told]
 
     @contextmanager
     def quiet(self) -> Iterator[None]:

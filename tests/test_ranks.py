@@ -40,6 +40,7 @@ def test_one_process_is_told_what_it_tells(ranks: Ranks) -> None:
     assert ranks.by_first(lambda: value) is value
     assert ranks.in_turn_on_host(lambda: value) is value
     ranks.compare(value)
+    assert ranks.numbers_of_first([0.1, 2.0]) == [0.1, 2.0]
     rows, counts = np.arange(6).reshape(3, 2), np.array([3])
     assert ranks.concatenated(rows) is rows
     assert ranks.swapped(rows, counts) == (rows, counts)
@@ -109,6 +110,13 @@ def test_values_get_to_all_ranks(size: int) -> None:
         return ranks.gather(value), ranks.from_first(value), ranks.by_first(lambda: {"called by": ranks.rank})
 
     assert in_ranks(size, work) == [([{"rank": rank} for rank in range(size)], {"rank": 0}, {"called by": 0})] * size
+
+
+@SIZES
+def test_numbers_of_the_first_get_to_all_ranks_with_their_bits(size: int) -> None:
+    for found in in_ranks(size, lambda ranks: ranks.numbers_of_first([0.1 + ranks.rank, -1e-300, np.inf])):
+        assert found == [0.1, -1e-300, np.inf]
+        assert all(type(number) is float for number in found)
 
 
 @SIZES

@@ -60,6 +60,21 @@ def spread(state: State | None, network: Network, optimizer: Optimizer, ranks: R
         return state if state.best is None else state._replace(best=backend.asarray(state.best))
 
 
+class Numbers:
+    """The numbers of `optimizer`, such as its learning rate, which a callback of the first rank may change."""
+
+    def __init__(self, optimizer: Optimizer, ranks: Ranks) -> None:
+        self._optimizer, self._ranks = optimizer, ranks
+        self._names = [name for name, value in vars(optimizer).items() if isinstance(value, float)]
+
+    def take_over(self) -> None:
+        """Let every rank have those of the first, at once."""
+        if self._ranks.size > 1:
+            numbers = self._ranks.numbers_of_first([getattr(self._optimizer, name) for name in self._names])
+            for name, number in zip(self._names, numbers, strict=True):
+                setattr(self._optimizer, name, number)
+
+
 def _digest(*arrays: Any) -> str:
     digest = sha256()
     for array in arrays:

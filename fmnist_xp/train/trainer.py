@@ -16,6 +16,7 @@ from fmnist_xp.train.idle import tell_of_idle_units
 from fmnist_xp.train.interrupts import noted_interrupts
 from fmnist_xp.train.report import Logged, Report
 from fmnist_xp.train.source import Source
+from fmnist_xp.train.together import Numbers
 from fmnist_xp.train.validation import HeldOut
 
 
@@ -57,7 +58,8 @@ def train(
     """Train `network` full batch up to epoch `epochs` on rows as `rows.lay_out` takes them; return what was logged.
 
     All `ranks` train, each with the same network and optimizer, and come to the same weights and the same history but
-    for the seconds. Callbacks and checkpoints are the first's. One that stops, or gets a signal, stops all.
+    for the seconds. Callbacks and checkpoints are the first's; what one changes of the optimizer's numbers, all take
+    over. One that stops, or gets a signal, stops all.
 
     Every `log_every`th epoch, from epoch 0 on, is logged: its metrics, those of the rows `validation` too, are those
     before its update. A device that computes meanwhile is waited for nowhere else.
@@ -88,6 +90,7 @@ def train(
         held_out = HeldOut(network, *validation, **kept) if validation else None
         report = Report(network, history, callbacks, held_out, patience, keep_going)
         runner = Epochs(batch, optimizer, min(log_every, max(1, epochs)))
+        numbers = Numbers(optimizer, ranks)
         marks, counts = [backend.mark()], list[int]()
 
         def present() -> State:
@@ -118,6 +121,8 @@ def train(
                 report.check_weights(done)
             for on_progress in progress:
                 on_progress(done)
+            if log and not overlapping:
+                numbers.take_over()
             stopped, signal = ranks.any_stopped(bool(history.stopped), interrupts[0] if interrupts else 0)
             if signal:
                 history.interrupted, history.signal = True, signal

@@ -46,6 +46,7 @@ def make_cases() -> dict[str, Case]:
     held_out = Case(options={"validation_fraction": 0.3, "keep_best": True, "patience": 5})
     some_without = Case(nccl=lambda rank: rank == 0, counted=True)
     cases = {f"eager, {layout}": Case(layout=layout, counted=True) for layout in LAYOUTS}
+    cases |= {"eager, watched": Case(watched=True)}
     cases |= {"eager, held out": held_out, "eager, NCCL on the first rank alone": some_without}
     graphs = {
         f"{dtype}, {layout}": Case(dtype=dtype, layout=layout, counted=dtype == "float16")
@@ -116,12 +117,15 @@ def run(case: Case, comm: Any = None, wire: Any = None) -> dict[str, Any]:
     model, seen, said = make_model(case, backend), [], Said()
     options = {"log_every": 4, "verbose": 0, "block_rows": 16, "dense": dense} | case.options
 
+    optimizer = Adam(0.02)
+
     def watch(history: History) -> None:
         seen.append(history.loss[-1])
+        optimizer.learning_rate /= 2
 
     callbacks = [watch] if case.watched else []
     with threadpool_limits(1, user_api="blas"), said:
-        history = model.fit(X, y, epochs=EPOCHS, optimizer=Adam(0.02), callbacks=callbacks, comm=comm, **options)
+        history = model.fit(X, y, epochs=EPOCHS, optimizer=optimizer, callbacks=callbacks, comm=comm, **options)
         launches = len(backend.xp.launches)
         metrics = model.evaluate(X, y, comm=comm)
         cost = cost_of_an_epoch(case, backend, X, y, comm, options) if case.counted else {}

@@ -16,7 +16,7 @@ from fmnist_xp.errors import ElsewhereError
 from fmnist_xp.ranks import ALONE, Ranks
 from fmnist_xp.train import together
 from fmnist_xp.train.checkpoint import State
-from fmnist_xp.train.together import check_alike, spread
+from fmnist_xp.train.together import Numbers, check_alike, spread
 
 GENERATOR = np.random.default_rng(0)
 X, Y = GENERATOR.standard_normal((12, 6)), GENERATOR.integers(0, 3, 12)
@@ -211,3 +211,35 @@ def test_all_ranks_go_on_from_the_state_of_the_first(gpu: bool, optimizer: Calla
     assert (first["best"] is not None) == has_best
     assert np.any(first["moments"][0])
     assert first["rate"] < (0.02 if optimizer().config()["learning_rate"] == 0.02 else 0.3)
+
+
+# What the first rank's callbacks change
+
+
+@pytest.mark.parametrize("make_optimizer", [lambda: SGD(0.1, 0.01, 0.9), lambda: Adam(0.02, 0.01)])
+def test_numbers_of_the_firsts_optimizer_are_taken_over(make_optimizer: Callable[[], Any]) -> None:
+    def work(ranks: Ranks) -> tuple[float, float]:
+        optimizer = make_optimizer()
+        numbers = Numbers(optimizer, ranks)
+        if ranks.is_first:
+            optimizer.learning_rate, optimizer.decay = 1, 0.5  # a whole number too
+        numbers.take_over()
+        return optimizer.learning_rate, optimizer.decay
+
+    assert in_ranks(3, work) == [(1, 0.5)] * 3
+
+
+def test_rate_that_the_firsts_callback_sets_is_the_next_updates_of_all() -> None:
+    def work(ranks: Ranks) -> tuple[list[float], list[float]]:
+        network, optimizer = make(), Adam(0.02)
+
+        def halve(_history: History) -> None:
+            optimizer.learning_rate /= 2
+
+        options: dict[str, Any] = {"log_every": 2, "callbacks": halve, "verbose": 0, "block_rows": 2}
+        history = network.fit(X, Y, epochs=7, optimizer=optimizer, comm=ranks.comm, **options)
+        return history.learning_rate, network.parameters.tolist()
+
+    every = in_ranks(2, work)
+    assert every[0][0] == [0.02, 0.01, 0.005, 0.0025]
+    assert every[0] == every[1]
