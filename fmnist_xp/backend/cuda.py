@@ -217,7 +217,7 @@ class CudaBackend(Backend):
         room = int(self.memory_share * free)
         blocks = -(-rows * row_bytes // max(1, room))
         if shared:
-            blocks = max(blocks, 8, 1 << (-(-rows // 32_768) - 1).bit_length())
+            blocks = 1 << (max(blocks, 8, -(-rows // 32_768)) - 1).bit_length()
         return max(1, -(-rows // max(1, blocks)))
 
     def channel(self, comm: Any) -> Channel:

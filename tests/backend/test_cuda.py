@@ -546,6 +546,7 @@ def test_cuda_takes_all_rows_or_as_few_equal_blocks_as_fit(
         (262_145, 1104, 16_385),  # 16 blocks, a power of two
         (1_000_000, 1104, 31_250),
         (1000, 10 * 2**20, 125),  # two blocks would fit
+        (10_000, 7 * 2**20, 625),  # ten would fit: 16
         (10, 100 * GIB, 1),
         (5, 1024, 1),
         (0, 1024, 1),
