@@ -7,6 +7,7 @@ through a `Channel`.
 import logging
 import os
 import sys
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,6 +33,9 @@ LAUNCHERS = (
     ("SLURM_STEP_NUM_TASKS", "PMIX_RANK"),  # Slurm's srun --mpi=pmix
 )
 """Variables that tell a process how many were started with it, and which of them it is."""
+
+PARTING = 0.5
+"""Seconds from the last word to the end of all processes: a launcher drops what it has not read by then."""
 
 
 class Ranks:
@@ -265,6 +269,7 @@ def abort(code: int, error: BaseException | None = None) -> None:
         if error is not None:
             traceback.print_exception(error)
             sys.stderr.flush()
+        time.sleep(PARTING)
         mpi.COMM_WORLD.Abort(code)
 
 

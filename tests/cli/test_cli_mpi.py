@@ -120,9 +120,10 @@ def assert_said(done: Done, code: int, *words: str) -> None:
     """Assert the exit code of each process, and that one of them said one line, with all `words`."""
     launched = done.args[0] != sys.executable
     assert done.returncode in (passed_on(code) if launched else [code]), done
-    (line,) = (line for line in done.stderr.splitlines() if line.startswith("fmnist-xp: "))
+    lines = [line for line in done.stderr.splitlines() if line.startswith("fmnist-xp: ")]
+    assert len(lines) == 1, done
     for word in words:
-        assert word in line
+        assert word in lines[0]
     assert "Traceback" not in done.stdout + done.stderr
 
 
