@@ -67,6 +67,8 @@ def run(app: Callable[..., int | None], program: str) -> int:
             return code
         except UsageError as error:
             code, message, orderly = USAGE, f"{error.format_message().rstrip('.')}; see {program} --help", True
+            if launched()[1] > 1 and "--mpi" in arguments and "mpi4py.MPI" not in sys.modules:
+                tells = _is_first_to_fail(error)
         except Interrupted as error:
             code, message, orderly = error.exit_code, str(error), True
         except (KeyboardInterrupt, Abort):
@@ -88,6 +90,20 @@ def run(app: Callable[..., int | None], program: str) -> int:
         if not orderly:  # others may be waiting for this process
             abort(code)
     return code
+
+
+def _is_first_to_fail(error: Exception) -> bool:
+    """Tell the processes that may already wait for this one in MPI; return whether none before it has failed."""
+    from fmnist_xp.errors import ElsewhereError, RankError
+    from fmnist_xp.ranks import Ranks, launched, world
+
+    try:
+        with Ranks(world()) as ranks, ranks.together():
+            raise error
+    except RankError as other:
+        return not isinstance(other, ElsewhereError) and launched()[0] == 0
+    except type(error):
+        return True
 
 
 def _message(error: Exception) -> str:

@@ -143,6 +143,8 @@ def train(
 
     with Ranks(world() if mpi else None) as ranks, ranks.quiet():
         with ranks.together():
+            pass  # where a rank has failed before, all end here
+        with ranks.together():
             backend = options.chosen_backend(device, threads, graphs, ranks.comm)
             if resume is None:
                 backend.precision(settings.precision)

@@ -252,6 +252,20 @@ def test_ranks_with_other_settings_are_refused(
 
 
 @needs_mpi
+@pytest.mark.parametrize("rank", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [("--validation", "5", "--validation must be above 0"), ("--epochs", "0", "Invalid value for '--epochs'")],
+)
+def test_rank_that_fails_before_mpi_has_begun_ends_all(
+    train: Run, workplace: Path, rank: int, option: str, value: str, words: str
+) -> None:
+    done = train(3, rank=rank, what=f"sys.argv.extend([{option!r}, {value!r}])")
+    assert_said(done, 2, words)
+    assert (done.stdout, contents(workplace)) == ("", {})
+
+
+@needs_mpi
 def test_rank_that_goes_on_with_a_run_where_others_begin_one_is_refused(
     train: Run, workplace: Path, whole: tuple[Path, Done]
 ) -> None:
