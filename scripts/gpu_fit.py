@@ -7,6 +7,7 @@ import sys
 import time
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fmnist_xp.backend import Backend, get_backend
 from fmnist_xp.experiments import EXPERIMENTS, N_INPUTS
@@ -14,12 +15,17 @@ from fmnist_xp.experiments import EXPERIMENTS, N_INPUTS
 ROWS, EPOCHS = 1_000, 30
 
 
+def make_rows(count: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Return so many rows (count, 784) of ten classes, and their labels."""
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 10, count, dtype="uint8")
+    centres = generator.standard_normal((10, N_INPUTS))
+    return np.tanh(centres[labels] + generator.standard_normal((count, N_INPUTS))).astype("float32"), labels
+
+
 def fit(backend: Backend, precision: str) -> str:
     """Train in `precision` and return the losses in words; raise `ArithmeticError` where the loss did not halve."""
-    generator = np.random.default_rng(0)
-    labels = generator.integers(0, 10, ROWS, dtype="uint8")
-    centres = generator.standard_normal((10, N_INPUTS))
-    rows = np.tanh(centres[labels] + generator.standard_normal((ROWS, N_INPUTS))).astype("float32")
+    rows, labels = make_rows(ROWS)
     network = EXPERIMENTS["adam"].make_network(backend, seed=0, dtype=precision)
     optimizer = EXPERIMENTS["adam"].make_optimizer()
     started = time.perf_counter()

@@ -126,6 +126,7 @@ def choose_parts(kept: Path, wheels: Path | None, packages: Path, quick: bool) -
     yield Part("probe", 45, 80, benchmark("probe"))
     for precision in PRECISIONS:
         yield Part(f"parity-{precision}", 25, 60, parity(precision))
+    yield Part("ranks", 20, 90, [PYTHON, str(ROOT / "scripts" / "gpu_ranks.py")], without_mpi)
     if not quick:
         # Without the comparisons of the parts before. Plugins that warn about each other are left out.
         options = ("-m", "cuda and not parity", "--device", "cuda", "-n", 4, "-q")
@@ -165,6 +166,11 @@ def eager_again() -> str:
 def without_pytest() -> str:
     """Return why the tests cannot run here; empty where they can."""
     return _lacks("pytest with pytest-xdist", "import pytest, xdist")
+
+
+def without_mpi() -> str:
+    """Return why ranks cannot train here; empty where they can, unless mpiexec is missing."""
+    return _lacks("mpi4py", "from mpi4py import MPI")
 
 
 def _lacks(what: str, code: str) -> str:

@@ -216,14 +216,15 @@ def test_all_parts_run_in_every_precision_and_the_results_are_two_files(whole: W
             else:  # as it is by default, then without CUDA graphs
                 assert ["--no-graphs" in call for call in of_command] == [False, True]
             assert all("--graphs" not in call for call in of_command)
-    without = ("devices", "gpu_fit.py", "report")
+    without = ("devices", "gpu_fit.py", "gpu_ranks.py", "report")
     assert all("--device cuda" in call for call in calls if not call.partition(" --")[0].endswith(without))
 
 
 def test_most_important_parts_run_first(whole: Whole) -> None:
     kinds = [name.partition("-")[0] for name in whole.names]
     assert [*dict.fromkeys(kinds)] == [
-        "devices", "fit", "probe", "parity", "tests", "throughput", "peers", "train", "scaling", "loading", "report",
+        "devices", "fit", "probe", "parity", "ranks", "tests", "throughput", "peers", "train", "scaling", "loading",
+        "report",
     ]  # fmt: skip
     order = {name: place for place, name in enumerate(whole.names)}
     for one in ("throughput", "peers"):
