@@ -399,9 +399,10 @@ def test_part_without_its_package_is_left_out_with_the_reason(machine: Machine) 
     done = machine.run("--deadline 5000")
     assert (done.returncode, done.stderr) == (0, "")
     left_out = {name for name, status in machine.results.parts().items() if status == "left out"}
-    assert left_out == {name for name in NEEDS if "eager" in name or name == "tests"}
+    assert left_out == {name for name in NEEDS if "eager" in name or name in ("tests", "ranks")}
     text = machine.results.text()
     assert "tests: pytest with pytest-xdist does not work here (ModuleNotFoundError: no such thing)" in text
+    assert "ranks: mpi4py does not work here (ModuleNotFoundError: no such thing)" in text
     assert "parity-eager-tf32: nvmath-python does not work here (ModuleNotFoundError: no such thing)" in text
 
 
