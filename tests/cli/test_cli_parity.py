@@ -35,6 +35,10 @@ def test_cpu_in_two_precisions(command: Command, workplace: Path, idx_folder: Pa
     assert record["passed"]
     assert (record["dataset"]["rows"], record["epochs"], record["device"]["threads"]) == (400, 3, 2)
 
+    told = answer.lines[: next(number for number, line in enumerate(answer.lines) if line.startswith("One thread"))]
+    assert told[:2] == ["one thread and several", "operations and steps: cpu float32 and cpu float64"]
+    assert "sgd: 3 epochs on cpu float32" in told
+
     rows = cells(answer)
     named = {(row[0], row[1]) for row in rows}
     assert {("Dense", "dweights"), ("Adam", "after update 3"), ("784-64-64-10", "dense2.output")} <= named
@@ -47,9 +51,10 @@ def test_cpu_in_two_precisions(command: Command, workplace: Path, idx_folder: Pa
 
 
 def test_tables_match_the_report_with_a_line_for_each_comparison(
-    command: Command, workplace: Path, idx_folder: Path
+    command: Command, workplace: Path, small_synthetic: Any
 ) -> None:
-    answer = command("parity", "--device", "cpu", "--data", idx_folder, "--epochs", 1, "--out", "made/here")
+    answer = command("parity", "--device", "cpu", "--data", "synthetic", "--epochs", 1, "--out", "made/here")
+    assert "400 images of synthetic" in answer.lines[-1]
     report = (workplace / "made" / "here" / "parity.md").read_text(encoding="utf-8")
     in_report = [line.strip("| ").split(" | ") for line in report.splitlines() if re.match(r"\| (?!---)", line)]
     in_report = [row for row in in_report if row[0] not in ("operation", "experiment", "epoch")]
@@ -57,12 +62,6 @@ def test_tables_match_the_report_with_a_line_for_each_comparison(
     assert contents(workplace).keys() == {
         f"made/here/{name}" for name in ("parity.json", "parity.md", "curves-float32.png")
     }
-
-
-def test_synthetic_images_are_named(command: Command, workplace: Path, small_synthetic: Any) -> None:
-    answer = command("parity", "--device", "cpu", "--data", "synthetic", "--epochs", 1)
-    answer.assert_went_well()
-    assert "400 images of synthetic" in answer.lines[-1]
 
 
 @pytest.fixture
@@ -169,10 +168,3 @@ def test_tables_have_their_titles_at_the_left_and_name_their_columns(
     assert "…" not in answer.out
     quiet = command("parity", "--device", "cpu", "--data", "synthetic", "--quiet")
     assert quiet.lines == answer.lines[-1:]
-
-
-def test_progress_is_printed(command: Command, workplace: Path, idx_folder: Path) -> None:
-    answer = command("parity", "--device", "cpu", "--data", idx_folder, "--epochs", 1)
-    told = answer.lines[: next(number for number, line in enumerate(answer.lines) if line.startswith("One thread"))]
-    assert told[:2] == ["one thread and several", "operations and steps: cpu float32 and cpu float64"]
-    assert "sgd: 1 epochs on cpu float32" in told
