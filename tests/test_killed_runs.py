@@ -161,7 +161,7 @@ def test_run_with_force_killed_at_any_moment_mixes_nothing(
         assert_equal(folder, whole)
 
 
-@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGHUP", "SIGINT"])
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGHUP", "SIGINT"])
 def test_command_that_is_ended_goes_on_to_the_same_bits(tmp_path: Path, idx_folder: Path, name: str) -> None:
     arguments = ["--data", idx_folder, "--device", "cpu", "--epochs", 400, "--quiet", "--seed", 5]
 

@@ -159,7 +159,7 @@ def on_terminal(folder: Path, *arguments: str, columns: int = 80, **variables: s
     return process.returncode, text
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "cp437", "utf-8"])
+@pytest.mark.parametrize("encoding", ["ascii", "cp437"])
 def test_tables_and_progress_on_terminals_of_any_code_page(run_folder: Path, encoding: str) -> None:
     """Names never reach it as control characters, not in a traceback either; the progress bar's own do."""
 

@@ -32,6 +32,8 @@ from fmnist_xp.nn import (
 from fmnist_xp.nn.activations import biased
 from fmnist_xp.registry import registered
 
+pytestmark = pytest.mark.xdist_group("kernels")  # whose types are found once
+
 Formula = Callable[..., None]
 # A call of a formula: for each argument its dtype, and its number of dimensions, None for a scalar.
 Types = tuple[tuple[np.dtype, int | None], ...]
