@@ -248,7 +248,7 @@ def test_cuda_graphs_need_a_gpu() -> None:
         OursCudaGraphs(make_task("float32"))
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", ["sgd", "adam"])
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_ten_epochs_as_a_graph_are_ten_of_ours(precision: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[tuple[int, StandInCupy]] = []

@@ -9,7 +9,7 @@ import pytest
 from mpi_helpers import made_once, needs_mpi, run_ranks
 from nccl_worker import CASES, run
 
-pytestmark = [needs_mpi, pytest.mark.xdist_group("nccl")]  # what they compare with is computed once
+pytestmark = needs_mpi
 
 WORKER = Path(__file__).with_name("nccl_worker.py")
 SIZES = (3, 4)  # three share the tree unevenly, four evenly

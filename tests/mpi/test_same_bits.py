@@ -14,7 +14,7 @@ from rank_cases import CASES, LAYOUTS, Outcome, run_cases
 
 from fmnist_xp.experiments import EXPERIMENTS
 
-pytestmark = [needs_mpi, pytest.mark.xdist_group("same bits")]  # what they compare with is computed once
+pytestmark = needs_mpi
 
 EVERY_NUMBER = pytest.mark.parametrize("ranks", [1, 2, 3, 4, 8])
 Outcomes = Callable[[int], list[dict[str, Outcome]]]

@@ -32,8 +32,6 @@ from fmnist_xp.nn import (
 from fmnist_xp.nn.activations import biased
 from fmnist_xp.registry import registered
 
-pytestmark = pytest.mark.xdist_group("kernels")  # whose types are found once
-
 Formula = Callable[..., None]
 # A call of a formula: for each argument its dtype, and its number of dimensions, None for a scalar.
 Types = tuple[tuple[np.dtype, int | None], ...]
@@ -127,9 +125,10 @@ def types() -> dict[str, set[Types]]:
         for labels in (np.arange(8) % 4, (np.arange(8) % 4).astype("uint8")):
             for dtype in ("float32", "float64", "tf32", "float16"):
                 train(backend, dtype, labels)
-                train_on_images(backend, dtype, labels)
             for dtype in ("float32", "float64"):
                 take_lesson(backend, dtype, labels)
+        for dtype in ("float32", "float64", "tf32", "float16"):
+            train_on_images(backend, dtype, labels)
     return cupy.types
 
 
