@@ -23,6 +23,11 @@ def host_name() -> str:
     return platform.node()
 
 
+def place_on_host(hosts: Sequence[str], rank: int) -> int:
+    """Return how many ranks before `rank` are on its host, where `hosts` has the host of each."""
+    return hosts[:rank].count(hosts[rank])
+
+
 def usable_cores() -> int:
     """Return how many cores this process may use, at least 1.
 

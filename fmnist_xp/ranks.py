@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from fmnist_xp.backend import Backend
 from fmnist_xp.backend.channel import Channel
 from fmnist_xp.errors import ElsewhereError, RankError
-from fmnist_xp.machine import affinity, cores_among, host_name
+from fmnist_xp.machine import affinity, cores_among, host_name, place_on_host
 
 logger = logging.getLogger("fmnist_xp")
 
@@ -77,7 +77,7 @@ class Ranks:
     @property
     def place_on_host(self) -> int:
         """How many ranks before this one are on the same host. May be asked at any time."""
-        return self.hosts[: self.rank].count(self.hosts[self.rank])
+        return place_on_host(self.hosts, self.rank)
 
     def share(self, count: int) -> slice:
         """Return which of `count` rows are this rank's where all have about as many. May be asked at any time."""

@@ -6,16 +6,15 @@ but at least 2, which then share one. A part of scripts/gpu-check. Needs mpi4py 
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from hashlib import sha256
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 from gpu_fit import EPOCHS, make_rows
 
+from bench.ranks import find_mpiexec
 from fmnist_xp.backend import get_backend
 from fmnist_xp.devices import survey
 from fmnist_xp.experiments import EXPERIMENTS
@@ -73,8 +72,7 @@ def compare(alone: dict[str, dict[str, Any]], together: dict[str, dict[str, Any]
 def main(device: str = "cuda", rows: str = "60000", ranks: str = "") -> int:
     """Train on ranks, then alone, and compare."""
     count = ranks or str(max(2, len(survey().gpus)))
-    mpiexec = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or "mpiexec"
-    command = [mpiexec, "-n", count, sys.executable, "-m", "mpi4py", __file__, RANK, device, rows]
+    command = [find_mpiexec(), "-n", count, sys.executable, "-m", "mpi4py", __file__, RANK, device, rows]
     done = subprocess.run(command, env=os.environ | OPEN_MPI, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         print(f"{count} ranks end with exit status {done.returncode}", flush=True)

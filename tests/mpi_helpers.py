@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
+from gpu_ranks import OPEN_MPI
 
 ROOT = Path(__file__).parents[1]
 # Beside this Python first: mpi4py needs the mpiexec of its own MPI.
@@ -24,14 +25,6 @@ needs_mpi = pytest.mark.skipif(
         else "mpiexec, which starts several processes, is not installed: pip install mpich"
     ),
 )
-
-# Open MPI, alone, wants to be told that it may start more processes than there are cores, also as root.
-OPEN_MPI = {
-    "OMPI_ALLOW_RUN_AS_ROOT": "1",
-    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-    "OMPI_MCA_rmaps_base_oversubscribe": "1",
-    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
-}
 
 
 def environment(**variables: str) -> dict[str, str]:

@@ -309,3 +309,8 @@ def test_memory_is_none_if_unknown(error: type[Exception], monkeypatch: pytest.M
 
     monkeypatch.setattr(os, "sysconf", refuse, raising=False)
     assert machine.memory_bytes() is None
+
+
+@pytest.mark.parametrize(("hosts", "places"), [("aaaa", [0, 1, 2, 3]), ("abab", [0, 0, 1, 1]), ("baa", [0, 0, 1])])
+def test_ranks_of_a_host_are_counted_in_their_order(hosts: str, places: list[int]) -> None:
+    assert [machine.place_on_host([*hosts], rank) for rank in range(len(hosts))] == places

@@ -27,7 +27,7 @@ from fmnist_xp.backend.cpu import CpuBackend
 from fmnist_xp.backend.cuda import CudaBackend, cuda_device_count, cuda_version, import_cupy
 from fmnist_xp.backend.graphs import CudaGraphBackend
 from fmnist_xp.errors import DeviceError
-from fmnist_xp.machine import host_name
+from fmnist_xp.machine import host_name, place_on_host
 
 logger = logging.getLogger("fmnist_xp")
 
@@ -67,7 +67,8 @@ def get_backend(
     Raises `DeviceError` where a CUDA device or its graphs are asked for and cannot be used (there is no fallback),
     and `ValueError` for any other name, for what is no number of threads, and for graphs on the CPU.
     """
-    place = _place_on_host(comm)  # first of all: the others wait for it
+    # First of all: the others wait for it.
+    place = 0 if comm is None else place_on_host(comm.allgather(host_name()), comm.rank)
     if threads is not None:
         whole_number("threads", threads, 1)  # on every device alike
     if isinstance(device, Backend):
@@ -90,14 +91,6 @@ def get_backend(
             raise
         logger.debug("auto: %s", error)
         return CpuBackend(threads)
-
-
-def _place_on_host(comm: Any) -> int:
-    """Return how many processes of `comm` before this one are on the same host."""
-    if comm is None:
-        return 0
-    hosts: list[str] = comm.allgather(host_name())
-    return hosts[: comm.rank].count(hosts[comm.rank])
 
 
 def _cuda_backend(index: int, graphs: bool | None, wrap: bool) -> CudaBackend:

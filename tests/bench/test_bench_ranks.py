@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mpi_helpers import OPEN_MPI, needs_mpi
+from gpu_ranks import OPEN_MPI
+from mpi_helpers import needs_mpi
 from typer.testing import CliRunner
 
 from bench import made, rank_point, rank_report, ranks

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,9 @@ from run_helpers import (
 )
 from safetensors.numpy import load_file
 
-from fmnist_xp.backend import get_backend
+from fmnist_xp.backend import CpuBackend, get_backend
 from fmnist_xp.blas import blas_name
+from fmnist_xp.cli import train as train_command
 from fmnist_xp.data import export, make_synthetic
 from fmnist_xp.model import Sequential
 from fmnist_xp.train.history import History
@@ -515,3 +517,15 @@ def test_interrupt_between_epochs_is_one_line(
     answer = train("--epochs", 500, "--out", "run")
     answer.assert_failed(130, "interrupted", "run")
     assert read_json(workplace / "run" / "result.json")["epochs"] == 11
+
+
+def test_ranks_and_their_devices_are_named(capsys: pytest.CaptureFixture[str], small_data: Any) -> None:
+    devices = ["cpu: A", "cuda:0: B", "cpu: A"]
+    ranks: Any = SimpleNamespace(
+        size=3, is_first=True, gather=lambda _own: devices, on_hosts=lambda: {"one": 2, "two": 1},
+        threads=lambda _backend: 2, channel=lambda _backend: "MPI",
+    )  # fmt: skip
+    train_command._print_beginning(small_data, CpuBackend(4), ranks, 1)
+    _data, first, of_ranks, *others = capsys.readouterr().out.splitlines()
+    assert first.startswith("cpu: A, 2 threads, ")
+    assert (of_ranks, others) == ("3 ranks: 2 on one, 1 on two; gradients by MPI", ["rank 1: cuda:0: B"])
