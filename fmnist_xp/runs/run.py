@@ -30,6 +30,11 @@ class Run:
         """The settings that are not the experiment's own."""
         return changes(self.config)
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes, by label."""
+        return CLASS_NAMES
+
     @cached_property
     def title(self) -> str:
         """What was trained on what, with which settings changed, for the titles of pictures."""
