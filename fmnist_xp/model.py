@@ -24,6 +24,7 @@ from fmnist_xp.train.arrays import MODEL, load_arrays, save_arrays
 from fmnist_xp.train.checkpoint import Checkpoints, fingerprint
 from fmnist_xp.train.fullbatch import FullBatch
 from fmnist_xp.train.history import History
+from fmnist_xp.train.plan import computes_as_its_layers
 from fmnist_xp.train.progress import ProgressDisplay, checked_verbose
 from fmnist_xp.train.source import Source
 from fmnist_xp.train.together import check_alike, spread
@@ -64,6 +65,7 @@ class Sequential(nn.Network):
         y: Any,
         *,
         epochs: int,
+        sample_weight: Any = None,
         optimizer: Optimizer | type[Optimizer] | str | None = None,
         log_every: int = 10,
         callbacks: Callbacks = (),
@@ -71,7 +73,7 @@ class Sequential(nn.Network):
         block_rows: int | None = None,
         dense: bool | None = None,
         validation_fraction: float | None = None,
-        validation_data: tuple[Any, Any] | None = None,
+        validation_data: tuple[Any, ...] | None = None,
         validation_seed: int = 0,
         keep_best: bool = False,
         patience: int | None = None,
@@ -87,6 +89,9 @@ class Sequential(nn.Network):
         ----------
         epochs
             Number of updates.
+        sample_weight
+            What each row counts, numbers (n,) of at least 0 and not all 0; by default 1. Loss, its gradient and
+            accuracy are means weighted with them: a row of weight 2 is as good as two, one of weight 0 as none.
         optimizer
             An optimizer, its class, or its name ("sgd", "adam") for one with its own defaults; by default `SGD()`.
             An optimizer used before goes on with its moments and its learning rate.
@@ -109,7 +114,8 @@ class Sequential(nn.Network):
             The share of the rows that is held out of training, above 0 and below 1, of each class alike, drawn with
             the seed; their accuracy and data loss are logged.
         validation_data
-            (X, y) of other rows to log the accuracy and data loss of, in place of a fraction.
+            (X, y) or (X, y, sample_weight) of other rows to log the accuracy and data loss of, in place of a
+            fraction.
         keep_best
             Keep the weights of the logged epoch with the best validation accuracy, as `history.best_state`, for
             `load_state_dict`. The network itself ends with the last ones.
@@ -154,18 +160,25 @@ class Sequential(nn.Network):
                 *(ranks, self, chosen),
                 epochs=epochs,
                 log_every=log_every,
+                sample_weight=sample_weight is not None,
                 block_rows=block_rows,
                 dense=dense,
                 validation_fraction=validation_fraction,
                 validation_seed=validation_seed,
-                validation_data=validation_data is not None,
+                validation_data=None if validation_data is None else f"of {len(validation_data)} arrays",
                 keep_best=keep_best,
                 patience=patience,
                 keep_going=keep_going,
                 checkpoint=checkpoint is not None,
                 resume=resume,
             )
-            inputs, labels = self._rows_of_ranks(X, y, ranks)
+            inputs, labels, weights = self._rows_of_ranks(ranks, X, y, sample_weight)
+            with ranks.together():
+                if weights is not None and not computes_as_its_layers(self):
+                    raise ValueError(
+                        f"sample_weight is for networks that compute as their layers do, and {type(self).__name__} "
+                        "has a forward or backward of its own"
+                    )
             source = Source(inputs, self.backend, ranks)
 
             def all_labels() -> NDArray[np.integer[Any]]:
@@ -173,16 +186,19 @@ class Sequential(nn.Network):
 
             held_out = None
             if validation_data is not None:
-                held_out = self._rows_of_ranks(*validation_data, ranks)
+                held_out = self._rows_of_ranks(ranks, *validation_data)
             elif validation_fraction is not None:
                 held = held_out_rows(all_labels(), validation_fraction, validation_seed)
                 own = held[source.start : source.start + len(inputs)]
-                held_out = self._picked(inputs, own), self._picked(labels, own)
-                inputs, labels = self._picked(inputs, ~own), self._picked(labels, ~own)
+                held_out = self._picked(own, inputs, labels, weights)
+                inputs, labels, weights = self._picked(~own, inputs, labels, weights)
                 source = Source(inputs, self.backend, ranks)
+            for of_rows in (weights, held_out[2] if held_out else None):
+                _check_weights(of_rows, ranks)
             checkpoints, state = None, None
             if checkpoint is not None:
-                data = fingerprint(source, all_labels())
+                of_each = [all_labels(), *([] if weights is None else [ranks.concatenated(weights)])]
+                data = fingerprint(source, *of_each)
                 if ranks.is_first:
                     checkpoints = Checkpoints(Path(checkpoint), self, chosen, data, every)
                 begin = checkpoints.begin if checkpoints else None
@@ -208,13 +224,19 @@ class Sequential(nn.Network):
                     state=state,
                     keep_going=keep_going,
                     ranks=ranks,
+                    weights=weights,
                 )
 
-    def evaluate(self, X: Any, y: Any, *, comm: Any = None) -> Metrics:
-        """Return accuracy and data loss on `X` and `y`; with `comm`, as in `fit`, on the rows of all ranks."""
+    def evaluate(self, X: Any, y: Any, *, sample_weight: Any = None, comm: Any = None) -> Metrics:
+        """Return accuracy and data loss on `X` and `y`; with `comm`, as in `fit`, on the rows of all ranks.
+
+        With `sample_weight` they are weighted means, as in `fit`.
+        """
         with Ranks(comm) as ranks, ranks.quiet(), self.backend.computing():
-            check_alike(ranks, self)
-            batch = FullBatch(self, *self._rows_of_ranks(X, y, ranks), dense=True, ranks=ranks)
+            check_alike(ranks, self, sample_weight=sample_weight is not None)
+            inputs, labels, weights = self._rows_of_ranks(ranks, X, y, sample_weight)
+            _check_weights(weights, ranks)
+            batch = FullBatch(self, inputs, labels, dense=True, ranks=ranks, weights=weights)
             loss, accuracy, _penalty = self.backend.to_host(batch.compute_metrics()).tolist()
         return Metrics(accuracy=accuracy, loss=loss)
 
@@ -275,12 +297,15 @@ class Sequential(nn.Network):
             raise RunError(f"the architecture and the weights in {path} do not fit each other: {error}") from error
         return network
 
-    def _rows_of_ranks(self, X: Any, y: Any, ranks: Ranks) -> tuple[Pixels | Array, Array]:
-        """Return this rank's inputs and labels, of the same kind on every rank."""
+    def _rows_of_ranks(
+        self, ranks: Ranks, X: Any, y: Any, sample_weight: Any = None
+    ) -> tuple[Pixels | Array, Array, NDArray[np.float64] | None]:
+        """Return this rank's inputs and labels, of the same kind on every rank, and on the host the weights."""
         several = ranks.size > 1
         with ranks.together():
             inputs = self._inputs(X, least=0 if several else 1)
             labels = self._labels(y, len(inputs))
+            weights = None if sample_weight is None else self._weights(sample_weight, len(inputs))
         kinds = [isinstance(inputs, Pixels)] if len(inputs) else []
         found = [kind for of_rank in ranks.gather(kinds) for kind in of_rank]
         with ranks.together():
@@ -295,7 +320,7 @@ class Sequential(nn.Network):
                 if found[0]
                 else self.backend.asarray(np.empty(shape), self.parameters.dtype)
             )
-        return inputs, labels
+        return inputs, labels, weights
 
     def _inputs(self, X: Any, least: int = 1) -> Pixels | Array:
         """Return `X` as `Pixels` where it is bytes, else on the backend in the dtype of the parameters."""
@@ -323,10 +348,12 @@ class Sequential(nn.Network):
             )
         return inputs
 
-    def _picked(self, values: Pixels | Array, rows: Any) -> Any:
-        """Return these rows, given as a mask of the host, of inputs or labels."""
+    def _picked(self, rows: NDArray[np.bool_], inputs: Pixels | Array, labels: Array, weights: Any) -> Any:
+        """Return these rows, given as a mask of the host, of inputs, labels and weights."""
         places = np.flatnonzero(rows)
-        return values[places if isinstance(values, Pixels) else self.backend.asarray(places)]
+        there = self.backend.asarray(places)
+        inputs = inputs[places if isinstance(inputs, Pixels) else there]
+        return inputs, labels[there], None if weights is None else weights[places]
 
     def _labels(self, y: Any, rows: int) -> Array:
         """Return `y` as class indices on the backend, checked on the host."""
@@ -337,8 +364,26 @@ class Sequential(nn.Network):
             raise ValueError(f"X has {rows} rows, but y has {len(labels)}")
         return self.backend.asarray(labels)
 
+    def _weights(self, sample_weight: Any, rows: int) -> NDArray[np.float64]:
+        """Return `sample_weight` on the host, checked."""
+        values = self.backend.to_host(self.backend.numbers(sample_weight, "sample_weight", "float64"))
+        weights: NDArray[np.float64] = values
+        if weights.shape != (rows,):
+            raise ValueError(f"sample_weight must have the shape ({rows},), got {weights.shape}")
+        if not (np.isfinite(weights) & (weights >= 0)).all():
+            raise ValueError("sample_weight must be finite and at least 0")
+        return weights
+
 
 load = Sequential.load
+
+
+def _check_weights(weights: NDArray[np.float64] | None, ranks: Ranks) -> None:
+    """Raise `ValueError` where the rows of all ranks weigh nothing."""
+    weigh = weights is None or any(ranks.gather(bool(weights.any())))
+    with ranks.together():
+        if not weigh and ranks.is_first:
+            raise ValueError("sample_weight is 0 for every row that is trained on, or every one that is held out")
 
 
 def _check_validation(fraction: Any, data: Any, keep_best: bool, patience: int | None) -> None:
@@ -347,8 +392,8 @@ def _check_validation(fraction: Any, data: Any, keep_best: bool, patience: int |
         if data is not None:
             raise ValueError("validation_fraction and validation_data are both given: choose one")
         real_number("validation_fraction", fraction, 0, 1, open_low=True)
-    if data is not None and not (isinstance(data, tuple | list) and len(data) == 2):
-        raise ValueError(f"validation_data must be (X, y), got {type(data).__name__}")
+    if data is not None and not (isinstance(data, tuple | list) and len(data) in (2, 3)):
+        raise ValueError(f"validation_data must be (X, y) or (X, y, sample_weight), got {type(data).__name__}")
     if fraction is None and data is None and (keep_best or patience):
         raise ValueError(
             f"{'keep_best' if keep_best else 'patience'} needs rows held out: validation_fraction=0.1 or "

@@ -843,7 +843,7 @@ def test_ranks_evaluate_the_rows_of_all(counts: tuple[int, ...]) -> None:
         ({1: {"X": PIXELS}}, 0, "X is pixels on some ranks and floats on others: all must have the same kind"),
         ({1: {"epochs": 4}}, 0, "rank 1 has epochs 4, and rank 0 3: all ranks must have the same"),
         ({2: {"checkpoint": "there"}}, 0, "rank 2 has checkpoint True, and rank 0 False"),
-        ({1: {"validation_data": (X, Y)}}, 0, "rank 1 has validation_data True, and rank 0 False"),
+        ({1: {"validation_data": (X, Y)}}, 0, "rank 1 has validation_data of 2 arrays, and rank 0 None"),
     ],
     ids=["columns", "labels", "infinity", "no rows", "kinds", "epochs", "checkpoint", "validation"],
 )

@@ -48,6 +48,12 @@ def scale_values(xp: Any, values: Array, factor: float) -> None:
     xp.multiply(values, factor, out=values)
 
 
+@elementwise
+def weigh(xp: Any, values: Array, weights: Array) -> None:
+    """Multiply each row of `values` (rows, columns) by its weight, (rows, 1), in place."""
+    xp.multiply(values, weights, out=values)
+
+
 def pick_true(xp: Any, predictions: Array, starts: Array, labels: Array, places: Array, output: Array) -> None:
     """Write each row's prediction for its true class to `output`, by its place, starts + labels, in flat form."""
     xp.take(predictions.reshape(-1), xp.add(starts, labels, out=places), out=output)

@@ -207,15 +207,16 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]
     return header, arrays
 
 
-def fingerprint(source: Source, labels: NDArray[Any]) -> str:
-    """Return the SHA-256, in hexadecimal, of the shape of all rows, of `SAMPLE` of them, and of all `labels`.
+def fingerprint(source: Source, *of_each: NDArray[Any]) -> str:
+    """Return the SHA-256, in hexadecimal, of the shape of all rows, of `SAMPLE` of them, and of what is `of_each`.
 
-    All ranks call this at once, with the labels of all.
+    That is their labels, class indices, and their weights. All ranks call this at once, with those of all.
     """
     rows = as_numbers(source.sample(np.linspace(0, source.rows - 1, min(SAMPLE, source.rows)).astype("int64")))
     digest = sha256(repr((source.rows, rows.shape[1])).encode())
     digest.update(np.asarray(rows, dtype="<f4").tobytes())
-    digest.update(np.asarray(labels, dtype="<i8").tobytes())
+    for values in of_each:
+        digest.update(np.asarray(values, dtype="<f8" if values.dtype.kind == "f" else "<i8").tobytes())
     return digest.hexdigest()
 
 

@@ -29,7 +29,7 @@ class FullBatch:
     ----------
     network
         The network; its `parameters` are read, its `gradients` written.
-    inputs, labels, block_rows, dense, ranks
+    inputs, labels, block_rows, dense, ranks, weights
         What `rows.lay_out` takes; `rows` has what it returns. All ranks make one, and call the same methods, at once.
 
     `metrics` are those of the rows, where there are labels. Hold `network.backend.computing()` around the calls.
@@ -43,9 +43,10 @@ class FullBatch:
         block_rows: int | None = None,
         dense: bool | None = None,
         ranks: Ranks = ALONE,
+        weights: Array | None = None,
     ) -> None:
         self.network = network
-        self.rows = lay_out(network, inputs, labels, block_rows, dense, ranks)
+        self.rows = lay_out(network, inputs, labels, block_rows, dense, ranks, weights)
         backend, shares = network.backend, self.rows.shares
         self._groups, self._first = shares.groups, shares.numbers.start
         self._sum = TreeSum(backend, network.gradients, shares.tree, shares.numbers)
@@ -64,7 +65,8 @@ class FullBatch:
                 ],
                 self._first,
                 shares.of_ranks[-1].stop,
-                shares.rows,
+                self.rows.total,
+                self.rows.weights and self.rows.weights.values,
                 *([self.reduction.collect] if self.reduction else []),
             )
         self.workers = min(ranks.threads(backend), len(self._groups))
@@ -98,7 +100,7 @@ class FullBatch:
         if metrics is not None:
             metrics.reduce()
         # The mean is taken here and not in each block: sums of halves would vanish, divided by many rows.
-        network.backend.xp.multiply(network.gradients, 1 / self.rows.shares.rows, out=network.gradients)
+        network.backend.xp.multiply(network.gradients, 1 / self.rows.total, out=network.gradients)
         network.add_penalty_gradients()
 
     def compute_metrics(self) -> Array:

@@ -10,6 +10,7 @@ from typing import Any
 
 from fmnist_xp.backend import Array, elementwise
 from fmnist_xp.nn.labels import index_dtype
+from fmnist_xp.nn.losses import weigh
 from fmnist_xp.nn.network import Network
 
 PIECE = 1 << 20
@@ -27,9 +28,9 @@ class BatchMetrics:
     """The metrics of `network` over rows with `labels`, class indices (rows,) on its backend.
 
     `parts` are the rows whose losses are added up at once. Of several ranks each has rows and parts of its own, of
-    which the first is the `first` of `count`; `whole` is how many rows there are, and `collect(sums)` writes what
-    every rank has of an array (count, 2) to those of the others. `totals` are [data loss, accuracy, regularization
-    loss], (3,) of float64, as the last `reduce` left them.
+    which the first is the `first` of `count`; `collect(sums)` writes what every rank has of an array (count, 2) to
+    those of the others. `weights` are those of the rows, (rows,), by default 1, and `total` is the sum of all ranks'.
+    `totals` are [data loss, accuracy, regularization loss], (3,) of float64, as the last `reduce` left them.
     """
 
     def __init__(
@@ -39,12 +40,13 @@ class BatchMetrics:
         parts: Sequence[slice] | None = None,
         first: int = 0,
         count: int | None = None,
-        whole: int | None = None,
+        total: float | None = None,
+        weights: Array | None = None,
         collect: Callable[[Array], None] = lambda _sums: None,
     ) -> None:
-        self._network, self._labels, self._collect = network, labels, collect
+        self._network, self._labels, self._weights, self._collect = network, labels, weights, collect
         xp, rows, size = network.backend.xp, len(labels), network.parameters.size
-        self._rows = rows if whole is None else whole
+        self._total = rows if total is None else total
         self._true = xp.empty(rows, dtype=network.parameters.dtype)
         self._predicted = xp.empty(rows, dtype=index_dtype(network.n_classes))
         self._parts = [slice(0, rows)] if parts is None else parts
@@ -77,7 +79,7 @@ class BatchMetrics:
         self._collect(self._sums)
         means, size, count = self.totals[:2], len(self._penalties), len(self._sums)
         backend.dot(self._ones[:, :count], self._sums, means.reshape(1, 2))
-        backend.xp.divide(means, self._rows, out=means)
+        backend.xp.divide(means, self._total, out=means)
         network.write_penalties(self._penalties[:, 0])
         backend.dot(self._ones[:, :size], self._penalties, self.totals[2:].reshape(1, 1))
         return self.totals
@@ -90,6 +92,8 @@ class BatchMetrics:
             terms = self._terms[: piece.stop - piece.start]
             network.loss.losses(self._true[piece], out=terms[:, 0])
             backend.compute(matches, self._predicted[piece], self._labels[piece], self._true[piece], terms[:, 1])
+            if self._weights is not None:
+                backend.compute(weigh, terms, self._weights[piece, None])
             into = sums if start == part.start else self._piece
             backend.dot(self._ones[:, : len(terms)], terms, into)
             if into is not sums:

@@ -15,7 +15,7 @@ from fmnist_xp import nn
 from fmnist_xp.backend import Array, Backend, Call, Formula, Product, RowSum, Step
 from fmnist_xp.nn.activations import biased, softmax_gradient_steps, softmax_steps
 from fmnist_xp.nn.layers import add_bias, copy_values
-from fmnist_xp.nn.losses import summed_gradient
+from fmnist_xp.nn.losses import summed_gradient, weigh
 from fmnist_xp.nn.workspace import Workspace
 from fmnist_xp.registry import is_registered
 
@@ -26,15 +26,16 @@ LOSSES = nn.CategoricalCrossentropy, nn.SoftmaxCategoricalCrossentropy
 def is_planned(network: nn.Network) -> bool:
     """Return whether every layer and the loss are taken apart, so that an epoch is the same calls each time."""
     known = (type(layer) in (nn.Dense, nn.Softmax) or _is_activation(layer) for layer in network.layers)
-    return _computes_as_its_layers(network) and type(network.loss) in LOSSES and all(known)
+    return computes_as_its_layers(network) and type(network.loss) in LOSSES and all(known)
 
 
 def plans_first_layer(network: nn.Network) -> bool:
     """Return whether a plan of `network` takes its first layer apart, and so can take up a `Shift`."""
-    return _computes_as_its_layers(network) and type(network.layers[0]) is nn.Dense
+    return computes_as_its_layers(network) and type(network.layers[0]) is nn.Dense
 
 
-def _computes_as_its_layers(network: nn.Network) -> bool:
+def computes_as_its_layers(network: nn.Network) -> bool:
+    """Return whether forward and backward are those of every `Network`, one layer after another."""
     return (type(network).forward, type(network).backward) == (nn.Network.forward, nn.Network.backward)
 
 
@@ -116,7 +117,7 @@ class Plan:
         """
         calls, network = Calls(self._backend), self._network
         kept: list[Any] = [None] * len(network.layers)
-        if not _computes_as_its_layers(network):
+        if not computes_as_its_layers(network):
             return Forward(calls, self._call(calls, network, "forward", inputs, training), kept)
         values, free = inputs, False  # whether nobody needs the values again, so that they may be written over
         biases = None  # of the Dense layer before, for the activation behind it to add
@@ -147,20 +148,23 @@ class Plan:
         calls.finish()
         return Forward(calls, values, kept)
 
-    def backward(self, forward: Forward, labels: Array, gradients: Array) -> Calls:
+    def backward(self, forward: Forward, labels: Array, gradients: Array, weights: Array | None = None) -> Calls:
         """Write the sum of the samples' gradients to the vector `gradients`, after `forward`; return what does.
 
-        `labels` (rows,) are class indices. The probabilities may be written over.
+        `labels` (rows,) are class indices, `weights` (rows,) factors on the samples' gradients. The probabilities may
+        be written over.
         """
         calls, network = Calls(self._backend), self._network
         network.bind_gradients(gradients)
         if not is_planned(network):  # a user's own layer writes to the vector that it is bound to
             calls.note(network.bind_gradients, gradients)
-        if not _computes_as_its_layers(network):
+        if not computes_as_its_layers(network):
             calls.note(network.backward, forward.probabilities, labels, "sum")
             network.backward(forward.probabilities, labels, "sum")
             return calls
         dvalues = self._loss_gradient(calls, forward.probabilities, labels)
+        if weights is not None:
+            calls.add(Formula(weigh, (dvalues, weights[:, None])))
         for number, layer in reversed(list(enumerate(network.layers))):
             if isinstance(layer, nn.Dense):
                 dvalues = self._operand(calls, f"{number} dvalues", dvalues, layer)

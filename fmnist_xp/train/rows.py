@@ -10,8 +10,9 @@
 """
 
 import logging
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeAlias
@@ -68,6 +69,13 @@ class Shares(NamedTuple):
     rows: int
 
 
+class Weights(NamedTuple):
+    """What this rank's rows weigh, (rows,), and the sum over those of all ranks."""
+
+    values: Array
+    total: float
+
+
 @dataclass(frozen=True)
 class Rows:
     """This rank's rows, in blocks.
@@ -76,7 +84,8 @@ class Rows:
     writes them to a worker's buffer, of the dtype of the products' operands; where it is None they are worked on
     where they lie. `columns` has the indices of each block's columns; None stands for all. `labels` (rows,) lie as
     the rows do, and `order` (rows,) says which of all rows that were given lies where; None for the order given.
-    `input_scale` is a factor on the values, `shift` what else makes the inputs of them.
+    `input_scale` is a factor on the values, `shift` what else makes the inputs of them. `weights` lie as the rows do;
+    without, each weighs 1.
     """
 
     blocks: Sequence[slice]
@@ -90,6 +99,12 @@ class Rows:
     order: Array | None = None
     column_share: float = 1.0
     """Share of the columns that the first layer's products are computed with, on all ranks."""
+    weights: Weights | None = None
+
+    @property
+    def total(self) -> float:
+        """What a sum over the rows of all ranks is divided by for their mean."""
+        return self.shares.rows if self.weights is None else self.weights.total
 
 
 class Given(NamedTuple):
@@ -140,6 +155,7 @@ def lay_out(
     block_rows: int | None = None,
     dense: bool | None = None,
     ranks: Ranks = ALONE,
+    weights: Array | None = None,
 ) -> Rows:
     """Return how the rows of `inputs` (n, n_inputs), with those of the other ranks behind and before, lie.
 
@@ -156,6 +172,8 @@ def lay_out(
         Whether every column is multiplied; by default where the backend works on blocks where they lie, as GPUs do.
     ranks
         All of them call this at once, and each may get rows that another has handed in.
+    weights
+        What the rows weigh in the loss, (n,) on the host, at least 0 and not all 0; by default 1 each.
     """
     backend = network.backend
     source = Source(inputs, backend, ranks)
@@ -183,7 +201,7 @@ def lay_out(
         "%d rows in %d blocks, for which the first layer needs %.1f%% of the columns",
         *(count, given.blocks, 100 * rows.column_share),
     )
-    return rows
+    return rows if weights is None else replace(rows, weights=_weights(given, rows, ranks.concatenated(weights)))
 
 
 def _as_they_are(given: Given, shifted: bool) -> Rows:
@@ -206,6 +224,19 @@ def _all_labels(given: Given) -> Array:
     """Return the labels of the rows of all ranks."""
     backend = given.network.backend
     return backend.asarray(given.ranks.concatenated(backend.to_host(given.labels)))
+
+
+def _weights(given: Given, rows: Rows, weights: NDArray[np.floating]) -> Weights:
+    """Return those of the float64 `weights` of all rows that are this rank's, where its rows lie.
+
+    A power of two brings them to a mean of about 1, exactly: half precision and the sum of a block bear that.
+    """
+    backend, own = given.network.backend, rows.shares.blocks
+    weights = np.ldexp(weights, -math.frexp(weights.max())[1])  # first: the sum of the largest is infinite
+    weights = np.ldexp(weights, -round(math.log2(weights.mean())))
+    first, stop = own.start * given.block_rows, own.stop * given.block_rows
+    mine = weights[first:stop] if rows.order is None else weights[backend.to_host(rows.order)]
+    return Weights(backend.asarray(mine, given.network.parameters.dtype), float(weights.sum()))
 
 
 def _floats(

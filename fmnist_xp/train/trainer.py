@@ -47,13 +47,14 @@ def train(
     callbacks: Iterable[Any] = (),
     block_rows: int | None = None,
     dense: bool | None = None,
-    validation: tuple[Pixels | Array, Array] | None = None,
+    validation: tuple[Pixels | Array, Array, Array | None] | None = None,
     keep_best: bool = False,
     patience: int | None = None,
     checkpoints: Checkpoints | None = None,
     state: State | None = None,
     keep_going: bool = False,
     ranks: Ranks = ALONE,
+    weights: Array | None = None,
 ) -> History:
     """Train `network` full batch up to epoch `epochs` on rows as `rows.lay_out` takes them; return what was logged.
 
@@ -84,7 +85,7 @@ def train(
     progress = [callback.on_progress for callback in callbacks if hasattr(callback, "on_progress")]
     keeps = any(ranks.gather(checkpoints is not None))
     with backend.computing(), noted_interrupts(always=keeps) as interrupts:
-        batch = FullBatch(network, inputs, labels, block_rows, dense, ranks)
+        batch = FullBatch(network, inputs, labels, block_rows, dense, ranks, weights)
         history.column_share = batch.rows.column_share
         kept: Any = {"keep_best": keep_best, "best": start.best, "block_rows": block_rows, "ranks": ranks}
         held_out = HeldOut(network, *validation, **kept) if validation else None

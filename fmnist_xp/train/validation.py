@@ -33,9 +33,9 @@ def held_out_rows(labels: NDArray[np.integer], fraction: float, seed: int) -> ND
 
 
 class HeldOut:
-    """The metrics of `network` on rows held out, and, with `keep_best`, its weights of the best epoch by them.
+    """The metrics of `network` on rows held out, and, with `keep_best`, its parameters of the best epoch by them.
 
-    `best` are these weights, a vector like `network.parameters`, or None.
+    `best` are these, a vector like `network.parameters`, or None. `weights` are what the rows count.
     """
 
     def __init__(
@@ -43,6 +43,7 @@ class HeldOut:
         network: Network,
         inputs: Pixels | Array,
         labels: Array,
+        weights: Array | None = None,
         *,
         keep_best: bool,
         best: Array | None,
@@ -51,7 +52,7 @@ class HeldOut:
     ) -> None:
         xp = network.backend.xp
         self._network = network
-        self._batch = FullBatch(network, inputs, labels, block_rows, dense=True, ranks=ranks)
+        self._batch = FullBatch(network, inputs, labels, block_rows, dense=True, ranks=ranks, weights=weights)
         self._noted = xp.empty_like(network.parameters) if keep_best else None
         self.best: Array = xp.empty_like(network.parameters) if keep_best and best is None else best
 

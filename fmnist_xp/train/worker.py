@@ -15,7 +15,7 @@ from fmnist_xp.train.rows import Rows
 
 
 class Staged(NamedTuple):
-    """A block as a plan takes it, its labels and columns None where there are none.
+    """A block as a plan takes it, its labels, columns and weights None where there are none.
 
     `place` is the same where all arrays have the same addresses and shapes.
     """
@@ -23,6 +23,7 @@ class Staged(NamedTuple):
     inputs: Array
     labels: Array
     columns: Array
+    weights: Array
     place: tuple[int, int]
 
 
@@ -42,6 +43,7 @@ class Worker:
             self._values = xp.empty(most * network.n_inputs, network.precision.operands)
             self._labels: Array = None if rows.labels is None else xp.empty(most, rows.labels.dtype)
             self._columns: Array = None if rows.columns is None else xp.empty(network.n_inputs, rows.columns[0].dtype)
+            self._weights: Array = None if rows.weights is None else xp.empty(most, rows.weights.values.dtype)
 
     def forward(self, number: int, metrics: BatchMetrics | None = None) -> Array:
         """Return the class probabilities of the rows of a block, of which `metrics` take note if given."""
@@ -56,7 +58,9 @@ class Worker:
         forward = self._forward(number, staged, metrics, training=True)
         backward = self._backwards.get(staged.place)
         if backward is None:
-            self._backwards[staged.place] = self._plan.backward(forward, staged.labels, self.gradients)
+            self._backwards[staged.place] = self._plan.backward(
+                *(forward, staged.labels, self.gradients, staged.weights)
+            )
         else:
             backward()
 
@@ -82,8 +86,9 @@ class Worker:
         block = rows.blocks[number]
         count = block.stop - block.start
         labels = None if rows.labels is None else rows.labels[block]
+        weights = None if rows.weights is None else rows.weights.values[block]
         if rows.write is None:
-            return Staged(rows.block(number), labels, None, (block.start, count))
+            return Staged(rows.block(number), labels, None, weights, (block.start, count))
         columns = None if rows.columns is None else rows.columns[number]
         width = self._network.n_inputs if columns is None else len(columns)
         inputs = self._values[: count * width].reshape(count, width)
@@ -91,6 +96,7 @@ class Worker:
             inputs,
             None if labels is None else self._labels[:count],
             None if columns is None else self._columns[:width],
+            None if weights is None else self._weights[:count],
             (count, width),
         )
         if number != self._held:
@@ -100,5 +106,7 @@ class Worker:
                 staged.labels[...] = labels
             if columns is not None:
                 staged.columns[...] = columns
+            if weights is not None:
+                staged.weights[...] = weights
             self._held = number
         return staged

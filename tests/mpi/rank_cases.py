@@ -124,6 +124,13 @@ def many_classes(comm: Any, _folder: Path) -> Outcome:
     return outcome(network, fit(network, comm, scaled(SMALL), labels, optimizer="sgd"))
 
 
+def weighted(comm: Any, folder: Path) -> Outcome:
+    """Train on rows with weights, of which some are 0."""
+    weights = np.arange(ROWS) % 5 * 0.37
+    options: dict[str, Any] = {"sample_weight": share(comm, weights, "equal"), "validation_fraction": 0.2}
+    return small(**options)(comm, folder)
+
+
 def trained_twice(comm: Any, _folder: Path) -> Outcome:
     """Train on with the moments of an earlier training."""
     network, optimizer = make_network(144, backend(comm), "float32"), Adam(0.02)
@@ -216,6 +223,7 @@ CASES: dict[str, Case] = {
     "no background": small(noise(ROWS)),
     "two windows": small(WINDOWS, block_rows=4096, epochs=2),
     "one-hot labels": small(y=np.eye(CLASSES)[LABELS]),
+    "weighted": weighted,
     "mapped": mapped,
     "many classes": many_classes,
     "trained twice": trained_twice,

@@ -41,7 +41,7 @@ DIFFER = {
     "option: dense": "dense True, and rank 0 None",
     "option: validation_fraction": "validation_fraction 0.25, and rank 0 None",
     "option: validation_seed": "validation_seed 4, and rank 0 0",
-    "option: validation_data": "validation_data True, and rank 0 False",
+    "option: validation_data": "validation_data of 2 arrays, and rank 0 None",
     "option: keep_going": "keep_going True, and rank 0 False",
     "option: checkpoint": "checkpoint True, and rank 0 False",
     "option: learning rate": "the optimizer Adam(learning_rate=0.5) after 0 updates, and rank 0 "

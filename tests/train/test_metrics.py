@@ -104,7 +104,7 @@ def test_ranks_with_parts_of_their_own_have_the_bits_of_one(network: Network, cu
                 share.start,
                 len(parts),
                 50,
-                lambda sums, share=share: collect(sums, share),  # type: ignore[misc]
+                collect=lambda sums, share=share: collect(sums, share),  # type: ignore[misc]
             )
             metrics.note(slice(0, own.stop - own.start), true[own], predicted[own])
             totals = metrics.reduce()

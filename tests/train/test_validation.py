@@ -137,7 +137,7 @@ def test_best_epoch_by_hand() -> None:
         ({"validation_fraction": 0.001}, "a validation fraction of 0.001 of 90 rows holds out 0 of them"),
         ({"validation_fraction": "a"}, "validation_fraction must be a number, got 'a'"),
         ({"validation_fraction": 0.1, "validation_data": (X, Y)}, "both given"),
-        ({"validation_data": X}, r"validation_data must be \(X, y\), got ndarray"),
+        ({"validation_data": X}, r"validation_data must be \(X, y\) or .*, got ndarray"),
         ({"validation_data": (X[:, :5], Y)}, r"X must have the shape \(n, 6\)"),
         ({"keep_best": True}, "keep_best needs rows held out"),
         ({"patience": 3}, "patience needs rows held out"),
