@@ -166,7 +166,7 @@ class FullBatchMLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         *,
         solver: str = "adam",
         alpha: float = 1e-4,
-        learning_rate_init: float = 0.01,
+        learning_rate_init: float = 0.001,
         decay: float = 0.0,
         max_iter: int = 1000,
         random_state: Any = None,

@@ -49,7 +49,8 @@ def short_trainings() -> Iterator[None]:
 
 
 def small(**parameters: Any) -> FullBatchMLPClassifier:
-    return FullBatchMLPClassifier(**{"hidden_layer_sizes": (8,), "max_iter": 30, "random_state": 3, **parameters})
+    defaults = {"hidden_layer_sizes": (8,), "learning_rate_init": 0.01, "max_iter": 30, "random_state": 3}
+    return FullBatchMLPClassifier(**{**defaults, **parameters})
 
 
 # Beside MLPClassifier
@@ -57,7 +58,7 @@ def small(**parameters: Any) -> FullBatchMLPClassifier:
 SOLVERS: dict[str, dict[str, Any]] = {
     "adam": {"solver": "adam", "learning_rate_init": 0.02, "beta_1": 0.8, "beta_2": 0.99},
     "sgd": {"solver": "sgd", "learning_rate_init": 0.1, "momentum": 0.0},
-    "momentum": {"solver": "sgd", "learning_rate_init": 0.1, "momentum": 0.9},
+    "momentum": {"solver": "sgd", "learning_rate_init": 0.02, "momentum": 0.9},
 }
 
 
@@ -89,7 +90,7 @@ def test_training_is_that_of_mlpclassifier(solver: str, hidden: Any, activation:
 @pytest.mark.parametrize("tol", [1e-2, 0.0])
 def test_training_ends_with_that_of_mlpclassifier(tol: float, patience: float) -> None:
     """SGD at a rate that makes the loss rise and fall, so that it is no better now and then."""
-    same = {"hidden_layer_sizes": (8,), "solver": "sgd", "learning_rate_init": 0.6, "tol": tol, "max_iter": 60}
+    same = {"hidden_layer_sizes": (8,), "solver": "sgd", "learning_rate_init": 1.5, "tol": tol, "max_iter": 60}
     reference = MLPClassifier(**same, n_iter_no_change=patience, **FULL_BATCH).fit(X, Y)
     found = FullBatchMLPClassifier(**same, n_iter_no_change=patience, **OWN).fit(X, Y)
     assert found.n_iter_ == reference.n_iter_ == len(found.loss_curve_)
@@ -192,7 +193,7 @@ def test_class_whose_rows_all_weigh_nothing_is_a_class_still() -> None:
     ("weights", "message"),
     [
         (np.where(np.arange(len(X)) == 4, -0.5, 1.0), "at least 0, and not all of them 0: they are -0.5 to 1"),
-        (np.zeros(len(X)), "0"),
+        (np.zeros(len(X)), "(?i)weights .*must .*(0|zero)"),  # scikit-learn's own words, or before 1.9 ours
         (np.where(np.arange(len(X)) == 4, np.nan, 1.0), "sample_weight contains NaN"),
         (WEIGHTS[:-1], r"sample_weight.shape == \(89,\), expected \(90,\)"),
     ],
@@ -295,9 +296,9 @@ def test_dtype_of_the_weights(given: str, precision: str, dtype: str) -> None:
     model = small(precision=precision).fit(rows, Y)
     assert {array.dtype.name for array in (*model.coefs_, *model.intercepts_)} == {dtype}
     assert model.predict_proba(rows).dtype == dtype
-    reference = MLPClassifier((8,), max_iter=30, learning_rate_init=model.learning_rate_init, **FULL_BATCH)
-    reference.fit(rows.astype("float64"), Y)
-    np.testing.assert_allclose(model.coefs_[0], reference.coefs_[0], atol=1e-6 if dtype == "float64" else 1e-3)
+    plain = small().fit(rows.astype("float64"), Y)
+    np.testing.assert_allclose(model.predict_proba(rows), plain.predict_proba(rows), atol=1e-3)
+    assert np.array_equal(model.coefs_[0], plain.coefs_[0]) is (dtype == "float64")
 
 
 def test_bytes_are_numbers_here_and_not_pixels() -> None:
