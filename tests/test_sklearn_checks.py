@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +13,30 @@ import pytest
 pytest.importorskip("sklearn", reason="scikit-learn is not installed")
 
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from fmnist_xp.sklearn import FullBatchMLPClassifier
 
 ROOT = Path(__file__).parents[1]
+CHECKS = list(estimator_checks_generator(FullBatchMLPClassifier()))  # those that check_estimator makes
 ARRAY_API = "check_array_api_input"
 
 
-@parametrize_with_checks([FullBatchMLPClassifier()])
-def test_scikit_learns_checks(estimator: Any, check: Callable[[Any], None]) -> None:
+def name(check: partial[None]) -> str:
+    return " ".join([check.func.__name__, *(f"{key}={value}" for key, value in check.keywords.items())])
+
+
+@pytest.mark.parametrize(("estimator", "check"), CHECKS, ids=[name(check) for _, check in CHECKS])
+def test_scikit_learns_checks(estimator: Any, check: partial[None]) -> None:
     if check.func.__name__ == ARRAY_API:
-        check = in_a_process_where_scipy_takes_such_arrays
+        in_a_process_where_scipy_takes_such_arrays()
+        return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # some of the data are noise
         check(estimator)
 
 
-def in_a_process_where_scipy_takes_such_arrays(_estimator: Any) -> None:
+def in_a_process_where_scipy_takes_such_arrays() -> None:
     """SciPy reads this variable once, when it is imported; without it the check skips itself."""
     code = f"""
 from sklearn.utils.estimator_checks import estimator_checks_generator
