@@ -159,6 +159,12 @@ class FullBatchMLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         The accuracy on the rows held out after each update; None without `early_stopping`.
     """
 
+    classes_: NDArray[Any]
+    coefs_: list[NDArray[np.floating[Any]]]
+    intercepts_: list[NDArray[np.floating[Any]]]
+    loss_curve_: list[float]
+    validation_scores_: list[float] | None
+
     def __init__(
         self,
         hidden_layer_sizes: Any = (100,),
@@ -270,7 +276,8 @@ class FullBatchMLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
     def predict_log_proba(self, X: Any) -> NDArray[np.floating[Any]]:
         """Return the logarithms of `predict_proba`, (n, n_classes)."""
         with np.errstate(divide="ignore"):
-            return np.log(self.predict_proba(X))
+            logarithms: NDArray[np.floating[Any]] = np.log(self.predict_proba(X))
+        return logarithms
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Return the class of the highest probability for each row of `X` (n, n_features), (n,) of `classes_`."""
@@ -359,9 +366,8 @@ class FullBatchMLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
     ) -> tuple[Sequence[NDArray[Any]], Sequence[NDArray[Any]]]:
         """Return the weights and biases that training begins with: drawn, or those of the fit before."""
         sizes = self.hidden_layer_sizes
-        hidden = [
-            whole_number("hidden_layer_sizes", n, 1) for n in (sizes if isinstance(sizes, Iterable) else [sizes])
-        ]
+        sizes = sizes if isinstance(sizes, Iterable) else [sizes]
+        hidden = [whole_number("hidden_layer_sizes", size, 1) for size in sizes]
         shapes = list(pairwise([self.n_features_in_, *hidden, len(classes)]))
         if not goes_on:
             coefs, intercepts = zip(*(glorot_uniform(generator, *shape) for shape in shapes), strict=True)
