@@ -4,7 +4,6 @@ import os
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +29,12 @@ NAMES = np.array(["coat", "bag", "shirt"])
 GRID = {"fullbatchmlpclassifier__alpha": [1e-4, 10.0], "fullbatchmlpclassifier__hidden_layer_sizes": [(8,), (8, 4)]}
 
 
-def without_limits(patch: pytest.MonkeyPatch) -> None:
-    """Unset the variables that limit threads; Dask's cluster sets some in the process that starts it."""
-    for name in THREAD_VARIABLES:
-        patch.setenv(name, "1")  # so that it is unset again in the end, where it is now
-        patch.delenv(name)
-
-
 @pytest.fixture(autouse=True)
-def no_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    without_limits(monkeypatch)
+def no_variables_that_limit_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dask's cluster sets some in the process that starts it, too: they are unset again."""
+    for name in THREAD_VARIABLES:
+        monkeypatch.setenv(name, "1")
+        monkeypatch.delenv(name)
 
 
 def search(**options: Any) -> GridSearchCV:
@@ -84,27 +79,42 @@ def test_main_thread_takes_all_cores_or_what_it_is_told(monkeypatch: pytest.Monk
     assert threads()[0] == 1
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def cluster() -> Iterator[Any]:
     """A Dask cluster of two workers, processes of this machine."""
     distributed = pytest.importorskip("distributed", reason="Dask is not installed")
-    with pytest.MonkeyPatch.context() as patch:
-        without_limits(patch)
-        local = distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1"
-        )
-        with local:
-            yield local
+    options = {"n_workers": 2, "threads_per_worker": 1, "processes": True}
+    with distributed.LocalCluster(**options, host="127.0.0.1", dashboard_address="127.0.0.1:0") as local:
+        yield local
 
 
-def test_search_runs_on_dasks_workers(alone: GridSearchCV, cluster: Any) -> None:
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_the_pages_examples_run_and_dasks_workers_share_a_search(
+    cluster: Any, alone: GridSearchCV, idx_folder: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FMNIST_XP_DATA", str(idx_folder))
+    page = (ROOT / "docs" / "scikit-learn.md").read_text(encoding="utf-8")
+    shorter = {
+        "(100,), random_state": "(100,), max_iter=60, random_state",
+        "max_iter=300": "max_iter=10",
+        "tcp://scheduler:8786": cluster.scheduler_address,
+    }
+    for old, new in shorter.items():
+        assert old in page
+        page = page.replace(old, new)
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(block, names)
+    assert names["model"].score(names["X_test"], names["y_test"]) > 0.5
+    assert names["search"].best_params_.keys() == names["grid"].keys()
+
     def score_and_place(model: Any, X: Any, y: Any) -> dict[str, float]:
         from fmnist_xp.sklearn import FullBatchMLPClassifier
 
         threads = FullBatchMLPClassifier()._backend().threads
         return {"accuracy": model.score(X, y), "process": os.getpid(), "threads": threads}
 
-    with cluster.get_client() as client, parallel_config(backend="dask"):
+    with names["client"] as client, parallel_config(backend="dask"):
         workers = set(client.run(os.getpid).values())
         found = search(scoring=score_and_place, refit="accuracy").fit(X, NAMES[Y])
     results = found.cv_results_
@@ -113,29 +123,3 @@ def test_search_runs_on_dasks_workers(alone: GridSearchCV, cluster: Any) -> None
     assert len(workers) == 2
     assert {*results["split0_test_process"], *results["split1_test_process"]} == workers
     assert set(results["mean_test_threads"]) == {1}
-
-
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_the_pages_examples_run(
-    cluster: Any, idx_folder: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One after another, on fewer images and with fewer iterations."""
-    monkeypatch.setenv("FMNIST_XP_DATA", str(idx_folder))
-    page = (ROOT / "docs" / "scikit-learn.md").read_text(encoding="utf-8")
-    names: dict[str, Any] = {}
-    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    shorter = {
-        "(100,), random_state": "(100,), max_iter=60, random_state",
-        "max_iter=300": "max_iter=10",
-        "tcp://scheduler:8786": cluster.scheduler_address,
-    }
-    for old, new in shorter.items():
-        assert any(old in block for block in blocks)
-        blocks = [block.replace(old, new) for block in blocks]
-    with ExitStack() as ended:
-        for block in blocks:
-            exec(block, names)
-            if "client" in names:
-                ended.callback(names["client"].close)
-    assert names["model"].score(names["X_test"], names["y_test"]) > 0.5
-    assert names["search"].best_params_.keys() == names["grid"].keys()
