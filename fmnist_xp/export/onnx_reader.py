@@ -38,7 +38,7 @@ def from_onnx(path: str | Path, backend: Backend | str = "cpu") -> Sequential:
     try:
         return network_of(_Chain(_read(path)).steps, backend)
     except ValueError as error:
-        raise RunError(f"{path} is no network that can be taken over: {error}") from error
+        raise RunError(f"{path} is no network that can be taken over: {error!s:.600}") from error
 
 
 def _read(path: Path) -> Any:
@@ -54,9 +54,9 @@ def _read(path: Path) -> Any:
     except OSError as error:
         raise RunError(f"cannot read {path}: {error.strerror or error}") from error
     except protobuf.DecodeError as error:
-        raise RunError(f"{path} is damaged or no ONNX file ({error}): export it again") from error
+        raise RunError(f"{path} is damaged or no ONNX file ({error!s:.200}): export it again") from error
     except onnx.checker.ValidationError as error:
-        raise ValueError(f"ONNX's checker refuses it: {error}") from error
+        raise ValueError(f"ONNX's checker refuses it: {error!s:.400}") from error
     return model.graph
 
 
@@ -158,7 +158,10 @@ class _Chain:
         constant = self._constants.get(name)
         if constant is None:
             raise ValueError(f"has no constant numbers in {name!r}")
-        array: NDArray[Any] = self._to_array(constant)
+        try:
+            array: NDArray[Any] = self._to_array(constant)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"has {name!r:.80}, which is damaged: {error!s:.80}") from error
         if array.dtype.name not in _FLOATS or (ndim is not None and array.ndim != ndim):
             raise ValueError(f"has {name!r} of {array.dtype} and shape {array.shape}")
         return array.astype(np.float32) if array.dtype == np.float16 else array

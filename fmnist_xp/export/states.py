@@ -92,29 +92,42 @@ def _read_safetensors(path: Path) -> Mapping[str, Any]:
     try:
         return load_file(path)
     except (SafetensorError, KeyError, TypeError) as error:  # a dtype that NumPy lacks, such as bfloat16
-        raise RunError(f"{path} is damaged or holds other than floats ({error}): export it again") from error
+        raise RunError(f"{path} is damaged or holds other than floats ({error!s:.200}): export it again") from error
 
 
 def _read_npz(path: Path) -> Mapping[str, Any]:
     try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(member.file_size for member in archive.infolist())
-            if size > MAX_BYTES:
-                raise ValueError(f"unpacked it has {size:,} bytes, and {MAX_BYTES:,} are the most read")
+        _check_zip(path)
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files if name != METADATA}
-    except (ValueError, zipfile.BadZipFile, EOFError, KeyError, NotImplementedError, RuntimeError) as error:
-        raise RunError(f"{path} is damaged or no .npz file of numbers ({error}): export it again") from error
+    except OSError:
+        raise
+    except Exception as error:  # of its own reader of headers, of zipfile, of what decompresses
+        raise RunError(f"{path} is damaged or no .npz file of numbers ({error!s:.200}): export it again") from error
 
 
 def _read_pytorch(path: Path) -> Mapping[str, Any]:
     torch = torch_package()
     try:
+        _check_zip(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except Exception as error:  # of its own reader of pickles, of zip files, of storages
-        raise RunError(f"{path} is damaged or holds more than weights ({error}): save a state_dict()") from error
+        raise RunError(
+            f"{path} is damaged or holds more than weights ({error!s:.200}): save a state_dict()"
+        ) from error
     if not isinstance(state, Mapping):
         raise RunError(f"{path} holds a {type(state).__name__}, not a state: save a state_dict()")
     return state
+
+
+def _check_zip(path: Path) -> None:
+    """Raise `ValueError` unless `path` is a zip file of bounded content; PyTorch reads others without a bound."""
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\x03\x04":
+            raise ValueError("it is no zip file")
+    with zipfile.ZipFile(path) as archive:
+        size = sum(member.file_size for member in archive.infolist())
+    if size > MAX_BYTES:
+        raise ValueError(f"unpacked it has {size:,} bytes, and {MAX_BYTES:,} are the most read")

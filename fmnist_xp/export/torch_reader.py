@@ -45,7 +45,7 @@ def from_torch(source: Any, *, activation: str | None = None, backend: Backend |
         try:
             return network_of(_state_steps(read_state(path), activation), backend)
         except ValueError as error:
-            raise RunError(f"{path} is no network that can be taken over: {error}") from error
+            raise RunError(f"{path} is no network that can be taken over: {error!s:.600}") from error
     if isinstance(source, Mapping):
         return network_of(_state_steps(source, activation), backend)
     if activation is not None:
