@@ -28,7 +28,7 @@ _LIBRARIES = {"onnx": "onnx", "safetensors": "pytorch", "npz": "pytorch", "pytor
 
 
 @dataclass(frozen=True)
-class Tested:
+class Figures:
     """How the weights did on the run's test images; `matrix` counts true classes (rows) and predicted ones."""
 
     metrics: Metrics
@@ -49,7 +49,7 @@ class Exported:
     file: str
     form: str
     takes: str
-    tested: Tested | None
+    tested: Figures | None
     missing: str = ""
 
     @property
@@ -187,8 +187,8 @@ def _results(exported: Exported) -> str:
     rows = [(name, f"{value:.4f}") for name, value in figures.items() if math.isfinite(value)]
     parts = [markdown_table(("", ""), rows, ("---", "---:"))] if rows else []
     if tested is None:
-        source = "figures of these weights" if exported.best else "confusion matrix"
-        parts.append(f"There is no {source} on test images, which were not at hand: {one_line(exported.missing)}\n")
+        lacking = "are no figures of these weights" if exported.best else "is no confusion matrix"
+        parts.append(f"There {lacking} on test images, which were not at hand: {one_line(exported.missing)}\n")
         return "\n".join(parts)
     names = [one_line(name) for name in exported.run.class_names]
     scores = class_report(tested.matrix, names)

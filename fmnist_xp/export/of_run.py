@@ -6,7 +6,7 @@ from fmnist_xp.backend import get_backend
 from fmnist_xp.data import pixels
 from fmnist_xp.errors import FmnistXpError, RunError
 from fmnist_xp.evaluation import own_images
-from fmnist_xp.export.card import Exported, Tested, card_text, facts
+from fmnist_xp.export.card import Exported, Figures, card_text, facts
 from fmnist_xp.export.files import check_packages, model_bytes
 from fmnist_xp.files import replacing, write_text
 from fmnist_xp.report.tables import confusion_matrix
@@ -45,7 +45,7 @@ def export_run(
         synthetic = run.result.dataset.name == "synthetic"  # else such images need not be made: they are others
         test = own_images(run, source, allow_synthetic=synthetic or source is not None)[1]
         X, y = pixels(test)
-        tested = Tested(network.evaluate(X, y), confusion_matrix(y, network.predict(X), len(run.class_names)))
+        tested = Figures(network.evaluate(X, y), confusion_matrix(y, network.predict(X), len(run.class_names)))
     except FmnistXpError as error:
         missing = str(error)
     exported = Exported(
