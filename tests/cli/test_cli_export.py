@@ -1,5 +1,7 @@
 import json
 import os
+import re
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 from page_helpers import hide
-from run_helpers import CLASSES, contents, read_json
+from run_helpers import CLASSES, contents, probabilities, read_idx, read_json
 from safetensors.numpy import load_file
 
 from fmnist_xp.cli.export import ModelFormat, ModelInput
 from fmnist_xp.export import FORMATS, TAKES, from_onnx
 
 Command = Callable[..., Any]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -183,3 +186,31 @@ def test_help_tells_the_two_exports_apart(command: Command) -> None:
     text = " ".join(command("--help").out.split())
     assert "export Write a run's model for ONNX, PyTorch or NumPy" in text
     assert "Write the data set as" in " ".join(command("data", "--help").out.split())
+
+
+def test_the_page_runs(command: Command, run_folder: Path, workplace: Path, idx_folder: Path) -> None:
+    """The commands of docs/export.md, then its code, block by block, with the probabilities that it computes."""
+    for package in ("onnx", "onnxruntime", "torch"):
+        pytest.importorskip(package, reason=f"{package}, which the page uses, is not installed")
+    page = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
+    shutil.copytree(run_folder, workplace / "runs" / "adam-cpu-s0")
+    for line in page.split("```\n")[1].splitlines():
+        program, *arguments = shlex.split(line, comments=True)
+        assert program == "fmnist-xp"
+        command(*arguments).assert_went_well()
+    images, _labels = read_idx(idx_folder, "t10k")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 5
+    names: dict[str, Any] = {"__name__": "page"}
+    for number, block in enumerate(blocks):
+        exec(block, names)
+        if number == 0:
+            assert names["probabilities"].shape == (3, 10)
+            names["images"] = images  # for the blocks that follow
+        elif number < 3:
+            expected = probabilities(run_folder / "model.safetensors", images)
+            np.testing.assert_allclose(names["probabilities"], expected, atol=1e-5, rtol=0)
+    np.testing.assert_allclose(names["network"].predict_proba(images), expected, atol=1e-5, rtol=0)
+    found = names["mine"].predict_proba(images)
+    session = names["onnxruntime"].InferenceSession("mine.onnx")
+    np.testing.assert_allclose(session.run(None, {"images": images})[0], found, atol=1e-5, rtol=0)
