@@ -30,9 +30,9 @@ def export_run(
     The figures are of the test images of `source`, or of the run's own. Where there are none or others, the card says
     so, and has the run's own test accuracy, or with `best`, of whose weights nothing is known, none.
 
-    Raises `RunError` where there is no finished run, its network is missing or damaged, a file exists and is not to
-    be replaced (`force`), or is one of the run's own; `ValueError` where numbers are not finite; `FmnistXpError`
-    where onnx or PyTorch is needed and not installed; `OSError` where a file cannot be written.
+    Raises `RunError` where there is no finished run, its network is missing, damaged or not finite, or a file exists
+    and is not to be replaced (`force`), or is one of the run's own; `FmnistXpError` where onnx or PyTorch is needed
+    and not installed; `OSError` where a file cannot be written.
     """
     check_packages(form)
     run = load_run(folder)
@@ -59,8 +59,10 @@ def export_run(
         tested=tested,
         missing=missing,
     )
-    content = model_bytes(network, form, takes, facts(exported))
-    text = card_text(exported)
+    try:
+        content, text = model_bytes(network, form, takes, facts(exported)), card_text(exported)
+    except ValueError as error:
+        raise RunError(f"the model in {folder} cannot be exported: {error}") from error
     with replacing(path) as temporary:
         temporary.write_bytes(content)
     if card is not None:
