@@ -46,6 +46,7 @@ FOLDERS = {
     "backend": Folder(["fmnist_xp/backend/*.py"], ["tests/backend", *tests("parity/training_on_standin")]),
     "parity": Folder(["fmnist_xp/parity/*.py"], tests(*(f"parity/parity_{name}" for name in PARITY))),
     "report": Folder(["fmnist_xp/report/*.py"], ["tests/report"]),
+    "export": Folder(["fmnist_xp/export/*.py"], ["tests/export"]),
     "data": Folder(["fmnist_xp/data/*.py"], ["tests/data"]),
     "cli": Folder(["fmnist_xp/cli/*.py"], ["tests/cli"]),
     "runs": Folder(

@@ -10,15 +10,16 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 MISSING = ("pooch", "platformdirs", "requests")
+EXTRAS = ("onnx", "onnxruntime", "torch")
 Done = subprocess.CompletedProcess[str]
 
 
 @pytest.fixture
 def bare(tmp_path: Path, idx_folder: Path) -> Callable[..., Done]:
-    """Return a function that runs `python -m` with the images at hand, but none of the packages `MISSING`."""
+    """Return a function that runs `python -m` with the images at hand, but no package of `MISSING` or `EXTRAS`."""
     absent = tmp_path / "absent"
     absent.mkdir()
-    for name in MISSING:
+    for name in (*MISSING, *EXTRAS):
         text = f"raise ModuleNotFoundError(\"No module named '{name}'\", name='{name}')\n"
         (absent / f"{name}.py").write_text(text)
 
@@ -52,6 +53,21 @@ def test_a_run_is_trained_evaluated_and_plotted(bare: Callable[..., Done], tmp_p
     again = bare("fmnist_xp", "evaluate", "run", "--device", "cpu", FMNIST_XP_CACHE=str(tmp_path / "cache"))
     assert (again.returncode, again.stderr) == (0, "")
     assert list((tmp_path / "cache").iterdir())
+
+
+def test_a_run_is_exported_where_its_format_needs_no_package(
+    bare: Callable[..., Done], finished_run: Path, tmp_path: Path
+) -> None:
+    for name, cure in (("model.onnx", 'pip install "fmnist-xp[onnx]"'), ("model.pt", "pip install torch")):
+        done = bare("fmnist_xp", "export", finished_run, name)
+        assert done.returncode == 1, done
+        assert done.stderr.endswith(f"{cure}\n")
+        assert done.stderr.count("\n") == 1
+    for name in ("model.safetensors", "model.npz"):
+        done = bare("fmnist_xp", "export", finished_run, name, FMNIST_XP_CACHE=str(tmp_path / "cache"))
+        assert (done.returncode, done.stderr) == (0, "")
+    made = {path.name for path in tmp_path.glob("model*")}
+    assert made == {"model.safetensors", "model.safetensors.md", "model.npz", "model.npz.md"}
 
 
 def test_devices_are_compared(bare: Callable[..., Done], tmp_path: Path) -> None:

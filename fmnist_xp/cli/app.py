@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from fmnist_xp.cli import cache, data, measure, options, report, runs, train
+from fmnist_xp.cli import cache, data, export, measure, options, report, runs, train
 from fmnist_xp.ranks import launched
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.command()(runs.predict)
 app.command()(runs.plot)
 app.command()(runs.runs)
 app.command()(report.report)
+app.command()(export.export)
 app.command()(train.reproduce)
 app.command()(measure.devices)
 app.command()(measure.bench)

@@ -116,6 +116,7 @@ class ReLU(Activation):
 
     formula, gradient = staticmethod(relu), staticmethod(relu_gradient)
     bound, gradient_bound = staticmethod(relu_bound), staticmethod(relu_gradient_bound)
+    onnx_operator, torch_class = "Relu", "ReLU"
 
 
 @register("tanh")
@@ -124,6 +125,7 @@ class Tanh(Activation):
 
     formula, gradient = staticmethod(hyperbolic_tangent), staticmethod(tanh_gradient)
     bound, gradient_bound = staticmethod(tanh_bound), staticmethod(tanh_gradient_bound)
+    onnx_operator, torch_class = "Tanh", "Tanh"
 
 
 @elementwise
@@ -189,6 +191,8 @@ def softmax_bound(inputs: Bounded) -> Bounded:
 @register("softmax")
 class Softmax(Layer):
     """exp(x) over its row sum; the row's maximum is taken off first, so that exp cannot overflow."""
+
+    onnx_operator, torch_class = "Softmax", "Softmax"
 
     def forward(self, inputs: Array) -> Array:
         """Set and return `output` (rows, classes), whose rows sum to 1."""

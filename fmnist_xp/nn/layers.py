@@ -262,6 +262,7 @@ class Dense(Layer):
     """
 
     not_saved: ClassVar[tuple[str, ...]] = ("seed", "dtype", "backend", "draw")
+    onnx_operator, torch_class = "Gemm", "Linear"
     weights: Array
     biases: Array
     dweights: Array

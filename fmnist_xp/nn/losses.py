@@ -77,6 +77,7 @@ class CategoricalCrossentropy(Module):
     """Whether labels are looked at on the host; the engine's, checked once for all epochs, are not."""
     gradient_in_place = False
     """Whether `gradient_steps` may write over the predictions."""
+    onnx_operator, torch_class = "", ""
 
     def activate(self, outputs: Array) -> Array:
         """Return the class probabilities, given the output of a network's last layer: here the output itself."""
@@ -179,6 +180,7 @@ class SoftmaxCategoricalCrossentropy(CategoricalCrossentropy):
 
     output: Array
     gradient_in_place = True
+    onnx_operator, torch_class = "Softmax", "Softmax"
 
     def activate(self, outputs: Array) -> Array:
         """Set and return `output`, the class probabilities of the logits `outputs`, both (rows, classes)."""

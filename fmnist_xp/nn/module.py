@@ -38,6 +38,14 @@ class Module:
     """That of the network; None where the module is used alone and goes by the dtype of its arguments."""
     not_saved: ClassVar[tuple[str, ...]] = ("backend",)
     """Arguments of the constructor that are not part of `config`."""
+    onnx_operator: ClassVar[str]
+    """The ONNX operator (opset 13, default attributes) that computes what `forward` does, or a loss's `activate`.
+
+    Empty for a loss that leaves the output as it is. Only what the very class says counts: a subclass has formulas of
+    its own.
+    """
+    torch_class: ClassVar[str]
+    """The class of torch.nn that does, likewise."""
 
     def __init_subclass__(cls) -> None:
         """Run the methods of the class on the backend's device, so that whoever writes one need not think of it."""

@@ -53,11 +53,12 @@ def test_signal_while_the_command_starts_is_one_line(
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "cp437", "ascii"])
-def test_control_characters_are_escaped(run_folder: Path, encoding: str) -> None:
-    done = run(run_folder.parent, "plot", run_folder.name, "--out", "p\x1b[31m", PYTHONIOENCODING=encoding)
+def test_control_characters_are_escaped(workplace: Path, encoding: str) -> None:
+    (workplace / "p\x1b[31m").mkdir()
+    done = run(workplace, "runs", "p\x1b[31m", PYTHONIOENCODING=encoding)
     assert (done.returncode, done.stderr) == (0, b"")
-    assert rb"p\x1b[31m/a-run/loss.png" in done.stdout
-    failed = run(run_folder.parent, "evaluate", "n\x1b[31mж", PYTHONIOENCODING=encoding)
+    assert rb"no runs in p\x1b[31m" in done.stdout
+    failed = run(workplace, "evaluate", "n\x1b[31mж", PYTHONIOENCODING=encoding)
     assert failed.returncode == 1
     assert rb"n\x1b[31m" in failed.stderr
     assert b"\x1b" not in done.stdout + failed.stderr
@@ -234,7 +235,7 @@ def test_colours_in_a_pipe(
     done = run(workplace, *arguments, **{"TERM": "xterm", **variables})
     assert (done.returncode, done.stderr) == (0, b"")
     assert bool(re.search(rb"\x1b\[(3[0-7]|38;|9[0-7])", done.stdout)) == colours
-    done = run(workplace, "evaluate", "run", "--device", "cpu", **{"TERM": "xterm", **variables})
+    done = run(workplace, "runs", ".", **{"TERM": "xterm", **variables})
     assert (b"\x1b[1m" in done.stdout) == styles
     if "FORCE_COLOR" in variables:
         (listed,) = json.loads(run(workplace, "runs", ".", "--json", **{"TERM": "xterm", **variables}).stdout)

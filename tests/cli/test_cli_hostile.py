@@ -42,7 +42,7 @@ WIDTHS = (",", "0", "1,,2", "1" * 400, "1," * 5000, "1" + ",1" * 2000, "-1", "1e
 ADDRESSES = ("http://", "http://[", "ftp://x", "file:///etc/passwd", "http://127.0.0.1:9/", "http://\udcff.x/", "a:b")
 PATHS = ("~nobody/x", "a\0b", "x" * 5000, "x/" * 5000, "\udcff", "a\nb\x1b[31m", "{file}", "{file}/below", "{folder}")
 PATHS += ("/dev/null", "/dev/zero", "/proc/self/mem", "", "-", "--")
-GIVEN = {"epochs": "1", "device": "cpu", "threads": "1", "folder": "new"}
+GIVEN = {"epochs": "1", "device": "cpu", "threads": "1", "folder": "new", "model": "model.onnx"}
 """Valid values for other parameters of these names."""
 
 
@@ -146,6 +146,6 @@ def test_hostile_values_end_in_one_line(
 
 def test_every_command_is_covered() -> None:
     assert {case.rpartition(" ")[0] for case in ALL} == {
-        "", "train", "evaluate", "predict", "plot", "report", "reproduce", "bench", "parity",
+        "", "train", "evaluate", "predict", "plot", "report", "export", "reproduce", "bench", "parity",
         "runs", "devices", "data info", "data fetch", "data export", "cache info",
     }  # fmt: skip

@@ -97,9 +97,9 @@ def train_on_images(backend: CudaBackend, dtype: str, labels: Any) -> None:
         for dense in (True, False):
             for first in (Dense(36, 5), OwnDense(36, 5)):
                 model = Sequential([first, ReLU(), Dense(5, 4)], backend=backend, seed=1, dtype=dtype)
-                model.fit(
-                    rows, labels, epochs=2, optimizer="sgd", log_every=2, verbose=False, block_rows=5, dense=dense
-                )
+                options = {"log_every": 2, "verbose": False, "block_rows": 5, "dense": dense}
+                weights = np.arange(1.0, 9.0) if dense else None
+                model.fit(rows, labels, epochs=2, optimizer="sgd", sample_weight=weights, **options)
 
 
 def take_lesson(backend: CudaBackend, dtype: str, labels: Any) -> None:
