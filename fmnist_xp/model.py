@@ -65,7 +65,6 @@ class Sequential(nn.Network):
         y: Any,
         *,
         epochs: int,
-        sample_weight: Any = None,
         optimizer: Optimizer | type[Optimizer] | str | None = None,
         log_every: int = 10,
         callbacks: Callbacks = (),
@@ -82,6 +81,7 @@ class Sequential(nn.Network):
         resume: bool = False,
         keep_going: bool = False,
         comm: Any = None,
+        sample_weight: Any = None,
     ) -> History:
         """Train full batch: every epoch is one update from the gradient over all rows.
 
@@ -89,9 +89,6 @@ class Sequential(nn.Network):
         ----------
         epochs
             Number of updates.
-        sample_weight
-            What each row counts, numbers (n,) of at least 0 and not all 0; by default 1. Loss, its gradient and
-            accuracy are means weighted with them: a row of weight 2 is as good as two, one of weight 0 as none.
         optimizer
             An optimizer, its class, or its name ("sgd", "adam") for one with its own defaults; by default `SGD()`.
             An optimizer used before goes on with its moments and its learning rate.
@@ -138,6 +135,9 @@ class Sequential(nn.Network):
             the checkpoints. A CPU's cores are divided among the ranks of a host, unless the backend was made with a
             number of threads. Where a rank fails once training has begun, the others wait for it: start scripts as
             `mpiexec -n 4 python -m mpi4py script.py`, which ends them all.
+        sample_weight
+            What each row counts, numbers (n,) of at least 0 and not all 0; by default 1. Loss, its gradient and
+            accuracy are means weighted with them: a row of weight 2 is as good as two, one of weight 0 as none.
 
         Returns the `History`. Ctrl-C ends training after the epoch under way and keeps what was learned; so does
         SIGTERM or SIGHUP where the caller has a handler for it, or there is a checkpoint folder. A loss that is not
