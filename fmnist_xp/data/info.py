@@ -43,7 +43,7 @@ def _describe(split: str, dataset: Dataset) -> SplitInfo:
         source=dataset.source,
         shape=dataset.images.shape,
         dtype=str(dataset.images.dtype),
-        class_counts=tuple(_counts(dataset.labels, 10).tolist()),
+        class_counts=tuple(_counts(dataset.labels, len(dataset.class_names)).tolist()),
         pixel_mean=mean,
         pixel_std=float(np.sqrt(counts @ (grey - mean) ** 2 / counts.sum())),
         sha256=dataset.sha256,
