@@ -79,11 +79,11 @@ def evaluate_run(
         splits = load_fashion_mnist(source, allow_synthetic=allow_synthetic, classes=classes)
         test = _matched(run, *splits, source)[1]
     X, y = pixels(test)
-    matrix = confusion_matrix(y, network.predict(X), len(run.class_names))
+    names = run.class_names
+    matrix = confusion_matrix(y, network.predict(X), len(names))
     best_epoch = run.history.best_epoch
     epoch = f"epoch {best_epoch}, " if best else ""
     title = f"{run.title}\n{epoch}tested on {len(test):,} {test.name} images"
-    names = run.class_names
     picture = save_figure(plots.confusion_figure(matrix, class_names=names, title=title), folder / CONFUSION)
     mistakes = mistakes_figure(test.images, test.labels, network.predict_proba(X), names, title)
     pictures = [picture, save_figure(mistakes, folder / MISTAKES)]
@@ -99,7 +99,7 @@ def own_images(run: Run, source: str | None = None, *, allow_synthetic: bool = T
     trained_on = run.result.dataset
     own = "synthetic" if trained_on.name == "synthetic" else run.config["data"]["source"]
     splits = load_fashion_mnist(own if source is None else source, allow_synthetic=allow_synthetic)
-    train, test = own_classes(run.folder, run.config, *splits)
+    train, test = own_classes(run.folder, run.class_names, *splits)
     if (test.name, dataset_sha256(train, test)) != (trained_on.name, trained_on.sha256):
         found = f"its source {own} now gives other images" if source is None else f"{source} has other images"
         raise RunError(

@@ -79,7 +79,7 @@ def export(train: Dataset, test: Dataset, folder: Path, format: str) -> None:
     or a mount point, stays the same folder: everything is written to a hidden folder inside it and then moved up, in
     two or four moves, which are undone if one of them fails. Only a process killed between two moves leaves a part.
     DataError if the folder is not empty or cannot be written, for another format, and for "png" where a class has
-    no training image, since such a folder could not be read.
+    no image, since such a folder could not be read.
     """
     if format not in FORMATS:
         raise DataError(f"format {format!r}: not known; choose one of {', '.join(FORMATS)}")
@@ -96,9 +96,10 @@ def export(train: Dataset, test: Dataset, folder: Path, format: str) -> None:
             made = Path(temporary) / (target.name or "export")
             made.mkdir()
             write = images.write if format == "png" else idx.write
-            write(train, "train", made)
-            write(test, "test", made)
-            (made / class_files.NAMES).write_text("".join(f"{name}\n" for name in train.class_names), "utf-8")
+            names = max(train.class_names, test.class_names, key=len)  # numbers, of one made by hand, may be fewer
+            for split, dataset in (("train", train), ("test", test)):
+                write(dataset.renamed(dataset.name, names), split, made)
+            (made / class_files.NAMES).write_text("".join(f"{name}\n" for name in names), "utf-8")
             if there:
                 _move_up(made, target)
             else:

@@ -120,12 +120,12 @@ def read_zip(path: Path, source: str) -> tuple[Dataset, Dataset]:
 def write(dataset: Dataset, split: str, folder: Path) -> None:
     """Write one split to `folder` as `<split>/<label>/NNNN.png`, numbered in the order of the images.
 
-    DataError, naming the folder, for a label without training images.
+    DataError, naming the folder, for a class without images.
     """
     folders = [folder / split / str(label) for label in range(len(dataset.class_names))]
     for label, made in enumerate(folders):
-        if split == "train" and not (dataset.labels == label).any():
-            raise DataError(f"{made}: no image of this class; a folder of images needs some, IDX files need none")
+        if not (dataset.labels == label).any():
+            raise DataError(f"{made}: no image of this class; a folder of images needs some, and IDX files do not")
         made.mkdir(parents=True)
     cv2 = opencv()
 
@@ -159,7 +159,7 @@ class _Layout:
         except ValueError as error:
             raise DataError(f"{where}{top}{splits['train']}: {error}") from error
         self._add(top + splits["train"], train, labels)
-        self._add(top + splits["test"], test, labels, may_lack=True)
+        self._add(top + splits["test"], test, labels)
         if self._skipped:
             first = ", ".join(map(repr, self._skipped[:3])) + (", …" if len(self._skipped) > 3 else "")
             level = logging.INFO if all(map(_is_left_behind, self._skipped)) else logging.WARNING
@@ -212,7 +212,7 @@ class _Layout:
     def _classes(self, split: str) -> list[str]:
         """Return the folders of classes in that of a split."""
         names = []
-        for name, is_folder in self._listed(split).items():
+        for name, is_folder in sorted(self._listed(split).items()):
             if _is_aside(name):
                 self._skipped.append(name)
             elif not is_folder:
@@ -221,8 +221,7 @@ class _Layout:
                 names.append(name)
         return names
 
-    def _add(self, split: str, names: list[str], labels: dict[str, int], may_lack: bool = False) -> None:
-        """Add the images of a split; DataError for a class without any, or, if it `may_lack` some, a warning."""
+    def _add(self, split: str, names: list[str], labels: dict[str, int]) -> None:
         folders: dict[int, str] = {}
         for name in names:
             label = labels[name]
@@ -232,19 +231,14 @@ class _Layout:
             folders[label] = name
         usual = {label: name for name, label in labels.items()}
         lowest = min(1, *labels.values()) if labels else 0  # numbers may count from 1
-        counts, lacking = [], []
+        counts = []
         for label in range(lowest, len(self._class_names)):
             folder = f"{split}/{folders.get(label, usual.get(label, label))}"
             files = self._images(folder) if label in folders else []
             if not files:
-                lacking.append(folder)
+                raise DataError(f"{self._where}{folder}: no image found; each class needs some")
             self.names += [f"{folder}/{name}" for name in sorted(files)]
             counts.append(len(files))
-        if lacking and (not may_lack or not any(counts)):
-            raise DataError(f"{self._where}{lacking[0]}: no image found; each class needs some")
-        if lacking:
-            more = f" and {len(lacking) - 1} other classes" if lacking[1:] else ""
-            LOG.warning("%s%s%s: no image found to test with", self._where, lacking[0], more)
         self._labels.append(np.repeat(np.arange(lowest, len(self._class_names)).astype(np.uint8), counts))
 
     def _images(self, folder: str) -> list[str]:

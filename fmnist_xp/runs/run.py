@@ -12,7 +12,7 @@ from fmnist_xp.errors import DataError, RunError
 from fmnist_xp.experiments import N_INPUTS
 from fmnist_xp.model import Sequential
 from fmnist_xp.runs.folder import CONFIG, HISTORY, MODEL, MODEL_BEST, RESULT, Holds, read_json, what_holds
-from fmnist_xp.runs.settings import CONFIG_FORM, RESULT_FORM, DataSummary, Result, changes, words
+from fmnist_xp.runs.settings import CONFIG_FORM, RESULT_FORM, Result, changes, words
 from fmnist_xp.train.history import History
 
 
@@ -69,18 +69,12 @@ class Run:
         return network
 
 
-def own_classes(folder: Path, config: Mapping[str, Any], train: Dataset, test: Dataset) -> tuple[Dataset, Dataset]:
-    """Return the two splits with the classes as the run in `folder` has them, of which `config` is config.json.
-
-    Raises `RunError` where the data cannot have these, or the file does not tell them.
-    """
+def own_classes(folder: Path, names: tuple[str, ...], train: Dataset, test: Dataset) -> tuple[Dataset, Dataset]:
+    """Return the two splits with the class `names` of the run in `folder`; `RunError` where theirs are others."""
     try:
-        names = DataSummary.from_json(config["data"]).class_names
         return name_classes(train, test, names, by=f"of {folder}")
     except DataError as error:
-        raise RunError(f"{folder} was trained on data of other classes: {error}") from error
-    except (ValueError, TypeError) as error:
-        raise RunError(f"{folder / CONFIG} does not tell the run's data: {error}") from error
+        raise RunError(f"{folder} was trained on other classes: name its own data with --data ({error})") from error
 
 
 def load_run(folder: Path) -> Run:

@@ -90,21 +90,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class DataSummary:
-    """Which images a run is trained and tested on, and what their classes are called, by label.
-
-    Older runs have no class names: theirs are the garments' where the images show garments, else the ten labels.
-    """
+    """Which images a run is trained and tested on, and what their classes are called, by label."""
 
     name: str
     sha256: str
     train_rows: int
     test_rows: int
     class_names: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Check the class names, or give those of an older run; ValueError for what cannot be names."""
-        usual = CLASS_NAMES if self.name in GARMENTS else numbers_as_names(len(CLASS_NAMES))
-        object.__setattr__(self, "class_names", checked_names(self.class_names or usual))
 
     @classmethod
     def of(cls, train: Dataset, test: Dataset) -> "DataSummary":
@@ -115,8 +107,7 @@ class DataSummary:
     def from_json(cls, values: Mapping[str, Any]) -> "DataSummary":
         """Return the summary in a JSON object, which may have more; ValueError for class names that are none."""
         known = {field.name: values[field.name] for field in fields(cls) if field.name in values}
-        check_form(known.get("class_names", []), [str], "class_names")
-        return cls(**known)
+        return cls(**known | {"class_names": class_names(values)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,6 +208,17 @@ class Result:
         kinds = {field.name: field.type for field in fields(cls)}
         known: Any = {k: _number(v) if kinds[k] is float else v for k, v in values.items() if k in kinds}
         return cls(**known | {"dataset": DataSummary.from_json(values["dataset"])})
+
+
+def class_names(data: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the class names in `data`, as config.json and result.json describe them; ValueError for what are none.
+
+    Older runs have none: theirs are the garments' where the images show garments, else the ten labels.
+    """
+    if "class_names" not in data:
+        return CLASS_NAMES if data.get("name") in GARMENTS else numbers_as_names(len(CLASS_NAMES))
+    check_form(data["class_names"], [str], "class_names")
+    return checked_names(data["class_names"])
 
 
 def _number(value: Any) -> float:

@@ -23,7 +23,7 @@ from fmnist_xp.report.drawing import save_figure
 from fmnist_xp.report.plots import metrics_figure
 from fmnist_xp.runs import folder as files
 from fmnist_xp.runs.run import Run, own_classes
-from fmnist_xp.runs.settings import CONFIG_FORM, DataSummary, Result, Settings, dataset_sha256
+from fmnist_xp.runs.settings import CONFIG_FORM, DataSummary, Result, Settings, class_names, dataset_sha256
 from fmnist_xp.train.architecture import describe
 from fmnist_xp.train.arrays import MODEL, save_arrays
 from fmnist_xp.train.checkpoint import left_behind
@@ -87,7 +87,7 @@ def resume_run(
         settings_to_resume(folder, epochs)  # before a lock is made where there is no run
         held.enter_context(files.locked(folder))
         config, settings = settings_to_resume(folder, epochs)
-        own = own_classes(folder, config, train, test)
+        own = own_classes(folder, class_names(config["data"]), train, test)
         if (found := dataset_sha256(*own)) != config["data"].get("sha256"):
             raise RunError(
                 f"{folder} is trained on other images than {train.name} from {train.source} (SHA-256 {found[:12]}…): "
@@ -106,7 +106,7 @@ def resume_run(
     ranks.compare(_identity(None, train, test))
     with ExitStack() as held:
         config, settings = ranks.by_first(begin)
-        train, test = own_classes(folder, config, train, test)
+        train, test = own_classes(folder, class_names(config["data"]), train, test)
         run = _train(settings, config, train, test, backend, folder, ranks, **how)
         if ranks.is_first:
             shutil.rmtree(folder / files.REPLACED, ignore_errors=True)
@@ -139,6 +139,7 @@ def settings_to_resume(folder: Path, epochs: int | None = None) -> tuple[dict[st
     config = files.read_json(folder / files.CONFIG, CONFIG_FORM)
     try:
         settings = Settings.from_config(config)
+        class_names(config["data"])
     except (ValueError, TypeError) as error:
         raise RunError(f"{folder / files.CONFIG} does not tell the run's settings: {error}") from error
     wanted, done = epochs or settings.experiment.epochs, files.epochs_done(folder)

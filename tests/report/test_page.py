@@ -36,7 +36,10 @@ JUDGEMENT = Judgement(
 
 
 def run(**changes: Any) -> RunOnPage:
-    return replace(RunOnPage(name="a-run", title="a title", config=CONFIG, result=RESULT, history=HISTORY), **changes)
+    usual = RunOnPage(
+        name="a-run", title="a title", config=CONFIG, result=RESULT, history=HISTORY, class_names=CLASSES
+    )
+    return replace(usual, **changes)
 
 
 def render(*runs: RunOnPage) -> Page:
