@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from run_helpers import RUN_FILES, contents, read_history, read_idx, read_json, reference_metrics
+from run_helpers import CLASSES, RUN_FILES, contents, read_history, read_idx, read_json, reference_metrics
 
 from fmnist_xp import runs
 from fmnist_xp.backend import CpuBackend
@@ -622,7 +622,8 @@ def test_settings_and_results_in_full(tmp_path: Path, tiny: tuple[Any, Any], mon
     settings = replace(QUICK, precision="float64", block_rows=13, dense_rows=True)
     run = train_run(settings, *tiny, backend, tmp_path / "run", source="auto", verbose=False)
     dataset = {
-        "name": "synthetic", "sha256": runs.dataset_sha256(*tiny), "train_rows": 30, "test_rows": 20
+        "name": "synthetic", "sha256": runs.dataset_sha256(*tiny), "train_rows": 30, "test_rows": 20,
+        "class_names": list(CLASSES),
     }  # fmt: skip
     assert run.config == {
         "experiment": {

@@ -6,6 +6,7 @@ no picture. Values that are not finite, or beyond 1e300, are crosses on the edge
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
@@ -41,9 +42,10 @@ FEW_CLASSES = 12  # a confusion matrix of more has smaller cells, and is larger
 LARGEST = 24.0  # inches of a confusion matrix's side
 MARKERS_SHOWN = 25  # at most about this many per curve: 110 would hide the line
 
-# An untrained network of 10 classes has a loss of ln 10 = 2.3. Where the loss spikes far above that, the axis
-# is cut off here (and says so), or the spike would flatten everything else.
-LOSS_TOP = 3.0
+# An untrained network of 10 classes has a loss of ln 10 = 2.3, of 256 classes one of 5.5. Where the loss spikes far
+# above that, the axis is cut off here, or next above the first loss of more classes (and says so), or the spike would
+# flatten everything else.
+LOSS_TOP, MOST_AT_FIRST = 3.0, 6.0
 STEADY = 1.1
 """A learning rate whose highest value is less than so many times its lowest is not worth a picture."""
 
@@ -244,12 +246,17 @@ def finish(axes: Axes, quantity: Quantity, label: str = "") -> None:
     # A run that spends most of its epochs above has diverged, and is shown whole.
     first = np.nan_to_num(np.asarray(axes.lines[0].get_ydata(), dtype=float), nan=np.inf)
     middle = np.sort(first)[len(first) // 2 : len(first) // 2 + 1]  # not np.median, whose mean of two may overflow
-    if quantity is LOSS and middle.size and axes.dataLim.y1 > LOSS_TOP > middle[0]:
-        axes.set_ylim(0, LOSS_TOP)
-        axes.set_ylabel(f"{label} (cut off above {LOSS_TOP:g})")
+    if quantity is LOSS and middle.size and axes.dataLim.y1 > (top := loss_top(first[0])) > middle[0]:
+        axes.set_ylim(0, top)
+        axes.set_ylabel(f"{label} (cut off above {top:g})")
     axes.locator_params(axis="x", integer=True)
     axes.ticklabel_format(useOffset=False)
     axes.grid(alpha=0.3)
+
+
+def loss_top(first: float) -> float:
+    """Return where the axis of the losses is cut off for a run that begins with the loss `first`."""
+    return math.ceil(2 * first) / 2 if LOSS_TOP < first < MOST_AT_FIRST else LOSS_TOP
 
 
 def legend_below(figure: Figure, least: int = 2) -> None:

@@ -77,7 +77,7 @@ class Settings:
             "device_name": backend.device_name,
             "threads": backend.threads,
             "graphs": backend.captures,
-            "data": {**asked, "read_from": train.source, **json.loads(json.dumps(asdict(summary)))},
+            "data": {**asked, "read_from": train.source, **summary.to_json()},
             "versions": versions(),
         }
 
@@ -102,6 +102,10 @@ class DataSummary:
     def of(cls, train: Dataset, test: Dataset) -> "DataSummary":
         """Return the summary of the two splits."""
         return cls(train.name, dataset_sha256(train, test), len(train), len(test), train.class_names)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the JSON files hold."""
+        return {**vars(self), "class_names": [*self.class_names]}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "DataSummary":
@@ -200,7 +204,8 @@ class Result:
 
     def to_json(self) -> dict[str, Any]:
         """Return what result.json holds."""
-        return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(self).items()}
+        values = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(self).items()}
+        return values | {"dataset": self.dataset.to_json()}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Result":
