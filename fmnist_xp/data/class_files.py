@@ -86,11 +86,11 @@ def _read(file: Stored) -> ClassFile:
     try:
         if not kind:
             return ClassFile(checked_names(_lines(lines)), None, file.where)
-        labels, names = zip(*sorted(_mapping(lines) if kind == "mapping.txt" else _class_map(lines)), strict=True)
-        first = labels[0]
-        if first > 1 or labels != tuple(range(first, first + len(labels))):
+        pairs = sorted(_mapping(lines) if kind == "mapping.txt" else _class_map(lines))
+        names, labels = checked_names(name for _, name in pairs), [label for label, _ in pairs]
+        if labels[0] > 1 or labels != [*range(labels[0], labels[0] + len(labels))]:
             raise ValueError("its labels do not go from 0 or 1 on, one after the other")
-        return ClassFile(checked_names(names), first, file.where)
+        return ClassFile(names, labels[0], file.where)
     except (ValueError, csv.Error) as error:
         raise DataError(f"{file.where}: {error}") from error
 
