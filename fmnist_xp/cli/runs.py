@@ -84,7 +84,7 @@ def predict(
     device: options.Device = "auto",
     as_json: options.Json = False,
 ) -> None:
-    """Say which of the run's classes is on each photograph: of garments, if it was trained on them."""
+    """Say which of the run's classes each photograph shows."""
     from fmnist_xp.evaluation import predict_images
 
     found = predict_images(run_folder, images, options.chosen_backend(device), best=best)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from character_helpers import letters, printed
 from run_helpers import CLASSES, parse_json, probabilities, read_json, read_picture
-from table_helpers import csv_file, csv_rows, folder_of, idx_files, sideways, zip_to
+from table_helpers import csv_file, csv_rows, folder_of, idx_files, npy_file, sideways, zip_file, zip_to
 
 from fmnist_xp.data import Dataset, load_fashion_mnist
 from fmnist_xp.files import write_text
@@ -19,6 +19,7 @@ from fmnist_xp.files import write_text
 Command = Callable[..., Any]
 Splits = tuple[Dataset, Dataset]
 ALPHABET = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+KANA = tuple("おきすつなはまやれを")
 THREE = ("cross", "ring", "wave")
 QUICK = ("--epochs", 60, "--learning-rate", 0.005, "--device", "cpu", "--threads", 2)
 
@@ -42,9 +43,14 @@ def alphabet() -> Splits:
 
 @pytest.fixture
 def data(workplace: Path, alphabet: Splits) -> Path:
-    """A folder of data sets: letters as EMNIST publishes them, three folders of images, a zip of these, digits."""
+    """Letters and kana as they are published, three folders of images, a zip of these, and digits."""
     folder = workplace / "data"
-    three, digits = made("xow"), made("0123456789")
+    three, digits = made("xow"), made("0123456789")  # these for the kana, too, which OpenCV cannot print
+    arrays = {"train-imgs": digits[0].images, "train-labels": digits[0].labels, "test-imgs": digits[1].images}
+    arrays["test-labels"] = digits[1].labels
+    kana = {f"kmnist-{name}.npz": zip_file({"arr_0.npy": npy_file(values)}) for name, values in arrays.items()}
+    class_map = "".join(f"{number},U+{ord(sign):X},{sign}\n" for number, sign in enumerate(KANA))
+    folder_of(folder / "kana", kana | {"kmnist_classmap.csv": f"index,codepoint,char\n{class_map}".encode()})
     folder_of(folder / "letters", letters(alphabet))
     folder_of(folder / "three", three_folders(three))
     zip_to(folder / "three.zip", three_folders(three))
@@ -70,6 +76,7 @@ SETS = {
     "letters": ("letters", ALPHABET, "A"),
     "a folder": ("three", THREE, "o"),
     "a zip": ("three.zip", THREE, "w"),
+    "kana": ("kana", KANA, "3"),
     "digits": ("digits", tuple("0123456789"), "7"),
 }
 
