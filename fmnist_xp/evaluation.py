@@ -10,15 +10,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmnist_xp.backend import Backend, get_backend
-from fmnist_xp.data import CLASS_NAMES, Dataset, Pixels, load_fashion_mnist, pixels, prepare_photograph
-from fmnist_xp.errors import RunError
+from fmnist_xp.data import (
+    Dataset,
+    Pixels,
+    few,
+    is_numbered,
+    load_fashion_mnist,
+    name_classes,
+    pixels,
+    prepare_photograph,
+)
+from fmnist_xp.errors import DataError, RunError
 from fmnist_xp.model import Metrics, Sequential
 from fmnist_xp.report import plots
 from fmnist_xp.report.drawing import save_figure, save_figures
 from fmnist_xp.report.images import grey_values_figure, mistakes_figure, samples_figure, weights_figure
 from fmnist_xp.report.notebook import data_differences, notebook_history, settings_differences
 from fmnist_xp.report.tables import ClassScore, averages, class_report, confusion_matrix
-from fmnist_xp.runs import CONFUSION, Run, dataset_sha256, load_run
+from fmnist_xp.runs import CONFUSION, Run, dataset_sha256, load_run, own_classes
 from fmnist_xp.runs.folder import MISTAKES, MODEL_BEST
 from fmnist_xp.train.history import History
 
@@ -44,30 +53,41 @@ class Evaluation:
 
 
 def evaluate_run(
-    folder: Path, source: str | None, backend: Backend, *, allow_synthetic: bool = True, best: bool = False
+    folder: Path,
+    source: str | None,
+    backend: Backend,
+    *,
+    allow_synthetic: bool = True,
+    best: bool = False,
+    classes: str | Sequence[str] | None = None,
 ) -> Evaluation:
     """Evaluate the run in `folder`, or with `best` its best epoch, on the test images of `source`.
 
-    By default these are the run's own. The confusion matrix is drawn to `CONFUSION` in the run's folder, the most
-    confident mistakes to `MISTAKES`. Raises `RunError` where no source is named and the run's own is no longer what
-    it was trained on, or where the model is missing or not finite; `DataError` where only synthetic images are at
-    hand and `allow_synthetic` is False.
+    By default these are the run's own. The classes of others are matched with the run's by their names, or, with a
+    warning, by label where either has none; `classes` are names for those of `source`, as in `load_fashion_mnist`.
+
+    The confusion matrix is drawn to `CONFUSION` in the run's folder, the most confident mistakes to `MISTAKES`.
+    Raises `RunError` where no source is named and the run's own is no longer what it was trained on, where the source
+    has classes that the run does not know, or where the model is missing or not finite; `DataError` where only
+    synthetic images are at hand and `allow_synthetic` is False.
     """
     run = load_run(folder)
     network = _load_network(run, backend, best)
     if source is None:
         test = own_images(run, allow_synthetic=allow_synthetic)[1]
     else:
-        test = load_fashion_mnist(source, allow_synthetic=allow_synthetic)[1]
+        splits = load_fashion_mnist(source, allow_synthetic=allow_synthetic, classes=classes)
+        test = _matched(run, *splits, source)[1]
     X, y = pixels(test)
-    matrix = confusion_matrix(y, network.predict(X))
+    names = run.class_names
+    matrix = confusion_matrix(y, network.predict(X), len(names))
     best_epoch = run.history.best_epoch
     epoch = f"epoch {best_epoch}, " if best else ""
     title = f"{run.title}\n{epoch}tested on {len(test):,} {test.name} images"
-    picture = save_figure(plots.confusion_figure(matrix, class_names=CLASS_NAMES, title=title), folder / CONFUSION)
-    mistakes = mistakes_figure(test.images, test.labels, network.predict_proba(X), CLASS_NAMES, title)
+    picture = save_figure(plots.confusion_figure(matrix, class_names=names, title=title), folder / CONFUSION)
+    mistakes = mistakes_figure(test.images, test.labels, network.predict_proba(X), names, title)
     pictures = [picture, save_figure(mistakes, folder / MISTAKES)]
-    scores, metrics = class_report(matrix), network.evaluate(X, y)
+    scores, metrics = class_report(matrix, names), network.evaluate(X, y)
     return Evaluation(test.name, len(test), metrics, matrix, scores, averages(scores), best_epoch, pictures)
 
 
@@ -78,7 +98,8 @@ def own_images(run: Run, source: str | None = None, *, allow_synthetic: bool = T
     """
     trained_on = run.result.dataset
     own = "synthetic" if trained_on.name == "synthetic" else run.config["data"]["source"]
-    train, test = load_fashion_mnist(own if source is None else source, allow_synthetic=allow_synthetic)
+    splits = load_fashion_mnist(own if source is None else source, allow_synthetic=allow_synthetic)
+    train, test = own_classes(run.folder, run.class_names, *splits)
     if (test.name, dataset_sha256(train, test)) != (trained_on.name, trained_on.sha256):
         found = f"its source {own} now gives other images" if source is None else f"{source} has other images"
         raise RunError(
@@ -88,6 +109,22 @@ def own_images(run: Run, source: str | None = None, *, allow_synthetic: bool = T
     return train, test
 
 
+def _matched(run: Run, train: Dataset, test: Dataset, source: str) -> tuple[Dataset, Dataset]:
+    """Return the splits of `source` with the labels that the classes have in `run`; `RunError` for other classes."""
+    own, found = run.class_names, test.class_names
+    if is_numbered(own) != is_numbered(found):
+        logger.warning("classes are matched by label: the run has %s, %s has %s", few(own), source, few(found))
+    elif not is_numbered(own) and (unknown := [name for name in found if name not in own]):
+        raise RunError(
+            f"{run.folder} tells {len(own)} classes apart ({few(own)}), and {source} has others ({few(unknown)}): "
+            "name data of the same classes, or, should they only be called otherwise, name them with --classes"
+        )
+    try:
+        return name_classes(train, test, own, by=f"of {run.folder}")
+    except DataError as error:
+        raise RunError(str(error)) from error
+
+
 def predict_images(
     folder: Path, images: Sequence[Path], backend: Backend, *, best: bool = False
 ) -> Iterator[tuple[Path, list[tuple[str, float]]]]:
@@ -95,7 +132,8 @@ def predict_images(
 
     With `best` they are those of the run's best epoch. Raises `RunError` where the model is missing or not finite.
     """
-    network = _load_network(load_run(folder), backend, best)
+    run = load_run(folder)
+    network = _load_network(run, backend, best)
     rows = Pixels(np.stack([prepare_photograph(image) for image in images]))
     probabilities_of_all = network.predict_proba(rows)
     if not np.isfinite(probabilities_of_all).all():
@@ -104,7 +142,7 @@ def predict_images(
             "training that diverged; train again with a lower learning rate"
         )
     for image, probabilities in zip(images, probabilities_of_all.tolist(), strict=True):
-        ranking = sorted(zip(CLASS_NAMES, probabilities, strict=True), key=lambda pair: pair[1], reverse=True)
+        ranking = sorted(zip(run.class_names, probabilities, strict=True), key=lambda pair: pair[1], reverse=True)
         yield image, ranking
 
 
@@ -136,11 +174,11 @@ def plot_runs(folders: Sequence[Path], out: Path, *, notebook: bool = False) -> 
 
 def plot_dataset(dataset: Dataset, folder: Path) -> list[Path]:
     """Draw a grid of samples and the first image with its pixel values, as the notebook does to check its data."""
-    name, images, labels = dataset.name, dataset.images, dataset.labels
+    name, images, labels, class_names = dataset.name, dataset.images, dataset.labels, dataset.class_names
     title = f"{name}, training images"
-    grey_title = f"{name}, training image 0: {CLASS_NAMES[labels[0]]}"
+    grey_title = f"{name}, training image 0: {class_names[labels[0]]}"
     figures = {
-        f"{name}-samples.png": samples_figure(images, labels, class_names=CLASS_NAMES, title=title),
+        f"{name}-samples.png": samples_figure(images, labels, class_names=class_names, title=title),
         f"{name}-grey-values.png": grey_values_figure(images[0], title=grey_title),
     }
     return save_figures(figures, folder)

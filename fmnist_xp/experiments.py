@@ -33,8 +33,10 @@ class Experiment:
     l2: float = 5e-4
     epochs: int = 1100
 
-    def make_network(self, backend: Backend, seed: int, dtype: str = "float32") -> Sequential:
-        """Return the network with its weights drawn from `seed`.
+    def make_network(
+        self, backend: Backend, seed: int, dtype: str = "float32", classes: int = len(CLASS_NAMES)
+    ) -> Sequential:
+        """Return the network that tells so many classes apart, with its weights drawn from `seed`.
 
         Raises `ValueError` for a width or a strength that no layer can have.
         """
@@ -43,7 +45,7 @@ class Experiment:
         for number, (inputs, neurons) in enumerate(zip(widths, self.hidden, strict=False)):
             l2 = 0.0 if number else self.l2
             layers += [Dense(inputs, neurons, weight_regularizer_l2=l2, bias_regularizer_l2=l2), ReLU()]
-        layers.append(Dense(widths[-1], len(CLASS_NAMES)))
+        layers.append(Dense(widths[-1], classes))
         return Sequential(layers, backend=backend, seed=seed, dtype=dtype)
 
     def make_optimizer(self) -> Optimizer:

@@ -61,6 +61,7 @@ def gather(run: Run, name: str, source: str | None, backend: Backend) -> RunOnPa
         config=run.config,
         result=run.result.to_json(),
         history=run.history,
+        class_names=run.class_names,
         command=command_line(run.config, run.result.dataset.name),
         weights=weights,
         judgement=judgement,
@@ -69,7 +70,7 @@ def gather(run: Run, name: str, source: str | None, backend: Backend) -> RunOnPa
 
 
 def judge(test: Dataset, probabilities: NDArray[np.floating[Any]]) -> Judgement:
-    """Return the confusion matrix and the most confident mistakes of `probabilities`, (n, 10), for `test`."""
+    """Return the confusion matrix and the most confident mistakes of `probabilities`, (n, classes), for `test`."""
     predicted = probabilities.argmax(axis=1)
     confidences = probabilities.max(axis=1)
     wrong = np.flatnonzero(predicted != test.labels)
@@ -77,7 +78,7 @@ def judge(test: Dataset, probabilities: NDArray[np.floating[Any]]) -> Judgement:
     mistakes = [
         Mistake(int(i), test.images[i], int(test.labels[i]), int(predicted[i]), float(confidences[i])) for i in chosen
     ]
-    return Judgement(confusion_matrix(test.labels, predicted), mistakes)
+    return Judgement(confusion_matrix(test.labels, predicted, probabilities.shape[1]), mistakes)
 
 
 def command_line(config: Mapping[str, Any], dataset: str) -> str:
@@ -92,6 +93,7 @@ def command_line(config: Mapping[str, Any], dataset: str) -> str:
     device = str(config.get("device", "auto"))
     options = {"device": device, "data": "synthetic" if dataset == "synthetic" else config["data"]["source"]}
     own = json.loads(json.dumps(asdict(EXPERIMENTS[name])))  # with lists for tuples
+    options |= {"classes": config["data"]["classes"]} if config["data"].get("classes") else {}
     options |= {key: wanted[key] for key in OF_EXPERIMENT if key in wanted and wanted[key] != own[key]}
     options["seed"] = config["seed"]
     options |= {key: config[key] for key, usual in OTHERS.items() if config.get(key, usual) != usual}

@@ -32,6 +32,11 @@ def idx_files(train: Dataset, test: Dataset) -> dict[str, bytes]:
     return {name: idx_file(values) for name, values in idx_arrays(train, test).items()}
 
 
+def sideways(dataset: Dataset) -> Dataset:
+    """Return the images as EMNIST publishes them, with rows and columns swapped."""
+    return Dataset(dataset.images.transpose(0, 2, 1), dataset.labels, dataset.name, dataset.source)
+
+
 def csv_rows(dataset: Dataset) -> list[list[str]]:
     """Return the lines of a CSV file as Kaggle has it."""
     head = ["label", *(f"pixel{number}" for number in range(1, 785))]

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from run_helpers import RUN_FILES, contents, read_history, read_idx, read_json, reference_metrics
+from run_helpers import CLASSES, RUN_FILES, contents, read_history, read_idx, read_json, reference_metrics
 
 from fmnist_xp import runs
 from fmnist_xp.backend import CpuBackend
@@ -169,6 +169,76 @@ def test_json_never_holds_nan_or_infinity(tmp_path: Path, tiny: tuple[Any, Any])
     assert replace(read, test_loss=result.test_loss, train_loss=result.train_loss) == result
     with pytest.raises(ValueError, match="not JSON compliant"):
         to_json({"seconds": {"median": math.nan}})
+
+
+def test_class_names_are_the_datas(tmp_path: Path, tiny: tuple[Any, Any]) -> None:
+    names = [f"class {label}" for label in range(12)]
+    splits = [split.renamed("custom", names) for split in tiny]
+    run = train_run(QUICK, *splits, CPU, tmp_path / "run", source="somewhere", verbose=False)
+    assert run.class_names == load_run(tmp_path / "run").class_names == tuple(names)
+    assert run.load_network(CPU).n_classes == 12
+
+
+@pytest.mark.parametrize(
+    ("name", "names"), [("synthetic", CLASSES), ("fashion-mnist", CLASSES), ("custom", tuple("0123456789"))]
+)
+def test_older_runs_have_no_class_names(
+    tmp_path: Path, tiny: tuple[Any, Any], name: str, names: tuple[str, ...]
+) -> None:
+    folder = train(tmp_path / "run", tiny).folder
+    for file, key in (("result.json", "dataset"), ("config.json", "data")):
+        values = read_json(folder / file)
+        del values[key]["class_names"]
+        values[key]["name"] = name
+        write_text(folder / file, json.dumps(values))
+    run = load_run(folder)
+    assert run.class_names == names
+    assert run.load_network(CPU).n_classes == 10
+    # It goes on, whatever the classes are called in its data.
+    settings, splits = replace(QUICK.experiment, epochs=5), [split.renamed(name, "abcdefghij") for split in tiny]
+    again = resume_run(folder, *splits, CPU, epochs=settings.epochs, verbose=False)
+    assert again.class_names == names
+    assert read_json(folder / "config.json")["data"]["class_names"] == list(names)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("ten", 'class_names must be a list, got "ten"'),
+        (["a", 2], r"class_names\[1\] must be text, got 2"),
+        (["a", "a"], "class name 'a' found twice"),
+        ([], "0 class names found"),
+        (["a\n"], "is no class name"),
+    ],
+)
+def test_damaged_class_names_are_named(tmp_path: Path, tiny: tuple[Any, Any], names: Any, message: str) -> None:
+    folder = train(tmp_path / "run", tiny).folder
+    values = read_json(folder / "result.json")
+    values["dataset"]["class_names"] = names
+    write_text(folder / "result.json", json.dumps(values))
+    with pytest.raises(RunError, match=rf"result\.json is damaged: .*{message}"):
+        load_run(folder)
+    config = read_json(folder / "config.json")
+    config["data"]["class_names"] = names
+    write_text(folder / "config.json", json.dumps(config))
+    with pytest.raises(RunError, match=rf"config\.json does not tell the run's settings: .*{message}"):
+        resume_run(folder, *tiny, CPU, epochs=5, verbose=False)
+
+
+def test_a_model_of_another_number_of_classes_is_refused(tmp_path: Path, tiny: tuple[Any, Any]) -> None:
+    folder = train(tmp_path / "run", tiny).folder
+    values = read_json(folder / "result.json")
+    values["dataset"]["class_names"] = ["a", "b", "c"]
+    write_text(folder / "result.json", json.dumps(values))
+    with pytest.raises(RunError, match="takes 784 numbers and tells 10 classes, not 784 and 3: it is of another run"):
+        load_run(folder).load_network(CPU)
+
+
+def test_data_of_other_classes_cannot_be_gone_on_with(tmp_path: Path, tiny: tuple[Any, Any]) -> None:
+    folder = train(tmp_path / "run", tiny).folder
+    more = [split.renamed("synthetic", "abcdefghijk") for split in tiny]
+    with pytest.raises(RunError, match=r"was trained on other classes: .* 11 classes found .* 10 class names, of "):
+        resume_run(folder, *more, CPU, epochs=5, verbose=False)
 
 
 def test_saving_a_network_is_deterministic(tmp_path: Path, tiny: tuple[Any, Any]) -> None:
@@ -622,7 +692,8 @@ def test_settings_and_results_in_full(tmp_path: Path, tiny: tuple[Any, Any], mon
     settings = replace(QUICK, precision="float64", block_rows=13, dense_rows=True)
     run = train_run(settings, *tiny, backend, tmp_path / "run", source="auto", verbose=False)
     dataset = {
-        "name": "synthetic", "sha256": runs.dataset_sha256(*tiny), "train_rows": 30, "test_rows": 20
+        "name": "synthetic", "sha256": runs.dataset_sha256(*tiny), "train_rows": 30, "test_rows": 20,
+        "class_names": list(CLASSES),
     }  # fmt: skip
     assert run.config == {
         "experiment": {

@@ -58,6 +58,10 @@ Data = Annotated[
         "auto (FMNIST_XP_DATA, cache, download), synthetic, or a folder or archive: IDX, CSV, npz, images.",
     ),
 ]
+Classes = Annotated[
+    str | None,
+    text("--classes", "Names of the classes by label: a list with commas, a file with a name a line, or fashion."),
+]
 Url = Annotated[str | None, text("--url", "Address to download the IDX files from.")]
 NoSynthetic = Annotated[
     bool, typer.Option("--no-synthetic", help="Fail where only images drawn here would be at hand.")

@@ -17,6 +17,7 @@ def evaluate(
     run_folder: Annotated[Path, typer.Argument(parser=options.path, metavar="RUN", help="A run folder.")],
     data: Annotated[str | None, options.text("--data", "Data source; by default that of the run.")] = None,
     no_synthetic: options.NoSynthetic = False,
+    classes: options.Classes = None,
     best: options.Best = False,
     device: options.Device = "auto",
     threads: options.Threads = None,
@@ -26,8 +27,10 @@ def evaluate(
     """Print accuracy, loss, precision and recall on the test images, and save the confusion matrix."""
     from fmnist_xp.evaluation import evaluate_run
 
+    if classes is not None and data is None:
+        raise options.UsageError("--classes names the classes of --data: leave it out, a run knows its own")
     backend = options.chosen_backend(device, threads)
-    report = evaluate_run(run_folder, data, backend, allow_synthetic=not no_synthetic, best=best)
+    report = evaluate_run(run_folder, data, backend, allow_synthetic=not no_synthetic, best=best, classes=classes)
     metrics = report.metrics
     if as_json:
         macro, weighted = (mean._asdict() for mean in report.averages)
@@ -74,14 +77,14 @@ def _row(score: "ClassScore") -> tuple[str, ...]:
 def predict(
     run_folder: Annotated[Path, typer.Argument(parser=options.path, metavar="RUN", help="A run folder.")],
     images: Annotated[
-        list[Path], typer.Argument(parser=options.path, metavar="IMAGE...", help="Photographs of single garments.")
+        list[Path], typer.Argument(parser=options.path, metavar="IMAGE...", help="Photographs, each of one thing.")
     ],
-    top: Annotated[int, typer.Option(min=1, max=10, help="Number of classes to print.")] = 3,
+    top: Annotated[int, typer.Option(min=1, max=256, help="Number of classes to print.")] = 3,
     best: options.Best = False,
     device: options.Device = "auto",
     as_json: options.Json = False,
 ) -> None:
-    """Say what garment is on each photograph."""
+    """Say which of the run's classes each photograph shows."""
     from fmnist_xp.evaluation import predict_images
 
     found = predict_images(run_folder, images, options.chosen_backend(device), best=best)

@@ -12,7 +12,6 @@ import typer
 from fmnist_xp.cli import options
 from fmnist_xp.cli.console import out, print_json
 from fmnist_xp.cli.process import Interrupted
-from fmnist_xp.data import CLASS_NAMES
 from fmnist_xp.errors import FmnistXpError
 from fmnist_xp.experiments import EXPERIMENTS, N_INPUTS, Experiment
 from fmnist_xp.machine import memory_bytes
@@ -39,6 +38,7 @@ def train(
     data: options.Data = "auto",
     no_synthetic: options.NoSynthetic = False,
     url: options.Url = None,
+    classes: options.Classes = None,
     epochs: Annotated[int | None, options.epochs("Full-batch updates.")] = None,
     seed: Annotated[
         int, typer.Option(min=0, max=2**63 - 1, help="Seed of the weights, and of the images held out.")
@@ -149,12 +149,15 @@ def train(
             if resume is None:
                 backend.precision(settings.precision)
         source = ranks.by_first(begin)
-        splits = ranks.in_turn_on_host(lambda: load_fashion_mnist(source, url=url, allow_synthetic=not no_synthetic))
+        splits = ranks.in_turn_on_host(
+            lambda: load_fashion_mnist(source, url=url, allow_synthetic=not no_synthetic, classes=classes)
+        )
         _print_beginning(splits, backend, ranks, how["verbose"])
         if resume is not None:
             run = resume_run(resume, *splits, backend, epochs=epochs, ranks=ranks, **how)
         else:
-            run = train_run(settings, *splits, backend, out_folder, source=source, force=force, ranks=ranks, **how)
+            how |= {"source": source, "classes": classes, "force": force}
+            run = train_run(settings, *splits, backend, out_folder, ranks=ranks, **how)
         with ranks.together():
             if ranks.is_first:
                 _finish(run, as_json, keep_going)
@@ -167,7 +170,8 @@ def _print_beginning(splits: "tuple[Dataset, Dataset]", backend: "Backend", rank
     channel = str(ranks.channel(backend)) if ranks.size > 1 else ""
     if not verbose or not ranks.is_first:
         return
-    out.print_prose(f"{train_data.name}: {len(train_data):,} + {len(test_data):,} images ({train_data.source})")
+    images = f"{len(train_data):,} + {len(test_data):,} images of {len(train_data.class_names)} classes"
+    out.print_prose(f"{train_data.name}: {images} ({train_data.source})")
     out.print_prose(f"{devices[0]}, {backend.manner(threads)}")
     if ranks.size > 1:
         hosts = ", ".join(f"{count} on {host}" for host, count in ranks.on_hosts().items())
@@ -230,6 +234,8 @@ def _check_resumed(ctx: typer.Context, folder: Path, asked: Any, own: Any) -> No
     for name in ("out_folder", "force"):
         if options.given(ctx, name):
             raise options.UsageError(f"--resume goes on in the run's own folder: leave --{name.split('_')[0]} out")
+    if options.given(ctx, "classes"):
+        raise options.UsageError("--resume goes on with the run's own classes: leave --classes out")
     fields = {name: (vars(asked)[name], vars(own)[name]) for name in vars(own) if name != "experiment"}
     fields["experiment"] = asked.experiment.name, own.experiment.name
     for name in ("hidden", "learning_rate", "decay", "momentum", "l2"):
@@ -272,9 +278,9 @@ def _widths(text: str) -> tuple[int, ...]:
     if not all(width.isdecimal() and len(width) < 10 and int(width) > 0 for width in widths):
         raise options.UsageError(f"--hidden must be widths such as 128,128, got {text[:80]!r}")
     wanted = tuple(int(width) for width in widths)
-    numbers = sum(inputs * neurons for inputs, neurons in itertools.pairwise((N_INPUTS, *wanted, len(CLASS_NAMES))))
+    numbers = sum(inputs * neurons for inputs, neurons in itertools.pairwise((N_INPUTS, *wanted)))
     memory = memory_bytes() or 2**40
-    if (needed := 8 * numbers) > memory:  # weights and their gradients, in float32
+    if (needed := 8 * numbers) > memory:  # weights and their gradients, in float32; the last layer's are few
         raise options.UsageError(
             f"--hidden {text[:80]} takes {needed / 2**30:,.0f} GiB for weights and gradients alone, and this machine "
             f"has {memory / 2**30:,.0f}: choose narrower layers"

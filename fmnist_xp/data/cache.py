@@ -4,6 +4,7 @@ Plain IDX files need none: they are used as they are, see `mapped`.
 """
 
 import hashlib
+import json
 import logging
 import os
 import re
@@ -21,6 +22,7 @@ from fmnist_xp.data import published
 from fmnist_xp.data.dataset import Dataset
 from fmnist_xp.errors import DataError
 from fmnist_xp.files import TEMPORARY, replacing
+from fmnist_xp.plain_json import parse_json
 
 LOG = logging.getLogger("fmnist_xp")
 SPLITS = ("train", "test")
@@ -191,9 +193,10 @@ def _load(path: Path, source: str, state: str) -> tuple[Dataset, Dataset]:
         about: dict[str, str] = file.metadata()
         if about["state"] != state:
             raise ValueError("made from something that has changed since")
+        arrays = ((file.get_tensor(f"{split}_images"), file.get_tensor(f"{split}_labels")) for split in SPLITS)
         train, test = (
-            Dataset(file.get_tensor(f"{split}_images"), file.get_tensor(f"{split}_labels"), about["name"], source)
-            for split in SPLITS
+            Dataset(images, labels, about["name"], source, names)
+            for (images, labels), names in zip(arrays, parse_json(about["class_names"]), strict=True)
         )
     if _checksum((train, test)) != about["checksum"]:
         raise ValueError("it does not have the checksum it was written with")
@@ -202,6 +205,7 @@ def _load(path: Path, source: str, state: str) -> tuple[Dataset, Dataset]:
 
 def _save(path: Path, splits: tuple[Dataset, Dataset], state: str) -> None:
     about = {"name": splits[0].name, "state": state, "source": splits[0].source, "checksum": _checksum(splits)}
+    about["class_names"] = json.dumps([split.class_names for split in splits])
     tensors = {}
     for split, dataset in zip(SPLITS, splits, strict=True):
         tensors[f"{split}_images"] = np.ascontiguousarray(dataset.images)
@@ -218,6 +222,7 @@ def _save(path: Path, splits: tuple[Dataset, Dataset], state: str) -> None:
 def _checksum(splits: tuple[Dataset, Dataset]) -> str:
     """Return the SHA-256 of all that the caller gets: names, dtypes, shapes and values."""
     what = [
-        (d.name, d.images.dtype.str, d.images.shape, d.labels.dtype.str, d.labels.shape, d.sha256) for d in splits
+        (d.name, d.class_names, d.images.dtype.str, d.images.shape, d.labels.dtype.str, d.labels.shape, d.sha256)
+        for d in splits
     ]
     return hashlib.sha256(repr(what).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Fashion-MNIST in two CSV files, as on Kaggle: one line per image, its label and then 28 x 28 grey values.
+"""A data set in two CSV files, as on Kaggle: one line per image, its label and then 28 x 28 grey values.
 
 `<name>train.csv` and `<name>test.csv`, with or without a header. With one, the column `label` may be anywhere.
 """
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmnist_xp.data.dataset import Dataset
-from fmnist_xp.data.stored import MOST_IMAGES, Form, Stored, shown, split_of
+from fmnist_xp.data.stored import MOST_IMAGES, Form, Stored, shown
 from fmnist_xp.errors import DataError
 
 PIXELS = 784
@@ -49,7 +49,7 @@ def _read_split(files: list[Stored], source: str) -> Dataset:
             images.append(np.delete(values, column, axis=1))
         if not labels:
             raise DataError(f"{file.where}: no images found below its header; is it the right file?")
-        return split_of(np.concatenate(images).reshape(-1, 28, 28), np.concatenate(labels), source, file.where)
+        return Dataset(np.concatenate(images).reshape(-1, 28, 28), np.concatenate(labels), "custom", source)
 
 
 def _header(stream: IO[bytes], where: str) -> tuple[int, int]:

@@ -3,10 +3,12 @@
 import logging
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from fmnist_xp.data import download, formats
 from fmnist_xp.data.cache import cached
+from fmnist_xp.data.classes import given, name_classes
 from fmnist_xp.data.dataset import Dataset
 from fmnist_xp.data.published import FILES
 from fmnist_xp.data.stored import shown
@@ -17,25 +19,39 @@ LOG = logging.getLogger("fmnist_xp")
 
 
 def load_fashion_mnist(
-    source: str | Path = "auto", *, url: str | None = None, allow_synthetic: bool = True
+    source: str | Path = "auto",
+    *,
+    url: str | None = None,
+    allow_synthetic: bool = True,
+    classes: str | Sequence[str] | None = None,
 ) -> tuple[Dataset, Dataset]:
     """Return (train, test).
 
     `source` is one of
 
     - a path: a folder with the four IDX files (plain or gzip), a folder of images laid out as
-      `train/<label>/*.png` and `test/<label>/*.png`, a pair of CSV files with the label first, Keras's .npz, a zip or
+      `train/<class>/*.png` and `test/<class>/*.png`, a pair of CSV files with the label first, Keras's .npz, a zip or
       tar of such files, or one file of such a set, see `formats.read`;
     - "synthetic": 60,000 and 10,000 synthetic images, see `make_synthetic`;
     - "auto": the path in `$FMNIST_XP_DATA` if that is set, else the files fetched earlier, else files fetched
       now from `url` (see `fetch`). Where no server answers, or requests is not installed, one warning is logged and
       the synthetic set returned; its `name` says so.
 
+    Whatever other data of 28 x 28 pixels the path leads to come with classes of their own, up to 256, which a file
+    beside them or their folders name, see `formats.read`. `classes` are other names, by label: a sequence, or a text
+    as `classes.given` takes it, such as "fashion" for `CLASS_NAMES`.
+
     With `allow_synthetic=False`, DataError if synthetic images would be returned. Decoded arrays are kept in the
     cache, see `cached`. Images in plain IDX files are not: they are mapped, take no memory of their own and are
     read-only; such a file must not be cut or overwritten while they are used, which would change them or end the
     process. DataError, naming the file, for whatever is missing, damaged or not what it claims to be.
     """
+    names = None if classes is None else given(classes)  # before anything is read or downloaded
+    splits = _load(source, url, allow_synthetic)
+    return splits if names is None else name_classes(*splits, names)
+
+
+def _load(source: str | Path, url: str | None, allow_synthetic: bool) -> tuple[Dataset, Dataset]:
     if str(source) == "synthetic":
         if not allow_synthetic:
             raise DataError("synthetic: drawn images are ruled out (--no-synthetic); name the folder of real ones")
@@ -64,7 +80,7 @@ def _auto(url: str | None, allow_synthetic: bool) -> tuple[Dataset, Dataset]:
     chosen = os.environ.get("FMNIST_XP_DATA")
     if chosen and chosen != "auto":
         try:
-            return load_fashion_mnist(chosen, allow_synthetic=allow_synthetic)
+            return _load(chosen, None, allow_synthetic)
         except DataError as error:
             raise DataError(f"FMNIST_XP_DATA={chosen}: {error}") from error
     folder = download.fetched_folder()
@@ -88,7 +104,7 @@ def _auto(url: str | None, allow_synthetic: bool) -> tuple[Dataset, Dataset]:
         if not allow_synthetic:
             raise DataError(f"Fashion-MNIST cannot be fetched ({error}), and drawn images are ruled out") from error
         LOG.warning("Fashion-MNIST cannot be fetched (%s); using synthetic images instead", error)
-        return load_fashion_mnist("synthetic")
+        return _load("synthetic", None, allow_synthetic)
 
 
 def _is_writable(folder: Path) -> bool:

@@ -1,25 +1,40 @@
 """Reading a path in whichever format it has, and writing a data set in one of two."""
 
 import hashlib
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from fmnist_xp.data import csv_files, idx, images, npz
+from fmnist_xp.data import class_files, csv_files, idx, images, npz
 from fmnist_xp.data.cache import cached
-from fmnist_xp.data.dataset import Dataset
+from fmnist_xp.data.class_files import ClassFile
+from fmnist_xp.data.classes import name_classes
+from fmnist_xp.data.dataset import CLASS_NAMES, Dataset
 from fmnist_xp.data.published import is_published
-from fmnist_xp.data.stored import ARCHIVE, Found, Stored, archive_kind, in_archive, in_folder, open_file, shown
+from fmnist_xp.data.stored import (
+    ARCHIVE,
+    Found,
+    Stored,
+    archive_kind,
+    in_archive,
+    in_folder,
+    is_sideways,
+    open_file,
+    shown,
+)
 from fmnist_xp.errors import DataError
 
+LOG = logging.getLogger("fmnist_xp")
 FORMATS = ("png", "idx")
 """What `export` writes."""
-VERSION = 2
+VERSION = 3
 """Version of the readers: raise it when they accept something else; it is part of the cache's keys."""
 UNDERSTOOD = (
     "understood are the four IDX files (train-images-idx3-ubyte, …, also .gz), folders train/ and test/ of images, "
-    "…train.csv and …test.csv with a label column, Keras's .npz, and a zip, tar or tar.gz of such files"
+    "…train.csv and …test.csv with a label column, Keras's .npz, Kuzushiji-MNIST's four, and a zip, tar or tar.gz of "
+    "such files"
 )
 
 Read = Callable[[], tuple[Dataset, Dataset]]
@@ -32,6 +47,9 @@ def read(path: Path) -> tuple[Dataset, Dataset]:
     `raw` below that; the nearest set wins. A folder with one archive and no set means the archive; one file of a set
     means the set. DataError, naming the file, for several sets in one place and for whatever is wrong.
 
+    The published images of Fashion-MNIST have `CLASS_NAMES`. Other classes have the names in a file beside the data,
+    see `class_files`, else those of the folders, see `classes.of_folders`, else their labels, see `name_classes`.
+
     Images in plain IDX files are mapped, see `mapped`: nothing is decoded, hashed or cached, and the files must stay
     as they are for as long as the data set is used. Of all other files the decoded arrays are cached under the
     SHA-256 of the files' bytes, so that the cache never changes what is accepted; a folder of images is cached under
@@ -41,9 +59,10 @@ def read(path: Path) -> tuple[Dataset, Dataset]:
         if path.is_dir():
             return _read_folder(path)
         open_file(path)[0].close()
-        for found in _sets(in_folder(path.parent, below=False)):
+        siblings = in_folder(path.parent, below=False)
+        for found in _sets(siblings):
             if any(file.path == path for file in found.files):
-                return _read_set(found, path.parent)
+                return _read_set(found, path.parent, siblings)
         return _read_archive(path)
     except OSError as error:
         raise DataError(f"{shown(str(path))}: cannot be read ({error.strerror or error})") from error
@@ -53,7 +72,8 @@ def export(train: Dataset, test: Dataset, folder: Path, format: str) -> None:
     """Write a data set to `folder`, which must be empty or missing, in the format "png" or "idx".
 
     "png": the notebook's layout, `train/<label>/NNNN.png` and `test/<label>/NNNN.png`, where class k's
-    NNNN.png is the NNNN-th image labelled k. "idx": the four gzip files, with the same bytes every time.
+    NNNN.png is the NNNN-th image labelled k. "idx": the four gzip files, with the same bytes every time. With either
+    comes `classes.txt`, the class names.
 
     A new folder appears complete or not at all. An existing one, which may be the current folder, a link to a folder
     or a mount point, stays the same folder: everything is written to a hidden folder inside it and then moved up, in
@@ -76,8 +96,10 @@ def export(train: Dataset, test: Dataset, folder: Path, format: str) -> None:
             made = Path(temporary) / (target.name or "export")
             made.mkdir()
             write = images.write if format == "png" else idx.write
-            write(train, "train", made)
-            write(test, "test", made)
+            names = max(train.class_names, test.class_names, key=len)  # numbers, of one made by hand, may be fewer
+            for split, dataset in (("train", train), ("test", test)):
+                write(dataset.renamed(dataset.name, names), split, made)
+            (made / class_files.NAMES).write_text("".join(f"{name}\n" for name in names), "utf-8")
             if there:
                 _move_up(made, target)
             else:
@@ -104,12 +126,13 @@ def _read_folder(path: Path) -> tuple[Dataset, Dataset]:
     pictures = images.is_folder_of_images(path)
     found = _nearest(sets, path, pictures)
     if found:
-        return _read_set(found, path)
+        return _read_set(found, path, files)
     if pictures:
         source = f"images in {path}"
         folder = images.Folder(path)
         key = f"images {VERSION} {path.resolve()}"
-        return cached(key, source, lambda: _named(*folder.read(source)), folder.fingerprint)
+        splits = cached(key, source, lambda: _named(*folder.read(source)), folder.fingerprint)
+        return _classed(splits, class_files.find(files, folder.top))
     if sets:
         raise DataError(f"{sets[0].problem}")
     archives = [file for file in files if not file.folder and ARCHIVE.search(file.name)]
@@ -128,30 +151,45 @@ def _read_archive(path: Path) -> tuple[Dataset, Dataset]:
     with in_archive(path) as files:
         sets = _sets(files)
         if found := _nearest(sets, path):
-            return _read_set(found, path)
+            return _read_set(found, path, files)
         if sets:
             raise DataError(f"{sets[0].problem}")
         if kind == "zip" and any("/" in file.name for file in files):
             source = f"zip of images {path}"
-            return _by_content("archive", [path], source, _watched([path], lambda: images.read_zip(path, source)))
+            splits = _by_content("archive", [path], source, _watched([path], lambda: images.read_zip(path, source)))
+            top = images.top_of(file.name for file in files)
+            return _classed(splits, class_files.find(files, top) or class_files.beside(path))
         raise _nothing(str(path), files)
 
 
-def _read_set(found: Found, path: Path) -> tuple[Dataset, Dataset]:
-    """Return what `found` holds, which lies in `path`: a folder or an archive."""
+def _read_set(found: Found, path: Path, files: list[Stored]) -> tuple[Dataset, Dataset]:
+    """Return what `found` holds, which lies among `files` in `path`: a folder or an archive."""
     if found.problem:
         raise DataError(found.problem)
+    names = class_files.find(files, found.files[0].folder, found.start)
+    if names is None and not path.is_dir():
+        names = class_files.beside(path)
     # Headers and sizes are checked before the whole files are hashed.
     found.form.check(found.files)
     source = f"{found.form.name} in {path}"
     form = found.form.name if path.is_dir() else "archive"
     paths = list(dict.fromkeys(file.path for file in found.files))  # all members have the path of their archive
     read = _watched(paths, lambda: found.form.read(found.files, source))
-    return read() if found.form.in_place(found.files) else _by_content(form, paths, source, read)
+    if is_sideways(found.files[0]):
+        form += ", turned"
+        LOG.info("%s: EMNIST's images, published with rows and columns swapped, are turned upright", source)
+    return _classed(read() if found.form.in_place(found.files) else _by_content(form, paths, source, read), names)
+
+
+def _classed(splits: tuple[Dataset, Dataset], names: ClassFile | None) -> tuple[Dataset, Dataset]:
+    """Return the splits with the class names of a file, or with numbers for such as have none."""
+    if names is None or splits[0].name == "fashion-mnist":
+        return name_classes(*splits)
+    return name_classes(*splits, names.names, names.first, f"in {names.where}")
 
 
 def _sets(files: list[Stored]) -> list[Found]:
-    return [found for module in (idx, csv_files, npz) for found in module.FORM.find(files)]
+    return [found for form in (idx.FORM, csv_files.FORM, npz.FORM, npz.FORM_APART) for found in form.find(files)]
 
 
 def _nearest(sets: list[Found], path: Path, pictures: bool = False) -> Found | None:
@@ -216,7 +254,7 @@ def _named(train: Dataset, test: Dataset) -> tuple[Dataset, Dataset]:
     """Return the splits, named "fashion-mnist" where they are the published ones."""
     if not is_published(train, test):
         return train, test
-    return train.renamed("fashion-mnist"), test.renamed("fashion-mnist")
+    return train.renamed("fashion-mnist", CLASS_NAMES), test.renamed("fashion-mnist", CLASS_NAMES)
 
 
 def _sha256(files: Iterable[Path]) -> str:

@@ -1,9 +1,10 @@
-"""Fashion-MNIST in its four IDX files, plain or gzip, read and written.
+"""A data set in the four IDX files of MNIST, plain or gzip, read and written.
 
 The format is LeCun's: a big-endian magic number (0x0803 for images, 0x0801 for labels: unsigned bytes of
 three or one dimensions), the dimensions as 32-bit integers, then the bytes. http://yann.lecun.com/exdb/mnist
 
 Images in a plain file on disk are mapped (`mapped.map_bytes`), never read whole: they may be larger than the memory.
+Those of EMNIST, which have to be turned, are read.
 """
 
 import gzip
@@ -26,9 +27,9 @@ from fmnist_xp.data.stored import (
     Form,
     Stored,
     is_on_disk,
+    is_sideways,
     read_array,
     shown,
-    split_of,
     wrong_length,
 )
 from fmnist_xp.errors import DataError
@@ -68,7 +69,7 @@ def _read_split(files: list[Stored], source: str) -> Dataset:
     images, labels = files
     # Labels first: they are smaller.
     values = _read(labels, "labels")
-    return split_of(_read(images, "images"), values, source, labels.where)
+    return Dataset(_read(images, "images"), values, "custom", source)
 
 
 def _shape(file: Stored, kind: str) -> tuple[int, ...]:
@@ -79,7 +80,7 @@ def _shape(file: Stored, kind: str) -> tuple[int, ...]:
 def _read(file: Stored, kind: str) -> NDArray[np.uint8]:
     with file.open() as (stream, most, packed):
         shape = _promised(stream, most, packed, file.where, kind)
-        if kind == "images" and is_on_disk(stream):
+        if kind == "images" and is_on_disk(stream) and not is_sideways(file):
             with suppress(OSError):  # some network file systems cannot map a file
                 return map_bytes(stream, stream.tell(), shape)
         values: NDArray[np.uint8] = read_array(stream, shape, np.uint8, file.where, kind)
@@ -90,7 +91,7 @@ def _in_place(files: list[Stored]) -> bool:
     """Return whether the images of both splits are mapped."""
     for file in files[::2]:
         with file.open() as (stream, _, _):
-            if not is_on_disk(stream):
+            if not is_on_disk(stream) or is_sideways(file):
                 return False
     return True
 

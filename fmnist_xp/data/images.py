@@ -1,7 +1,7 @@
-"""Fashion-MNIST as images: a folder, or a zip of one, laid out as `train/<label>/*.png`, `test/<label>/*.png`.
+"""A data set as images: a folder, or a zip of one, laid out as `train/<class>/*.png`, `test/<class>/*.png`.
 
-Images are sorted by label, then by name, whatever order the disk lists them in. `_SPLITS` and `_LABELS` list the
-other names that the folders may have; everything may also be one folder further down.
+Images are sorted by label, then by name, whatever order the disk lists them in. `_SPLITS` lists the other names that
+the splits may have, `classes.of_folders` tells the labels; everything may also be one folder further down.
 """
 
 import hashlib
@@ -19,7 +19,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from fmnist_xp.data.dataset import CLASS_NAMES, Dataset
+from fmnist_xp.data.class_files import is_class_file
+from fmnist_xp.data.classes import of_folders
+from fmnist_xp.data.dataset import Dataset
 from fmnist_xp.data.imagefile import check_image, read_file
 from fmnist_xp.data.opencv import decoder, on_threads, opencv
 from fmnist_xp.data.stored import DAMAGE, leads_to_folder
@@ -35,13 +37,6 @@ _SPLITS = {
     **dict.fromkeys(("valid", "validation", "val"), "validation"),
 }
 """The split of each folder name, in any case; validation images serve as test images where there are none."""
-_LABELS = {
-    name: label
-    for label, words in enumerate(CLASS_NAMES)
-    for letters in ["".join(filter(str.isalnum, words.lower()))]
-    for name in (f"{label}", f"{label:02d}", letters, f"{label}{letters}")
-}
-"""The label of each folder name, in lower case and stripped of all but letters and digits."""
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 _LEFT_BEHIND = {
     "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "@eadir", "__macosx", "icon\r",
@@ -71,6 +66,11 @@ class Folder:
         self._base = f"{path}{os.sep}"
         self._layout = _Layout(self._base, _lister(path))
         self._stats: array[int] | None = None
+
+    @property
+    def top(self) -> str:
+        """The folder that holds the splits: "", or the only one, with its slash."""
+        return self._layout.top
 
     def fingerprint(self) -> str:
         """Return a SHA-256 over each file's name, size and modification time.
@@ -120,12 +120,12 @@ def read_zip(path: Path, source: str) -> tuple[Dataset, Dataset]:
 def write(dataset: Dataset, split: str, folder: Path) -> None:
     """Write one split to `folder` as `<split>/<label>/NNNN.png`, numbered in the order of the images.
 
-    DataError, naming the folder, for a label without images.
+    DataError, naming the folder, for a class without images.
     """
-    folders = [folder / split / str(label) for label in range(10)]
+    folders = [folder / split / str(label) for label in range(len(dataset.class_names))]
     for label, made in enumerate(folders):
         if not (dataset.labels == label).any():
-            raise DataError(f"{made}: no image of this label; a folder of images needs some")
+            raise DataError(f"{made}: no image of this class; a folder of images needs some, and IDX files do not")
         made.mkdir(parents=True)
     cv2 = opencv()
 
@@ -134,7 +134,7 @@ def write(dataset: Dataset, split: str, folder: Path) -> None:
             file = cv2.imencode(".png", dataset.images[index])[1]
             (folders[label] / f"{number:04d}.png").write_bytes(file)
 
-    on_threads(work, range(10))
+    on_threads(work, range(len(folders)))
 
 
 class _Layout:
@@ -146,14 +146,20 @@ class _Layout:
         self._where = where
         self._listed = listed
         self._labels: list[NDArray[np.uint8]] = []
-        top = _top(listed) or ""
-        self._skipped = [name for name in listed("") if top and f"{name}/" != top]
+        self.top = top = _top(listed) or ""
+        self._skipped = [name for name in listed("") if top and f"{name}/" != top and not is_class_file(name)]
         splits = self._splits(top)
         for split in ("train", "test"):
             if split not in splits:
                 other = next(iter(splits.values()), "neither")
                 raise DataError(f"{where}{top}{split}: missing; train and test are needed, {other} found")
-            self._add(top + splits[split])
+        train, test = (self._classes(top + splits[split]) for split in ("train", "test"))
+        try:
+            self._class_names, labels = of_folders([*train, *test])
+        except ValueError as error:
+            raise DataError(f"{where}{top}{splits['train']}: {error}") from error
+        self._add(top + splits["train"], train, labels)
+        self._add(top + splits["test"], test, labels)
         if self._skipped:
             first = ", ".join(map(repr, self._skipped[:3])) + (", …" if len(self._skipped) > 3 else "")
             level = logging.INFO if all(map(_is_left_behind, self._skipped)) else logging.WARNING
@@ -183,7 +189,8 @@ class _Layout:
                     pieces, held = [], 0
         train, test = self._labels
         n = len(train)
-        return Dataset(images[:n], train, "custom", source), Dataset(images[n:], test, "custom", source)
+        names = self._class_names
+        return Dataset(images[:n], train, "custom", source, names), Dataset(images[n:], test, "custom", source, names)
 
     def _splits(self, top: str) -> dict[str, str]:
         """Return the folders of the splits."""
@@ -191,7 +198,7 @@ class _Layout:
         for name, is_folder in self._listed(top).items():
             split = _SPLITS.get(name.lower()) if is_folder else None
             if split is None:
-                self._skipped.append(name)
+                self._skipped += [name] * (not is_class_file(name))
             elif split in splits:
                 raise DataError(f"{self._where}{top}{name}: as well as {splits[split]}; which is it? Leave one there")
             else:
@@ -202,30 +209,37 @@ class _Layout:
                 LOG.warning("%s%s: left aside, since there is %s too", self._where, top + validation, splits["test"])
         return splits
 
-    def _add(self, split: str) -> None:
-        folders: dict[int, str] = {}
-        for name, is_folder in self._listed(split).items():
-            label = _LABELS.get("".join(filter(str.isalnum, name.lower()))) if is_folder else None
-            place = f"{self._where}{split}/{name}"
+    def _classes(self, split: str) -> list[str]:
+        """Return the folders of classes in that of a split."""
+        names = []
+        for name, is_folder in sorted(self._listed(split).items()):
             if _is_aside(name):
                 self._skipped.append(name)
-            elif label is None and (not is_folder or self._listed(f"{split}/{name}")):
-                raise DataError(
-                    f"{place}: not a label folder; only folders 0 to 9, or named as the classes, belong there"
-                )
-            elif label in folders:
+            elif not is_folder:
+                raise DataError(f"{self._where}{split}/{name}: not a folder; a folder for each class belongs there")
+            else:
+                names.append(name)
+        return names
+
+    def _add(self, split: str, names: list[str], labels: dict[str, int]) -> None:
+        folders: dict[int, str] = {}
+        for name in names:
+            label = labels[name]
+            if label in folders:
+                place = f"{self._where}{split}/{name}"
                 raise DataError(f"{place}: the same label as {folders[label]}; put the images into one of the two")
-            elif label is not None:
-                folders[label] = name
+            folders[label] = name
+        usual = {label: name for name, label in labels.items()}
+        lowest = min(1, *labels.values()) if labels else 0  # numbers may count from 1
         counts = []
-        for label in range(10):
-            folder = f"{split}/{folders.get(label, label)}"
-            names = self._images(folder) if label in folders else []
-            if not names:
-                raise DataError(f"{self._where}{folder}: no image found; each label from 0 to 9 needs some")
-            self.names += [f"{folder}/{name}" for name in sorted(names)]
-            counts.append(len(names))
-        self._labels.append(np.repeat(np.arange(10, dtype=np.uint8), counts))
+        for label in range(lowest, len(self._class_names)):
+            folder = f"{split}/{folders.get(label, usual.get(label, label))}"
+            files = self._images(folder) if label in folders else []
+            if not files:
+                raise DataError(f"{self._where}{folder}: no image found; each class needs some")
+            self.names += [f"{folder}/{name}" for name in sorted(files)]
+            counts.append(len(files))
+        self._labels.append(np.repeat(np.arange(lowest, len(self._class_names)).astype(np.uint8), counts))
 
     def _images(self, folder: str) -> list[str]:
         names = []
@@ -268,6 +282,11 @@ def _grey(image: NDArray[Any], place: str) -> NDArray[Any]:
             return grey
     found = f"{width} x {height} pixels of {channels[0] if channels else 1} x {8 * image.itemsize} bits"
     raise DataError(f"{place}: {found} found that are not grey; 28 x 28 pixels of 8-bit grey needed")
+
+
+def top_of(members: Iterable[str]) -> str:
+    """Return the folder with the splits among the members of a zip that `read_zip` has read: "", or "name/"."""
+    return _top(_member_lister(members)) or ""
 
 
 def _top(listed: Listed) -> str | None:

@@ -30,10 +30,11 @@ class SplitInfo:
 
 def describe(train: Dataset, test: Dataset) -> tuple[SplitInfo, SplitInfo]:
     """Return the statistics of both splits."""
-    return _describe("train", train), _describe("test", test)
+    classes = max(len(train.class_names), len(test.class_names))
+    return _describe("train", train, classes), _describe("test", test, classes)
 
 
-def _describe(split: str, dataset: Dataset) -> SplitInfo:
+def _describe(split: str, dataset: Dataset, classes: int) -> SplitInfo:
     counts = _counts(dataset.images, 256)
     grey = np.arange(256) / 255
     mean = float(counts @ grey / counts.sum())
@@ -43,7 +44,7 @@ def _describe(split: str, dataset: Dataset) -> SplitInfo:
         source=dataset.source,
         shape=dataset.images.shape,
         dtype=str(dataset.images.dtype),
-        class_counts=tuple(_counts(dataset.labels, 10).tolist()),
+        class_counts=tuple(_counts(dataset.labels, classes).tolist()),
         pixel_mean=mean,
         pixel_std=float(np.sqrt(counts @ (grey - mean) ** 2 / counts.sum())),
         sha256=dataset.sha256,

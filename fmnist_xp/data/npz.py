@@ -1,7 +1,8 @@
-"""Fashion-MNIST as NumPy arrays, the four of Keras's `mnist.npz`: x_train, y_train, x_test, y_test.
+"""A data set as NumPy arrays, four in one file as in Keras's `mnist.npz`, or four files as of Kuzushiji-MNIST.
 
-Images are (n, 28, 28), (n, 784) or (n, 28, 28, 1), labels (n,) or (n, 1), both integers of any width. An array of
-Python objects, which would need pickle, is refused.
+The arrays are x_train, y_train, x_test and y_test, the files `kmnist-train-imgs.npz`, `kmnist-train-labels.npz` and
+so on. Images are (n, 28, 28), (n, 784) or (n, 28, 28, 1), labels (n,) or (n, 1), both integers of any width. An array
+of Python objects, which would need pickle, is refused.
 """
 
 import re
@@ -13,12 +14,16 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from fmnist_xp.data.dataset import Dataset
-from fmnist_xp.data.stored import MOST_IMAGES, Form, Stored, read_array, split_of, wrong_length
+from fmnist_xp.data.dataset import MOST_CLASSES, Dataset
+from fmnist_xp.data.stored import MOST_IMAGES, Form, Stored, read_array, wrong_length
 from fmnist_xp.errors import DataError
 
 _NAME = re.compile(r"(?P<start>)(?P<kind>[xy])_(?P<split>train|test)\.npy(?P<packed>)")
 _ROLES = {(split, kind): f"{kind}_{split}.npy" for split in ("train", "test") for kind in "xy"}
+_APART = re.compile(
+    r"(?P<start>(?:.*[-_.])?)(?P<split>train|test)[-_](?P<kind>imgs|labels)(?P<packed>)\.np[yz]", re.IGNORECASE
+)
+_ROLES_APART = {(split, kind): f"{split}-{kind}.npz" for split in ("train", "test") for kind in ("imgs", "labels")}
 _SHAPES = {"x": {(28, 28), (784,), (28, 28, 1)}, "y": {(), (1,)}}
 _NEEDED = {"x": "(n, 28, 28) or (n, 784)", "y": "(n,)"}
 
@@ -33,7 +38,7 @@ def _check_split(files: list[Stored]) -> None:
 def _read_split(files: list[Stored], source: str) -> Dataset:
     images, labels = files
     values = _read(labels, "y").ravel()
-    return split_of(_read(images, "x").reshape(-1, 28, 28), values, source, labels.where)
+    return Dataset(_read(images, "x").reshape(-1, 28, 28), values, "custom", source)
 
 
 def _length(file: Stored, kind: str) -> int:
@@ -54,7 +59,8 @@ def _read(file: Stored, kind: str) -> NDArray[np.uint8]:
     if dtype != np.uint8:
         low, high = values.min(), values.max()
         if low < 0 or high > 255:
-            raise DataError(f"{file.where}: {low if low < 0 else high} found; values from 0 to 255 are needed")
+            limit = f", of at most {MOST_CLASSES} classes" if kind == "y" else ""
+            raise DataError(f"{file.where}: {low if low < 0 else high} found; values from 0 to 255 are needed{limit}")
     return np.ascontiguousarray(values, np.uint8)
 
 
@@ -82,3 +88,4 @@ def _header(stream: IO[bytes], where: str, kind: str) -> tuple[tuple[int, ...], 
 
 
 FORM = Form("NumPy arrays", _NAME, _ROLES, _check_split, _read_split)
+FORM_APART = Form("NumPy files", _APART, _ROLES_APART, _check_split, _read_split)

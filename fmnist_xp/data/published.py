@@ -121,7 +121,7 @@ def sorted_sha256(dataset: Dataset) -> str:
     if (dataset.labels[:-1] <= dataset.labels[1:]).all():
         return dataset.sha256
     digest = hashlib.sha256()
-    for label in range(10):
+    for label in range(len(dataset.class_names)):
         digest.update(dataset.images[dataset.labels == label].data)
     digest.update(np.sort(dataset.labels).data)
     return digest.hexdigest()

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from fmnist_xp.data.dataset import Dataset
+from fmnist_xp.data.mapped import pieces
 from fmnist_xp.errors import DataError
 from fmnist_xp.files import other_kind
 
@@ -148,7 +149,12 @@ class Form:
         """Check all files, and read them into (train, test); DataError names the file at fault."""
         self.check(files)
         half = len(files) // 2
-        return self.read_split(files[:half], source), self.read_split(files[half:], source)
+        splits = self.read_split(files[:half], source), self.read_split(files[half:], source)
+        if is_sideways(files[0]):
+            for split in splits:
+                for images in pieces(split.images):
+                    images[...] = images.swapaxes(1, 2).copy()
+        return splits
 
     def find(self, files: list[Stored]) -> "list[Found]":
         """Return the data sets of this form among `files`, complete or not.
@@ -177,17 +183,21 @@ class Form:
                 if len({stem for stem, _ in candidates}) > 1 or len(set(names)) < len(names):
                     several = " and ".join(map(shown, names[:3]))
                     problems.append(f"{candidates[0][1].where}: several files in one place ({several}); keep one")
-            found.append(Found(self, chosen, problems[0] if problems else None))
+            found.append(Found(self, chosen, problems[0] if problems else None, start.rpartition("/")[2]))
         return found
 
 
 @dataclass(frozen=True)
 class Found:
-    """A data set found among files; `problem` says what is missing or ambiguous, or is None."""
+    """A data set found among files, whose names begin with `start`.
+
+    `problem` says what is missing or ambiguous, or is None.
+    """
 
     form: Form
     files: list[Stored]
     problem: str | None
+    start: str
 
     @property
     def depth(self) -> int:
@@ -237,6 +247,11 @@ def open_file(path: Path) -> Opened:
     if found.st_size > LARGEST:
         raise DataError(f"{where}: {found.st_size / 1e9:,.0f} GB found; no data set of 28 x 28 pixels is as large")
     return path.open("rb"), found.st_size
+
+
+def is_sideways(file: Stored) -> bool:
+    """Return whether the images of this file are EMNIST's, published with rows and columns swapped: by its name."""
+    return "emnist" in file.base.lower()
 
 
 def is_on_disk(stream: IO[bytes]) -> bool:
@@ -297,13 +312,6 @@ def wrong_length(where: str, found: int | str, what: str, promised: int) -> Data
     return DataError(
         f"{where}: {found} bytes of {what} found, its header promises {promised}; copy or fetch it again"
     )
-
-
-def split_of(images: NDArray[np.uint8], labels: NDArray[np.uint8], source: str, where: str) -> Dataset:
-    """Return one split; DataError, naming `where` the labels came from, for a label above 9."""
-    if labels.max() > 9:
-        raise DataError(f"{where}: label {labels.max()} found; labels go from 0 to 9")
-    return Dataset(images, labels, "custom", source)
 
 
 def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> Opened:

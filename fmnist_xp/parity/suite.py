@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fmnist_xp.backend import PRECISIONS, Backend, CpuBackend, default_backend
 from fmnist_xp.data import CLASS_NAMES, Dataset, preprocess
+from fmnist_xp.errors import DataError
 from fmnist_xp.experiments import EXPERIMENTS, N_INPUTS, Experiment
 from fmnist_xp.files import write_text
 from fmnist_xp.parity.bounds import Bounded
@@ -107,8 +108,13 @@ def run_parity(
     """Compare a device with its reference in the pairs of `choose_sides`; return the record.
 
     It is written to `folder`: as JSON (`RECORD`), as tables (`REPORT`), and its curves as a picture for each pair.
-    `note` is called with a line on what is under way.
+    `note` is called with a line on what is under way. Raises `DataError` for images of more than ten classes, which
+    the experiments' networks do not have.
     """
+    if len(train.class_names) > len(CLASS_NAMES):
+        raise DataError(
+            f"{train.source}: {len(train.class_names)} classes found; parity compares networks of {len(CLASS_NAMES)}"
+        )
     backend, reference = (side.backend for side in pairs[0])
     folder.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fmnist_xp.errors import printable
 from fmnist_xp.report.drawing import drawable
-from fmnist_xp.report.plots import COLOURS, LOSS_TOP, MARKERS_SHOWN
+from fmnist_xp.report.plots import COLOURS, LOSS_TOP, MARKERS_SHOWN, loss_top
 from fmnist_xp.train.history import History
 
 PANELS = {
@@ -141,4 +141,5 @@ def _held(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def _loss_range(histories: Sequence[History]) -> dict[str, Any]:
     """Return the range that the losses' axis starts with, where a spike would flatten the rest, as in `plots`."""
     losses = [loss for h in histories for loss in h.loss + h.validation_loss if math.isfinite(loss)]
-    return {"range": [0, LOSS_TOP]} if losses and max(losses) > LOSS_TOP > statistics.median(losses) else {}
+    top = max((loss_top(h.loss[0]) for h in histories if h.loss), default=LOSS_TOP)
+    return {"range": [0, top]} if losses and max(losses) > top > statistics.median(losses) else {}

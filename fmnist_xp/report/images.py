@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fmnist_xp.report.plots import plain, titled_figure, write_cells
+from fmnist_xp.report.plots import FEW_CLASSES, class_labels, titled_figure, write_cells
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,21 +20,23 @@ MISTAKES_SHOWN = (5, 6)  # rows and columns
 def samples_figure(
     images: NDArray[np.uint8], labels: NDArray[np.uint8], *, class_names: Sequence[str], title: str
 ) -> Figure:
-    """Return a grid of images: one row per class, with the first 15 of its images.
+    """Return a grid of images: one row per class, with the first 15 of its images, or 30 where classes are many.
 
     `images` is uint8 of shape (n, 28, 28), `labels` of shape (n,).
     """
-    columns, (height, width) = 15, images.shape[1:]
+    columns = 15 if len(class_names) <= FEW_CLASSES else 30
+    height, width = images.shape[1:]
     # One large image: white where there is none, and a white pixel between two.
     grid = np.full((len(class_names) * (height + 1), columns * (width + 1)), 255, dtype=np.uint8)
     for row in range(len(class_names)):
         for column, image in enumerate(images[labels == row][:columns]):
             top, left = row * (height + 1), column * (width + 1)
             grid[top : top + height, left : left + width] = image
-    figure = titled_figure(f"Samples of each class\n{title}", (10.0, 7.0))
+    rows = len(class_names) * 9.0 / columns + 1.0  # inches
+    figure = titled_figure(f"Samples of each class\n{title}", (10.0, rows))
     axes = figure.subplots()
     axes.imshow(grid, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    axes.set_yticks([row * (height + 1) + height / 2 for row in range(len(class_names))], class_names)
+    axes.set_yticks([row * (height + 1) + height / 2 for row in range(len(class_names))], class_labels(class_names))
     axes.set_xticks([])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
@@ -108,10 +110,11 @@ def mistakes_figure(
     )
     for axes in figure.subplots(rows, columns, squeeze=False).flat:
         axes.set_axis_off()
+    shown = class_labels(class_names, 16)
     for axes, index in zip(figure.axes, chosen, strict=False):
         axes.imshow(images[index], cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")
-        names = class_names[labels[index]], class_names[predicted[index]]
-        axes.set_title(plain(f"{names[0]}\n→ {names[1]}, {_percent(confidence[index])}"), fontsize=8)
+        names = shown[labels[index]], shown[predicted[index]]
+        axes.set_title(f"{names[0]}\n→ {names[1]}, {_percent(confidence[index])}", fontsize=8)
     if not chosen.size:
         finite = np.isfinite(probabilities).all()
         reason = "none" if finite else "the probabilities are not finite: training diverged"

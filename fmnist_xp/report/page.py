@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fmnist_xp.data import CLASS_NAMES
 from fmnist_xp.data.opencv import opencv
 from fmnist_xp.errors import FmnistXpError, printable
 from fmnist_xp.report.curves import HEIGHT, SIGNS, Style, curves_figure, not_finite, run_styles
@@ -68,8 +67,8 @@ class Judgement(NamedTuple):
 class RunOnPage:
     """What the page shows of one run.
 
-    `config` and `result` are the contents of its files, `command` trains it again, `weights` are those of the first
-    layer, (784, n), and `notes` say why something is missing.
+    `config` and `result` are the contents of its files, `class_names` go by label, `command` trains it again,
+    `weights` are those of the first layer, (784, n), and `notes` say why something is missing.
     """
 
     name: str
@@ -77,6 +76,7 @@ class RunOnPage:
     config: Mapping[str, Any]
     result: Mapping[str, Any]
     history: History
+    class_names: Sequence[str]
     command: str = ""
     weights: NDArray[np.floating[Any]] | None = None
     judgement: Judgement | None = None
@@ -92,7 +92,7 @@ def page_template() -> Template:
         raise FmnistXpError(f'a report needs Plotly and Jinja2 ({error}): pip install "fmnist-xp[report]"') from error
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     text = (files("fmnist_xp.report") / "page.html.jinja").read_text(encoding="utf-8")
-    shared = {"plotly": get_plotlyjs(), "classes": CLASS_NAMES, "height": HEIGHT, "missing": MISSING}
+    shared = {"plotly": get_plotlyjs(), "height": HEIGHT, "missing": MISSING}
     return environment.from_string(text, globals=shared)
 
 
@@ -123,6 +123,7 @@ def _shown(run: RunOnPage, style: Style) -> dict[str, Any]:
         "sign": SIGNS[style.marker],
         "command": printable(run.command),
         "notes": [printable(note) for note in run.notes],
+        "classes": run.class_names,
         "matrix": [
             [(count, round(count / max(sum(row), 1), 3)) for count in row] for row in judgement.matrix.tolist()
         ],
@@ -130,8 +131,8 @@ def _shown(run: RunOnPage, style: Style) -> dict[str, Any]:
             {
                 "row": mistake.row,
                 "image": _png(mistake.image),
-                "true": CLASS_NAMES[mistake.true],
-                "predicted": CLASS_NAMES[mistake.predicted],
+                "true": run.class_names[mistake.true],
+                "predicted": run.class_names[mistake.predicted],
                 "confidence": f"{mistake.confidence:.1%}",
             }
             for mistake in judgement.mistakes

@@ -6,6 +6,7 @@ no picture. Values that are not finite, or beyond 1e300, are crosses on the edge
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
@@ -37,11 +38,14 @@ LINES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (7, 1.5, 1, 1.5, 1, 1.5)))
 MARKERS = "os^DvPX"
 NOTEBOOK_STYLE: dict[str, Any] = {"color": "#555555", "marker": "x", "linestyle": "--"}
 VALIDATION_STYLE: dict[str, Any] = {"color": "#A3508A", "marker": "d"}
+FEW_CLASSES = 12  # a confusion matrix of more has smaller cells, and is larger
+LARGEST = 24.0  # inches of a confusion matrix's side
 MARKERS_SHOWN = 25  # at most about this many per curve: 110 would hide the line
 
-# An untrained network of 10 classes has a loss of ln 10 = 2.3. Where the loss spikes far above that, the axis
-# is cut off here (and says so), or the spike would flatten everything else.
-LOSS_TOP = 3.0
+# An untrained network of 10 classes has a loss of ln 10 = 2.3, of 256 classes one of 5.5. Where the loss spikes far
+# above that, the axis is cut off here, or next above the first loss of more classes (and says so), or the spike would
+# flatten everything else.
+LOSS_TOP, MOST_AT_FIRST = 3.0, 6.0
 STEADY = 1.1
 """A learning rate whose highest value is less than so many times its lowest is not worth a picture."""
 
@@ -144,11 +148,16 @@ def confusion_figure(matrix: NDArray[np.int64], *, class_names: Sequence[str], t
     """Return the picture of a confusion matrix (rows true, columns predicted).
 
     Counts are text, shares of the row colours. Those of the diagonal and of the errors have scales of their own, or
-    the errors would all be white. A class without samples has a blank row.
+    the errors would all be white. A class without samples has a blank row. The more classes, the larger the picture;
+    of many, counts of 0 are left out, and where the cells become too small all counts.
     """
+    classes = len(class_names)
+    many = classes > FEW_CLASSES
+    cell = min(0.3, LARGEST / classes)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     right = np.eye(len(matrix), dtype=bool)
-    figure = titled_figure(f"Confusion matrix\n{title}", (10.5, 8.0))
+    height = classes * cell + 2.0 if many else 8.0
+    figure = titled_figure(f"Confusion matrix\n{title}", (1.3125 * height, height))
     axes = figure.subplots()
     worst = float(shares[~right].max(initial=0.0)) or 1.0
     dark = np.zeros_like(right)
@@ -157,14 +166,19 @@ def confusion_figure(matrix: NDArray[np.int64], *, class_names: Sequence[str], t
         (~right, "Oranges", worst, "Share of the true class, taken for another"),
     ):
         image = axes.imshow(np.ma.masked_where(~cells, shares), cmap=colours, vmin=0, vmax=highest)
-        figure.colorbar(image, label=label, shrink=0.8, format="{x:.0%}")
+        digits = 0 if highest > 0.05 else 1
+        share = min(1.0, 8.0 / height)  # of the height that a bar has beside few classes
+        figure.colorbar(image, label=label, shrink=0.8 * share, fraction=0.15 * share, format=f"{{x:.{digits}%}}")
         dark |= cells & (shares > 0.6 * highest)
-    ticks = range(len(class_names))
-    axes.set_xticks(ticks, class_names, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(ticks, class_names)
+    names, fontsize = class_labels(class_names), min(8, int(50 * cell)) if many else 10
+    upright = max(map(len, names)) < 3
+    turned: dict[str, Any] = {} if upright else {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+    axes.set_xticks(range(classes), names, fontsize=fontsize, **turned)
+    axes.set_yticks(range(classes), names, fontsize=fontsize)
     axes.set_xlabel("Predicted class")
     axes.set_ylabel("True class")
-    write_cells(axes, matrix, dark, fontsize=10)
+    if cell > 0.2:
+        write_cells(axes, matrix, dark, fontsize=7 if many else 10, zeros=not many)
     return figure
 
 
@@ -232,12 +246,17 @@ def finish(axes: Axes, quantity: Quantity, label: str = "") -> None:
     # A run that spends most of its epochs above has diverged, and is shown whole.
     first = np.nan_to_num(np.asarray(axes.lines[0].get_ydata(), dtype=float), nan=np.inf)
     middle = np.sort(first)[len(first) // 2 : len(first) // 2 + 1]  # not np.median, whose mean of two may overflow
-    if quantity is LOSS and middle.size and axes.dataLim.y1 > LOSS_TOP > middle[0]:
-        axes.set_ylim(0, LOSS_TOP)
-        axes.set_ylabel(f"{label} (cut off above {LOSS_TOP:g})")
+    if quantity is LOSS and middle.size and axes.dataLim.y1 > (top := loss_top(first[0])) > middle[0]:
+        axes.set_ylim(0, top)
+        axes.set_ylabel(f"{label} (cut off above {top:g})")
     axes.locator_params(axis="x", integer=True)
     axes.ticklabel_format(useOffset=False)
     axes.grid(alpha=0.3)
+
+
+def loss_top(first: float) -> float:
+    """Return where the axis of the losses is cut off for a run that begins with the loss `first`."""
+    return math.ceil(2 * first) / 2 if LOSS_TOP < first < MOST_AT_FIRST else LOSS_TOP
 
 
 def legend_below(figure: Figure, least: int = 2) -> None:
@@ -267,9 +286,13 @@ def titled_figure(title: str, size: tuple[float, float]) -> Figure:
     return figure
 
 
-def write_cells(axes: Axes, values: NDArray[Any], dark: NDArray[np.bool_], *, fontsize: int) -> None:
-    """Print each value into its cell of an image, in white where the cell is dark."""
+def write_cells(
+    axes: Axes, values: NDArray[Any], dark: NDArray[np.bool_], *, fontsize: int, zeros: bool = True
+) -> None:
+    """Print each value, or each but 0, into its cell of an image, in white where the cell is dark."""
     for (row, column), value in np.ndenumerate(values):
+        if not value and not zeros:
+            continue
         color = "white" if dark[row, column] else "black"
         axes.text(column, row, str(value), ha="center", va="center", fontsize=fontsize, color=color)
 
@@ -282,6 +305,17 @@ def plain(text: str) -> str:
 def short(name: str, most: int = 40) -> str:
     """Return `name`, with an ellipsis for its middle where it has more than `most` characters."""
     return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-most // 2 :]}"
+
+
+def class_labels(class_names: Sequence[str], most: int = 24) -> list[str]:
+    """Return class names as a figure shows them: short, and the label instead where its font lacks a character."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    font = get_font(findfont(FontProperties()))
+    return [
+        plain(short(name, most)) if all(font.get_char_index(ord(sign)) for sign in name) else str(label)
+        for label, name in enumerate(class_names)
+    ]
 
 
 def _shaded(colour: str, shade: float) -> str:

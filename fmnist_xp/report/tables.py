@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fmnist_xp.data.dataset import CLASS_NAMES
 from fmnist_xp.report.notebook import NOTEBOOK_TEST, FinalMetrics, result_differences
 from fmnist_xp.train.history import DIP, History, ended_in_dip
 
@@ -27,7 +26,7 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], rule: S
     return "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |\n" for row in lines)
 
 
-def confusion_matrix(labels: ArrayLike, predictions: ArrayLike, classes: int = 10) -> NDArray[np.int64]:
+def confusion_matrix(labels: ArrayLike, predictions: ArrayLike, classes: int) -> NDArray[np.int64]:
     """Count each pair of true class (row) and predicted class (column).
 
     `labels` and `predictions` are integers of shape (n,) in 0 … `classes` − 1; the matrix is int64 of shape
@@ -59,7 +58,7 @@ class ClassScore(NamedTuple):
     support: int
 
 
-def class_report(matrix: NDArray[np.int64], class_names: Sequence[str] = CLASS_NAMES) -> list[ClassScore]:
+def class_report(matrix: NDArray[np.int64], class_names: Sequence[str]) -> list[ClassScore]:
     """Return the scores of each class from a confusion matrix (rows true, columns predicted).
 
     A score whose denominator is 0 (a class never predicted, or without samples) is 0.0. Raises `ValueError`

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from fmnist_xp.backend import Backend
-from fmnist_xp.data import CLASS_NAMES
-from fmnist_xp.errors import RunError
+from fmnist_xp.data import Dataset, name_classes
+from fmnist_xp.errors import DataError, RunError
 from fmnist_xp.experiments import N_INPUTS
 from fmnist_xp.model import Sequential
 from fmnist_xp.runs.folder import CONFIG, HISTORY, MODEL, MODEL_BEST, RESULT, Holds, read_json, what_holds
@@ -33,7 +33,7 @@ class Run:
     @property
     def class_names(self) -> tuple[str, ...]:
         """The names of the classes, by label."""
-        return CLASS_NAMES
+        return self.result.dataset.class_names
 
     @cached_property
     def title(self) -> str:
@@ -61,12 +61,20 @@ class Run:
                 "with a lower learning rate"
             )
         network = Sequential.load(path, backend)
-        if (found := (network.n_inputs, network.n_classes)) != (N_INPUTS, len(CLASS_NAMES)):
+        if (found := (network.n_inputs, network.n_classes)) != (N_INPUTS, len(self.class_names)):
             raise RunError(
                 f"the model in {self.folder} takes {found[0]} numbers and tells {found[1]} classes, "
-                f"not {N_INPUTS} and {len(CLASS_NAMES)}: it is of another run"
+                f"not {N_INPUTS} and {len(self.class_names)}: it is of another run"
             )
         return network
+
+
+def own_classes(folder: Path, names: tuple[str, ...], train: Dataset, test: Dataset) -> tuple[Dataset, Dataset]:
+    """Return the two splits with the class `names` of the run in `folder`; `RunError` where theirs are others."""
+    try:
+        return name_classes(train, test, names, by=f"of {folder}")
+    except DataError as error:
+        raise RunError(f"{folder} was trained on other classes: name its own data with --data ({error})") from error
 
 
 def load_run(folder: Path) -> Run:
@@ -77,7 +85,11 @@ def load_run(folder: Path) -> Run:
         cure = f": fmnist-xp train --resume {folder} goes on with it" * (what_holds(folder) is Holds.UNFINISHED)
         raise RunError(f"{folder} is not a finished run: it has no {RESULT}{cure}")
     config = read_json(folder / CONFIG, CONFIG_FORM)
-    result = Result.from_json(read_json(folder / RESULT, RESULT_FORM))
+    values = read_json(folder / RESULT, RESULT_FORM)
+    try:
+        result = Result.from_json(values)
+    except ValueError as error:
+        raise RunError(f"{folder / RESULT} is damaged: {error}") from error
     history = History.load(folder / HISTORY)
     if not history:
         raise RunError(f"{folder / HISTORY} has nothing logged: train again")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import platform
 import statistics
 from collections.abc import Mapping
@@ -14,7 +15,8 @@ from typing import Any, get_type_hints
 
 from fmnist_xp.backend import Backend
 from fmnist_xp.blas import blas_name
-from fmnist_xp.data import Dataset
+from fmnist_xp.data import CLASS_NAMES, Dataset
+from fmnist_xp.data.dataset import GARMENTS, checked_names, numbers_as_names
 from fmnist_xp.experiments import EXPERIMENTS, Experiment
 from fmnist_xp.model import Metrics
 from fmnist_xp.plain_json import check_form
@@ -52,15 +54,21 @@ class Settings:
         of_experiment["hidden"] = tuple(of_experiment["hidden"])
         return cls(**values | {"experiment": Experiment(**of_experiment)})
 
-    def config(self, train: Dataset, test: Dataset, backend: Backend, source: str) -> dict[str, Any]:
+    def config(
+        self, train: Dataset, test: Dataset, backend: Backend, source: str, classes: str | None = None
+    ) -> dict[str, Any]:
         """Return what config.json holds: the settings, and on which device, data and versions they are trained.
 
-        `source` is how the data was asked for. Raises `ValueError` for an optimizer that cannot be.
+        `source` is how the data was asked for, `classes` how the names of its classes, if they were. Raises
+        `ValueError` for an optimizer that cannot be.
         """
         values: dict[str, Any] = json.loads(json.dumps(asdict(self)))  # with lists for tuples, as it is read again
-        optimizer = self.experiment.make_optimizer()
+        optimizer, summary = self.experiment.make_optimizer(), DataSummary.of(train, test)
         if source not in ("auto", "synthetic"):  # a path, which must mean the same in another working directory
             source = str(Path(source).expanduser().resolve())
+        if classes is not None and os.path.exists(classes):  # noqa: PTH110 (a list may be too long for Path's own)
+            classes = str(Path(classes).resolve())
+        asked = {"source": source} if classes is None else {"source": source, "classes": classes}
         return {
             "experiment": values.pop("experiment"),
             "optimizer": {"type": type(optimizer).__name__, **optimizer.config()},
@@ -69,7 +77,7 @@ class Settings:
             "device_name": backend.device_name,
             "threads": backend.threads,
             "graphs": backend.captures,
-            "data": {"source": source, "read_from": train.source, **asdict(DataSummary.of(train, test))},
+            "data": {**asked, "read_from": train.source, **summary.to_json()},
             "versions": versions(),
         }
 
@@ -82,22 +90,28 @@ class Settings:
 
 @dataclass(frozen=True)
 class DataSummary:
-    """Which images a run is trained and tested on."""
+    """Which images a run is trained and tested on, and what their classes are called, by label."""
 
     name: str
     sha256: str
     train_rows: int
     test_rows: int
+    class_names: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, train: Dataset, test: Dataset) -> "DataSummary":
         """Return the summary of the two splits."""
-        return cls(train.name, dataset_sha256(train, test), len(train), len(test))
+        return cls(train.name, dataset_sha256(train, test), len(train), len(test), train.class_names)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the JSON files hold."""
+        return {**vars(self), "class_names": [*self.class_names]}
 
     @classmethod
-    def in_config(cls, config: Mapping[str, Any]) -> "DataSummary":
-        """Return the summary that config.json holds."""
-        return cls(*(config["data"][field.name] for field in fields(cls)))
+    def from_json(cls, values: Mapping[str, Any]) -> "DataSummary":
+        """Return the summary in a JSON object, which may have more; ValueError for class names that are none."""
+        known = {field.name: values[field.name] for field in fields(cls) if field.name in values}
+        return cls(**known | {"class_names": class_names(values)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,15 +204,26 @@ class Result:
 
     def to_json(self) -> dict[str, Any]:
         """Return what result.json holds."""
-        return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(self).items()}
+        values = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(self).items()}
+        return values | {"dataset": self.dataset.to_json()}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Result":
-        """Return the result of `values`, which have `RESULT_FORM` and may have more."""
+        """Return the result of `values`, which have `RESULT_FORM` and may have more; ValueError as of its summary."""
         kinds = {field.name: field.type for field in fields(cls)}
         known: Any = {k: _number(v) if kinds[k] is float else v for k, v in values.items() if k in kinds}
-        dataset = DataSummary(**{name: values["dataset"][name] for name in RESULT_FORM["dataset"]})
-        return cls(**known | {"dataset": dataset})
+        return cls(**known | {"dataset": DataSummary.from_json(values["dataset"])})
+
+
+def class_names(data: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the class names in `data`, as config.json and result.json describe them; ValueError for what are none.
+
+    Older runs have none: theirs are the garments' where the images show garments, else the ten labels.
+    """
+    if "class_names" not in data:
+        return CLASS_NAMES if data.get("name") in GARMENTS else numbers_as_names(len(CLASS_NAMES))
+    check_form(data["class_names"], [str], "class_names")
+    return checked_names(data["class_names"])
 
 
 def _number(value: Any) -> float:

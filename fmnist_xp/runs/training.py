@@ -22,8 +22,8 @@ from fmnist_xp.ranks import ALONE, Ranks
 from fmnist_xp.report.drawing import save_figure
 from fmnist_xp.report.plots import metrics_figure
 from fmnist_xp.runs import folder as files
-from fmnist_xp.runs.run import Run
-from fmnist_xp.runs.settings import CONFIG_FORM, DataSummary, Result, Settings, dataset_sha256
+from fmnist_xp.runs.run import Run, own_classes
+from fmnist_xp.runs.settings import CONFIG_FORM, DataSummary, Result, Settings, class_names, dataset_sha256
 from fmnist_xp.train.architecture import describe
 from fmnist_xp.train.arrays import MODEL, save_arrays
 from fmnist_xp.train.checkpoint import left_behind
@@ -41,20 +41,21 @@ def train_run(
     folder: Path | None,
     *,
     source: str,
+    classes: str | None = None,
     force: bool = False,
     ranks: Ranks = ALONE,
     **how: Any,
 ) -> Run:
     """Train, evaluate and write the run to `folder`, by default a new one; return it.
 
-    `source` is how the data was asked for, `how` what `_train` takes. Model and history are written before anything
-    is evaluated or drawn. Of several `ranks`, all of which call this with the whole data, the first alone writes, and
-    each trains on its share. Raises `RunError`, before anything is trained, where `folder` holds something to lose
-    and `force` is off, or another process writes to it.
+    `source` is how the data was asked for, `classes` how the names of its classes, `how` what `_train` takes. Model
+    and history are written before anything is evaluated or drawn. Of several `ranks`, all of which call this with the
+    whole data, the first alone writes, and each trains on its share. Raises `RunError`, before anything is trained,
+    where `folder` holds something to lose and `force` is off, or another process writes to it.
     """
 
     def begin() -> tuple[dict[str, Any], Path]:
-        config = settings.config(train, test, backend, source)
+        config = settings.config(train, test, backend, source, classes)
         place = folder or files.default_folder(settings, backend, config)
         held.enter_context(files.new_run(place, config, force))
         return config, place
@@ -79,13 +80,15 @@ def resume_run(
 
     It comes to the bits of a run that was never stopped, on any number of `ranks`. `how` is what `_train` takes.
     Raises `RunError` where there is no run to go on with, its data are not these, or it has more epochs already.
+    Classes have the names that they have in the run, whatever they are called in the data.
     """
 
     def begin() -> tuple[dict[str, Any], Settings]:
         settings_to_resume(folder, epochs)  # before a lock is made where there is no run
         held.enter_context(files.locked(folder))
         config, settings = settings_to_resume(folder, epochs)
-        if (found := dataset_sha256(train, test)) != config["data"].get("sha256"):
+        own = own_classes(folder, class_names(config["data"]), train, test)
+        if (found := dataset_sha256(*own)) != config["data"].get("sha256"):
             raise RunError(
                 f"{folder} is trained on other images than {train.name} from {train.source} (SHA-256 {found[:12]}…): "
                 "name its own with --data"
@@ -93,7 +96,7 @@ def resume_run(
         if settings.precision not in backend.precisions:
             logger.warning("%s has no %s: it goes on in float32", backend.name, settings.precision)
             settings = replace(settings, precision="float32")
-        config = config | settings.config(train, test, backend, config["data"]["source"])
+        config = config | settings.config(*own, backend, config["data"]["source"], config["data"].get("classes"))
         write_text(folder / files.CONFIG, to_json(config))
         stale = [folder / name for name in (files.RESULT, files.METRICS, files.CONFUSION, files.MISTAKES)]
         for path in [*stale, *left_behind(folder)]:
@@ -103,6 +106,7 @@ def resume_run(
     ranks.compare(_identity(None, train, test))
     with ExitStack() as held:
         config, settings = ranks.by_first(begin)
+        train, test = own_classes(folder, class_names(config["data"]), train, test)
         run = _train(settings, config, train, test, backend, folder, ranks, **how)
         if ranks.is_first:
             shutil.rmtree(folder / files.REPLACED, ignore_errors=True)
@@ -120,6 +124,7 @@ def _identity(settings: Settings | None, train: Dataset, test: Dataset) -> dict[
         digest = sha256(np.ascontiguousarray(dataset.labels).data)
         for place in range(0, len(dataset), -(-len(dataset) // 100)):
             digest.update(np.ascontiguousarray(dataset.images[place]).data)
+        digest.update("\n".join(dataset.class_names).encode())
         found[f"{split} images of the SHA-256"] = f"{digest.hexdigest()} ({len(dataset):,} of {dataset.name})"
     return found
 
@@ -134,6 +139,7 @@ def settings_to_resume(folder: Path, epochs: int | None = None) -> tuple[dict[st
     config = files.read_json(folder / files.CONFIG, CONFIG_FORM)
     try:
         settings = Settings.from_config(config)
+        class_names(config["data"])
     except (ValueError, TypeError) as error:
         raise RunError(f"{folder / files.CONFIG} does not tell the run's settings: {error}") from error
     wanted, done = epochs or settings.experiment.epochs, files.epochs_done(folder)
@@ -163,7 +169,7 @@ def _train(
     The arguments by name are those of `Sequential.fit`, and the folder of TensorBoard's event files.
     """
     experiment = settings.experiment
-    network = experiment.make_network(backend, settings.seed, settings.precision)
+    network = experiment.make_network(backend, settings.seed, settings.precision, len(train.class_names))
     X, y = _share(train, ranks)  # as they come: the order of the rows of a full batch is free
     before, started = ranks.from_first(files.epochs_done(folder)), time.perf_counter()
     with ExitStack() as open_files:
@@ -209,7 +215,7 @@ def _train(
     if not without_model:
         trained = network.evaluate(X, y, comm=ranks.comm)
         tested = network.evaluate(*_share(test, ranks), comm=ranks.comm)
-    data = DataSummary.in_config(config)
+    data = DataSummary.from_json(config["data"])
     result = Result.of(settings, data, backend, history, trained, tested, seconds, ranks, before)
     run = Run(folder, config, result, history)
     if ranks.is_first:

@@ -85,6 +85,7 @@ def compare(precision: str | None, folder: str, epochs: int) -> Any:
     return lambda data: ("run_parity", (sides, data[0], Path(folder)), {"epochs": epochs, "note": out.print})
 
 
+CLASSES = {"classes": None}
 HOW = {"verbose": 1, "checkpoint_every": None, "keep_going": False, "tensorboard": None, "ranks": 1}
 
 
@@ -111,7 +112,7 @@ DEFAULTS: dict[str, tuple[Callable[[], object], tuple[str, ...], list[Any]]] = {
     "evaluate": (
         lambda: run_commands.evaluate(RUN),
         ("evaluate", "a-run"),
-        [backend(), ("evaluate_run", (RUN, None, BACKEND), {"allow_synthetic": True, "best": False})],
+        [backend(), ("evaluate_run", (RUN, None, BACKEND), {"allow_synthetic": True, "best": False} | CLASSES)],
     ),
     "predict": (
         lambda: run_commands.predict(RUN, [IMAGE]),
@@ -128,12 +129,13 @@ DEFAULTS: dict[str, tuple[Callable[[], object], tuple[str, ...], list[Any]]] = {
         ("train",),
         [
             backend(),
-            load(url=None),
+            load(url=None, **CLASSES),
             train_run(
                 Settings(EXPERIMENTS["adam"], seed=0, precision="float32", log_every=10, block_rows=None),
                 None,
                 source="auto",
                 force=False,
+                **CLASSES,
             ),
         ],
     ),
@@ -146,13 +148,13 @@ DEFAULTS: dict[str, tuple[Callable[[], object], tuple[str, ...], list[Any]]] = {
     "data info": (
         data.info,
         ("data", "info"),
-        [load(url=None), lambda data: ("plot_dataset", (data[0], Path()), {})],
+        [load(url=None, **CLASSES), lambda data: ("plot_dataset", (data[0], Path()), {})],
     ),
     "data fetch": (data.fetch, ("data", "fetch"), [("fetch", (None,), {})]),
     "data export": (
         lambda: data.export(OTHER),
         ("data", "export", "other"),
-        [load(), lambda data: ("export", (*data, OTHER, "png"), {})],
+        [load(**CLASSES), lambda data: ("export", (*data, OTHER, "png"), {})],
     ),
 }
 
@@ -167,8 +169,11 @@ OPTIONS: dict[str, tuple[str, list[Any]]] = {
         [backend("cuda:1", 3, True), load("x", allow_synthetic=False), compare("float32", "other", 4)],
     ),
     "evaluate": (
-        "evaluate a-run --data x --no-synthetic --best --device cpu --threads 2 --quiet --json",
-        [backend("cpu", 2), ("evaluate_run", (RUN, "x", BACKEND), {"allow_synthetic": False, "best": True})],
+        "evaluate a-run --data x --no-synthetic --classes 0,1 --best --device cpu --threads 2 --quiet --json",
+        [
+            backend("cpu", 2),
+            ("evaluate_run", (RUN, "x", BACKEND), {"allow_synthetic": False, "best": True, "classes": "0,1"}),
+        ],
     ),
     "predict": (
         "predict a-run image.png other --best --device cpu --json",
@@ -179,13 +184,13 @@ OPTIONS: dict[str, tuple[str, list[Any]]] = {
         [("plot_runs", ([RUN, OTHER], IMAGE), {"notebook": True})],
     ),
     "train": (
-        "train momentum --device cpu --data x --no-synthetic --url http://x --epochs 7 --seed 3 --precision float64 "
-        "--log-every 2 --out other --force --checkpoint-every 4 --validation 0.25 --keep-best --patience 5 "
-        "--keep-going --hidden 1,30 --learning-rate 0.5 --decay 0.25 --momentum 0.75 --l2 0.125 --threads 2 "
-        "--no-graphs --block-rows 70 --sorted-rows --tensorboard image.png --quiet",
+        "train momentum --device cpu --data x --no-synthetic --url http://x --classes fashion --epochs 7 --seed 3 "
+        "--precision float64 --log-every 2 --out other --force --checkpoint-every 4 --validation 0.25 --keep-best "
+        "--patience 5 --keep-going --hidden 1,30 --learning-rate 0.5 --decay 0.25 --momentum 0.75 --l2 0.125 "
+        "--threads 2 --no-graphs --block-rows 70 --sorted-rows --tensorboard image.png --quiet",
         [
             backend("cpu", 2, False),
-            load("x", allow_synthetic=False, url="http://x"),
+            load("x", allow_synthetic=False, url="http://x", classes="fashion"),
             train_run(
                 Settings(
                     replace(
@@ -208,6 +213,7 @@ OPTIONS: dict[str, tuple[str, list[Any]]] = {
                 ),
                 "other",
                 source="x",
+                classes="fashion",
                 force=True,
                 verbose=0,
                 checkpoint_every=4,
@@ -229,19 +235,24 @@ OPTIONS: dict[str, tuple[str, list[Any]]] = {
         "train --dense-rows --json",
         [
             backend(),
-            load(url=None),
-            train_run(Settings(EXPERIMENTS["adam"], dense_rows=True), None, source="auto", force=False, verbose=0),
+            load(url=None, **CLASSES),
+            train_run(
+                Settings(EXPERIMENTS["adam"], dense_rows=True), None, source="auto", force=False, verbose=0, **CLASSES
+            ),
         ],
     ),
     "runs": ("runs other --json", [("list_runs", (OTHER,), {})]),
     "data info": (
-        "data info --data x --no-synthetic --url http://x --out other",
-        [load("x", allow_synthetic=False, url="http://x"), lambda data: ("plot_dataset", (data[0], OTHER), {})],
+        "data info --data x --no-synthetic --url http://x --classes 0,1 --out other",
+        [
+            load("x", allow_synthetic=False, url="http://x", classes="0,1"),
+            lambda data: ("plot_dataset", (data[0], OTHER), {}),
+        ],
     ),
     "data fetch": ("data fetch --url http://x", [("fetch", ("http://x",), {})]),
     "data export": (
-        "data export other --format idx --data x --no-synthetic",
-        [load("x", allow_synthetic=False), lambda data: ("export", (*data, OTHER, "idx"), {})],
+        "data export other --format idx --data x --no-synthetic --classes 0,1",
+        [load("x", allow_synthetic=False, classes="0,1"), lambda data: ("export", (*data, OTHER, "idx"), {})],
     ),
 }
 
@@ -301,7 +312,7 @@ def test_options_of_a_resumed_run(
     config = {"data": {"name": "custom", "source": "the run's own"}}
     monkeypatch.setattr("fmnist_xp.runs.training.settings_to_resume", lambda *_arguments: (config, own))
     command("train", "--resume", "a-run", *options.split())
-    expected = [backend(), load(source, url=None), resume_run(**{"epochs": None} | changes)]
+    expected = [backend(), load(source, url=None, **CLASSES), resume_run(**{"epochs": None} | changes)]
     assert asked == with_data(expected, small_data)
 
 
@@ -310,6 +321,7 @@ def test_options_of_a_resumed_run(
     [
         ("--out other", "leave --out out"),
         ("--force", "leave --force out"),
+        ("--classes fashion", "leave --classes out"),
         ("adam", "experiment adam: a-run has momentum, and goes on with that"),
         ("momentum --seed 4", "seed 4: a-run has 3"),
         ("momentum --hidden 64,64", "hidden (64, 64): a-run has (32, 16)"),
@@ -368,12 +380,12 @@ def test_widths_must_be_positive_integers(command: Command) -> None:
 
 
 def test_widths_must_fit_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Weights and gradients of 784 × 10 + 10 × 10, of 4 bytes each.
-    monkeypatch.setattr(train, "memory_bytes", lambda: 63_520)
-    assert train._widths(" 10 ") == (10,)
-    monkeypatch.setattr(train, "memory_bytes", lambda: 63_519)
+    # Weights and gradients of 784 × 10 + 10 × 5, of 4 bytes each.
+    monkeypatch.setattr(train, "memory_bytes", lambda: 63_120)
+    assert train._widths(" 10, 5 ") == (10, 5)
+    monkeypatch.setattr(train, "memory_bytes", lambda: 63_119)
     with pytest.raises(options.UsageError, match="choose narrower layers"):
-        train._widths("10")
+        train._widths("10,5")
     monkeypatch.setattr(train, "memory_bytes", lambda: 3 * 2**30)
     with pytest.raises(options.UsageError) as caught:
         train._widths("1000000")
@@ -387,7 +399,7 @@ def test_widths_must_fit_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_widths_when_memory_size_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "memory_bytes", lambda: None)
-    widest = 2**40 // (8 * 794)
+    widest = 2**40 // (8 * 784)
     assert train._widths(str(widest)) == (widest,)
     with pytest.raises(options.UsageError, match=r"takes 1,024 GiB .* has 1,024: choose"):
         train._widths(str(widest + 1))

@@ -97,7 +97,9 @@ def test_export_round_trip(command: Command, workplace: Path, small_synthetic: A
         answer = command("data", "export", form, "--format", form, "--data", data)
         answer.assert_went_well()
         assert form in answer.out
-    assert {path.name for path in (workplace / "idx").iterdir()} == FILES
+    assert {path.name for path in (workplace / "idx").iterdir()} == FILES | {"classes.txt"}
+    for form in formats:
+        assert (workplace / form / "classes.txt").read_text(encoding="utf-8") == "".join(f"{n}\n" for n in CLASSES)
     for split, prefix, dataset in zip(("train", "test"), ("train", "t10k"), small_synthetic, strict=True):
         order = np.argsort(dataset.labels, kind="stable")
         images, labels = read_folder(workplace / "png" / split)
@@ -172,7 +174,7 @@ def test_fetch_fills_the_cache_and_training_takes_it(
     answer.assert_went_well()
     folder = Path(answer.out.strip())
     assert tmp_path / "cache" in folder.parents
-    assert contents(folder) == contents(idx_folder)
+    assert contents(folder) == {name: (idx_folder / name).read_bytes() for name in FILES}
     monkeypatch.setenv("FMNIST_XP_URL", "http://127.0.0.1:9/")  # where nobody answers
     command("train", "--epochs", 1, "--device", "cpu", "--out", "run").assert_went_well()
     assert read_json(workplace / "run" / "result.json")["dataset"]["train_rows"] == 400
@@ -213,7 +215,7 @@ def test_fetched_files_need_no_requests(
     monkeypatch.setitem(sys.modules, "requests", None)
     answer = command("data", "fetch")
     answer.assert_went_well()
-    assert contents(Path(answer.out.strip())) == contents(idx_folder)
+    assert contents(Path(answer.out.strip())) == {name: (idx_folder / name).read_bytes() for name in FILES}
     command("train", "--epochs", 1, "--device", "cpu", "--out", "run").assert_went_well()
 
 

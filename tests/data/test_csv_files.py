@@ -71,7 +71,6 @@ REFUSED = {
     "a fractional label": (with_value("3.7"), "3.7 found in line 2, column 1; whole numbers from 0 to 255"),
     "NaN as a label": (with_value("nan"), "nan found in line 2, column 1; whole numbers"),
     "a label beyond a byte": (with_value("300"), "300 found in line 2, column 1; whole numbers"),
-    "a label of EMNIST's letters": (with_value("26"), "label 26 found; labels go from 0 to 9"),
     "a label below 0": (with_value("-1"), "-1 found in line 2, column 1; whole numbers"),
     "a scaled pixel": (with_value("0.5", 130), "0.5 found in line 2, column 131; whole numbers"),
     "beyond float64": (with_value("1e400", 784), "inf found in line 2, column 785; whole numbers"),

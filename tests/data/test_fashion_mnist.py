@@ -65,6 +65,7 @@ def test_statistics_of_a_small_set() -> None:
     assert first.published is second.published is False
     assert second.class_counts == (1,) * 10
     assert describe(train, Dataset(images, np.zeros(4, np.uint8), "custom", "here"))[1].class_counts == (4, *[0] * 9)
+    assert describe(Dataset(images, np.zeros(4, np.uint8), "custom", "here"), train)[0].class_counts == (4, *[0] * 9)
     assert not is_published(train, noise(10))
 
 
@@ -108,10 +109,14 @@ def test_the_real_files_have_the_published_sizes(real_folder: Path) -> None:
 
 def test_another_name_keeps_the_images_and_the_checksum() -> None:
     dataset = noise(20)
-    before = dataset.renamed("one")
+    before = dataset.renamed("one", dataset.class_names)
     checksum = dataset.sha256
-    after = dataset.renamed("other")
+    after = dataset.renamed("other", "abcdefghijk")
     assert (dataset.name, before.name, after.name) == ("custom", "one", "other")
     assert before.sha256 == after.sha256 == checksum
     assert after.images is dataset.images
     assert after.source == dataset.source
+    assert dataset.class_names == before.class_names == tuple("0123456789")
+    assert after.class_names == tuple("abcdefghijk")
+    with pytest.raises(ValueError, match="9 class names found; 10 to 256 are possible: labels are bytes"):
+        dataset.renamed("other", "abcdefghi")

@@ -24,7 +24,7 @@ def packed(files: dict[str, bytes]) -> dict[str, bytes]:
 def test_png_files_are_numbered_within_their_class(tmp_path: Path) -> None:
     train, test = noise(30), noise(10, 1)
     export(train, test, tmp_path / "out", "png")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["test", "train"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["classes.txt", "test", "train"]
     for label in range(10):
         folder = tmp_path / "out" / "train" / str(label)
         assert sorted(path.name for path in folder.iterdir()) == ["0000.png", "0001.png", "0002.png"]
@@ -68,7 +68,7 @@ def test_a_failed_export_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_class_without_images_cannot_be_exported_as_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="test/9: no image of this label"):
+    with pytest.raises(DataError, match="test/9: no image of this class; a folder of images needs some"):
         export(noise(10), noise(9), tmp_path / "out", "png")
     assert list(tmp_path.iterdir()) == []
 
@@ -101,7 +101,7 @@ def test_the_current_folder_is_filled_and_stays_the_current_folder(
     monkeypatch.chdir(here)
     before = here.stat()
     export(*SPLITS, Path(), "idx")
-    assert sorted(path.name for path in Path().iterdir()) == sorted(idx.FORM.roles.values())
+    assert sorted(path.name for path in Path().iterdir()) == sorted([*idx.FORM.roles.values(), "classes.txt"])
     assert (here.stat().st_ino, here.stat().st_mode) == (before.st_ino, before.st_mode)
     assert same(load_fashion_mnist("."), SPLITS)
 
@@ -113,7 +113,7 @@ def test_a_link_stays_a_link(tmp_path: Path, there: bool) -> None:
     (tmp_path / "link").symlink_to("folder")
     export(*SPLITS, tmp_path / "link", "png")
     assert (tmp_path / "link").is_symlink()
-    assert sorted(path.name for path in (tmp_path / "folder").iterdir()) == ["test", "train"]
+    assert sorted(path.name for path in (tmp_path / "folder").iterdir()) == ["classes.txt", "test", "train"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "link"]
 
 
@@ -142,7 +142,7 @@ def test_a_mount_point_is_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(Path, "rmdir", lambda path: busy(path) if path == disk else rmdir(path))
     monkeypatch.setattr(Path, "rename", rename_within)
     export(*SPLITS, disk, "png")
-    assert sorted(path.name for path in disk.iterdir()) == ["lost+found", "test", "train"]
+    assert sorted(path.name for path in disk.iterdir()) == ["classes.txt", "lost+found", "test", "train"]
 
 
 def test_a_folder_that_cannot_be_filled_stays_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -313,18 +313,19 @@ def test_two_folders_for_the_same_images_are_named(image_folder: Path, tmp_path:
 
 
 @pytest.mark.parametrize("label", ["10", "a", "000", "³", "1 Bag", "٣"])
-def test_a_folder_that_is_not_a_label_is_named(image_folder: Path, label: str) -> None:
+def test_a_class_of_test_images_alone_is_named(image_folder: Path, label: str) -> None:
     (image_folder / "test" / label).mkdir()
     (image_folder / "test" / label / "0000.png").write_bytes(GOOD)
-    with pytest.raises(DataError, match="not a label folder") as raised:
+    where, message = ("test", "the same label as 0") if label == "000" else ("train", "no image found; each class")
+    with pytest.raises(DataError, match=message) as raised:
         load_fashion_mnist(image_folder)
-    assert str(image_folder / "test" / label) in str(raised.value)
+    assert str(image_folder / where / label) in str(raised.value)
 
 
-def test_a_file_among_the_label_folders_is_named(image_folder: Path) -> None:
+def test_a_file_among_the_folders_of_classes_is_named(image_folder: Path) -> None:
     for name in ("0.png", "08"):
         (image_folder / "test" / name).write_bytes(GOOD)
-        with pytest.raises(DataError, match=f"{re.escape(name)}: not a label folder"):
+        with pytest.raises(DataError, match=f"{re.escape(name)}: not a folder; a folder for each class"):
             load_fashion_mnist(image_folder)
         (image_folder / "test" / name).unlink()
 

@@ -13,7 +13,18 @@ from typing import Literal
 import numpy as np
 import pytest
 from data_helpers import noise
-from table_helpers import csv_file, csv_rows, folder_of, idx_file, idx_files, npz_arrays, same, tar_to, zip_to
+from table_helpers import (
+    csv_file,
+    csv_rows,
+    folder_of,
+    idx_file,
+    idx_files,
+    npz_arrays,
+    same,
+    sideways,
+    tar_to,
+    zip_to,
+)
 
 from fmnist_xp.data import load_fashion_mnist, stored
 from fmnist_xp.errors import DataError
@@ -51,7 +62,8 @@ LAYOUTS = {
     },
     "one folder down": {f"data/{name}": content for name, content in FILES.items()},
     "EMNIST": {
-        f"emnist-mnist-{name}.gz": gzip.compress(content) for name, content in renamed(("t10k", "test")).items()
+        f"emnist-mnist-{name.replace('t10k', 'test')}.gz": gzip.compress(content)
+        for name, content in idx_files(*map(sideways, SPLITS)).items()
     },
     "gzip without .gz": {name: gzip.compress(content) for name, content in FILES.items()},
     "plain with .gz": {f"{name}.gz": content for name, content in FILES.items()},
@@ -107,7 +119,10 @@ def test_csv_files_zipped_one_by_one_as_by_kaggle_are_read(tmp_path: Path) -> No
 
 def test_one_file_of_a_set_means_the_set(tmp_path: Path) -> None:
     other = noise(30, 2), noise(10, 3)
-    folder_of(tmp_path, FILES | {f"emnist-{name}": content for name, content in idx_files(*other).items()} | CSV)
+    folder_of(
+        tmp_path,
+        FILES | {f"emnist-{name}": content for name, content in idx_files(*map(sideways, other)).items()} | CSV,
+    )
     assert same(load_fashion_mnist(tmp_path / TRAIN_IMAGES), SPLITS)
     assert same(load_fashion_mnist(tmp_path / "emnist-t10k-labels-idx1-ubyte"), other)
     assert same(load_fashion_mnist(tmp_path / "fashion-mnist_test.csv"), SPLITS)

@@ -166,7 +166,7 @@ def is_whole(splits: tuple[Dataset, Dataset]) -> bool:
         split.images.dtype == split.labels.dtype == np.uint8
         and split.images.shape == (len(split.labels), 28, 28)
         and len(split.labels) > 0
-        and split.labels.max() <= 9
+        and split.labels.max() < len(split.class_names)
         for split in splits
     )
 

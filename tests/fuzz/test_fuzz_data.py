@@ -61,6 +61,25 @@ def test_idx_files_with_changed_bytes(files: dict[str, bytes]) -> None:
     load(files, right=right)
 
 
+CLASS_FILES = {
+    "classes.txt": "\n".join("abcdefghij").encode(),
+    "x-mapping.txt": b"".join(b"%d %d\n" % (label, 65 + label) for label in range(10)),
+    "x_classmap.csv": b"index,codepoint,char\n" + b"".join(b"%d,U+30,%d\n" % (label, label) for label in range(10)),
+}
+
+
+@fuzz.fuzzed(60)
+@given(
+    st.sampled_from(sorted(CLASS_FILES)).flatmap(
+        lambda name: st.tuples(st.just(name), fuzz.mutated(CLASS_FILES[name]))
+    )
+)
+def test_class_names_with_changed_bytes(file: tuple[str, bytes]) -> None:
+    name, content = file
+    files = {f"x-{name}": content for name, content in fuzz.IDX.items()}
+    load(files | {name: fuzz.Content(content)}, right=undamaged)
+
+
 @fuzz.fuzzed(120)
 @given(st.fixed_dictionaries({name: fuzz.idx_files_odd(values) for name, values in fuzz.IDX_VALUES.items()}))
 def test_idx_files_whose_headers_lie(files: dict[str, bytes]) -> None:

@@ -71,6 +71,12 @@ def test_a_spike_does_not_flatten_the_losses(losses: list[float], cut: bool) -> 
     assert "range" not in layout["yaxis1"]
 
 
+def test_the_first_loss_of_more_classes_is_not_cut_off() -> None:
+    """ln 26 and ln 10."""
+    histories = {"a": history([3.26, 90.0, 1.0, 0.5]), "b": history([2.3, 1.0])}
+    assert curves_figure(histories, run_styles(["adam", "adam"]))["layout"]["yaxis2"]["range"] == [0, 3.5]
+
+
 def test_panels_lie_below_each_other() -> None:
     layout = curves_figure({"a": history([1.0])}, run_styles(["adam"]))["layout"]
     domains = [layout[f"yaxis{panel}"]["domain"] for panel in (1, 2, 3)]

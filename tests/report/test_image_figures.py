@@ -34,9 +34,21 @@ def test_samples_are_the_first_15_of_each_class() -> None:
     assert (grid[:, 28::29] == 255).all()
     (axes,) = figure.axes
     assert axes.images[0].get_clim() == (0, 255)
-    assert [label.get_text() for label in axes.get_yticklabels()] == list(NAMES)
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["Shoe", "Bag", r"\$Hat\$"]
     assert axes.get_yticks().tolist() == [14, 43, 72]
     assert figure.get_suptitle() == "Samples of each class\nof them"
+
+
+def test_samples_of_many_classes_are_smaller_and_more() -> None:
+    names = [*"ABCDEFGHIJKLMNOPQRSTUVWXYZ"]
+    images = np.zeros((26 * 40, 28, 28), np.uint8)
+    figure = samples_figure(images, (np.arange(len(images)) % 26).astype(np.uint8), class_names=names, title="t")
+    assert shown(figure).shape == (26 * 29, 30 * 29)
+    figure.draw_without_rendering()
+    labels = figure.axes[0].get_yticklabels()
+    assert [label.get_text() for label in labels] == names
+    boxes = [label.get_window_extent() for label in labels]
+    assert all(lower.y1 < upper.y0 for upper, lower in pairwise(boxes))
 
 
 def test_grey_values_are_written_in_their_cells() -> None:

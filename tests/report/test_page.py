@@ -36,7 +36,10 @@ JUDGEMENT = Judgement(
 
 
 def run(**changes: Any) -> RunOnPage:
-    return replace(RunOnPage(name="a-run", title="a title", config=CONFIG, result=RESULT, history=HISTORY), **changes)
+    usual = RunOnPage(
+        name="a-run", title="a title", config=CONFIG, result=RESULT, history=HISTORY, class_names=CLASSES
+    )
+    return replace(usual, **changes)
 
 
 def render(*runs: RunOnPage) -> Page:
@@ -101,6 +104,21 @@ def test_cells_are_coloured_by_the_share_of_their_class() -> None:
     totals = JUDGEMENT.matrix.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(shares, JUDGEMENT.matrix / np.maximum(totals, 1), atol=5e-4)
     assert len(page.all("td", class_="hit")) == 10
+
+
+def test_runs_have_classes_of_their_own() -> None:
+    letters = [*"ABCDEFGHIJKLM<"]
+    matrix = np.eye(14, dtype=np.int64)
+    of_letters = run(name="b", class_names=letters, judgement=Judgement(matrix, [Mistake(3, IMAGE, 13, 1, 0.5)]))
+    page = render(run(judgement=JUDGEMENT), of_letters)
+    header, *rows = page.table("Confusion matrix of b")
+    assert header[1:] == letters
+    assert [row[1:] for row in rows] == [["1" if n == label else "" for n in range(14)] for label in range(14)]
+    assert page.table("Confusion matrix of a-run")[0][1:] == list(CLASSES)
+    assert [table.attributes["class"] for table in page.all("table") if "class" in table.attributes] == [
+        "matrix", "matrix many"
+    ]  # fmt: skip
+    assert page.all("figcaption")[-1].text == "<taken for B, 50.0%"
 
 
 def test_mistakes_have_their_images() -> None:

@@ -2,6 +2,7 @@ import io
 import math
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -289,6 +290,16 @@ def test_loss_spike_is_cut_off_and_the_axis_says_so(spike: float) -> None:
     assert drawn(axes)["training"][1][1] == spike
 
 
+@pytest.mark.parametrize(("classes", "top"), [(10, 3.0), (26, 3.5), (62, 4.5), (256, 6.0)])
+def test_the_first_loss_of_more_classes_is_not_cut_off(classes: int, top: float) -> None:
+    """An untrained network that tells n classes apart has a loss of ln n."""
+    axes = only_axes(plots.run_figures(spiked(math.log(classes), 40.0, 4.0), **ANY)["loss.png"])
+    assert axes.get_ylim() == (0, top)
+    assert axes.get_ylabel() == f"Training loss (cut off above {top:g})"
+    diverged = only_axes(plots.run_figures(spiked(50.0, 4.0), **ANY)["loss.png"])
+    assert diverged.get_ylim() == (0, 3)
+
+
 def test_a_few_losses_that_are_nan_leave_the_spike_cut_off() -> None:
     axes = only_axes(plots.run_figures(spiked(2.3, 40.0, math.nan), **ANY)["loss.png"])
     assert axes.get_ylim() == (0, 3)
@@ -520,6 +531,40 @@ def test_confusion_has_counts_as_text_and_shares_as_colours(tmp_path: Path) -> N
     path = tmp_path / "confusion.png"
     assert save_figure(plots.confusion_figure(matrix, class_names=CLASS_NAMES, title="sgd"), path) == path
     assert size(path) == (10.5 * plots.DPI, 8 * plots.DPI)
+
+
+@pytest.mark.parametrize(
+    "names", [[*"ABCDEFGHIJKLMNOPQRSTUVWXYZ"], [f"a name of class {label}" for label in range(62)]]
+)
+def test_confusion_of_many_classes_is_larger_and_leaves_out_the_zeros(names: list[str]) -> None:
+    count = len(names)
+    matrix = 800 * np.eye(count, dtype=np.int64) + 40 * np.eye(count, k=2, dtype=np.int64)
+    figure = plots.confusion_figure(matrix, class_names=names, title="letters")
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    hits, errors = {(n, n): "800" for n in range(count)}, {(n + 2, n): "40" for n in range(count - 2)}
+    assert {text.get_position(): text.get_text() for text in axes.texts} == hits | errors
+    for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
+        assert [label.get_text() for label in labels] == names
+    check_that_nothing_is_cut_off(figure)
+    # A count fits into its cell, and no name covers another.
+    cell = axes.get_window_extent().width / count
+    assert max(text.get_window_extent().width for text in axes.texts) < cell
+    heights = [label.get_window_extent() for label in axes.get_yticklabels()]
+    assert all(lower.y1 < upper.y0 for upper, lower in pairwise(heights))
+    assert {label.get_rotation() for label in axes.get_xticklabels()} == {0 if count == 26 else 45}
+
+
+def test_confusion_of_256_classes_has_colours_alone() -> None:
+    figure = plots.confusion_figure(np.eye(256, dtype=np.int64), class_names=[*map(str, range(256))], title="t")
+    assert list(figure.axes[0].texts) == []
+    assert max(figure.get_size_inches()) < 40
+    check_that_nothing_is_cut_off(figure)
+
+
+def test_names_that_the_font_lacks_are_labels_and_long_ones_are_cut() -> None:
+    names = ["お", "é", "$x$", "a name that is longer than twenty-four characters", "お1"]
+    assert plots.class_labels(names) == ["0", "é", r"\$x\$", "a name that…r characters", "4"]
 
 
 def test_confusion_without_errors_or_without_samples_is_drawn() -> None:

@@ -44,7 +44,7 @@ def test_confusion_of_bytes_does_not_overflow() -> None:
 
 
 def test_confusion_of_nothing_is_zeros() -> None:
-    np.testing.assert_array_equal(confusion_matrix([], []), np.zeros((10, 10)))
+    np.testing.assert_array_equal(confusion_matrix([], [], 10), np.zeros((10, 10)))
 
 
 @pytest.mark.parametrize(
@@ -60,12 +60,12 @@ def test_confusion_of_nothing_is_zeros() -> None:
 )
 def test_confusion_refuses(labels: Any, predictions: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        confusion_matrix(labels, predictions)
+        confusion_matrix(labels, predictions, 10)
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9))))
 def test_confusion_counts_each_pair(pairs: list[tuple[int, int]]) -> None:
-    matrix = confusion_matrix([label for label, _ in pairs], [prediction for _, prediction in pairs])
+    matrix = confusion_matrix([label for label, _ in pairs], [prediction for _, prediction in pairs], 10)
     expected = [[pairs.count((row, column)) for column in range(10)] for row in range(10)]
     np.testing.assert_array_equal(matrix, expected)
 
@@ -82,10 +82,9 @@ def test_class_never_predicted_correctly_scores_zero() -> None:
     assert scores == [("a", 0.0, 0.0, 0.0, 2), ("b", 0.0, 0.0, 0.0, 3)]
 
 
-def test_class_report_takes_the_ten_names_and_refuses_another_size() -> None:
-    assert class_report(np.eye(10, dtype=np.int64))[9] == ("Ankle boot", 1.0, 1.0, 1.0, 1)
+def test_class_report_refuses_another_number_of_names() -> None:
     with pytest.raises(ValueError, match=r"shape \(3, 3\) for 10 class names"):
-        class_report(MATRIX)
+        class_report(MATRIX, CLASS_NAMES)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -97,7 +96,7 @@ def test_scores_and_their_averages_are_scikit_learns(seed: int) -> None:
     expected = metrics.classification_report(
         labels, predictions, labels=range(10), target_names=CLASS_NAMES, output_dict=True, zero_division=0
     )
-    scores = class_report(confusion_matrix(labels, predictions))
+    scores = class_report(confusion_matrix(labels, predictions, 10), CLASS_NAMES)
     for score in (*scores, *averages(scores)):
         found = {"precision": score.precision, "recall": score.recall, "f1-score": score.f1, "support": score.support}
         assert found == pytest.approx(expected[score.name]), score.name
