@@ -4,11 +4,13 @@ import re
 import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from character_helpers import letters, printed
 
 from fmnist_xp.experiments import EXPERIMENTS
 
@@ -49,7 +51,14 @@ def test_every_line_works_after_every_other(
     monkeypatch.setenv("FMNIST_XP_DATA", str(idx_folder))
     photograph = np.full((80, 80, 3), 255, np.uint8)
     cv2.rectangle(photograph, (20, 10), (60, 70), (90, 40, 30), -1)
-    cv2.imwrite(str(workplace / "shoe.jpg"), photograph)
+    for folder in (".", "wardrobe", "more"):
+        (workplace / folder).mkdir(exist_ok=True)
+        cv2.imwrite(str(workplace / folder / "shoe.jpg"), photograph)
+    (workplace / "letters").mkdir()
+    for name, content in letters(
+        (printed(ascii_uppercase, 3, first=1), printed(ascii_uppercase, 1, first=1))
+    ).items():
+        (workplace / "letters" / name).write_bytes(content)
     for time in (1, 2):
         for words in lines():
             if any(word in words for word, package in EXTRAS.items() if not _installed(package)):
