@@ -5,7 +5,8 @@ from fmnist_xp.data.download import fetch
 from fmnist_xp.data.fashion_mnist import load_fashion_mnist
 from fmnist_xp.data.formats import FORMATS, export
 from fmnist_xp.data.info import SplitInfo, describe
-from fmnist_xp.data.photographs import prepare_photograph
+from fmnist_xp.data.named_images import named_images
+from fmnist_xp.data.photographs import Photograph, longest_edge, prepare_photograph
 from fmnist_xp.data.pixels import Pixels, pixels
 from fmnist_xp.data.preprocess import preprocess
 from fmnist_xp.data.published import is_published
@@ -15,6 +16,7 @@ __all__ = [
     "CLASS_NAMES",
     "FORMATS",
     "Dataset",
+    "Photograph",
     "Pixels",
     "SplitInfo",
     "describe",
@@ -22,7 +24,9 @@ __all__ = [
     "fetch",
     "is_published",
     "load_fashion_mnist",
+    "longest_edge",
     "make_synthetic",
+    "named_images",
     "pixels",
     "prepare_photograph",
     "preprocess",

@@ -14,7 +14,7 @@ from typing import Any, get_type_hints
 
 from fmnist_xp.backend import Backend
 from fmnist_xp.blas import blas_name
-from fmnist_xp.data import Dataset
+from fmnist_xp.data import Dataset, longest_edge
 from fmnist_xp.experiments import EXPERIMENTS, Experiment
 from fmnist_xp.model import Metrics
 from fmnist_xp.plain_json import check_form
@@ -69,7 +69,12 @@ class Settings:
             "device_name": backend.device_name,
             "threads": backend.threads,
             "graphs": backend.captures,
-            "data": {"source": source, "read_from": train.source, **asdict(DataSummary.of(train, test))},
+            "data": {
+                "source": source,
+                "read_from": train.source,
+                **asdict(DataSummary.of(train, test)),
+                "longest_edge": longest_edge(train.images),
+            },
             "versions": versions(),
         }
 
