@@ -27,7 +27,7 @@ _THING = 0.35
 """The same of a part that may well be another garment."""
 _GAP = 0.02
 """Most area of a gap within the garment that is closed, as a share of the garment: a handle's stays open."""
-_RESTLESS = 5.0
+_RESTLESS = 3.0
 """Standard deviation of the border in CIELAB's units beyond which a background is not plain."""
 _CUT_OFF = 0.1
 """Share of the border that may be garment."""
