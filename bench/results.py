@@ -40,6 +40,8 @@ class Options:
     """Whether a GPU trains as CUDA graphs; None for where it can."""
     disk_rows: tuple[int, ...] = ()
     """Numbers of rows on disk; empty for the benchmark's own."""
+    of_run: bool = False
+    """Whether a run is measured, which the command names."""
 
     def backend(self) -> Backend:
         """Return the backend asked for, with all cores; raise `DeviceError` where it lacks the precision."""
@@ -72,7 +74,7 @@ class Options:
         rounds = f" --rounds {self.rounds}" if self.rounds else ""
         without = "".join(f" --without {shlex.quote(name)}" for name in self.without)
         disk = "".join(f" --disk-rows {rows}" for rows in self.disk_rows)
-        device = f" --device {kind(backend)}"
+        device = " RUN" if self.of_run else f" --device {kind(backend)}"
         graphs = "" if self.graphs is None else " --graphs" if self.graphs else " --no-graphs"
         return f"python -m bench {benchmark}{device}{precision}{data}{label}{rounds}{without}{graphs}{disk}{quick}"
 

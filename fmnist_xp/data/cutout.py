@@ -4,7 +4,8 @@ The background is modelled by what lies along the border: in each channel of CIE
 that it may get darker or change its hue across the photograph, and how far the border's own pixels lie from that. The
 surface is fitted by iteratively reweighted least squares (Holland and Welsch 1977, with Cauchy's weights), so that a
 garment that reaches the border in a few places is no part of it. A pixel belongs to the garment where its distance
-from the surface, as of Mahalanobis (1936) with the border's covariance, is beyond the border's own.
+from the surface, as of Mahalanobis (1936) with the border's covariance, is beyond the border's own. GrabCut then
+moves its outline to where the colours change.
 """
 
 from typing import NamedTuple
@@ -16,6 +17,8 @@ from fmnist_xp.data.opencv import opencv
 
 Floats = NDArray[np.float32]
 
+_ROOM = 1 << 14
+"""Pixels from which on a photograph can be smoothed, and its garment's outline refined."""
 _BORDER = 0.04
 """Width of the border that shows the background, as a share of the shorter edge."""
 _LEAST_SPREAD = 2.0
@@ -48,8 +51,8 @@ def cut_out(photograph: NDArray[np.uint8]) -> Cutout:
     there is only background.
     """
     cv2 = opencv()
-    size = max(photograph.shape[:2])
-    smooth = cv2.medianBlur(photograph, 5 if size >= 128 else 3) if size >= 64 else photograph
+    room = photograph.size // 3 >= _ROOM
+    smooth = cv2.medianBlur(photograph, 5) if room else photograph
     difference, border = _from_background(cv2.cvtColor(smooth.astype(np.float32) / 255, cv2.COLOR_BGR2Lab))
     edge = difference[border]
     near = np.linalg.norm(edge, axis=1)
@@ -57,8 +60,10 @@ def cut_out(photograph: NDArray[np.uint8]) -> Cutout:
     covariance = edge[usual].T @ edge[usual] / usual.sum()
     inverse = np.linalg.inv(covariance + _LEAST_SPREAD**2 * np.eye(3))
     distance = np.sqrt(np.einsum("hwi,ij,hwj->hw", difference, inverse, difference))
-    limit = max(_LEAST_DISTANCE, 1.1 * float(np.quantile(distance[border][usual], 0.99)))
-    garment, things = _parts(distance > limit, size)
+    beyond = distance > max(_LEAST_DISTANCE, 1.1 * float(np.quantile(distance[border][usual], 0.99)))
+    garment, things = _parts(beyond)
+    if garment.any() and room:
+        garment, things = _parts(_grown(difference, garment, border & ~beyond))
     doubts = []
     if np.sqrt(np.trace(covariance)) > _RESTLESS:
         doubts.append("its background is not plain")
@@ -67,6 +72,20 @@ def cut_out(photograph: NDArray[np.uint8]) -> Cutout:
     if things > 1:
         doubts.append(f"{things} things are on it")
     return Cutout(garment, bool(garment.any() and difference[garment, 0].mean() < 0), tuple(doubts))
+
+
+def _grown(difference: Floats, garment: NDArray[np.bool_], ground: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the garment with its outline where the colours change: GrabCut, by Rother, Kolmogorov and Blake (2004).
+
+    It begins with what is beyond the background as `garment`, and keeps what is surely `ground`.
+    """
+    cv2 = opencv()
+    mask = np.where(garment, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+    mask[ground] = cv2.GC_BGD
+    flat = np.rint(difference * 2 + 128).clip(0, 255).astype(np.uint8)
+    cv2.setRNGSeed(0)  # the same photograph, the same answer
+    cv2.grabCut(flat, mask, None, np.zeros((1, 65)), np.zeros((1, 65)), 2, cv2.GC_INIT_WITH_MASK)
+    return np.asarray((mask == cv2.GC_FGD) | (mask == cv2.GC_PR_FGD))
 
 
 def _from_background(colours: Floats) -> tuple[Floats, NDArray[np.bool_]]:
@@ -80,8 +99,8 @@ def _from_background(colours: Floats) -> tuple[Floats, NDArray[np.bool_]]:
     at, seen = terms[border], colours[border]
     near = np.linalg.norm(seen - np.median(seen, axis=0), axis=1)
     for _ in range(10):
-        weights = 1 / np.sqrt(1 + (near / _spread(near)) ** 2)[:, None]
-        surface = np.linalg.lstsq(at * weights, seen * weights, rcond=None)[0]
+        weighted = at / (1 + (near / _spread(near)) ** 2)[:, None]
+        surface = np.linalg.lstsq(weighted.T @ at, weighted.T @ seen, rcond=None)[0]  # the normal equations
         near = np.linalg.norm(seen - at @ surface, axis=1)
     return colours - terms @ surface, border
 
@@ -91,11 +110,11 @@ def _spread(near: Floats) -> float:
     return 1.4826 * float(np.median(near)) + 1
 
 
-def _parts(beyond: NDArray[np.bool_], size: int) -> tuple[NDArray[np.bool_], int]:
+def _parts(beyond: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], int]:
     """Return the garment among what is beyond the background, and how many things there are that may be one."""
     cv2 = opencv()
     mask = beyond.astype(np.uint8)
-    if size >= 128:  # remove what is thinner than the garment's own parts, and close what is
+    if mask.size >= _ROOM:  # remove what is thinner than a garment's own parts, and close what is
         cross = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
         mask = cv2.morphologyEx(cv2.morphologyEx(mask, cv2.MORPH_OPEN, cross), cv2.MORPH_CLOSE, cross)
     areas, labels = _areas(mask)

@@ -24,8 +24,8 @@ MOST_BYTES = 1 << 27
 """Most bytes of its file."""
 
 _SIDE = 28
-_WORKED_ON = 256
-"""The longest edge that a photograph is shrunk to before its garment is looked for."""
+_WORKED_ON = 1 << 16
+"""How many pixels a photograph is shrunk to before its garment is looked for."""
 _DARK, _LIGHT = 16, 239
 """The lightest grey value that counts as black, and the darkest that counts as white."""
 _BLACK_BORDER = 0.25
@@ -37,7 +37,7 @@ class Photograph(NamedTuple):
     """What a network sees of a photograph.
 
     `image` is uint8 (28, 28), light on black; `shown` the photograph, uint8 (height, width, 3) in OpenCV's order of
-    colours, with a longest edge of 256 at most; `garment`, bool (height, width), where the garment was found on it;
+    colours, of about 256 x 256 pixels at most; `garment`, bool (height, width), where the garment was found on it;
     `doubts` why that may be wrong, in words.
     """
 
@@ -64,7 +64,7 @@ def prepare_photograph(path: Path, longest_edge: int = _SIDE) -> Photograph:
         return Photograph(image, photograph, image > 0, ())
     cv2 = opencv()
     height, width = photograph.shape[:2]
-    scale = _WORKED_ON / max(height, width)
+    scale = (_WORKED_ON / (height * width)) ** 0.5
     if scale < 1:
         size = max(1, round(width * scale)), max(1, round(height * scale))
         photograph = np.asarray(cv2.resize(photograph, size, interpolation=cv2.INTER_AREA), np.uint8)

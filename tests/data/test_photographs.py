@@ -195,9 +195,7 @@ def test_real_images_are_recovered(real_folder: Path, tmp_path: Path) -> None:
     for image in whole:
         assert np.array_equal(prepared(saved(tmp_path / "own.png", image)), image)
     likeness = [
-        np.corrcoef(prepared(saved(tmp_path / "photo.png", 255 - on_canvas(image))).ravel(), image.ravel())[
-            0, 1
-        ]
+        np.corrcoef(prepared(saved(tmp_path / "photo.png", 255 - on_canvas(image))).ravel(), image.ravel())[0, 1]
         for image in whole
     ]
     assert np.median(likeness) > 0.98
