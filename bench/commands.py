@@ -151,8 +151,8 @@ def measure_photographs(
     first: Annotated[int, typer.Option(min=0, help="The first of the test images to take.")] = 0,
 ) -> None:
     """A run's accuracy on 1,000 test images made to photographs of many kinds; always by the CPU."""
-    options = Options("cpu", quick, data, out, precision="", label=label, of_run=True)
-    _finish(partial(photographs.run, folder=run, first=first), None, options)
+    options = Options("cpu", quick, data, out, precision="", label=label, first_row=first)
+    _finish(partial(photographs.run, folder=run), None, options)
 
 
 @app.command("redraw")

@@ -26,13 +26,14 @@ ROWS = 1_000
 UNTOUCHED = "untouched"
 
 
-def run(options: Options, folder: Path, first: int = 0) -> Path:
-    """Predict `ROWS` test images from `first` on, untouched and on every ground, and return the JSON file's path."""
+def run(options: Options, folder: Path) -> Path:
+    """Predict `ROWS` test images, untouched and on every ground, and return the JSON file's path."""
     trained = load_run(folder)
     best = (folder / MODEL_BEST).exists()
     backend = get_backend("cpu")
     network = load_network(trained, backend, best)
     test = own_images(trained, None if options.data == "auto" else options.data)[1]
+    first = options.first_row or 0
     rows = range(first, min(first + (20 if options.quick else ROWS), len(test)))
     grounds = {name: _measured(network, test.images, test.labels, rows, name) for name in (UNTOUCHED, *GROUNDS)}
     settings = {

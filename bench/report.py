@@ -214,6 +214,6 @@ SECTIONS: tuple[tuple[str, Mapping[str, Sequence[str]], Callable[[Record], list[
     ("scaling", {"cpu": ("float32",), "cuda": ("float32",)}, scaling.tables),
     ("ranks", {"cpu": ("float32",)}, rank_report.tables),
     ("loading", {"cpu": ("",)}, loading.tables),
-    ("probe", {"cuda": ("",)}, probe.tables),
     ("photographs", {"cpu": ("",)}, photographs.tables),
+    ("probe", {"cuda": ("",)}, probe.tables),
 )
