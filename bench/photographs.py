@@ -1,6 +1,11 @@
 """How often a run is right about photographs made of test images, beside those images as they are."""
 
+import math
 import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +19,9 @@ from bench.markdown import Record
 from bench.results import Options, about, save
 from fmnist_xp.backend import get_backend
 from fmnist_xp.data import Pixels, prepare_photograph
-from fmnist_xp.data.opencv import on_threads
 from fmnist_xp.errors import DataError
 from fmnist_xp.evaluation import load_network, own_images
+from fmnist_xp.machine import usable_cores
 from fmnist_xp.model import Sequential
 from fmnist_xp.prediction import SURE
 from fmnist_xp.runs import load_run
@@ -24,6 +29,8 @@ from fmnist_xp.runs.folder import MODEL_BEST
 
 ROWS = 1_000
 UNTOUCHED = "untouched"
+Seen = tuple[NDArray[np.uint8], bool, float]
+"""An image (28, 28), whether its photograph is doubtful, and how far the garment found is the true one; or NaN."""
 
 
 def run(options: Options, folder: Path) -> Path:
@@ -35,7 +42,13 @@ def run(options: Options, folder: Path) -> Path:
     test = own_images(trained, None if options.data == "auto" else options.data)[1]
     first = options.first_row or 0
     rows = range(first, min(first + (20 if options.quick else ROWS), len(test)))
-    grounds = {name: _measured(network, test.images, test.labels, rows, name) for name in (UNTOUCHED, *GROUNDS)}
+    images, labels = test.images[rows.start : rows.stop], test.labels[rows.start : rows.stop]
+    with ProcessPoolExecutor(usable_cores(), get_context("spawn")) as pool:
+        prepared = {
+            ground: list(pool.map(partial(_prepare, ground), rows, images, chunksize=25))
+            for ground in (UNTOUCHED, *GROUNDS)
+        }
+    grounds = {ground: _judged(network, seen, labels) for ground, seen in prepared.items()}
     settings = {
         "data": about(test),
         "run": trained.title,
@@ -46,45 +59,41 @@ def run(options: Options, folder: Path) -> Path:
     return save("photographs", options, backend, settings, {"grounds": grounds})
 
 
-def _measured(
-    network: Sequential, images: NDArray[np.uint8], labels: NDArray[np.uint8], rows: range, ground: str
-) -> dict[str, Any]:
-    """Return what comes of the images of these rows on one ground."""
-    seen = np.zeros((len(rows), 28, 28), np.uint8)
-    refused, doubtful = np.zeros((2, len(rows)), np.bool_)
-    overlap = np.ones(len(rows))
+def _prepare(ground: str, row: int, image: NDArray[np.uint8]) -> Seen | None:
+    """Return what a network sees of one image on a ground, by way of a file; None where that is refused."""
+    cv2.setNumThreads(1)  # each process has a core
+    cover = None
+    if ground != UNTOUCHED:
+        image, cover = make_scene(image, ground, np.random.default_rng([row, [*GROUNDS].index(ground)]))
     with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / "photograph.png"
+        cv2.imwrite(str(path), image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+        try:
+            photograph = prepare_photograph(path)
+        except DataError:
+            return None
+    overlap = math.nan
+    if cover is not None:
+        found = cv2.resize(photograph.garment.astype(np.uint8), cover.shape[::-1]) > 0
+        overlap = float((found & cover).sum() / (found | cover).sum())
+    return photograph.image, bool(photograph.doubts), overlap
 
-        def prepare(place: int) -> None:
-            image, cover, path = images[rows[place]], None, Path(temporary) / f"{place}.png"
-            if ground != UNTOUCHED:
-                image, cover = make_scene(
-                    image, ground, np.random.default_rng([rows[place], [*GROUNDS].index(ground)])
-                )
-            path.write_bytes(cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes())
-            try:
-                photograph = prepare_photograph(path)
-            except DataError:
-                refused[place] = True
-                return
-            finally:
-                path.unlink()
-            seen[place], doubtful[place] = photograph.image, bool(photograph.doubts)
-            if cover is not None:
-                found = cv2.resize(photograph.garment.astype(np.uint8), cover.shape[::-1]) > 0
-                overlap[place] = (found & cover).sum() / max(1, (found | cover).sum())
 
-        on_threads(prepare, range(len(rows)))
-    probabilities = network.predict_proba(Pixels(seen))
-    right = (probabilities.argmax(axis=1) == labels[rows.start : rows.stop]) & ~refused
-    sure = ~refused & ~doubtful & (probabilities.max(axis=1) >= SURE)
+def _judged(network: Sequential, prepared: Sequence[Seen | None], labels: NDArray[np.uint8]) -> dict[str, Any]:
+    """Return how often the network is right about images of these labels; what was refused counts as wrong."""
+    there = np.array([one is not None for one in prepared])
+    images, doubtful, overlaps = zip(*filter(None, prepared), strict=True)
+    probabilities = network.predict_proba(Pixels(np.stack(images)))
+    right = probabilities.argmax(axis=1) == labels[there]
+    sure = (probabilities.max(axis=1) >= SURE) & ~np.array(doubtful)
+    overlap = float(np.median(overlaps))
     return {
-        "accuracy": float(right.mean()),
-        "refused": int(refused.sum()),
-        "not_plain": float(doubtful.mean()),
-        "without_warning": float(sure.mean()),
+        "accuracy": float(right.sum() / len(labels)),
+        "refused": int((~there).sum()),
+        "doubtful": float(np.mean(doubtful)),
+        "without_warning": float(sure.sum() / len(labels)),
         "accuracy_without_warning": float(right[sure].mean()) if sure.any() else None,
-        "overlap": None if ground == UNTOUCHED else float(np.median(overlap[~refused])),
+        "overlap": None if math.isnan(overlap) else overlap,
     }
 
 

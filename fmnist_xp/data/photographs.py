@@ -68,6 +68,8 @@ def prepare_photograph(path: Path, longest_edge: int = _SIDE) -> Photograph:
     if scale < 1:
         size = max(1, round(width * scale)), max(1, round(height * scale))
         photograph = np.asarray(cv2.resize(photograph, size, interpolation=cv2.INTER_AREA), np.uint8)
+    if np.isin(photograph, (0, 255)).all():  # dots of a printer's kind: what they stand for is their mean
+        photograph = np.asarray(cv2.GaussianBlur(photograph, (0, 0), 1.0), np.uint8)
     garment, darker, doubts = cut_out(photograph)
     if not garment.any():
         raise DataError(f"{path}: nothing stands out from the background; give an image with a garment that does")

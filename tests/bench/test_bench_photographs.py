@@ -95,7 +95,7 @@ def test_a_run_is_measured(
 
 
 def sample(**changes: Any) -> dict[str, Any]:
-    one = {"accuracy": 0.8, "refused": 2, "not_plain": 0.1, "without_warning": 0.75, "accuracy_without_warning": 0.9,
+    one = {"accuracy": 0.8, "refused": 2, "doubtful": 0.1, "without_warning": 0.75, "accuracy_without_warning": 0.9,
            "overlap": 0.95}  # fmt: skip
     settings = {"run": "adam · cpu", "best_epoch": 110, "test_rows": [0, 1000], "sure": 0.7}
     return {
