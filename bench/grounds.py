@@ -131,6 +131,10 @@ def _white(garment: _Placed, _rng: np.random.Generator) -> Floats:
     return _on(_plain(255), garment, 255 - garment.pixels)
 
 
+def _nearly_white(garment: _Placed, _rng: np.random.Generator) -> Floats:
+    return _on(_plain(250), garment, 240 - garment.pixels * (45 / 255))
+
+
 def _black(garment: _Placed, _rng: np.random.Generator) -> Floats:
     return _on(_plain(0), garment, garment.pixels)
 
@@ -178,6 +182,7 @@ GROUNDS: dict[str, tuple[Paint, float, Callable[[NDArray[np.uint8]], NDArray[np.
     "black, garment light": (_black, 0, None),
     "white, turned by up to 8°": (_white, 8, None),
     "white, JPEG of quality 30": (_white, 0, lambda photograph: _jpeg(photograph, 30)),
+    "white, garment nearly white": (_nearly_white, 0, None),
     "white, 1-bit dither": (_white, 0, _dither),
     "white, lit from one side, shadow": (_lit_white, 0, None),
     "grey, garment white": (_light_on_grey, 0, None),

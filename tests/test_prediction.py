@@ -133,7 +133,7 @@ def test_pictures_never_lie_among_the_photographs(run_folder: Path, tmp_path: Pa
 def test_things_are_fitted_as_the_runs_training_images_are(run_folder: Path, tmp_path: Path) -> None:
     config = read_json(run_folder / "config.json")
     assert config["data"]["longest_edge"] == load_run(run_folder).longest_edge
-    path = saved(tmp_path / "square.png", 255 - np.pad(np.full((12, 12), 255, np.uint8), 9))
+    path = saved(tmp_path / "square.png", 255 - np.pad(np.full((12, 12), 250, np.uint8), 9))
     config["data"]["longest_edge"] = 12
     (run_folder / "config.json").write_text(to_json(config))
     (answer,) = predict_images(run_folder, [path], CPU)

@@ -21,9 +21,11 @@ _ROOM = 1 << 14
 """Pixels from which on a photograph can be smoothed, and its garment's outline refined."""
 _BORDER = 0.04
 """Width of the border that shows the background, as a share of the shorter edge."""
-_LEAST_SPREAD = 2.0
+_LEAST_SPREAD = 1.0
 """Standard deviation in CIELAB's units that is taken for no difference, whatever the border's own."""
 _LEAST_DISTANCE = 3.5
+_FAINT = 0.18
+"""What differs from the background by less than this share of what the garment does is its shadow."""
 _PART = 0.05
 """Least area of a part beside the largest one, as a share of that: a strap counts, a crumb does not."""
 _THING = 0.35
@@ -61,6 +63,8 @@ def cut_out(photograph: NDArray[np.uint8]) -> Cutout:
     inverse = np.linalg.inv(covariance + _LEAST_SPREAD**2 * np.eye(3))
     distance = np.sqrt(np.einsum("hwi,ij,hwj->hw", difference, inverse, difference))
     beyond = distance > max(_LEAST_DISTANCE, 1.1 * float(np.quantile(distance[border][usual], 0.99)))
+    if beyond.any():
+        beyond &= distance > _FAINT * float(np.median(distance[beyond]))
     garment, things = _parts(beyond)
     if garment.any() and room:
         garment, things = _parts(_grown(difference, garment, border & ~beyond))

@@ -432,3 +432,19 @@ def test_an_image_that_opencv_cannot_decode_is_named(
     message = r"photo\.png: not an image that OpenCV can decode; save it again as PNG or JPEG$"
     with pytest.raises(DataError, match=message):
         prepared(path)
+
+
+@pytest.mark.parametrize("side", [80, 150, 300])
+@pytest.mark.parametrize("shade", [60, 150])
+def test_a_garment_of_black_and_white_dots_is_not_eaten(tmp_path: Path, side: int, shade: int) -> None:
+    photograph = np.full((side, side), 255, np.uint8)
+    edge = side // 5
+    photograph[edge : 4 * edge, 2 * edge : 3 * edge] = shade
+    dots = PIL.Image.fromarray(photograph).convert("1")  # by Floyd and Steinberg
+    dots.save(tmp_path / "dots.png")
+    result = prepared(tmp_path / "dots.png").astype(float)
+    rows, columns = np.flatnonzero(result.max(1) > 40), np.flatnonzero(result.max(0) > 40)
+    assert (len(rows), len(columns)) == pytest.approx((28, 28 / 3), abs=2)
+    inner = result[4:-4, columns[0] + 2 : columns[-1] - 1]
+    assert inner.min() > 60
+    assert inner.mean() > 150
