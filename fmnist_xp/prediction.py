@@ -49,13 +49,16 @@ def predict_images(
 
     With `best` it is that of the run's best epoch. What the network sees is drawn beside the photograph into the
     folder `show`. Warnings are logged. Photographs are read one after another, so that there may be any number of
-    them. Raises `RunError` where the model is missing or not finite, and where `show` is a folder of photographs.
+    them. Raises `RunError` where the model is missing or not finite, or where `show` is a folder of photographs, and
+    `OSError` where there cannot be such a folder.
     """
     run = load_run(folder)
     network = load_network(run, backend, best)
     found = list(named_images(images))
-    if show is not None and show.resolve() in {path.parent.resolve() for path, error in found if not error}:
-        raise RunError(f"{show} is where the photographs are: name a folder of its own with --show")
+    if show is not None:
+        show.mkdir(parents=True, exist_ok=True)  # before anything is predicted, should it be impossible
+        if show.resolve() in {path.parent.resolve() for path, error in found if not error}:
+            raise RunError(f"{show} is where the photographs are: name a folder of its own with --show")
     drawn: set[str] = set()
     for path, error in found:
         try:
@@ -87,10 +90,13 @@ def predict_images(
 
 
 def _picture_name(path: Path, drawn: set[str]) -> str:
-    """Return the name of a photograph's picture, with a number where one of `drawn` has it, and add it to these."""
-    name, number = f"{path.name}.png", 1
+    """Return the name of a photograph's picture, with a number where one of `drawn` has it, and add it to these.
+
+    Of a long name only the first 60 characters are in it, for which there is room on any file system.
+    """
+    name, number = f"{path.name[:60]}.png", 1
     while name.casefold() in drawn:  # of other folders, or on file systems that take "a" for "A"
         number += 1
-        name = f"{path.name}-{number}.png"
+        name = f"{path.name[:60]}-{number}.png"
     drawn.add(name.casefold())
     return name

@@ -121,6 +121,16 @@ def test_what_the_network_saw_is_drawn_by_a_name_of_its_own(run_folder: Path, tm
         read_picture(picture)
 
 
+def test_long_names_have_pictures_of_their_own(run_folder: Path, tmp_path: Path) -> None:
+    try:
+        paths = [saved(tmp_path / f"{'ü' * 120}{end}.png", square()) for end in "ab"]
+    except (OSError, AssertionError):
+        pytest.skip("the file system does not take these names")
+    found = list(predict_images(run_folder, paths, CPU, show=tmp_path / "seen"))
+    names = [one.picture.name for one in found if isinstance(one, Prediction) and one.picture]
+    assert names == [f"{'ü' * 60}.png", f"{'ü' * 60}-2.png"]
+
+
 def test_pictures_never_lie_among_the_photographs(run_folder: Path, tmp_path: Path) -> None:
     saved(tmp_path / "shoe.png", square())
     for show in (tmp_path, tmp_path / "a" / ".."):
