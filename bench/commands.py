@@ -4,13 +4,14 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from matplotlib.figure import Figure
 
-from bench import loading, peers, probe, rank_report, ranks, report, scaling, throughput
+from bench import loading, peers, photographs, probe, rank_report, ranks, report, scaling, throughput
 from bench.engines import ENGINES
 from bench.pictures import save_figure
 from bench.results import Options, load
@@ -138,6 +139,20 @@ def measure_probe(
 ) -> None:
     """Each call of an epoch on a GPU, in every precision: device and host time; always on synthetic data."""
     _finish(probe.run, None, Options(device, quick, out=out, precision="", label=label))
+
+
+@app.command("photographs")
+def measure_photographs(
+    run: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    quick: Quick = False,
+    data: Data = "auto",
+    out: Out = RESULTS,
+    label: Label = "",
+    first: Annotated[int, typer.Option(min=0, help="The first of the test images to take.")] = 0,
+) -> None:
+    """A run's accuracy on 1,000 test images made to photographs of many kinds; always by the CPU."""
+    options = Options("cpu", quick, data, out, precision="", label=label, first_row=first)
+    _finish(partial(photographs.run, folder=run), None, options)
 
 
 @app.command("redraw")

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import loading, markdown, peers, probe, rank_report, scaling, throughput
+from bench import loading, markdown, peers, photographs, probe, rank_report, scaling, throughput
 from bench.markdown import Record
 from bench.results import hardware, load
 from fmnist_xp.backend import PRECISIONS
@@ -14,7 +14,7 @@ from fmnist_xp.files import write_text
 EVERYWHERE = {"cpu": ("float32",), "cuda": tuple(PRECISIONS)}
 """The precisions to be measured on each device; others are listed where there is a file."""
 NOT_YET = "not yet measured"
-WITHOUT_PICTURE = ("probe",)
+WITHOUT_PICTURE = ("probe", "photographs")
 MACHINE = {
     "gpu": "GPU", "driver": "driver", "cuda": "CUDA", "cpu": "CPU", "cores_usable": "cores used",
     "memory_bytes": "memory", "system": "system", "blas": "BLAS", "python": "Python", "numpy": "NumPy",
@@ -35,6 +35,7 @@ python -m bench scaling --device cpu        # as rows, width and threads grow
 python -m bench ranks                       # 1, 2, 4, … processes that MPI joins, and a model of up to 1,024
 python -m bench loading                     # image folder, zip, IDX, cache
 python -m bench probe                       # each call of an epoch on a GPU
+python -m bench photographs RUN             # how often a run is right about photographs of many kinds
 python -m bench report                      # this page
 python -m bench redraw                      # the pictures, from the JSON files as they are
 ```
@@ -94,6 +95,8 @@ OpenBLAS takes the kernels of the processor at hand. `scripts/gpu-check` is the 
   full, and messages that take a latency and the time of their bytes, ⌈log₂ P⌉ deep up the tree, and as MPICH's (on
   NVLink, NCCL's) broadcast sends them back. Rows are shared out in whole blocks: beyond as many ranks as there are
   blocks, more are of no use.
+- **Photographs** are test images enlarged to 336 pixels on 448, put on grounds of many kinds and given as files to
+  what `predict` does. One is **without warning** where its background is plain and the answer's probability high.
 - **Memory** is the process's peak resident size with the rows in it, on a GPU the memory pool's; of rows **on
   disk** only the pages at work are in it. What **fit adds** is the rest: gradients, moments and the buffers of the
   blocks under way, a few for each thread on the CPU, where only the metrics grow with the rows, by 5 bytes a row, and
@@ -211,5 +214,6 @@ SECTIONS: tuple[tuple[str, Mapping[str, Sequence[str]], Callable[[Record], list[
     ("scaling", {"cpu": ("float32",), "cuda": ("float32",)}, scaling.tables),
     ("ranks", {"cpu": ("float32",)}, rank_report.tables),
     ("loading", {"cpu": ("",)}, loading.tables),
+    ("photographs", {"cpu": ("",)}, photographs.tables),
     ("probe", {"cuda": ("",)}, probe.tables),
 )

@@ -40,6 +40,8 @@ class Options:
     """Whether a GPU trains as CUDA graphs; None for where it can."""
     disk_rows: tuple[int, ...] = ()
     """Numbers of rows on disk; empty for the benchmark's own."""
+    first_row: int | None = None
+    """The first of the test images that a run predicts; None where it is no run that is measured."""
 
     def backend(self) -> Backend:
         """Return the backend asked for, with all cores; raise `DeviceError` where it lacks the precision."""
@@ -73,6 +75,8 @@ class Options:
         without = "".join(f" --without {shlex.quote(name)}" for name in self.without)
         disk = "".join(f" --disk-rows {rows}" for rows in self.disk_rows)
         device = f" --device {kind(backend)}"
+        if self.first_row is not None:
+            device = " RUN" + (f" --first {self.first_row}" if self.first_row else "")
         graphs = "" if self.graphs is None else " --graphs" if self.graphs else " --no-graphs"
         return f"python -m bench {benchmark}{device}{precision}{data}{label}{rounds}{without}{graphs}{disk}{quick}"
 

@@ -1,8 +1,8 @@
-"""Evaluating finished runs: metrics on the test images, predictions, pictures."""
+"""Evaluating finished runs: metrics on the test images, pictures."""
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,16 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmnist_xp.backend import Backend, get_backend
-from fmnist_xp.data import (
-    Dataset,
-    Pixels,
-    few,
-    is_numbered,
-    load_fashion_mnist,
-    name_classes,
-    pixels,
-    prepare_photograph,
-)
+from fmnist_xp.data import Dataset, few, is_numbered, load_fashion_mnist, name_classes, pixels
 from fmnist_xp.errors import DataError, RunError
 from fmnist_xp.model import Metrics, Sequential
 from fmnist_xp.report import plots
@@ -72,7 +63,7 @@ def evaluate_run(
     synthetic images are at hand and `allow_synthetic` is False.
     """
     run = load_run(folder)
-    network = _load_network(run, backend, best)
+    network = load_network(run, backend, best)
     if source is None:
         test = own_images(run, allow_synthetic=allow_synthetic)[1]
     else:
@@ -123,27 +114,6 @@ def _matched(run: Run, train: Dataset, test: Dataset, source: str) -> tuple[Data
         return name_classes(train, test, own, by=f"of {run.folder}")
     except DataError as error:
         raise RunError(str(error)) from error
-
-
-def predict_images(
-    folder: Path, images: Sequence[Path], backend: Backend, *, best: bool = False
-) -> Iterator[tuple[Path, list[tuple[str, float]]]]:
-    """Yield for each photograph the class names with their probabilities, most likely first.
-
-    With `best` they are those of the run's best epoch. Raises `RunError` where the model is missing or not finite.
-    """
-    run = load_run(folder)
-    network = _load_network(run, backend, best)
-    rows = Pixels(np.stack([prepare_photograph(image) for image in images]))
-    probabilities_of_all = network.predict_proba(rows)
-    if not np.isfinite(probabilities_of_all).all():
-        raise RunError(
-            f"the model in {folder} gives probabilities that are not finite: its weights are too large, as of a "
-            "training that diverged; train again with a lower learning rate"
-        )
-    for image, probabilities in zip(images, probabilities_of_all.tolist(), strict=True):
-        ranking = sorted(zip(run.class_names, probabilities, strict=True), key=lambda pair: pair[1], reverse=True)
-        yield image, ranking
 
 
 def plot_runs(folders: Sequence[Path], out: Path, *, notebook: bool = False) -> list[Path]:
@@ -203,8 +173,8 @@ def _compared(name: str, run: Run) -> plots.ComparedRun:
     )
 
 
-def _load_network(run: Run, backend: Backend, best: bool) -> Sequential:
-    """Return the network of `run`; raise `RunError`, naming the epoch, where it is not finite."""
+def load_network(run: Run, backend: Backend, best: bool) -> Sequential:
+    """Return the network of `run`, or that of its best epoch; raise `RunError`, naming the epoch, if not finite."""
     network = run.load_network(backend, best)
     if not np.isfinite(backend.to_host(network.parameters)).all():
         history = run.history

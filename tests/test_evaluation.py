@@ -14,8 +14,9 @@ from fmnist_xp import evaluation
 from fmnist_xp.backend import CpuBackend
 from fmnist_xp.data import CLASS_NAMES, Dataset, make_synthetic
 from fmnist_xp.errors import DataError, RunError
-from fmnist_xp.evaluation import distinct_names, evaluate_run, plot_dataset, plot_runs, predict_images
+from fmnist_xp.evaluation import distinct_names, evaluate_run, plot_dataset, plot_runs
 from fmnist_xp.experiments import EXPERIMENTS
+from fmnist_xp.prediction import predict_images
 from fmnist_xp.report import plots
 from fmnist_xp.report.notebook import notebook_history
 from fmnist_xp.runs import Settings, dataset_sha256, load_run, train_run
@@ -208,41 +209,9 @@ def test_diverged_run_without_a_model_is_an_error(run_folder: Path) -> None:
         evaluate_run(run_folder, None, CPU)
 
 
-@pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")
-def test_probabilities_that_are_not_finite_are_an_error(run_folder: Path, idx_folder: Path, tmp_path: Path) -> None:
-    """From weights that are finite, but too large to be multiplied."""
-    network = load_run(run_folder).load_network(CPU)
-    network.parameters[...] = 1e38
-    network.save(run_folder / "model.safetensors")
-    assert cv2.imwrite(str(tmp_path / "image.png"), read_idx(idx_folder, "t10k")[0][0])
-    with pytest.raises(RunError, match=r"gives probabilities that are not finite: .* lower learning rate$"):
-        list(predict_images(run_folder, [tmp_path / "image.png"], CPU))
-
-
 def test_missing_images_are_an_error(run_folder: Path) -> None:
     with pytest.raises(DataError, match="nowhere"):
         evaluate_run(run_folder, "nowhere", CPU)
-
-
-def test_predictions_keep_the_order_of_the_photographs(run_folder: Path, idx_folder: Path, tmp_path: Path) -> None:
-    images = read_idx(idx_folder, "t10k")[0]
-    borders = np.concatenate([images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1]], axis=1)
-    chosen = np.flatnonzero(np.median(borders, axis=1) == 0)[:4][::-1]
-    paths = []
-    for index in chosen:
-        paths.append(tmp_path / f"{index}.png")
-        assert cv2.imwrite(str(paths[-1]), images[index])
-    found = list(predict_images(run_folder, paths, CPU))
-    assert [path for path, _ranking in found] == paths
-    expected = probabilities(run_folder / "model.safetensors", images[chosen])
-    for (_path, ranking), row in zip(found, expected, strict=True):
-        assert [name for name, _probability in ranking] == [CLASSES[i] for i in np.argsort(-row)]
-        assert [probability for _name, probability in ranking] == pytest.approx(sorted(row, reverse=True), abs=1e-5)
-
-
-def test_predicting_without_a_run_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="no run folder"):
-        list(predict_images(tmp_path / "nowhere", [tmp_path / "image.png"], CPU))
 
 
 def test_pictures_of_runs_are_returned(run_folder: Path, tmp_path: Path) -> None:

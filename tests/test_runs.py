@@ -695,6 +695,8 @@ def test_settings_and_results_in_full(tmp_path: Path, tiny: tuple[Any, Any], mon
         "name": "synthetic", "sha256": runs.dataset_sha256(*tiny), "train_rows": 30, "test_rows": 20,
         "class_names": list(CLASSES),
     }  # fmt: skip
+    there = [[np.flatnonzero((image > 16).any(axis)) for axis in (0, 1)] for image in tiny[0].images]
+    edge = int(np.median([max(np.ptp(places) + 1 for places in both) for both in there]))
     assert run.config == {
         "experiment": {
             "name": "adam", "hidden": [8], "optimizer": "adam", "learning_rate": 0.02, "decay": 1e-5,
@@ -706,7 +708,7 @@ def test_settings_and_results_in_full(tmp_path: Path, tiny: tuple[Any, Any], mon
         "seed": 2, "precision": "float64", "log_every": 2, "block_rows": 13, "dense_rows": True,
         "validation": None, "keep_best": False, "patience": None, "device": "cpu",
         "device_name": backend.device_name, "threads": 2, "graphs": False,
-        "data": {"source": "auto", "read_from": tiny[0].source, **dataset},
+        "data": {"source": "auto", "read_from": tiny[0].source, **dataset, "longest_edge": edge},
         "versions": runs.versions(),
     }  # fmt: skip
     (arguments,) = asked

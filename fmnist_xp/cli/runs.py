@@ -2,12 +2,12 @@
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fmnist_xp.cli import options
-from fmnist_xp.cli.console import new_table, out, print_json
+from fmnist_xp.cli.console import new_table, out, print_json, say
 
 if TYPE_CHECKING:
     from fmnist_xp.report.tables import ClassScore
@@ -77,27 +77,46 @@ def _row(score: "ClassScore") -> tuple[str, ...]:
 def predict(
     run_folder: Annotated[Path, typer.Argument(parser=options.path, metavar="RUN", help="A run folder.")],
     images: Annotated[
-        list[Path], typer.Argument(parser=options.path, metavar="IMAGE...", help="Photographs, each of one thing.")
+        list[Path],
+        typer.Argument(
+            parser=options.path,
+            metavar="IMAGE...",
+            help='Photographs, each of one thing: files, folders, or patterns such as "shoes/*.jpg".',
+        ),
     ],
     top: Annotated[int, typer.Option(min=1, max=256, help="Number of classes to print.")] = 3,
     best: options.Best = False,
+    show: Annotated[
+        Path | None,
+        typer.Option(
+            parser=options.path, metavar="FOLDER", help="Draw what the network sees beside each photograph."
+        ),
+    ] = None,
     device: options.Device = "auto",
     as_json: options.Json = False,
 ) -> None:
     """Say which of the run's classes each photograph shows."""
-    from fmnist_xp.evaluation import predict_images
+    from fmnist_xp.prediction import Prediction, predict_images
 
-    found = predict_images(run_folder, images, options.chosen_backend(device), best=best)
+    answers: list[dict[str, Any]] = []
+    failed = False
+    for found in predict_images(run_folder, images, options.chosen_backend(device), best=best, show=show):
+        if not isinstance(found, Prediction):
+            failed = True
+            say(found.error)
+            answers.append({"image": found.image, "error": found.error})
+            continue
+        classes = [{"name": name, "probability": value} for name, value in found.ranking[:top]]
+        answers.append(
+            {"image": found.image, "classes": classes, "warnings": found.warnings, "picture": found.picture}
+        )
+        if not as_json:
+            words = ", ".join(f"{name} {probability:.1%}" for name, probability in found.ranking[:top])
+            out.print_prose(f"{found.image}: {words}")
     if as_json:
-        predictions = [
-            {"image": image, "classes": [{"name": name, "probability": value} for name, value in ranking[:top]]}
-            for image, ranking in found
-        ]
-        print_json({"run": run_folder, "best": best, "predictions": predictions})
-        return
-    for image, ranking in found:
-        classes = ", ".join(f"{name} {probability:.1%}" for name, probability in ranking[:top])
-        out.print_prose(f"{image}: {classes}")
+        print_json({"run": run_folder, "best": best, "predictions": answers})
+    if failed:
+        raise typer.Exit(1)
 
 
 def plot(

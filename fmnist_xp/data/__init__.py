@@ -6,7 +6,8 @@ from fmnist_xp.data.download import fetch
 from fmnist_xp.data.fashion_mnist import load_fashion_mnist
 from fmnist_xp.data.formats import FORMATS, export
 from fmnist_xp.data.info import SplitInfo, describe
-from fmnist_xp.data.photographs import prepare_photograph
+from fmnist_xp.data.named_images import named_images
+from fmnist_xp.data.photographs import Photograph, longest_edge, prepare_photograph
 from fmnist_xp.data.pixels import Pixels, pixels
 from fmnist_xp.data.preprocess import preprocess
 from fmnist_xp.data.published import is_published
@@ -16,6 +17,7 @@ __all__ = [
     "CLASS_NAMES",
     "FORMATS",
     "Dataset",
+    "Photograph",
     "Pixels",
     "SplitInfo",
     "describe",
@@ -25,8 +27,10 @@ __all__ = [
     "is_numbered",
     "is_published",
     "load_fashion_mnist",
+    "longest_edge",
     "make_synthetic",
     "name_classes",
+    "named_images",
     "pixels",
     "prepare_photograph",
     "preprocess",

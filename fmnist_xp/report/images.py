@@ -1,14 +1,16 @@
-"""The pictures that are made of images, as matplotlib figures: samples, grey values, weights, mistakes."""
+"""The pictures made of images, as matplotlib figures: samples, grey values, weights, mistakes, photographs."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fmnist_xp.report.plots import FEW_CLASSES, class_labels, titled_figure, write_cells
+from fmnist_xp.data import Photograph
+from fmnist_xp.report.plots import FEW_CLASSES, class_labels, plain, titled_figure, write_cells
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -119,6 +121,29 @@ def mistakes_figure(
         finite = np.isfinite(probabilities).all()
         reason = "none" if finite else "the probabilities are not finite: training diverged"
         figure.text(0.5, 0.3, reason, ha="center")
+    return figure
+
+
+def seen_figure(
+    photograph: Photograph, ranking: Sequence[tuple[str, float]], warnings: Sequence[str], *, title: str
+) -> Figure:
+    """Return the picture of a photograph, with an outline of its garment, beside the image that a network sees of it.
+
+    `ranking` are class names with their probabilities, of which the first three are written above.
+    """
+    figure = titled_figure(title, (6.4, 3.9))
+    answer = ", ".join(f"{name} {_percent(probability)}" for name, probability in ranking[:3])
+    lines = [textwrap.fill(plain(line), 80) for line in (answer, "; ".join(warnings)) if line]
+    figure.supxlabel("\n".join(lines), fontsize=9)
+    before, seen = figure.subplots(1, 2)
+    before.imshow(photograph.shown[..., ::-1])  # OpenCV has blue first
+    if not photograph.garment.all():
+        before.contour(photograph.garment, levels=[0.5], colors=["#D55E00"], linewidths=1)
+    before.set_title("photograph", fontsize=9)
+    seen.imshow(photograph.image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    seen.set_title("what the network sees", fontsize=9)
+    for axes in (before, seen):
+        axes.set_axis_off()
     return figure
 
 

@@ -35,6 +35,17 @@ class Run:
         """The names of the classes, by label."""
         return self.result.dataset.class_names
 
+    @property
+    def longest_edge(self) -> int:
+        """How many pixels the longest edge of things on the training images has; 28, as garments, in older runs.
+
+        Raises `RunError` where config.json holds something else.
+        """
+        edge = self.config["data"].get("longest_edge", 28)
+        if type(edge) is not int or not 1 <= edge <= 28:
+            raise RunError(f"{self.folder / CONFIG} is damaged: longest_edge is {edge!r}, not 1 to 28")
+        return edge
+
     @cached_property
     def title(self) -> str:
         """What was trained on what, with which settings changed, for the titles of pictures."""

@@ -15,7 +15,7 @@ from typing import Any, get_type_hints
 
 from fmnist_xp.backend import Backend
 from fmnist_xp.blas import blas_name
-from fmnist_xp.data import CLASS_NAMES, Dataset
+from fmnist_xp.data import CLASS_NAMES, Dataset, longest_edge
 from fmnist_xp.data.dataset import GARMENTS, checked_names, numbers_as_names
 from fmnist_xp.experiments import EXPERIMENTS, Experiment
 from fmnist_xp.model import Metrics
@@ -77,7 +77,12 @@ class Settings:
             "device_name": backend.device_name,
             "threads": backend.threads,
             "graphs": backend.captures,
-            "data": {**asked, "read_from": train.source, **summary.to_json()},
+            "data": {
+                **asked,
+                "read_from": train.source,
+                **summary.to_json(),
+                "longest_edge": longest_edge(train.images),
+            },
             "versions": versions(),
         }
 

@@ -153,10 +153,10 @@ def test_throughput_includes_the_notebook(folder: Path) -> None:
 
 def test_devices_without_results_are_not_yet_measured(folder: Path) -> None:
     text = report.text(folder)
-    assert text.count(report.NOT_YET) == 10  # throughput and peers in four precisions, scaling and probe, on CUDA
+    assert text.count(report.NOT_YET) == 11  # on CUDA two in four precisions, scaling and probe; photographs
     for path in folder.glob("*.json"):
         path.unlink()
-    assert report.text(folder).count(report.NOT_YET) == 16  # these and the CPU's, loading and the machines
+    assert report.text(folder).count(report.NOT_YET) == 17  # these and the CPU's, loading and the machines
 
 
 def test_quick_results_are_marked(folder: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import typer
 
 from fmnist_xp import data as package_data
-from fmnist_xp import evaluation, runs, speed
+from fmnist_xp import evaluation, prediction, runs, speed
 from fmnist_xp import reproduce as reproduction
 from fmnist_xp.backend import PRECISIONS, CpuBackend
 from fmnist_xp.cli import data, measure, options, train
@@ -19,6 +19,7 @@ from fmnist_xp.cli.console import out
 from fmnist_xp.experiments import EXPERIMENTS
 from fmnist_xp.parity import suite
 from fmnist_xp.parity.suite import choose_sides
+from fmnist_xp.prediction import Prediction
 from fmnist_xp.ranks import Ranks
 from fmnist_xp.runs import Settings
 
@@ -38,7 +39,7 @@ ENDS: tuple[tuple[Any, str], ...] = (
     (speed, "measure_speed"),
     (suite, "run_parity"),
     (evaluation, "evaluate_run"),
-    (evaluation, "predict_images"),
+    (prediction, "predict_images"),
     (evaluation, "plot_runs"),
     (evaluation, "plot_dataset"),
     (runs, "train_run"),
@@ -117,7 +118,7 @@ DEFAULTS: dict[str, tuple[Callable[[], object], tuple[str, ...], list[Any]]] = {
     "predict": (
         lambda: run_commands.predict(RUN, [IMAGE]),
         ("predict", "a-run", "image.png"),
-        [backend(), ("predict_images", (RUN, [IMAGE], BACKEND), {"best": False})],
+        [backend(), ("predict_images", (RUN, [IMAGE], BACKEND), {"best": False, "show": None})],
     ),
     "plot": (
         lambda: run_commands.plot([RUN]),
@@ -176,8 +177,8 @@ OPTIONS: dict[str, tuple[str, list[Any]]] = {
         ],
     ),
     "predict": (
-        "predict a-run image.png other --best --device cpu --json",
-        [backend("cpu"), ("predict_images", (RUN, [IMAGE, OTHER], BACKEND), {"best": True})],
+        "predict a-run image.png other --best --device cpu --show seen --json",
+        [backend("cpu"), ("predict_images", (RUN, [IMAGE, OTHER], BACKEND), {"best": True, "show": Path("seen")})],
     ),
     "plot": (
         "plot a-run other --out image.png --notebook",
@@ -363,7 +364,8 @@ def test_classes_of_a_photograph(
     command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ranking = [("Bag", 0.5), ("Coat", 0.25), ("Shirt", 0.1234), ("Dress", 0.1), ("Sandal", 0.0266)]
-    monkeypatch.setattr("fmnist_xp.evaluation.predict_images", lambda *_arguments, **_more: [(IMAGE, ranking)])
+    found = [Prediction(IMAGE, ranking)]
+    monkeypatch.setattr("fmnist_xp.prediction.predict_images", lambda *_arguments, **_more: found)
     shown = "image.png: Bag 50.0%, Coat 25.0%, Shirt 12.3%\n"
     assert command("predict", "a-run", "image.png").out == shown
     run_commands.predict(RUN, [IMAGE])

@@ -7,6 +7,8 @@ import cv2
 import pytest
 from data_helpers import noise
 
+from fmnist_xp.data import Dataset, load_fashion_mnist
+
 REAL = os.environ.get("FMNIST_XP_DATA")  # read before the fixture below unsets it
 
 
@@ -24,6 +26,12 @@ def real_folder() -> Path:
     if not REAL or not Path(REAL, "t10k-images-idx3-ubyte.gz").is_file():
         pytest.skip("real Fashion-MNIST not found: set FMNIST_XP_DATA to the folder of the four IDX .gz files")
     return Path(REAL)
+
+
+@pytest.fixture(scope="session")
+def real_splits(real_folder: Path) -> tuple[Dataset, Dataset]:
+    """Read (train, test) of the real data set, once for all tests that change nothing in it."""
+    return load_fashion_mnist(real_folder)
 
 
 @pytest.fixture(scope="session")

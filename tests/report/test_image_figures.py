@@ -6,8 +6,9 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
+from fmnist_xp.data import Photograph
 from fmnist_xp.data.dataset import CLASS_NAMES
-from fmnist_xp.report.images import grey_values_figure, mistakes_figure, samples_figure, weights_figure
+from fmnist_xp.report.images import grey_values_figure, mistakes_figure, samples_figure, seen_figure, weights_figure
 
 NAMES = ("Shoe", "Bag", "$Hat$")
 
@@ -181,3 +182,36 @@ def test_names_of_the_classes_fit() -> None:
     assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
     assert boxes[0].x0 >= 0
     assert boxes[-1].x1 <= figure.bbox.x1
+
+
+# --- what a network sees
+
+
+def test_a_photograph_is_shown_beside_what_the_network_sees() -> None:
+    image = np.zeros((28, 28), np.uint8)
+    image[5:20] = 200
+    red = np.zeros((40, 60, 3), np.uint8)
+    red[..., 2] = 250  # OpenCV's order
+    garment = np.zeros((40, 60), np.bool_)
+    garment[10:30, 20:50] = True
+    ranking = [("Bag", 0.999), ("$Hat$", 0.0007), ("Shoe", 0.0002), ("Coat", 0.0001)]
+    figure = seen_figure(Photograph(image, red, garment, ()), ranking, ("not plain", "not sure"), title="a$b.png")
+    before, seen = figure.axes
+    assert np.asarray(before.images[0].get_array())[0, 0].tolist() == [250, 0, 0]
+    assert np.array_equal(np.asarray(seen.images[0].get_array()), image)
+    assert seen.images[0].get_clim() == (0, 255)
+    (outline,) = before.collections
+    xs, ys = outline.get_paths()[0].vertices.T
+    assert (xs.min(), xs.max(), ys.min(), ys.max()) == (19.5, 49.5, 9.5, 29.5)
+    assert figure.get_suptitle() == r"a\$b.png"
+    assert figure.get_supxlabel() == "Bag 99.90%, \\$Hat\\$ 0.1%, Shoe 0.0%\nnot plain; not sure"
+    figure.canvas.draw()
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_photograph_without_an_outline_is_shown(whole: bool) -> None:
+    garment = np.full((28, 28), whole)
+    photograph = Photograph(np.zeros((28, 28), np.uint8), np.zeros((28, 28, 3), np.uint8), garment, ())
+    figure = seen_figure(photograph, [("Bag", 0.5)], (), title="a.png")
+    assert figure.get_supxlabel() == "Bag 50.0%"
+    figure.canvas.draw()
