@@ -31,7 +31,18 @@ def tests(*names: str) -> list[str]:
     ]
 
 
-RUNS = ("model", "evaluation", "reporting", "reproduce", "experiments", "files", "arguments", "errors", "plain_json")
+RUNS = (
+    "model",
+    "evaluation",
+    "prediction",
+    "reporting",
+    "reproduce",
+    "experiments",
+    "files",
+    "arguments",
+    "errors",
+    "plain_json",
+)
 MACHINE = ("machine", "devices", "measure", "speed", "blas", "ranks")
 PARITY = ("bounds", "comparison", "curves", "operations", "step", "suite")
 FOLDERS = {
@@ -42,11 +53,14 @@ FOLDERS = {
             *tests("optim", "pickling", "model", "train/plan", "parity/parity_operations", "parity/parity_step"),
         ],
     ),
-    "train": Folder(["fmnist_xp/train/*.py"], ["tests/train", *tests("model", "nn/own_layers", "backend/graphs")]),
+    "train": Folder(
+        ["fmnist_xp/train/*.py"], ["tests/train", *tests("model", "sample_weight", "nn/own_layers", "backend/graphs")]
+    ),
     "backend": Folder(["fmnist_xp/backend/*.py"], ["tests/backend", *tests("parity/training_on_standin")]),
     "parity": Folder(["fmnist_xp/parity/*.py"], tests(*(f"parity/parity_{name}" for name in PARITY))),
     "report": Folder(["fmnist_xp/report/*.py"], ["tests/report"]),
     "export": Folder(["fmnist_xp/export/*.py"], ["tests/export"]),
+    "sklearn": Folder(modules("sklearn"), tests("sklearn_checks", "sklearn_estimator", "sklearn_search")),
     "data": Folder(["fmnist_xp/data/*.py"], ["tests/data"]),
     "cli": Folder(["fmnist_xp/cli/*.py"], ["tests/cli"]),
     "runs": Folder(
