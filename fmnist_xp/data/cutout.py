@@ -72,7 +72,7 @@ def cut_out(photograph: NDArray[np.uint8]) -> Cutout:
     if np.sqrt(np.trace(covariance)) > _RESTLESS:
         doubts.append("its background is not plain")
     if garment[border].mean() > _CUT_OFF:
-        doubts.append("the garment reaches the border")
+        doubts.append("what it shows reaches the border")
     if things > 1:
         doubts.append(f"{things} things are on it")
     return Cutout(garment, bool(garment.any() and difference[garment, 0].mean() < 0), tuple(doubts))

@@ -58,7 +58,7 @@ def prepare_photograph(path: Path, longest_edge: int = _SIDE) -> Photograph:
     """
     photograph = _read(path)
     if photograph.min() == photograph.max():
-        raise DataError(f"{path}: the image is blank; give one with a garment on a plain background")
+        raise DataError(f"{path}: the image is blank; give one of a single thing on a plain background")
     if _is_own(photograph):
         image = photograph[..., 0].copy()
         return Photograph(image, photograph, image > 0, ())
@@ -72,7 +72,7 @@ def prepare_photograph(path: Path, longest_edge: int = _SIDE) -> Photograph:
         photograph = np.asarray(cv2.GaussianBlur(photograph, (0, 0), 1.0), np.uint8)
     garment, darker, doubts = cut_out(photograph)
     if not garment.any():
-        raise DataError(f"{path}: nothing stands out from the background; give an image with a garment that does")
+        raise DataError(f"{path}: nothing stands out from the background; give an image on which something does")
     grey = cv2.cvtColor(photograph, cv2.COLOR_BGR2GRAY).astype(np.float32)
     light = np.where(garment, 255 - grey if darker else grey, 0)
     rows, columns = np.flatnonzero(garment.any(1)), np.flatnonzero(garment.any(0))

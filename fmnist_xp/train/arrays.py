@@ -71,7 +71,10 @@ def load_arrays(path: Path, kind: Kind) -> tuple[dict[str, NDArray[Any]], dict[s
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             if kind.format not in metadata:
-                raise RunError(f"{not_ours}: its format is {metadata.get('format')!r}, not {kind.format!r}")
+                raise RunError(
+                    f"{not_ours}: its format is {metadata.get('format')!r}, not {kind.format!r} "
+                    "(fmnist_xp.export.from_torch reads weights from elsewhere)"
+                )
             text, names = metadata[kind.format], sorted(file.keys())
             for name in names:
                 if (dtype := file.get_slice(name).get_dtype()) not in DTYPES:

@@ -119,7 +119,7 @@ def test_doubts_are_named() -> None:
     reaching = canvas(255, 255, 255)
     reaching[100:, 40:160] = 30
     found = cut_out(reaching)
-    assert found.doubts == ("the garment reaches the border",)
+    assert found.doubts == ("what it shows reaches the border",)
     assert found.garment[100:, 40:160].mean() > 0.97
     rng = np.random.default_rng(0)
     noisy = (canvas(150, 150, 150) + cv2.resize(rng.normal(0, 40, (50, 50, 3)), (200, 200))).clip(0, 255)

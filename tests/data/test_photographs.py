@@ -109,7 +109,7 @@ def test_an_image_of_the_data_set_is_returned_unchanged(tmp_path: Path) -> None:
 def test_a_blank_image_is_an_error(tmp_path: Path, value: int, side: int) -> None:
     path = saved(tmp_path / "blank.png", np.full((side, side), value, np.uint8))
     with pytest.raises(
-        DataError, match=r"blank\.png: the image is blank; give one with a garment on a plain background$"
+        DataError, match=r"blank\.png: the image is blank; give one of a single thing on a plain background$"
     ) as raised:
         prepared(path)
     assert str(path) in str(raised.value)
