@@ -146,10 +146,16 @@ def torch_reference(torch: Any) -> Callable[[Any], TorchReference]:
 
 @pytest.fixture
 def sigint() -> Iterator[None]:
-    """Give SIGINT Python's own handler, and restore the previous one afterwards."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Give SIGINT Python's own handler, and restore afterwards what the command took of the signals.
+
+    A process that is forked, as joblib does, can miss a SIGTERM that Python handles, and its parent waits for ever.
+    """
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")
