@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmnist_xp.backend import Backend, get_backend
-from fmnist_xp.data import Dataset, few, is_numbered, load_fashion_mnist, name_classes, pixels
-from fmnist_xp.errors import DataError, RunError
+from fmnist_xp.data import Dataset, is_numbered, load_fashion_mnist, pixels
+from fmnist_xp.data.classes import few
+from fmnist_xp.errors import RunError
 from fmnist_xp.model import Metrics, Sequential
 from fmnist_xp.report import plots
 from fmnist_xp.report.drawing import save_figure, save_figures
@@ -110,10 +111,7 @@ def _matched(run: Run, train: Dataset, test: Dataset, source: str) -> tuple[Data
             f"{run.folder} tells {len(own)} classes apart ({few(own)}), and {source} has others ({few(unknown)}): "
             "name data of the same classes, or, should they only be called otherwise, name them with --classes"
         )
-    try:
-        return name_classes(train, test, own, by=f"of {run.folder}")
-    except DataError as error:
-        raise RunError(str(error)) from error
+    return own_classes(run.folder, own, train, test)
 
 
 def plot_runs(folders: Sequence[Path], out: Path, *, notebook: bool = False) -> list[Path]:

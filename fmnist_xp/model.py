@@ -57,7 +57,8 @@ class Sequential(nn.Network):
     `y` is class indices (n,) or (n, 1), or one-hot rows (n, classes).
     """
 
-    _told_unscaled = False
+    tells_unscaled = True
+    """Whether to warn, once, of inputs of a size that nobody seems to have scaled."""
 
     def fit(
         self,
@@ -338,8 +339,8 @@ class Sequential(nn.Network):
         low, high = float(xp.min(inputs)), float(xp.max(inputs))
         if not np.isfinite([low, high]).all():
             raise ValueError(f"X has values that are not finite in {inputs.dtype} (NaN or infinity)")
-        if max(-low, high) >= UNSCALED and not self._told_unscaled:
-            self._told_unscaled = True
+        if max(-low, high) >= UNSCALED and self.tells_unscaled:
+            self.tells_unscaled = False
             logger.warning(
                 "X has values from %g to %g: networks learn from values of about -1 to 1; scale pixels as preprocess "
                 "does, (X - 127.5) / 127.5",

@@ -296,7 +296,7 @@ class FullBatchMLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, accept_sparse="csr", dtype=FLOATS)
         network = self._network(self.coefs_, self.intercepts_, self._backend(), self.coefs_[0].dtype.name)
-        network._told_unscaled = True  # `fit` has told of such data
+        network.tells_unscaled = False  # `fit` has told of such data
         return network, dense(X)
 
     def _network(

@@ -1,6 +1,6 @@
 """Fashion-MNIST, its synthetic stand-in and other data of its form: found, fetched, read, written and prepared."""
 
-from fmnist_xp.data.classes import few, is_numbered, name_classes
+from fmnist_xp.data.classes import is_numbered, name_classes
 from fmnist_xp.data.dataset import CLASS_NAMES, Dataset
 from fmnist_xp.data.download import fetch
 from fmnist_xp.data.fashion_mnist import load_fashion_mnist
@@ -23,7 +23,6 @@ __all__ = [
     "describe",
     "export",
     "fetch",
-    "few",
     "is_numbered",
     "is_published",
     "load_fashion_mnist",

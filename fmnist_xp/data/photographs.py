@@ -139,23 +139,16 @@ def _on_white(image: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _upright(image: NDArray[np.uint8], file: bytes) -> NDArray[np.uint8]:
-    """Return an image as it was held, which OpenCV does not see to where it keeps the opacity.
-
-    The eight orientations: CIPA DC-008 (Exif 2.32), tag 0x0112.
-    """
-    from PIL import Image
+    """Return an image as it was held, by the tag of its file, which OpenCV heeds only without opacity."""
+    from PIL import ExifTags, Image, ImageOps
 
     try:
-        orientation = Image.open(BytesIO(file)).getexif().get(0x0112, 1)
+        orientation = Image.open(BytesIO(file)).getexif().get(ExifTags.Base.Orientation, 1)
     except (OSError, SyntaxError, ValueError):  # an Exif part that is none
         return image
-    if orientation in (5, 6, 7, 8):
-        image = image.swapaxes(0, 1)
-    if orientation in (2, 3, 6, 7):
-        image = image[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        image = image[::-1]
-    return np.ascontiguousarray(image)
+    held = Image.fromarray(image)
+    held.getexif()[ExifTags.Base.Orientation] = orientation
+    return np.asarray(ImageOps.exif_transpose(held), np.uint8)
 
 
 def _fit(light: NDArray[np.float32], longest_edge: int) -> NDArray[np.uint8]:

@@ -7,7 +7,7 @@ from fmnist_xp import __version__
 from fmnist_xp.export import states
 from fmnist_xp.export.counterparts import onnx_package
 from fmnist_xp.export.onnx_graph import onnx_model
-from fmnist_xp.files import replacing
+from fmnist_xp.files import write_bytes
 from fmnist_xp.nn import Network
 
 FORMATS: Mapping[str, tuple[str, ...]] = {
@@ -72,6 +72,4 @@ def save(
     needed and not installed; `OSError` where the file cannot be written.
     """
     path = Path(path)
-    content = model_bytes(network, form or format_of(path), takes, facts)
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
+    write_bytes(path, model_bytes(network, form or format_of(path), takes, facts))

@@ -8,7 +8,7 @@ from fmnist_xp.errors import FmnistXpError, RunError
 from fmnist_xp.evaluation import own_images
 from fmnist_xp.export.card import Exported, Figures, card_text, facts
 from fmnist_xp.export.files import check_packages, model_bytes
-from fmnist_xp.files import replacing, write_text
+from fmnist_xp.files import write_bytes, write_text
 from fmnist_xp.report.tables import confusion_matrix
 from fmnist_xp.runs import Run, load_run
 from fmnist_xp.runs.folder import OURS
@@ -63,8 +63,7 @@ def export_run(
         content, text = model_bytes(network, form, takes, facts(exported)), card_text(exported)
     except ValueError as error:
         raise RunError(f"the model in {folder} cannot be exported: {error}") from error
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
+    write_bytes(path, content)
     if card is not None:
         write_text(card, text)
     return missing

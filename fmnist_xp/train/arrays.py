@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 
 from fmnist_xp.errors import RunError
-from fmnist_xp.files import check_file, replacing
+from fmnist_xp.files import check_file, write_bytes
 from fmnist_xp.plain_json import check_form, parse_json
 
 LOG = logging.getLogger("fmnist_xp")
@@ -51,8 +51,7 @@ def save_arrays(path: Path, kind: Kind, arrays: Mapping[str, NDArray[Any]], head
     for what, size, most in ((kind.name, len(content), MAX_BYTES), (kind.header, len(text), MAX_HEADER)):
         if size > most:
             raise ValueError(f"the {what} takes {size:,} bytes, and {most:,} are the most that is read again")
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
+    write_bytes(path, content)
 
 
 def load_arrays(path: Path, kind: Kind) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:

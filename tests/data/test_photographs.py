@@ -391,7 +391,7 @@ def test_every_kind_of_pixels_is_read(tmp_path: Path, name: str, kind: str) -> N
 @pytest.mark.parametrize("name", ["turned.jpg", "turned.png", "cut-out.png"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_photograph_is_upright_as_it_was_held(tmp_path: Path, name: str, orientation: int) -> None:
-    """Pillow, which turns by the same tag, is the reference."""
+    """Against Pillow's own reading of the file, and the corner that the standard's first row and column make."""
     colours = np.zeros((30, 50, 4), np.uint8)
     colours[:15, :20], colours[15:, 40:] = (250, 10, 10, 255), (10, 10, 250, 255)
     image = PIL.Image.fromarray(colours)
@@ -404,8 +404,12 @@ def test_a_photograph_is_upright_as_it_was_held(tmp_path: Path, name: str, orien
     white = PIL.Image.new("RGBA", upright.size, "white")
     expected = np.asarray(PIL.Image.alpha_composite(white, upright))[..., 2::-1]
     found = _read(tmp_path / name)
-    assert found.shape == expected.shape
+    assert found.shape == expected.shape == ((30, 50, 3) if orientation < 5 else (50, 30, 3))
     assert np.abs(found.astype(int) - expected).mean() < 4  # JPEG
+    # CIPA DC-008, tag 0x0112: where row 0 and column 0 of the file, a red corner, are seen.
+    row, column = [(0, 0), (0, -1), (-1, -1), (-1, 0)][(orientation - 1) % 4]
+    blue, _green, red = found[row, column].astype(int)
+    assert red - blue > 150
 
 
 def test_no_more_than_the_most_pixels_are_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
