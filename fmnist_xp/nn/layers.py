@@ -82,7 +82,7 @@ class Layer(Module):
     dinputs: Array
     parameters: Array
     gradients: Array
-    draws = False
+    is_random = False
     """Whether what it computes for a gradient depends on chance."""
     _shapes: Mapping[str, tuple[int, ...]] = MappingProxyType({})
 
