@@ -182,7 +182,7 @@ def operations() -> Iterator[Operation]:
     generator = np.random.default_rng(0)
     yield from _dense(generator)
     yield from _activations(generator)
-    yield from _dropout(generator)
+    yield from _dropout(np.random.default_rng(1))
     yield from _softmax(generator)
     yield from _losses(generator)
     for kind in registered(Optimizer).values():  # type: ignore[type-abstract]
