@@ -3,6 +3,7 @@
 from fmnist_xp.nn.activations import Activation, ReLU, Softmax, Tanh
 from fmnist_xp.nn.labels import class_indices
 from fmnist_xp.nn.layers import Dense, Layer
+from fmnist_xp.nn.loss import Loss
 from fmnist_xp.nn.losses import CategoricalCrossentropy, SoftmaxCategoricalCrossentropy
 from fmnist_xp.nn.network import Network
 
@@ -11,6 +12,7 @@ __all__ = [
     "CategoricalCrossentropy",
     "Dense",
     "Layer",
+    "Loss",
     "Network",
     "ReLU",
     "Softmax",

@@ -15,18 +15,15 @@ from fmnist_xp import nn
 from fmnist_xp.backend import Array, Backend, Call, Formula, Product, RowSum, Step
 from fmnist_xp.nn.activations import biased, softmax_gradient_steps, softmax_steps
 from fmnist_xp.nn.layers import add_bias, copy_values
-from fmnist_xp.nn.losses import summed_gradient, weigh
+from fmnist_xp.nn.loss import summed_gradient, weigh
 from fmnist_xp.nn.workspace import Workspace
 from fmnist_xp.registry import is_registered
-
-LOSSES = nn.CategoricalCrossentropy, nn.SoftmaxCategoricalCrossentropy
-"""The very classes of losses that are taken apart; of layers, Dense, Softmax and the registered activations."""
 
 
 def is_planned(network: nn.Network) -> bool:
     """Return whether every layer and the loss are taken apart, so that an epoch is the same calls each time."""
     known = (type(layer) in (nn.Dense, nn.Softmax) or _is_activation(layer) for layer in network.layers)
-    return computes_as_its_layers(network) and type(network.loss) in LOSSES and all(known)
+    return computes_as_its_layers(network) and _takes_apart(network.loss) and all(known)
 
 
 def plans_first_layer(network: nn.Network) -> bool:
@@ -88,10 +85,10 @@ class Forward(NamedTuple):
 
 
 class Outcomes(NamedTuple):
-    """What computes `true`, each row's probability of its true class, and `predicted`, its most probable class."""
+    """What computes `left`, a number of each row for its loss, and `predicted`, the class of its highest output."""
 
     calls: Calls
-    true: Array
+    left: Array
     predicted: Array
 
 
@@ -141,9 +138,10 @@ class Plan:
                 free = False
             else:
                 values, free = self._call(calls, layer, "forward", values, training, str(number)), True
-        if type(self._loss) is nn.SoftmaxCategoricalCrossentropy:
-            values = self._softmax(calls, "loss", values, free)
-        elif type(self._loss) not in LOSSES:
+        if _takes_apart(self._loss):
+            values, steps = self._loss.activate_steps(values, free, self.workspace)
+            calls.add(*steps)
+        else:
             values = self._call(calls, self._loss, "activate", values, training)
         calls.finish()
         return Forward(calls, values, kept)
@@ -188,16 +186,16 @@ class Plan:
     def outcomes(self, probabilities: Array, labels: Array) -> Outcomes:
         """Compute what the metrics need of `probabilities`, and return what does."""
         calls, rows = Calls(self._backend), labels.shape
-        true = self.workspace.empty("true", rows, probabilities.dtype)
+        left = self.workspace.empty("left", rows, probabilities.dtype)
         predicted = self.workspace.empty("predicted", rows, "int64")
-        if type(self._loss) in LOSSES:
-            calls.add(*self._loss.true_probability_steps(probabilities, labels, true, self.workspace))
+        if _takes_apart(self._loss):
+            calls.add(*self._loss.outcome_steps(probabilities, labels, left, self.workspace))
         else:
-            calls.note(self._loss.true_probabilities, probabilities, labels, true)
-            self._loss.true_probabilities(probabilities, labels, true)
+            calls.note(self._loss.outcomes, probabilities, labels, left)
+            self._loss.outcomes(probabilities, labels, left)
         calls.add(Formula(highest_class, (probabilities, predicted)))
         calls.finish()
-        return Outcomes(calls, true, predicted)
+        return Outcomes(calls, left, predicted)
 
     def _call(
         self, calls: Calls, module: Any, method: str, values: Array, training: bool, name: str = "loss"
@@ -281,10 +279,10 @@ class Plan:
         return output
 
     def _loss_gradient(self, calls: Calls, probabilities: Array, labels: Array) -> Array:
-        if type(self._loss) not in LOSSES:
+        if not _takes_apart(self._loss):
             keep = self._keep(self._loss, "loss dinputs")
             return calls.through(lambda given: summed_gradient(self._loss, given, labels), probabilities, keep)
-        dtype = self._network.precision.operands
+        dtype = self._loss.gradient_dtype(probabilities)
         in_place = self._loss.gradient_in_place and dtype == probabilities.dtype
         dinputs = probabilities if in_place else self.workspace.empty("loss dinputs", probabilities.shape, dtype)
         calls.add(*self._loss.gradient_steps(probabilities, labels, dinputs, 1.0, self.workspace))
@@ -307,6 +305,11 @@ def _is_activation(layer: Any) -> bool:
     kind = type(layer)
     formulas = isinstance(layer, nn.Activation) and is_registered(layer)
     return formulas and (kind.forward, kind.backward) == (nn.Activation.forward, nn.Activation.backward)
+
+
+def _takes_apart(loss: nn.Loss) -> bool:
+    """Return whether `loss` is a registered one that computes its steps and no more."""
+    return is_registered(loss) and type(loss).backward is nn.Loss.backward
 
 
 def _copied(network: nn.Network) -> nn.Network:
