@@ -13,7 +13,7 @@ from fmnist_xp.nn.labels import class_indices, index_dtype
 from fmnist_xp.nn.layers import Layer, copy_values
 from fmnist_xp.nn.module import Bounded, Module
 from fmnist_xp.nn.workspace import Workspace
-from fmnist_xp.registry import warn_renamed
+from fmnist_xp.registry import is_registered, warn_renamed
 
 # Predictions are clipped to [CLIP, 1 − CLIP] before the logarithm, so that no sample's loss is infinite.
 CLIP = 1e-7
@@ -158,6 +158,11 @@ class Loss(Module):
         if self.checks_labels:
             labels = class_indices(labels, predictions.shape[1])
         return predictions, labels
+
+
+def loss_is_taken_apart(loss: Loss) -> bool:
+    """Return whether `loss` is of a registered class that computes its steps and no more."""
+    return is_registered(loss) and type(loss).backward is Loss.backward
 
 
 def divisor(rows: int, reduction: Any, samples: int | None = None) -> int:

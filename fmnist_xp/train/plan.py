@@ -13,17 +13,16 @@ from typing import Any, NamedTuple
 
 from fmnist_xp import nn
 from fmnist_xp.backend import Array, Backend, Call, Formula, Product, RowSum, Step
-from fmnist_xp.nn.activations import biased, softmax_gradient_steps, softmax_steps
 from fmnist_xp.nn.layers import add_bias, copy_values
-from fmnist_xp.nn.loss import summed_gradient, weigh
+from fmnist_xp.nn.loss import loss_is_taken_apart, summed_gradient, weigh
+from fmnist_xp.nn.stepwise import is_taken_apart
 from fmnist_xp.nn.workspace import Workspace
-from fmnist_xp.registry import is_registered
 
 
 def is_planned(network: nn.Network) -> bool:
     """Return whether every layer and the loss are taken apart, so that an epoch is the same calls each time."""
-    known = (type(layer) in (nn.Dense, nn.Softmax) or _is_activation(layer) for layer in network.layers)
-    return computes_as_its_layers(network) and _takes_apart(network.loss) and all(known)
+    known = (type(layer) is nn.Dense or is_taken_apart(layer) for layer in network.layers)
+    return computes_as_its_layers(network) and loss_is_taken_apart(network.loss) and all(known)
 
 
 def plans_first_layer(network: nn.Network) -> bool:
@@ -122,23 +121,19 @@ class Plan:
             if type(layer) is nn.Dense:
                 values, free = self._dense(calls, number, values, kept, None if number else columns), True
                 biases = layer.biases
-                if not _is_activation(following):
+                if not (is_taken_apart(following) and following.takes_biases):
                     calls.add(Formula(add_bias, (values, biases)))
                     biases = None
-            elif _is_activation(layer):
-                output = values if free else self.workspace.empty(f"{number} output", values.shape, values.dtype)
-                if biases is None:
-                    calls.add(Formula(layer.formula, (values, output)))
-                else:
-                    calls.add(Formula(biased(layer.formula), (values, biases, output)))
-                values, free, biases = output, False, None
-                kept[number] = output
-            elif type(layer) is nn.Softmax:
-                values = kept[number] = self._softmax(calls, str(number), values, free)
-                free = False
+            elif is_taken_apart(layer):
+                values, in_place = layer.checked_inputs(values), free and not layer.needs_inputs
+                output = values if in_place else self.workspace.empty(f"{number} output", values.shape, values.dtype)
+                layer.training = training
+                calls.add(*layer.forward_steps(values, output, self.workspace, str(number), biases))
+                kept[number] = values, output
+                values, free, biases = output, not layer.needs_output, None
             else:
                 values, free = self._call(calls, layer, "forward", values, training, str(number)), True
-        if _takes_apart(self._loss):
+        if loss_is_taken_apart(self._loss):
             values, steps = self._loss.activate_steps(values, free, self.workspace)
             calls.add(*steps)
         else:
@@ -168,13 +163,9 @@ class Plan:
                 dvalues = self._operand(calls, f"{number} dvalues", dvalues, layer)
             if type(layer) is nn.Dense:
                 dvalues = self._dense_gradients(calls, number, forward.kept[number], dvalues)
-            elif _is_activation(layer):
-                calls.add(Formula(layer.gradient, (dvalues, forward.kept[number], dvalues)))
-            elif type(layer) is nn.Softmax:
-                dinputs = self.workspace.empty(f"{number} dinputs", dvalues.shape, dvalues.dtype)
-                given = dvalues, forward.kept[number], dinputs
-                calls.add(*softmax_gradient_steps(*given, self.workspace, str(number)))
-                dvalues = dinputs
+            elif is_taken_apart(layer):
+                arrays = dvalues, *forward.kept[number], dvalues
+                calls.add(*layer.backward_steps(*arrays, self.workspace, str(number)))
             elif isinstance(layer, nn.Dense):
                 backward = partial(_dense_backward, layer, with_inputs=number > 0)
                 dvalues = calls.through(backward, dvalues, self._keep(layer, f"{number} dinputs"))
@@ -188,7 +179,7 @@ class Plan:
         calls, rows = Calls(self._backend), labels.shape
         left = self.workspace.empty("left", rows, probabilities.dtype)
         predicted = self.workspace.empty("predicted", rows, "int64")
-        if _takes_apart(self._loss):
+        if loss_is_taken_apart(self._loss):
             calls.add(*self._loss.outcome_steps(probabilities, labels, left, self.workspace))
         else:
             calls.note(self._loss.outcomes, probabilities, labels, left)
@@ -273,13 +264,8 @@ class Plan:
         picked: Array = self.workspace.empty(f"picked {what}", (layer.n_inputs, layer.n_neurons), dtype)
         return picked[:columns]
 
-    def _softmax(self, calls: Calls, name: str, values: Array, free: bool) -> Array:
-        output = values if free else self.workspace.empty(f"{name} output", values.shape, values.dtype)
-        calls.add(*softmax_steps(self._backend, values, output, self.workspace, name))
-        return output
-
     def _loss_gradient(self, calls: Calls, probabilities: Array, labels: Array) -> Array:
-        if not _takes_apart(self._loss):
+        if not loss_is_taken_apart(self._loss):
             keep = self._keep(self._loss, "loss dinputs")
             return calls.through(lambda given: summed_gradient(self._loss, given, labels), probabilities, keep)
         dtype = self._loss.gradient_dtype(probabilities)
@@ -298,18 +284,6 @@ def put_rows(_xp: Any, values: Array, rows: Array, given: Array) -> None:
     """Write `given` to the `rows` of `values`, and 0 to the others."""
     values[...] = 0
     values[rows] = given
-
-
-def _is_activation(layer: Any) -> bool:
-    """Return whether `layer`, or None, is a registered activation that computes its two formulas and no more."""
-    kind = type(layer)
-    formulas = isinstance(layer, nn.Activation) and is_registered(layer)
-    return formulas and (kind.forward, kind.backward) == (nn.Activation.forward, nn.Activation.backward)
-
-
-def _takes_apart(loss: nn.Loss) -> bool:
-    """Return whether `loss` is a registered one that computes its steps and no more."""
-    return is_registered(loss) and type(loss).backward is nn.Loss.backward
 
 
 def _copied(network: nn.Network) -> nn.Network:
