@@ -4,6 +4,7 @@ from fmnist_xp.nn.activations import Activation, ReLU, Softmax, Tanh
 from fmnist_xp.nn.dropout import Dropout
 from fmnist_xp.nn.labels import class_indices
 from fmnist_xp.nn.layers import Dense, Layer
+from fmnist_xp.nn.loss import Loss
 from fmnist_xp.nn.losses import CategoricalCrossentropy, SoftmaxCategoricalCrossentropy
 from fmnist_xp.nn.network import Network
 
@@ -13,6 +14,7 @@ __all__ = [
     "Dense",
     "Dropout",
     "Layer",
+    "Loss",
     "Network",
     "ReLU",
     "Softmax",

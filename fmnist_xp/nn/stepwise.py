@@ -67,8 +67,10 @@ class StepwiseLayer(Layer):
         """Set and return `dinputs`, of the shape and dtype of `dvalues`, and set the gradients."""
         dvalues = self._gradient(dvalues)
         self.dinputs = self.backend.xp.empty_like(dvalues)
-        arrays = dvalues, self.inputs, self.output, self.dinputs
-        self.backend.run(*self.backward_steps(*arrays, self._workspace, ""))
+        # A subclass with a forward of its own may have kept no more than the output.
+        inputs = self.inputs if self.needs_inputs else vars(self).get("inputs")
+        workspace = vars(self).get("_workspace") or Workspace(self.backend.xp)
+        self.backend.run(*self.backward_steps(dvalues, inputs, self.output, self.dinputs, workspace, ""))
         return self.dinputs
 
     def checked_inputs(self, inputs: Array) -> Array:
