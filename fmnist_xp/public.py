@@ -6,7 +6,19 @@ from fmnist_xp.backend import Backend, get_backend
 from fmnist_xp.data import CLASS_NAMES, Dataset, Pixels, load_fashion_mnist, pixels, preprocess
 from fmnist_xp.errors import DataError, DeviceError, FmnistXpError, RunError
 from fmnist_xp.model import Metrics, Sequential, load
-from fmnist_xp.nn import CategoricalCrossentropy, Dense, Layer, ReLU, Softmax, SoftmaxCategoricalCrossentropy, Tanh
+from fmnist_xp.nn import (
+    GELU,
+    CategoricalCrossentropy,
+    Dense,
+    Layer,
+    LayerNorm,
+    LeakyReLU,
+    ReLU,
+    Sigmoid,
+    Softmax,
+    SoftmaxCategoricalCrossentropy,
+    Tanh,
+)
 from fmnist_xp.optim import SGD, Adam
 from fmnist_xp.train.history import History
 
@@ -17,6 +29,7 @@ except PackageNotFoundError:  # run from a source tree that is not installed
 
 __all__ = [
     "CLASS_NAMES",
+    "GELU",
     "SGD",
     "Adam",
     "Backend",
@@ -28,11 +41,14 @@ __all__ = [
     "FmnistXpError",
     "History",
     "Layer",
+    "LayerNorm",
+    "LeakyReLU",
     "Metrics",
     "Pixels",
     "ReLU",
     "RunError",
     "Sequential",
+    "Sigmoid",
     "Softmax",
     "SoftmaxCategoricalCrossentropy",
     "Tanh",
