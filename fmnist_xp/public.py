@@ -7,11 +7,15 @@ from fmnist_xp.data import CLASS_NAMES, Dataset, Pixels, load_fashion_mnist, pix
 from fmnist_xp.errors import DataError, DeviceError, FmnistXpError, RunError
 from fmnist_xp.model import Metrics, Sequential, load
 from fmnist_xp.nn import (
+    GELU,
     CategoricalCrossentropy,
     Dense,
     Dropout,
     Layer,
+    LayerNorm,
+    LeakyReLU,
     ReLU,
+    Sigmoid,
     Softmax,
     SoftmaxCategoricalCrossentropy,
     Tanh,
@@ -27,6 +31,7 @@ except PackageNotFoundError:  # run from a source tree that is not installed
 
 __all__ = [
     "CLASS_NAMES",
+    "GELU",
     "SGD",
     "Adam",
     "Augmentation",
@@ -40,11 +45,14 @@ __all__ = [
     "FmnistXpError",
     "History",
     "Layer",
+    "LayerNorm",
+    "LeakyReLU",
     "Metrics",
     "Pixels",
     "ReLU",
     "RunError",
     "Sequential",
+    "Sigmoid",
     "Softmax",
     "SoftmaxCategoricalCrossentropy",
     "Tanh",
