@@ -6,7 +6,18 @@ from fmnist_xp.backend import Backend, get_backend
 from fmnist_xp.data import CLASS_NAMES, Dataset, Pixels, load_fashion_mnist, pixels, preprocess
 from fmnist_xp.errors import DataError, DeviceError, FmnistXpError, RunError
 from fmnist_xp.model import Metrics, Sequential, load
-from fmnist_xp.nn import CategoricalCrossentropy, Dense, Layer, ReLU, Softmax, SoftmaxCategoricalCrossentropy, Tanh
+from fmnist_xp.nn import (
+    BinaryCrossentropy,
+    CategoricalCrossentropy,
+    Dense,
+    Layer,
+    Loss,
+    MeanSquaredError,
+    ReLU,
+    Softmax,
+    SoftmaxCategoricalCrossentropy,
+    Tanh,
+)
 from fmnist_xp.optim import SGD, Adam
 from fmnist_xp.train.history import History
 
@@ -20,6 +31,7 @@ __all__ = [
     "SGD",
     "Adam",
     "Backend",
+    "BinaryCrossentropy",
     "CategoricalCrossentropy",
     "DataError",
     "Dataset",
@@ -28,6 +40,8 @@ __all__ = [
     "FmnistXpError",
     "History",
     "Layer",
+    "Loss",
+    "MeanSquaredError",
     "Metrics",
     "Pixels",
     "ReLU",

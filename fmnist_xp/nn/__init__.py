@@ -6,13 +6,16 @@ from fmnist_xp.nn.layers import Dense, Layer
 from fmnist_xp.nn.loss import Loss
 from fmnist_xp.nn.losses import CategoricalCrossentropy, SoftmaxCategoricalCrossentropy
 from fmnist_xp.nn.network import Network
+from fmnist_xp.nn.target_losses import BinaryCrossentropy, MeanSquaredError
 
 __all__ = [
     "Activation",
+    "BinaryCrossentropy",
     "CategoricalCrossentropy",
     "Dense",
     "Layer",
     "Loss",
+    "MeanSquaredError",
     "Network",
     "ReLU",
     "Softmax",
