@@ -7,13 +7,17 @@ from fmnist_xp.data import CLASS_NAMES, Dataset, Pixels, load_fashion_mnist, pix
 from fmnist_xp.errors import DataError, DeviceError, FmnistXpError, RunError
 from fmnist_xp.model import Metrics, Sequential, load
 from fmnist_xp.nn import (
+    GELU,
     BinaryCrossentropy,
     CategoricalCrossentropy,
     Dense,
     Layer,
+    LayerNorm,
+    LeakyReLU,
     Loss,
     MeanSquaredError,
     ReLU,
+    Sigmoid,
     Softmax,
     SoftmaxCategoricalCrossentropy,
     Tanh,
@@ -28,6 +32,7 @@ except PackageNotFoundError:  # run from a source tree that is not installed
 
 __all__ = [
     "CLASS_NAMES",
+    "GELU",
     "SGD",
     "Adam",
     "Backend",
@@ -40,6 +45,8 @@ __all__ = [
     "FmnistXpError",
     "History",
     "Layer",
+    "LayerNorm",
+    "LeakyReLU",
     "Loss",
     "MeanSquaredError",
     "Metrics",
@@ -47,6 +54,7 @@ __all__ = [
     "ReLU",
     "RunError",
     "Sequential",
+    "Sigmoid",
     "Softmax",
     "SoftmaxCategoricalCrossentropy",
     "Tanh",

@@ -194,6 +194,7 @@ def operations() -> Iterator[Operation]:
                 gradients = tuple(scales * _halves(generator, size) for _ in range(3))
                 start = _halves(generator, size)
                 yield OptimizerPass(name, f"{size:,} parameters", kind, arguments, start, gradients)
+    yield from _layer_norm(generator)
 
 
 def _dense(generator: np.random.Generator) -> Iterator[Operation]:
@@ -243,6 +244,20 @@ def _softmax(generator: np.random.Generator) -> Iterator[Operation]:
     }
     for case, inputs in cases.items():
         yield LayerPass("Softmax", case, nn.Softmax, inputs, {}, _halves(generator, inputs.shape), wide=True)
+
+
+def _layer_norm(generator: np.random.Generator) -> Iterator[Operation]:
+    x = _halves(generator, (131, 77))
+    unlike = x.copy()
+    unlike[::4] *= 2.0**10  # rows of very different sizes, far from 0, of one number, and of zeros
+    unlike[1::4] = np.round(unlike[1::4] * 4) + 100.0
+    unlike[2::4], unlike[3::4] = -0.5, 0.0
+    cases = {"131 × 77": (x, 1e-5), "rows unlike each other": (unlike, 1e-5), "one row": (x[:1], 1e-5)}
+    for case, (inputs, epsilon) in {**cases, "one column": (x[:, :1], 1.0)}.items():
+        row = 1, inputs.shape[1]
+        parameters = {"gains": _halves(generator, row), "biases": _halves(generator, row)}
+        arguments, dvalues = {"n_features": row[1], "epsilon": epsilon}, _halves(generator, inputs.shape)
+        yield LayerPass("LayerNorm", case, nn.LayerNorm, inputs, parameters, dvalues, arguments)
 
 
 def _losses(generator: np.random.Generator) -> Iterator[Operation]:

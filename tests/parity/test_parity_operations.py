@@ -232,7 +232,9 @@ def test_what_is_exported_is_registered() -> None:
     pieces = [getattr(nn, name) for name in dir(nn)] + [getattr(optim, name) for name in dir(optim)]
     kinds = Layer, Loss, Optimizer
     exported = {piece for piece in pieces if inspect.isclass(piece) and issubclass(piece, kinds)}
-    assert exported - {Layer, Activation, Loss, Optimizer} == {Dense, ReLU, nn.Tanh, Softmax, SGD, Adam, *LOSSES}
+    activations = {nn.GELU, nn.LeakyReLU, ReLU, nn.Sigmoid, nn.Tanh}
+    layers = {Dense, nn.LayerNorm, Softmax, *activations}
+    assert exported - {Layer, Activation, Loss, Optimizer} == {*layers, SGD, Adam, *LOSSES}
     assert exported - {Layer, Activation, Loss, Optimizer} <= set(REGISTRY.values())
 
 
