@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from fmnist_xp.arguments import real_number
 from fmnist_xp.backend import Array, Backend, Formula, Product, Step, elementwise, epilogue
-from fmnist_xp.nn.module import Bounded, BoundedBackward
+from fmnist_xp.nn.module import Bounded, BoundedBackward, Counterpart
 from fmnist_xp.nn.stepwise import StepwiseLayer
 from fmnist_xp.nn.workspace import Workspace
 from fmnist_xp.registry import register
@@ -158,6 +158,8 @@ class LeakyReLU(Activation):
     """
 
     takes_biases = False
+    onnx_operator = Counterpart("LeakyRelu", {"alpha": "slope"})
+    torch_class = Counterpart("LeakyReLU", {"negative_slope": "slope"})
     formula, gradient = staticmethod(leaky_relu), staticmethod(leaky_relu_gradient)
     bound, gradient_bound = staticmethod(leaky_relu_bound), staticmethod(leaky_relu_gradient_bound)
 

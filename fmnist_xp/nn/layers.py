@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from fmnist_xp.arguments import real_number, whole_number
 from fmnist_xp.backend import Array, Backend, Precision, elementwise, epilogue
 from fmnist_xp.nn.initializers import NOTEBOOK, checked_initializer, draw_weights
-from fmnist_xp.nn.module import Bounded, BoundedBackward, Module
+from fmnist_xp.nn.module import Bounded, BoundedBackward, Counterpart, Module
 from fmnist_xp.registry import register, warn_renamed
 
 
@@ -267,7 +267,8 @@ class Dense(Layer):
     """
 
     not_saved: ClassVar[tuple[str, ...]] = ("seed", "dtype", "backend", "draw")
-    onnx_operator, torch_class = "Gemm", "Linear"
+    onnx_operator = "Gemm"
+    torch_class = Counterpart("Linear", {"in_features": "n_inputs", "out_features": "n_neurons"})
     weights: Array
     biases: Array
     dweights: Array

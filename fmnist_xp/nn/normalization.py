@@ -7,7 +7,7 @@ from fmnist_xp.arguments import real_number, whole_number
 from fmnist_xp.backend import Array, Backend, Formula, Precision, Product, RowSum, Step, elementwise
 from fmnist_xp.nn.activations import product
 from fmnist_xp.nn.layers import copy_values
-from fmnist_xp.nn.module import Bounded, BoundedBackward
+from fmnist_xp.nn.module import Bounded, BoundedBackward, Counterpart
 from fmnist_xp.nn.stepwise import StepwiseLayer
 from fmnist_xp.nn.workspace import Workspace
 from fmnist_xp.registry import register
@@ -75,6 +75,8 @@ class LayerNorm(StepwiseLayer):
     """
 
     not_saved: ClassVar[tuple[str, ...]] = ("dtype", "backend")
+    onnx_operator = Counterpart("LayerNormalization", {"epsilon": "epsilon"}, opset=17)
+    torch_class = Counterpart("LayerNorm", {"normalized_shape": "n_features", "eps": "epsilon"})
     gains: Array
     biases: Array
     dgains: Array

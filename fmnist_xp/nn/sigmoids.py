@@ -5,7 +5,7 @@ from typing import Any
 
 from fmnist_xp.backend import Array, elementwise
 from fmnist_xp.nn.activations import Activation
-from fmnist_xp.nn.module import Bounded
+from fmnist_xp.nn.module import Bounded, Counterpart
 from fmnist_xp.registry import register
 
 LINEAR, CUBIC = 2 * math.sqrt(2 / math.pi), 2 * math.sqrt(2 / math.pi) * 0.044715
@@ -118,5 +118,7 @@ class GELU(Activation):
     """
 
     needs_inputs, needs_output, takes_biases = True, False, False
+    onnx_operator = Counterpart("Gelu", fixed={"approximate": "tanh"}, opset=20)
+    torch_class = Counterpart("GELU", fixed={"approximate": "tanh"})
     formula, gradient = staticmethod(gelu), staticmethod(gelu_gradient)
     bound, gradient_bound = staticmethod(gelu_bound), staticmethod(gelu_gradient_bound)
