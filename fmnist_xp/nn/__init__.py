@@ -9,10 +9,12 @@ from fmnist_xp.nn.losses import CategoricalCrossentropy, SoftmaxCategoricalCross
 from fmnist_xp.nn.network import Network
 from fmnist_xp.nn.normalization import LayerNorm
 from fmnist_xp.nn.sigmoids import GELU, Sigmoid
+from fmnist_xp.nn.target_losses import BinaryCrossentropy, MeanSquaredError
 
 __all__ = [
     "GELU",
     "Activation",
+    "BinaryCrossentropy",
     "CategoricalCrossentropy",
     "Dense",
     "Dropout",
@@ -20,6 +22,7 @@ __all__ = [
     "LayerNorm",
     "LeakyReLU",
     "Loss",
+    "MeanSquaredError",
     "Network",
     "ReLU",
     "Sigmoid",

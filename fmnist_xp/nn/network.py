@@ -30,7 +30,8 @@ class Network:
         part of another while it lives. For your own layers see `Layer`.
     loss
         The loss, its class or that class's name, as in "categorical_crossentropy"; by default softmax joined with
-        categorical cross-entropy. `CategoricalCrossentropy` needs a Softmax at the end.
+        categorical cross-entropy. `CategoricalCrossentropy` needs a Softmax at the end, `BinaryCrossentropy` a
+        Sigmoid.
     backend
         A `Backend`, or the name of a device for `get_backend`.
     seed
