@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from fmnist_xp import nn
 from fmnist_xp.backend import Array, Backend, Call, Formula, Product, RowSum, Step
 from fmnist_xp.nn.activations import biased, softmax_gradient_steps, softmax_steps
+from fmnist_xp.nn.draws import Draws
 from fmnist_xp.nn.layers import add_bias, copy_values
 from fmnist_xp.nn.losses import summed_gradient, weigh
 from fmnist_xp.nn.workspace import Workspace
@@ -110,10 +111,13 @@ class Plan:
         self._backend, self._loss, self._scale = network.backend, self._network.loss, input_scale
         self.workspace = Workspace(network.backend.xp)
 
-    def forward(self, inputs: Array, training: bool, columns: Array | None = None) -> Forward:
+    def forward(
+        self, inputs: Array, training: bool, columns: Array | None = None, draws: Draws | None = None
+    ) -> Forward:
         """Compute the class probabilities (rows, classes) of `inputs` (rows, n_inputs), and return what does.
 
-        With `columns`, indices (k,), `inputs` (rows, k) are these columns, and the others are 0.
+        With `columns`, indices (k,), `inputs` (rows, k) are these columns, and the others are 0. `draws` are those of
+        the rows, where a layer draws.
         """
         calls, network = Calls(self._backend), self._network
         kept: list[Any] = [None] * len(network.layers)
