@@ -3,6 +3,7 @@
 Nothing is imported before a network or an optimizer is made: the command has the names at once.
 """
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from fmnist_xp.nn import Layer
     from fmnist_xp.nn.losses import CategoricalCrossentropy as Loss
     from fmnist_xp.optim import Optimizer
+    from fmnist_xp.train.augmentation import Augmentation
 
 N_INPUTS = 28 * 28
 N_CLASSES = 10
@@ -63,6 +65,8 @@ class Experiment:
 
     def check(self) -> None:
         """Raise `ValueError`, naming the field, for a value that it cannot have, before anything is made of it."""
+        if not re.fullmatch(r"\w[\w.+-]{0,63}", self.name):  # folders are called by it
+            raise ValueError(f"name must be up to 64 letters, digits, or any of . _ + -, got {self.name!r}")
         for width in self.hidden:
             whole_number("hidden", width, 1)
         whole_number("epochs", self.epochs, 1)
@@ -81,6 +85,7 @@ class Experiment:
         replace(self, hidden=(1,) * bool(self.hidden)).make_layers(seed=0)
         self.make_loss()
         self.make_optimizer()
+        self.make_augmentation(seed=0)
 
     def make_network(
         self, backend: "Backend", seed: int, dtype: str = "float32", classes: int = N_CLASSES
@@ -140,6 +145,12 @@ class Experiment:
             one_of(f"an option of {self.optimizer}", name, [name for name in known if name not in OWN])
         return kind(learning_rate=self._rate(), **own, **self.optimizer_options)
 
+    def make_augmentation(self, seed: int) -> "Augmentation | None":
+        """Return what changes the images in every epoch, drawn from `seed`; None where nothing does."""
+        from fmnist_xp.train.augmentation import Augmentation
+
+        return Augmentation(self.mirror, self.shift, seed) if self.mirror or self.shift else None
+
     def _taken(self, kind: str, known: Collection[str], *names: str) -> dict[str, Any]:
         """Return the fields `names` that a class has among its arguments, `known`; the others must be 0."""
         for name in names:
@@ -165,7 +176,7 @@ class Experiment:
         return kinds[name](self.learning_rate, **options)
 
     def with_optimizer(self, optimizer: str) -> "Experiment":
-        """Return the experiment with another optimizer, which begins with its own defaults; else itself.
+        """Return the experiment with another optimizer, which begins with its own defaults; itself if it has it.
 
         Raises `ValueError` where there is none of that name.
         """

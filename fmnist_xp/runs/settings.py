@@ -289,15 +289,12 @@ def form_of(kind: type, field: str) -> Any:
     return {} if Mapping in kinds else hint
 
 
-def known_values(kind: type, values: Mapping[str, Any], place: str = "") -> dict[str, Any]:
-    """Return `values` of JSON or TOML as the fields of the same names have them.
-
-    Raises `ValueError`, naming the field with `place` before it, for one of another type.
-    """
+def known_values(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `values` of JSON as the fields of the same names have them; `ValueError` for one of another type."""
     usual, found = defaults(kind), {}
     for name, value in values.items():
         if value is not None or usual.get(name, 0) is not None:
-            check_form(value, form_of(kind, name), f"{place}{name}")
+            check_form(value, form_of(kind, name), name)
         found[name] = tuple(value) if isinstance(value, list) else value
     return found
 
