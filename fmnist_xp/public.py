@@ -7,7 +7,21 @@ from fmnist_xp.data import CLASS_NAMES, Dataset, Pixels, load_fashion_mnist, pix
 from fmnist_xp.errors import DataError, DeviceError, FmnistXpError, RunError
 from fmnist_xp.model import Metrics, Sequential, load
 from fmnist_xp.nn import CategoricalCrossentropy, Dense, Layer, ReLU, Softmax, SoftmaxCategoricalCrossentropy, Tanh
-from fmnist_xp.optim import SGD, Adam
+from fmnist_xp.optim import (
+    LBFGS,
+    SGD,
+    AdaGrad,
+    Adam,
+    AdamW,
+    Constant,
+    Cosine,
+    Exponential,
+    InverseTime,
+    Optimizer,
+    RMSProp,
+    Schedule,
+    Step,
+)
 from fmnist_xp.train.history import History
 
 try:
@@ -17,24 +31,35 @@ except PackageNotFoundError:  # run from a source tree that is not installed
 
 __all__ = [
     "CLASS_NAMES",
+    "LBFGS",
     "SGD",
+    "AdaGrad",
     "Adam",
+    "AdamW",
     "Backend",
     "CategoricalCrossentropy",
+    "Constant",
+    "Cosine",
     "DataError",
     "Dataset",
     "Dense",
     "DeviceError",
+    "Exponential",
     "FmnistXpError",
     "History",
+    "InverseTime",
     "Layer",
     "Metrics",
+    "Optimizer",
     "Pixels",
+    "RMSProp",
     "ReLU",
     "RunError",
+    "Schedule",
     "Sequential",
     "Softmax",
     "SoftmaxCategoricalCrossentropy",
+    "Step",
     "Tanh",
     "__version__",
     "get_backend",
