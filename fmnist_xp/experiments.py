@@ -27,8 +27,8 @@ N_CLASSES = 10
 OUTPUTS = MappingProxyType({"categorical_crossentropy": "softmax", "binary_crossentropy": "sigmoid"})
 """The last layer of a network whose loss, by its name, takes probabilities."""
 
-OWN = ("learning_rate", "decay", "momentum", "updates")
-"""Arguments of optimizers and schedules that are an experiment's own fields, or follow from them."""
+OWN = ("learning_rate", "decay", "momentum")
+"""Arguments of optimizers that are an experiment's own fields."""
 
 
 @dataclass(frozen=True)
@@ -162,18 +162,16 @@ class Experiment:
         """Return the learning rate, or the schedule that begins at it."""
         if self.schedule is None:
             return self.learning_rate
-        from fmnist_xp.optim import Schedule
+        from fmnist_xp.optim import Schedule, make_schedule
         from fmnist_xp.registry import arguments_of, registered
 
-        kinds = registered(Schedule)
-        options = dict(self.schedule)
-        name = one_of("the schedule's type", options.pop("type", None), kinds)
-        known = arguments_of(kinds[name])
-        for option in options:
-            one_of(f"an option of the schedule {name}", option, [name for name in known if name not in OWN])
-        if "updates" in known:
-            options["updates"] = self.epochs
-        return kinds[name](self.learning_rate, **options)
+        kinds = registered(Schedule)  # type: ignore[type-abstract]
+        kind = one_of("the type of a schedule", self.schedule.get("type"), kinds)
+        known = arguments_of(kinds[kind])
+        own = {"learning_rate": self.learning_rate, "updates": self.epochs}
+        for name in self.schedule.keys() - {"type"}:
+            one_of(f"an option of the schedule {kind}", name, [name for name in known if name not in own])
+        return make_schedule({**self.schedule, **{name: own[name] for name in own if name in known}})
 
     def with_optimizer(self, optimizer: str) -> "Experiment":
         """Return the experiment with another optimizer, which begins with its own defaults; itself if it has it.
