@@ -37,6 +37,7 @@ from fmnist_xp.optim import (
     RMSProp,
     Schedule,
     Step,
+)
 from fmnist_xp.train.augmentation import Augmentation
 from fmnist_xp.train.history import History
 
@@ -52,8 +53,8 @@ __all__ = [
     "SGD",
     "AdaGrad",
     "Adam",
-    "Augmentation",
     "AdamW",
+    "Augmentation",
     "Backend",
     "BinaryCrossentropy",
     "CategoricalCrossentropy",
