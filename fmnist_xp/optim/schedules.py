@@ -130,28 +130,38 @@ class Cosine(Schedule):
     f + (lr − f) · (1 + cos(π · (t − w) / (T − w))) / 2 from there to T, and f from T on (Loshchilov & Hutter, *SGDR:
     Stochastic Gradient Descent with Warm Restarts*, ICLR 2017, equation 5, without restarts).
 
-    Parameters: `learning_rate` > 0, `updates` ≥ 1, 0 ≤ `warmup` < `updates` and `final` ≥ 0, else `ValueError`.
+    `warmup` is w, or, a float below 1, the share of the updates that it is, rounded.
+
+    Parameters: `learning_rate` > 0, `updates` ≥ 1, 0 ≤ w < `updates` and `final` ≥ 0, else `ValueError`.
     """
 
     learning_rate: float
     updates: int
-    warmup: int = 0
+    warmup: float = 0
     final: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the arguments."""
         self._check("learning_rate", 0, open_low=True)
         self._check_whole("updates", 1)
-        self._check_whole("warmup", 0)
+        self._check("warmup", 0)
+        if self.warmup >= 1 or isinstance(self.warmup, int):
+            self._check_whole("warmup", 0)
         self._check("final", 0)
-        if self.warmup >= self.updates:
+        if self.warm_updates >= self.updates:
             raise ValueError(f"warmup must be below the {self.updates} updates, got {self.warmup}")
+
+    @property
+    def warm_updates(self) -> int:
+        """The number of updates of the warm-up."""
+        return round(self.warmup * self.updates) if self.warmup < 1 else int(self.warmup)
 
     def __call__(self, update: int) -> float:
         """Return the learning rate of an update."""
-        if update < self.warmup:
-            return self.learning_rate * (update + 1) / (self.warmup + 1)
-        part = min(1.0, (update - self.warmup) / (self.updates - self.warmup))
+        warmup = self.warm_updates
+        if update < warmup:
+            return self.learning_rate * (update + 1) / (warmup + 1)
+        part = min(1.0, (update - warmup) / (self.updates - warmup))
         return self.final + (self.learning_rate - self.final) * (1 + math.cos(math.pi * part)) / 2
 
 
