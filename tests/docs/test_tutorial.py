@@ -1,22 +1,26 @@
 """The pages whose blocks build on each other: each runs as it stands, and prints what stands below it."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from block_helpers import Block, blocks, differences, run
+from threadpoolctl import threadpool_limits
 
 DOCS = Path(__file__).parents[2] / "docs"
 REAL = os.environ.get("FMNIST_XP_DATA")  # where other images are given, figures are others
 
 
 @pytest.fixture
-def images(tmp_path: Path, idx_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def images(tmp_path: Path, idx_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The images that `load_fashion_mnist` finds: those of the environment, else a few synthetic ones."""
     monkeypatch.setenv("FMNIST_XP_DATA", REAL or str(idx_folder))
     monkeypatch.setenv("FMNIST_XP_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
+    with threadpool_limits(1, user_api="blas"):  # for other tests run on the other cores
+        yield
 
 
 @pytest.mark.usefixtures("images")
