@@ -64,7 +64,7 @@ def build(
                 raise ValueError(f"layer {number} (Dense) is {wanted[0]!r:.20} × {wanted[1]!r:.20}, not its weights")
             more = {"draw": False}
         layers.append(_made(f"layer {number}", classes, nn.Layer, entry, more))
-    return layers, _made("the loss", classes, nn.CategoricalCrossentropy, loss, {}), architecture["dtype"]
+    return layers, _made("the loss", classes, nn.Loss, loss, {}), architecture["dtype"]
 
 
 def _places(network: nn.Network) -> Iterator[tuple[str, Module]]:
