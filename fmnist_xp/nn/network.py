@@ -30,7 +30,8 @@ class Network:
         part of another while it lives. For your own layers see `Layer`.
     loss
         The loss, its class or that class's name, as in "categorical_crossentropy"; by default softmax joined with
-        categorical cross-entropy. `CategoricalCrossentropy` needs a Softmax at the end.
+        categorical cross-entropy. `CategoricalCrossentropy` needs a Softmax at the end, `BinaryCrossentropy` a
+        Sigmoid.
     backend
         A `Backend`, or the name of a device for `get_backend`.
     seed
@@ -280,16 +281,21 @@ def _check_architecture(layers: Sequence[Layer], loss: Loss) -> None:
                 f"layer {number} ({type(layer).__name__}) overrides backward, which a network does not call of a "
                 "Dense layer: override backward_parameters and backward_inputs"
             )
-    number, width = 0, None  # of the Dense layer before, where nothing behind it can have changed the width
-    for layer in layers:
+    dense, width = 0, None  # of the Dense layer before, where nothing behind it can have changed the width
+    for number, layer in enumerate(layers, start=1):
         if isinstance(layer, Dense):
             if width is not None and width != layer.n_inputs:
                 raise ValueError(
-                    f"dense{number} has {width} neurons, but dense{number + 1} takes {layer.n_inputs} inputs"
+                    f"dense{dense} has {width} neurons, but dense{dense + 1} takes {layer.n_inputs} inputs"
                 )
-            number, width = number + 1, layer.n_neurons
+            dense, width = dense + 1, layer.n_neurons
         elif not keeps_width(layer):
             width = None
+        elif None not in (width, layer.n_features) and width != layer.n_features:
+            raise ValueError(
+                f"dense{dense} has {width} neurons, but layer {number} ({type(layer).__name__}) takes "
+                f"{layer.n_features} columns"
+            )
     name, end = type(loss).__name__, loss.ends_with
     if isinstance(layers[-1], Softmax) and isinstance(loss, SoftmaxCategoricalCrossentropy):
         raise ValueError(f"{name} brings its own softmax: leave the last Softmax layer out")

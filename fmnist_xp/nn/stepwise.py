@@ -1,6 +1,6 @@
 """Layers that are made of steps: computed one after another in a lesson, laid out once by a plan in training."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeGuard
 
 from fmnist_xp.backend import Array, Step
 from fmnist_xp.nn.draws import Draws
@@ -83,13 +83,13 @@ class StepwiseLayer(Layer):
         return {*super()._left_out(), "_workspace"}
 
 
-def is_taken_apart(layer: Any) -> bool:
+def is_taken_apart(layer: Any) -> TypeGuard[StepwiseLayer]:
     """Return whether `layer`, or None, is of a registered class that computes its steps and no more."""
     kind = type(layer)
     stepwise = isinstance(layer, StepwiseLayer) and is_registered(layer)
     return stepwise and (kind.forward, kind.backward) == (StepwiseLayer.forward, StepwiseLayer.backward)
 
 
-def keeps_width(layer: Layer) -> bool:
+def keeps_width(layer: Layer) -> TypeGuard[StepwiseLayer]:
     """Return whether it is known of `layer` that its output has as many columns as its input."""
     return is_registered(layer) and isinstance(layer, StepwiseLayer)

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from fmnist_xp import nn
 from fmnist_xp.backend import Array, Backend
-from fmnist_xp.optim import SGD, Adam, Optimizer
+from fmnist_xp.nn.target_losses import TargetLoss
+from fmnist_xp.optim import SGD, Adam, Cosine, Optimizer
 from fmnist_xp.parity.bounds import Bounded, Floats
 from fmnist_xp.parity.tolerances import Roundoff
 from fmnist_xp.registry import registered
@@ -91,42 +92,43 @@ class LayerPass(Operation):
 
 @dataclass(frozen=True, eq=False)
 class LossPass(Operation):
-    """A loss of probabilities, or of what it makes them from, forward and backward in the dtype of the parameters."""
+    """A loss, made with `arguments`, of the output of a network, forward and backward in the parameters' dtype."""
 
-    kind: type[nn.CategoricalCrossentropy]
+    kind: type[nn.Loss]
     inputs: Floats
     labels: NDArray[Any]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def compute(self, backend: Backend, precision: str) -> dict[str, Array]:
         """Compute with a loss of its own."""
-        loss, labels = self.kind(backend), backend.asarray(self.labels)
+        loss, labels = self.kind(backend, **self.arguments), backend.asarray(self.labels)
         output = loss.activate(backend.asarray(self.inputs, backend.precision(precision).parameters))
         losses, mean = loss.sample_losses(output, labels), loss.calculate(output, labels)
         return self._named(losses, mean, output, loss.backward(output, labels))
 
     def bound(self, roundoff: Roundoff) -> dict[str, Bounded]:
         """Return what the loss has written out."""
-        labels = self.labels.argmax(axis=1) if self.labels.ndim == 2 else self.labels
-        output, losses, dinputs = self.kind().bound_pass(Bounded.exact(self.inputs, roundoff), labels, len(labels))
+        one_hot = self.labels.ndim == 2 and not issubclass(self.kind, TargetLoss)
+        labels = self.labels.argmax(axis=1) if one_hot else self.labels
+        loss, inputs = self.kind(**self.arguments), Bounded.exact(self.inputs, roundoff)
+        output, losses, dinputs = loss.bound_pass(inputs, labels, len(labels))
         return self._named(losses, losses.sum() / len(labels), output, dinputs)
 
     def _named(self, losses: Any, mean: Any, output: Any, dinputs: Any) -> dict[str, Any]:
-        if makes_probabilities(self.kind):
+        if self.kind.activate is not nn.Loss.activate:
             return {"loss": mean, "output": output, "dinputs": dinputs}
         return {"sample losses": losses, "loss": mean, "dinputs": dinputs}
 
 
-def makes_probabilities(loss: type[nn.CategoricalCrossentropy]) -> bool:
-    """Return whether a loss is given something else than probabilities."""
-    return loss.activate is not nn.CategoricalCrossentropy.activate
-
-
 @dataclass(frozen=True, eq=False)
 class OptimizerPass(Operation):
-    """Several updates of one vector: the parameters, and what the moments do to them."""
+    """Several updates of one vector: the parameters, and what the moments do to them; the average where there is one.
+
+    The loss, for an optimizer that needs it, falls by 1 with each.
+    """
 
     kind: type[Optimizer]
-    arguments: Mapping[str, float]
+    arguments: Mapping[str, Any]
     start: Floats
     gradients: tuple[Floats, ...]
 
@@ -138,15 +140,17 @@ class OptimizerPass(Operation):
         tensors = {}
         for number, gradients in enumerate(self.gradients, start=1):
             layer.gradients[...] = backend.asarray(gradients)
-            optimizer.step(layer)
+            optimizer.step(layer, -float(number))
             tensors[f"after update {number}"] = layer.parameters.copy()
-        return tensors
+        return tensors if optimizer.ema is None else {**tensors, "average": optimizer.result(layer)}
 
     def bound(self, roundoff: Roundoff) -> dict[str, Bounded]:
         """Return what the optimizer has written out."""
         start, *gradients = (Bounded.exact(array, roundoff) for array in (self.start, *self.gradients))
-        updates = enumerate(self.kind(**self.arguments).bound_updates(start, gradients), start=1)
-        return {f"after update {number}": parameters for number, parameters in updates}
+        optimizer = self.kind(**self.arguments)
+        updates = list(optimizer.bound_updates(start, gradients))
+        tensors = {f"after update {number}": parameters for number, parameters in enumerate(updates, start=1)}
+        return tensors if optimizer.ema is None else {**tensors, "average": optimizer.bound_average(start, updates)}
 
 
 PENALTIES = [f"{part}_regularizer_{kind}" for part in ("weight", "bias") for kind in ("l1", "l2")]
@@ -161,16 +165,23 @@ DENSE_SHAPES = {
 }
 # Among them the smallest half above 0, and the largest.
 EDGE = np.array([[0.0, -0.0, 2.0**-24, -(2.0**-24), 1.0, -1.0, 65504.0, -65504.0, np.inf, -np.inf, np.nan]])
-LOSSES: Mapping[type[nn.CategoricalCrossentropy], str] = {
-    nn.CategoricalCrossentropy: "Cross-entropy",
-    nn.SoftmaxCategoricalCrossentropy: "Softmax and cross-entropy",
-}
-OPTIMIZERS: Mapping[type[Optimizer], Mapping[str, Mapping[str, float]]] = {
-    SGD: {
-        "SGD": {"learning_rate": 1.0, "decay": 0.01},
-        "SGD with momentum": {"learning_rate": 1.0, "decay": 0.01, "momentum": 0.5},
+SMOOTHED = {"label_smoothing": 0.1}
+LOSSES: Mapping[type[nn.Loss], Mapping[str, Mapping[str, float]]] = {
+    nn.CategoricalCrossentropy: {"Cross-entropy": {}, "Cross-entropy, smoothed": SMOOTHED},
+    nn.SoftmaxCategoricalCrossentropy: {
+        "Softmax and cross-entropy": {},
+        "Softmax and cross-entropy, smoothed": SMOOTHED,
     },
-    Adam: {"Adam": {"learning_rate": 0.02, "decay": 1e-5}},
+    nn.BinaryCrossentropy: {"Binary cross-entropy": {}},
+    nn.MeanSquaredError: {"Mean squared error": {}},
+}
+OPTIMIZERS: Mapping[str, tuple[type[Optimizer], Mapping[str, Any]]] = {
+    "SGD": (SGD, {"learning_rate": 1.0, "decay": 0.01}),
+    "SGD with momentum": (SGD, {"learning_rate": 1.0, "decay": 0.01, "momentum": 0.5}),
+    "Adam": (Adam, {"learning_rate": 0.02, "decay": 1e-5}),
+    "SGD with Nesterov momentum": (SGD, {"learning_rate": 1.0, "momentum": 0.5, "nesterov": True}),
+    "SGD, clipped and averaged": (SGD, {"learning_rate": 0.5, "clip_norm": 1.0, "ema": 0.75}),
+    "Adam with a schedule": (Adam, {"learning_rate": Cosine(0.02, 4, warmup=1)}),
 }
 
 
@@ -178,6 +189,7 @@ def operations() -> Iterator[Operation]:
     """Yield every operation on every set of inputs: the same ones in each call.
 
     What is registered is among them: an activation, a loss or an optimizer needs no entry here, another layer does.
+    New ones come last, so that what was drawn before stays.
     """
     generator = np.random.default_rng(0)
     yield from _dense(generator)
@@ -185,13 +197,17 @@ def operations() -> Iterator[Operation]:
     yield from _dropout(np.random.default_rng(1))
     yield from _softmax(generator)
     yield from _losses(generator)
+    cases = dict(OPTIMIZERS)
+    listed = {kind for kind, _arguments in cases.values()}
     for kind in registered(Optimizer).values():  # type: ignore[type-abstract]
-        for name, arguments in OPTIMIZERS.get(kind, {kind.__name__: {}}).items():
-            for size in (2, 10_007):
-                scales = 2.0 ** generator.integers(-20, 8, size) * (generator.random(size) > 0.1)
-                gradients = tuple(scales * _halves(generator, size) for _ in range(3))
-                start = _halves(generator, size)
-                yield OptimizerPass(name, f"{size:,} parameters", kind, arguments, start, gradients)
+        if kind not in listed:
+            cases[kind.__name__] = kind, {}
+    for name, (kind, arguments) in cases.items():
+        for size in (2, 10_007):
+            gradients = (_shrinking if kind.needs_loss else _of_all_sizes)(generator, size)
+            start = _halves(generator, size)
+            yield OptimizerPass(name, f"{size:,} parameters", kind, arguments, start, gradients)
+    yield from _layer_norm(np.random.default_rng(2))
 
 
 def _dense(generator: np.random.Generator) -> Iterator[Operation]:
@@ -249,6 +265,20 @@ def _softmax(generator: np.random.Generator) -> Iterator[Operation]:
         yield LayerPass("Softmax", case, nn.Softmax, inputs, {}, _halves(generator, inputs.shape), wide=True)
 
 
+def _layer_norm(generator: np.random.Generator) -> Iterator[Operation]:
+    x = _halves(generator, (131, 77))
+    unlike = x.copy()
+    unlike[::4] *= 2.0**10  # rows of very different sizes, far from 0, of one number, and of zeros
+    unlike[1::4] = np.round(unlike[1::4] * 4) + 100.0
+    unlike[2::4], unlike[3::4] = -0.5, 0.0
+    cases = {"131 × 77": (x, 1e-5), "rows unlike each other": (unlike, 1e-5), "one row": (x[:1], 1e-5)}
+    for case, (inputs, epsilon) in {**cases, "one column": (x[:, :1], 1.0)}.items():
+        row = 1, inputs.shape[1]
+        parameters = {"gains": _halves(generator, row), "biases": _halves(generator, row)}
+        arguments, dvalues = {"n_features": row[1], "epsilon": epsilon}, _halves(generator, inputs.shape)
+        yield LayerPass("LayerNorm", case, nn.LayerNorm, inputs, parameters, dvalues, arguments)
+
+
 def _losses(generator: np.random.Generator) -> Iterator[Operation]:
     rows, classes = 131, 10
     labels = generator.integers(0, classes, rows)
@@ -265,9 +295,34 @@ def _losses(generator: np.random.Generator) -> Iterator[Operation]:
         "one row": (slice(2, 3), labels[2:3]),
     }
     for case, (part, given) in cases.items():
-        for kind in registered(nn.CategoricalCrossentropy).values():
-            inputs = logits if makes_probabilities(kind) else predictions
-            yield LossPass(LOSSES.get(kind, kind.__name__), case, kind, inputs[part], given)
+        for name, kind, arguments in registered_losses():
+            inputs = predictions if kind.ends_with else logits
+            yield LossPass(name, case, kind, inputs[part], given, arguments)
+    for name, kind, arguments in registered_losses():
+        if issubclass(kind, TargetLoss):
+            inputs = predictions if kind.ends_with else logits
+            yield LossPass(name, "targets", kind, inputs, predictions[::-1].copy(), arguments)
+
+
+def registered_losses() -> Iterator[tuple[str, type[nn.Loss], Mapping[str, float]]]:
+    """Yield every registered loss with a name and each set of its arguments."""
+    for kind in registered(nn.Loss).values():
+        for name, arguments in LOSSES.get(kind, {kind.__name__: {}}).items():
+            yield name, kind, arguments
+
+
+def _of_all_sizes(generator: np.random.Generator, size: int) -> tuple[Floats, ...]:
+    """Return three gradients of very different elements, some always 0."""
+    scales = 2.0 ** generator.integers(-20, 8, size) * (generator.random(size) > 0.1)
+    return tuple(scales * _halves(generator, size) for _ in range(3))
+
+
+def _shrinking(generator: np.random.Generator, size: int) -> tuple[Floats, ...]:
+    """Return four gradients, each a half or a quarter of that before: every step along them is good enough."""
+    gradients = [generator.choice([-1, 1], size) * generator.integers(1, 1024, size) / 256]
+    for _ in range(3):
+        gradients.append(gradients[-1] / generator.choice([2, 4], size))
+    return tuple(gradients)
 
 
 def _halves(generator: np.random.Generator, shape: int | tuple[int, ...]) -> Floats:

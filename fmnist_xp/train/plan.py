@@ -172,8 +172,8 @@ class Plan:
             if type(layer) is nn.Dense:
                 dvalues = self._dense_gradients(calls, number, forward.kept[number], dvalues)
             elif is_taken_apart(layer):
-                arrays = dvalues, *forward.kept[number], dvalues
-                calls.add(*layer.backward_steps(*arrays, self.workspace, str(number)))
+                inputs, output = forward.kept[number]
+                calls.add(*layer.backward_steps(dvalues, inputs, output, dvalues, self.workspace, str(number)))
             elif isinstance(layer, nn.Dense):
                 backward = partial(_dense_backward, layer, with_inputs=number > 0)
                 dvalues = calls.through(backward, dvalues, self._keep(layer, f"{number} dinputs"))
