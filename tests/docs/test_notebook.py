@@ -145,7 +145,7 @@ def test_kept_notebook_is_small_and_names_no_place(kept: Any) -> None:
     assert dict(kept.metadata) == {"language_info": {"name": "python"}}
 
 
-@pytest.mark.parametrize("text", ["see /home/me/data", "'/tmp/x'", "https://host/page", "C:\\data", "~/data"])
+@pytest.mark.parametrize("text", ["see /srv/me/data", "'/tmp/x'", "https://host/page", "C:\\data", "~/data"])
 def test_places_are_found(text: str) -> None:
     assert PLACES.search(text)
 
