@@ -144,8 +144,9 @@ class Cosine(Schedule):
         """Check the arguments."""
         self._check("learning_rate", 0, open_low=True)
         self._check_whole("updates", 1)
-        self._check("warmup", 0)
-        if self.warmup >= 1 or isinstance(self.warmup, int):
+        if isinstance(self.warmup, float) and self.warmup < 1:
+            self._check("warmup", 0)
+        else:
             self._check_whole("warmup", 0)
         self._check("final", 0)
         if self.warm_updates >= self.updates:
