@@ -89,7 +89,7 @@ def test_invalid_network_is_refused(change: dict[str, Any], message: str) -> Non
     [
         ({"learning_rate": 0.0}, "learning_rate must be above 0"),
         ({"momentum": 1.0}, "momentum must be at least 0 and below 1, got 1.0"),
-        ({"optimizer": "rmsprop"}, "rmsprop"),
+        ({"optimizer": "nadam"}, "nadam"),
     ],
 )
 def test_invalid_optimizer_is_refused(change: dict[str, Any], message: str) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fmnist_xp.arguments import real_number, whole_number
-from fmnist_xp.registry import REGISTRY, configuration, register, registered
+from fmnist_xp.registry import REGISTRY, call_text, configuration, register, registered
 
 
 def inverse_time(learning_rate: float, decay: float, update: int) -> float:
@@ -20,6 +20,10 @@ def inverse_time(learning_rate: float, decay: float, update: int) -> float:
 
 class Schedule(ABC):
     """A learning rate for each update: `schedule(0)` is that of the first."""
+
+    def __repr__(self) -> str:
+        """Return the call that makes one like it, without what is at its default."""
+        return call_text(self, lambda: configuration(self))
 
     @abstractmethod
     def __call__(self, update: int) -> float:
@@ -41,7 +45,7 @@ class Schedule(ABC):
 
 
 @register("constant")
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Constant(Schedule):
     """`learning_rate`, which is above 0, for every update."""
 
@@ -57,7 +61,7 @@ class Constant(Schedule):
 
 
 @register("inverse_time")
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class InverseTime(Schedule):
     """lr₀ / (1 + decay · t), as in the notebook.
 
@@ -78,7 +82,7 @@ class InverseTime(Schedule):
 
 
 @register("step")
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Step(Schedule):
     """lr₀ · factor^⌊t / every⌋: the rate times `factor` after each `every` updates.
 
@@ -101,7 +105,7 @@ class Step(Schedule):
 
 
 @register("exponential")
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Exponential(Schedule):
     """lr₀ · factorᵗ: the rate times `factor` after each update.
 
@@ -122,7 +126,7 @@ class Exponential(Schedule):
 
 
 @register("cosine")
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Cosine(Schedule):
     """Half a cosine from `learning_rate` down to `final`, after a linear warm-up.
 
