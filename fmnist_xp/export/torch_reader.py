@@ -44,8 +44,9 @@ def from_torch(source: Any, *, activation: str | None = None, backend: Backend |
         What stands between the layers of a state, which does not tell it: "relu", "tanh". Where two have numbers that
         follow each other, as "0.weight" and "1.weight", nothing does.
 
-    A softmax at the end becomes a part of the loss; where there is none, the outputs are taken for logits, as
-    PyTorch's own cross-entropy takes them. Names with numbers go by these, others in the order of the state.
+    A softmax at the end becomes a part of the loss, and after a sigmoid the loss is binary cross-entropy; else the
+    outputs are taken for logits, as PyTorch's own cross-entropy takes them. Names with numbers go by these, others in
+    the order of the state.
 
     Raises `ValueError`, naming what, where `source` or `activation` is something else, `RunError` for a file,
     `FmnistXpError` where a .pt file needs PyTorch, which is not installed.

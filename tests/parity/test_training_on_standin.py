@@ -5,6 +5,7 @@ The device is the second of two, and not the current one: what is not sent there
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from threadpoolctl import threadpool_limits
 
 from fmnist_xp.backend import CpuBackend, CudaBackend, CudaGraphBackend
 from fmnist_xp.model import Sequential, load
-from fmnist_xp.nn import CategoricalCrossentropy, Dense, Layer, ReLU, Softmax, SoftmaxCategoricalCrossentropy
+from fmnist_xp.nn import CategoricalCrossentropy, Dense, Layer, Loss, ReLU, Softmax, SoftmaxCategoricalCrossentropy
 from fmnist_xp.optim import LBFGS, SGD, AdaGrad, Adam, AdamW, Cosine, Optimizer, RMSProp
+from fmnist_xp.parity.operations import registered_losses
 from fmnist_xp.registry import REGISTRY
 from fmnist_xp.train.history import History
 
@@ -477,6 +479,28 @@ def test_prediction_fetches_the_probabilities_once(cuda: CudaBackend, data: tupl
 def with_graphs() -> CudaGraphBackend:
     cupy = StandInCupy(devices=2)
     return CudaGraphBackend(1, cupy=cupy, nvmath=make_nvmath(cupy))
+
+
+LOSSES = {name: partial(kind, **arguments) for name, kind, arguments in registered_losses()}
+
+
+@pytest.mark.parametrize("make_loss", LOSSES.values(), ids=LOSSES)
+@pytest.mark.parametrize("dtype", ["float32", "float64", "tf32", "float16"])
+def test_every_loss_has_the_bits_of_the_cpu_with_and_without_graphs(
+    data: tuple[np.ndarray, np.ndarray], make_loss: Callable[[], Loss], dtype: str
+) -> None:
+    results = []
+    for backend in (eager(), with_graphs(), *([CpuBackend(1)] if dtype in ("float32", "float64") else [])):
+        loss = make_loss()
+        layers: list[Layer] = [Dense(12, 9), ReLU(), Dense(9, 4), *([loss.ends_with()] if loss.ends_with else [])]
+        model = Sequential(layers, loss, backend, seed=1, dtype=dtype)
+        with backend.current():
+            model.parameters *= 20
+        history = model.fit(*data, epochs=21, optimizer=Adam(0.02), log_every=4, verbose=0, block_rows=ROWS)
+        assert history.loss[-1] < 0.9 * history.loss[0]
+        parameters = backend.to_host(model.parameters).tolist()
+        results.append((history.loss, history.accuracy, model.evaluate(*data), parameters))
+    assert all(result == results[0] for result in results[1:])
 
 
 EVERY_PRECISION = pytest.mark.parametrize("dtype", ["float32", "float64", "tf32", "float16"])
