@@ -189,7 +189,8 @@ OPTIONS: dict[str, tuple[str, list[Any]]] = {
         "train momentum --device cpu --data x --no-synthetic --url http://x --classes fashion --epochs 7 --seed 3 "
         "--precision float64 --log-every 2 --out other --force --checkpoint-every 4 --validation 0.25 --keep-best "
         "--patience 5 --keep-going --hidden 1,30 --learning-rate 0.5 --decay 0.25 --momentum 0.75 --l2 0.125 "
-        "--activation tanh --dropout 0.5 --label-smoothing 0.0625 --threads 2 --no-graphs --block-rows 70 --sorted-rows --tensorboard image.png --quiet",
+        "--activation tanh --dropout 0.5 --label-smoothing 0.0625 "
+        "--threads 2 --no-graphs --block-rows 70 --sorted-rows --tensorboard image.png --quiet",
         [
             backend("cpu", 2, False),
             load("x", allow_synthetic=False, url="http://x", classes="fashion"),
@@ -234,9 +235,7 @@ OPTIONS: dict[str, tuple[str, list[Any]]] = {
             load(url=None, **CLASSES),
             train_run(
                 Settings(
-                    replace(
-                        EXPERIMENTS["momentum"], optimizer="adam", learning_rate=0.001, decay=0.25, momentum=0.0
-                    )
+                    replace(EXPERIMENTS["momentum"], optimizer="adam", learning_rate=0.001, decay=0.25, momentum=0.0)
                 ),
                 None,
                 source="auto",
@@ -260,7 +259,12 @@ OPTIONS: dict[str, tuple[str, list[Any]]] = {
             backend(),
             load(url=None, **CLASSES),
             train_run(
-                Settings(EXPERIMENTS["quick"], dense_rows=True), None, source="auto", force=False, verbose=0, **CLASSES
+                Settings(EXPERIMENTS["quick"], dense_rows=True),
+                None,
+                source="auto",
+                force=False,
+                verbose=0,
+                **CLASSES,
             ),
         ],
     ),
@@ -377,7 +381,10 @@ def test_options_that_a_resumed_run_cannot_take(
         ("sgd --dropout 1", "dropout must be at least 0 and below 1, got 1.0"),
         ("sgd --label-smoothing -0.1", "label_smoothing must be at least 0 and below 1, got -0.1"),
         ("sgd --config x.toml", "--config is given beside the experiment sgd: leave one of them out"),
-        ("--config x.toml --resume run", "--config is given beside --resume, which goes on with a run's own settings"),
+        (
+            "--config x.toml --resume run",
+            "--config is given beside --resume, which goes on with a run's own settings",
+        ),
         ("--config nowhere.toml", "--config nowhere.toml: No such file or directory: name a run's folder"),
         ("--validation nan", "got nan"),
         ("--patience 0", "--patience"),
