@@ -6,7 +6,23 @@ from fmnist_xp.backend import Backend, get_backend
 from fmnist_xp.data import CLASS_NAMES, Dataset, Pixels, load_fashion_mnist, pixels, preprocess
 from fmnist_xp.errors import DataError, DeviceError, FmnistXpError, RunError
 from fmnist_xp.model import Metrics, Sequential, load
-from fmnist_xp.nn import CategoricalCrossentropy, Dense, Layer, ReLU, Softmax, SoftmaxCategoricalCrossentropy, Tanh
+from fmnist_xp.nn import (
+    GELU,
+    BinaryCrossentropy,
+    CategoricalCrossentropy,
+    Dense,
+    Dropout,
+    Layer,
+    LayerNorm,
+    LeakyReLU,
+    Loss,
+    MeanSquaredError,
+    ReLU,
+    Sigmoid,
+    Softmax,
+    SoftmaxCategoricalCrossentropy,
+    Tanh,
+)
 from fmnist_xp.optim import (
     LBFGS,
     SGD,
@@ -22,6 +38,7 @@ from fmnist_xp.optim import (
     Schedule,
     Step,
 )
+from fmnist_xp.train.augmentation import Augmentation
 from fmnist_xp.train.history import History
 
 try:
@@ -31,12 +48,15 @@ except PackageNotFoundError:  # run from a source tree that is not installed
 
 __all__ = [
     "CLASS_NAMES",
+    "GELU",
     "LBFGS",
     "SGD",
     "AdaGrad",
     "Adam",
     "AdamW",
+    "Augmentation",
     "Backend",
+    "BinaryCrossentropy",
     "CategoricalCrossentropy",
     "Constant",
     "Cosine",
@@ -44,11 +64,16 @@ __all__ = [
     "Dataset",
     "Dense",
     "DeviceError",
+    "Dropout",
     "Exponential",
     "FmnistXpError",
     "History",
     "InverseTime",
     "Layer",
+    "LayerNorm",
+    "LeakyReLU",
+    "Loss",
+    "MeanSquaredError",
     "Metrics",
     "Optimizer",
     "Pixels",
@@ -57,6 +82,7 @@ __all__ = [
     "RunError",
     "Schedule",
     "Sequential",
+    "Sigmoid",
     "Softmax",
     "SoftmaxCategoricalCrossentropy",
     "Step",

@@ -309,7 +309,7 @@ class Backend(ABC):
         xp.take(values.reshape(-1), places, out=output)
 
     def scratch(self, make: Callable[[], Array]) -> tuple[Array, ...]:
-        """Return an array, made by `make`, for what a formula has on the way to its result; none where registers do."""
+        """Return an array, made by `make`, for what a formula has on the way to its result; none on a GPU."""
         return (make(),)
 
     def captured(self, work: Callable[[], None]) -> Callable[[], None]:

@@ -57,7 +57,7 @@ class FullBatch:
         changed = augmentation is not None
         self.rows = lay_out(network, inputs, labels, block_rows, dense, ranks, weights, changed)
         self._draws: Draws | None = None
-        if changed or any(layer.draws for layer in network.layers):
+        if changed or any(layer.is_random for layer in network.layers):
             self._draws = Draws(self.rows.numbers(network.backend), network.backend.xp.full(1, epoch, "uint32"))
         backend, shares = network.backend, self.rows.shares
         self._groups, self._first = shares.groups, shares.numbers.start

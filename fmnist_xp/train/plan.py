@@ -13,21 +13,17 @@ from typing import Any, NamedTuple
 
 from fmnist_xp import nn
 from fmnist_xp.backend import Array, Backend, Call, Formula, Product, RowSum, Step
-from fmnist_xp.nn.activations import biased, softmax_gradient_steps, softmax_steps
 from fmnist_xp.nn.draws import Draws
 from fmnist_xp.nn.layers import add_bias, copy_values
-from fmnist_xp.nn.losses import summed_gradient, weigh
+from fmnist_xp.nn.loss import loss_is_taken_apart, summed_gradient, weigh
+from fmnist_xp.nn.stepwise import is_taken_apart
 from fmnist_xp.nn.workspace import Workspace
-from fmnist_xp.registry import is_registered
-
-LOSSES = nn.CategoricalCrossentropy, nn.SoftmaxCategoricalCrossentropy
-"""The very classes of losses that are taken apart; of layers, Dense, Softmax and the registered activations."""
 
 
 def is_planned(network: nn.Network) -> bool:
     """Return whether every layer and the loss are taken apart, so that an epoch is the same calls each time."""
-    known = (type(layer) in (nn.Dense, nn.Softmax) or _is_activation(layer) for layer in network.layers)
-    return computes_as_its_layers(network) and type(network.loss) in LOSSES and all(known)
+    known = (type(layer) is nn.Dense or is_taken_apart(layer) for layer in network.layers)
+    return computes_as_its_layers(network) and loss_is_taken_apart(network.loss) and all(known)
 
 
 def plans_first_layer(network: nn.Network) -> bool:
@@ -89,10 +85,10 @@ class Forward(NamedTuple):
 
 
 class Outcomes(NamedTuple):
-    """What computes `true`, each row's probability of its true class, and `predicted`, its most probable class."""
+    """What computes `left`, a number of each row for its loss, and `predicted`, the class of its highest output."""
 
     calls: Calls
-    true: Array
+    left: Array
     predicted: Array
 
 
@@ -125,29 +121,30 @@ class Plan:
             return Forward(calls, self._call(calls, network, "forward", inputs, training), kept)
         values, free = inputs, False  # whether nobody needs the values again, so that they may be written over
         biases = None  # of the Dense layer before, for the activation behind it to add
+        gated = False  # whether the gradient that the layer before makes is 0 where `values` are
         for number, (layer, following) in enumerate(zip_longest(network.layers, network.layers[1:])):
             if type(layer) is nn.Dense:
                 values, free = self._dense(calls, number, values, kept, None if number else columns), True
-                biases = layer.biases
-                if not _is_activation(following):
+                biases, gated = layer.biases, False
+                if not (is_taken_apart(following) and following.takes_biases):
                     calls.add(Formula(add_bias, (values, biases)))
                     biases = None
-            elif _is_activation(layer):
-                output = values if free else self.workspace.empty(f"{number} output", values.shape, values.dtype)
-                if biases is None:
-                    calls.add(Formula(layer.formula, (values, output)))
-                else:
-                    calls.add(Formula(biased(layer.formula), (values, biases, output)))
-                values, free, biases = output, False, None
-                kept[number] = output
-            elif type(layer) is nn.Softmax:
-                values = kept[number] = self._softmax(calls, str(number), values, free)
-                free = False
+            elif is_taken_apart(layer):
+                gated &= layer.only_scales
+                values, in_place = layer.checked_inputs(values), (free or gated) and not layer.needs_inputs
+                output = values if in_place else self.workspace.empty(f"{number} output", values.shape, values.dtype)
+                layer.training, layer.gated, layer.draws = training, gated, draws
+                calls.add(*layer.forward_steps(values, output, self.workspace, str(number), biases))
+                kept[number] = values, output
+                values, free, biases = output, not (layer.needs_output or gated), None
+                gated |= layer.gates
             else:
                 values, free = self._call(calls, layer, "forward", values, training, str(number)), True
-        if type(self._loss) is nn.SoftmaxCategoricalCrossentropy:
-            values = self._softmax(calls, "loss", values, free)
-        elif type(self._loss) not in LOSSES:
+                gated = False
+        if loss_is_taken_apart(self._loss):
+            values, steps = self._loss.activate_steps(values, free, self.workspace)
+            calls.add(*steps)
+        else:
             values = self._call(calls, self._loss, "activate", values, training)
         calls.finish()
         return Forward(calls, values, kept)
@@ -174,13 +171,9 @@ class Plan:
                 dvalues = self._operand(calls, f"{number} dvalues", dvalues, layer)
             if type(layer) is nn.Dense:
                 dvalues = self._dense_gradients(calls, number, forward.kept[number], dvalues)
-            elif _is_activation(layer):
-                calls.add(Formula(layer.gradient, (dvalues, forward.kept[number], dvalues)))
-            elif type(layer) is nn.Softmax:
-                dinputs = self.workspace.empty(f"{number} dinputs", dvalues.shape, dvalues.dtype)
-                given = dvalues, forward.kept[number], dinputs
-                calls.add(*softmax_gradient_steps(*given, self.workspace, str(number)))
-                dvalues = dinputs
+            elif is_taken_apart(layer):
+                inputs, output = forward.kept[number]
+                calls.add(*layer.backward_steps(dvalues, inputs, output, dvalues, self.workspace, str(number)))
             elif isinstance(layer, nn.Dense):
                 backward = partial(_dense_backward, layer, with_inputs=number > 0)
                 dvalues = calls.through(backward, dvalues, self._keep(layer, f"{number} dinputs"))
@@ -192,16 +185,16 @@ class Plan:
     def outcomes(self, probabilities: Array, labels: Array) -> Outcomes:
         """Compute what the metrics need of `probabilities`, and return what does."""
         calls, rows = Calls(self._backend), labels.shape
-        true = self.workspace.empty("true", rows, probabilities.dtype)
+        left = self.workspace.empty("left", rows, probabilities.dtype)
         predicted = self.workspace.empty("predicted", rows, "int64")
-        if type(self._loss) in LOSSES:
-            calls.add(*self._loss.true_probability_steps(probabilities, labels, true, self.workspace))
+        if loss_is_taken_apart(self._loss):
+            calls.add(*self._loss.outcome_steps(probabilities, labels, left, self.workspace))
         else:
-            calls.note(self._loss.true_probabilities, probabilities, labels, true)
-            self._loss.true_probabilities(probabilities, labels, true)
+            calls.note(self._loss.outcomes, probabilities, labels, left)
+            self._loss.outcomes(probabilities, labels, left)
         calls.add(Formula(highest_class, (probabilities, predicted)))
         calls.finish()
-        return Outcomes(calls, true, predicted)
+        return Outcomes(calls, left, predicted)
 
     def _call(
         self, calls: Calls, module: Any, method: str, values: Array, training: bool, name: str = "loss"
@@ -279,16 +272,11 @@ class Plan:
         picked: Array = self.workspace.empty(f"picked {what}", (layer.n_inputs, layer.n_neurons), dtype)
         return picked[:columns]
 
-    def _softmax(self, calls: Calls, name: str, values: Array, free: bool) -> Array:
-        output = values if free else self.workspace.empty(f"{name} output", values.shape, values.dtype)
-        calls.add(*softmax_steps(self._backend, values, output, self.workspace, name))
-        return output
-
     def _loss_gradient(self, calls: Calls, probabilities: Array, labels: Array) -> Array:
-        if type(self._loss) not in LOSSES:
+        if not loss_is_taken_apart(self._loss):
             keep = self._keep(self._loss, "loss dinputs")
             return calls.through(lambda given: summed_gradient(self._loss, given, labels), probabilities, keep)
-        dtype = self._network.precision.operands
+        dtype = self._loss.gradient_dtype(probabilities)
         in_place = self._loss.gradient_in_place and dtype == probabilities.dtype
         dinputs = probabilities if in_place else self.workspace.empty("loss dinputs", probabilities.shape, dtype)
         calls.add(*self._loss.gradient_steps(probabilities, labels, dinputs, 1.0, self.workspace))
@@ -304,13 +292,6 @@ def put_rows(_xp: Any, values: Array, rows: Array, given: Array) -> None:
     """Write `given` to the `rows` of `values`, and 0 to the others."""
     values[...] = 0
     values[rows] = given
-
-
-def _is_activation(layer: Any) -> bool:
-    """Return whether `layer`, or None, is a registered activation that computes its two formulas and no more."""
-    kind = type(layer)
-    formulas = isinstance(layer, nn.Activation) and is_registered(layer)
-    return formulas and (kind.forward, kind.backward) == (nn.Activation.forward, nn.Activation.backward)
 
 
 def _copied(network: nn.Network) -> nn.Network:

@@ -24,13 +24,16 @@ from fmnist_xp.nn import (
     Activation,
     CategoricalCrossentropy,
     Dense,
+    Dropout,
     Layer,
+    LayerNorm,
     ReLU,
     Softmax,
     SoftmaxCategoricalCrossentropy,
 )
 from fmnist_xp.nn.activations import biased
 from fmnist_xp.registry import registered
+from fmnist_xp.train.augmentation import Augmentation
 
 Formula = Callable[..., None]
 # A call of a formula: for each argument its dtype, and its number of dimensions, None for a scalar.
@@ -38,7 +41,8 @@ Types = tuple[tuple[np.dtype, int | None], ...]
 
 ACTIVATIONS = list(registered(Activation).values())
 for activation in ACTIVATIONS:
-    biased(activation.formula)  # of which one is made where a plan first needs it
+    if activation.takes_biases:
+        biased(activation.formula)  # of which one is made where a plan first needs it
 FORMULAS = {name: formula for name, formula in ELEMENTWISE.items() if formula.__module__.startswith("fmnist_xp.")}
 OWN = {name: formula for name, formula in FORMULAS.items() if expression(formula)}
 """What kernels of our own compute."""
@@ -82,6 +86,9 @@ def train(backend: CudaBackend, dtype: str, labels: Any) -> None:
             ([Dense(6, 5, *penalties), kind(), Dense(5, 4)], SoftmaxCategoricalCrossentropy()),
             ([Dense(6, 5), kind(), Dense(5, 4, *penalties), kind(), Softmax()], CategoricalCrossentropy()),
         ]
+    dropping: list[Layer] = [Dense(6, 5), ReLU(), Dropout(0.5), Softmax(), Dropout(0.5), Dense(5, 4)]
+    networks.append((dropping, SoftmaxCategoricalCrossentropy()))
+    networks.append(([Dense(6, 5), LayerNorm(5), Dense(5, 4)], SoftmaxCategoricalCrossentropy()))
     for layers, loss in networks:
         model = Sequential(layers, loss=loss, backend=backend, seed=1, dtype=dtype)
         for optimizer in (optim.SGD(0.1, momentum=0.9), *(kind() for kind in registered(optim.Optimizer).values())):
@@ -99,7 +106,9 @@ def train_on_images(backend: CudaBackend, dtype: str, labels: Any) -> None:
                 model = Sequential([first, ReLU(), Dense(5, 4)], backend=backend, seed=1, dtype=dtype)
                 options = {"log_every": 2, "verbose": False, "block_rows": 5, "dense": dense}
                 weights = np.arange(1.0, 9.0) if dense else None
-                model.fit(rows, labels, epochs=2, optimizer="sgd", sample_weight=weights, **options)
+                changed = Augmentation(mirror=True, shift=1) if dense else None
+                options |= {"sample_weight": weights, "augmentation": changed}
+                model.fit(rows, labels, epochs=2, optimizer="sgd", **options)
 
 
 def take_lesson(backend: CudaBackend, dtype: str, labels: Any) -> None:
@@ -108,10 +117,12 @@ def take_lesson(backend: CudaBackend, dtype: str, labels: Any) -> None:
     dense, softmax = Dense(6, 4, 1e-3, 1e-3, dtype=dtype, backend=backend), Softmax(backend)
     crossentropy, joined = CategoricalCrossentropy(backend), SoftmaxCategoricalCrossentropy(backend)
     for kind in ACTIVATIONS:
-        activation = kind(backend)
+        activation = kind(backend=backend)
         probabilities = softmax.forward(activation.forward(dense.forward(X)))
         crossentropy.forward(probabilities, y)
         dense.backward(activation.backward(softmax.backward(crossentropy.backward(probabilities, y))))
+    norm = LayerNorm(4, dtype=dtype, backend=backend)
+    norm.backward(norm.forward(dense.output))
     joined.forward(dense.output, y)
     joined.backward(joined.output, y)
     optim.Adam().step(dense)
