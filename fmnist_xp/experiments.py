@@ -16,16 +16,12 @@ from fmnist_xp.machine import memory_bytes
 if TYPE_CHECKING:
     from fmnist_xp.backend import Backend
     from fmnist_xp.model import Sequential
-    from fmnist_xp.nn import Layer
-    from fmnist_xp.nn.losses import CategoricalCrossentropy as Loss
+    from fmnist_xp.nn import Layer, Loss
     from fmnist_xp.optim import Optimizer
     from fmnist_xp.train.augmentation import Augmentation
 
 N_INPUTS = 28 * 28
 N_CLASSES = 10
-
-OUTPUTS = MappingProxyType({"categorical_crossentropy": "softmax", "binary_crossentropy": "sigmoid"})
-"""The last layer of a network whose loss, by its name, takes probabilities."""
 
 OWN = ("learning_rate", "decay", "momentum")
 """Arguments of optimizers that are an experiment's own fields."""
@@ -40,8 +36,8 @@ class Experiment:
     the weights and biases of the first layer, the only one that the notebook regularizes. `activation`, `loss`,
     `optimizer` and `schedule["type"]` are registered names. `optimizer_options` are further arguments of the
     optimizer's class, the rest of `schedule` those of the schedule's; a schedule begins at `learning_rate`, and one
-    that asks for a number of `updates` has the epochs. Images are mirrored at random with `mirror`, and moved by up
-    to `shift` pixels.
+    that asks for a number of `updates` has the epochs, the last of which no `warmup` reaches. Images are mirrored at
+    random with `mirror`, and moved by up to `shift` pixels.
     """
 
     name: str
@@ -83,7 +79,6 @@ class Experiment:
                 f"machine has {memory / 2**30:,.0f}: choose narrower layers"
             )
         replace(self, hidden=(1,) * bool(self.hidden)).make_layers(seed=0)
-        self.make_loss()
         self.make_optimizer()
         self.make_augmentation(seed=0)
 
@@ -107,25 +102,25 @@ class Experiment:
 
         activations = registered(Activation)
         activation = activations[one_of("activation", self.activation, activations)]
-        drawn: dict[str, Any] = {} if self.initializer == "normal" else {"initializer": self.initializer}
         layers: list[Layer] = []
         widths = (N_INPUTS, *self.hidden)
         for number, (inputs, neurons) in enumerate(pairwise(widths)):
             l2 = 0.0 if number else self.l2
-            layers.append(Dense(inputs, neurons, weight_regularizer_l2=l2, bias_regularizer_l2=l2, **drawn))
+            layers.append(
+                Dense(inputs, neurons, weight_regularizer_l2=l2, bias_regularizer_l2=l2, initializer=self.initializer)
+            )
             if self.layer_norm:
                 layers.append(_layer("layer_norm", neurons))
             layers.append(activation())
             if self.dropout:
                 layers.append(_layer("dropout", self.dropout, seed=seed + number))
-        layers.append(Dense(widths[-1], classes, **drawn))
-        if self.loss in OUTPUTS:
-            layers.append(_layer(OUTPUTS[self.loss]))
-        return layers
+        layers.append(Dense(widths[-1], classes, initializer=self.initializer))
+        ends_with = self.make_loss().ends_with
+        return [*layers, ends_with()] if ends_with else layers
 
     def make_loss(self) -> "Loss":
         """Return a new loss; raise `ValueError` for one that is not there, or has no labels to smooth."""
-        from fmnist_xp.nn.losses import CategoricalCrossentropy as Loss
+        from fmnist_xp.nn import Loss
         from fmnist_xp.registry import arguments_of, registered
 
         kinds = registered(Loss)
@@ -171,7 +166,10 @@ class Experiment:
         own = {"learning_rate": self.learning_rate, "updates": self.epochs}
         for name in self.schedule.keys() - {"type"}:
             one_of(f"an option of the schedule {kind}", name, [name for name in known if name not in own])
-        return make_schedule({**self.schedule, **{name: own[name] for name in own if name in known}})
+        options = {**self.schedule, **{name: own[name] for name in own if name in known}}
+        if isinstance(options.get("warmup"), int):  # of a run that is made shorter
+            options["warmup"] = min(options["warmup"], self.epochs - 1)
+        return make_schedule(options)
 
     def with_optimizer(self, optimizer: str) -> "Experiment":
         """Return the experiment with another optimizer, which begins with its own defaults; itself if it has it.

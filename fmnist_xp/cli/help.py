@@ -27,6 +27,10 @@ class Command(TyperCommand):
         """Write the sections."""
         _write(formatter, self.panels(ctx))
 
+    def get_short_help_str(self, limit: int = 0) -> str:
+        """Return the summary, however long."""
+        return summary(self)
+
 
 class Group(TyperGroup):
     """Commands below one name, of which --help has the summaries in full."""
@@ -43,10 +47,13 @@ class Group(TyperGroup):
         return panels(self, ctx)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write the options, and the commands with the first paragraph of their help."""
-        commands = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
-        rows = [(name, inspect.cleandoc(of.help or "").split("\n\n")[0]) for name, of in commands.items() if of]
-        _write(formatter, {**self.panels(ctx), "Commands": rows})
+        """Write the options, and the commands with their summaries."""
+        _write(formatter, self.panels(ctx))
+        self.format_commands(ctx, formatter)
+
+    def get_short_help_str(self, limit: int = 0) -> str:
+        """Return the summary, however long."""
+        return summary(self)
 
 
 def panels(command: Any, ctx: Any) -> Panels:
@@ -63,6 +70,11 @@ def panels(command: Any, ctx: Any) -> Panels:
         else:
             others.append(record)
     return {title: rows for title, rows in {**found, "Options": others}.items() if rows}
+
+
+def summary(command: Any) -> str:
+    """Return the first paragraph of a command's help."""
+    return inspect.cleandoc(command.help or "").split("\n\n")[0]
 
 
 def _written(argument: Any) -> str:

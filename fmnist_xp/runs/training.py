@@ -140,14 +140,21 @@ def settings_to_resume(folder: Path, epochs: int | None = None) -> tuple[dict[st
     try:
         settings = Settings.from_config(config)
         class_names(config["data"])
+        experiment = replace(settings.experiment, epochs=epochs or settings.experiment.epochs)
+        same_rates = experiment.make_optimizer().config() == settings.experiment.make_optimizer().config()
     except (ValueError, TypeError) as error:
         raise RunError(f"{folder / files.CONFIG} does not tell the run's settings: {error}") from error
-    wanted, done = epochs or settings.experiment.epochs, files.epochs_done(folder)
+    wanted, done = experiment.epochs, files.epochs_done(folder)
     if wanted < done:
         raise RunError(f"{folder} has {done:,} epochs already: --epochs may be that or more, got {wanted:,}")
     if not files.has_checkpoint(folder) and files.what_holds(folder) is files.Holds.FINISHED:
         raise RunError(f"{folder} has no checkpoint to go on from, since an older version wrote it: train anew")
-    return config, replace(settings, experiment=replace(settings.experiment, epochs=wanted))
+    if not same_rates:
+        raise RunError(
+            f"{folder} has learning rates for {settings.experiment.epochs:,} epochs, and not for {wanted:,}: leave "
+            "--epochs out, or train a new run"
+        )
+    return config, replace(settings, experiment=experiment)
 
 
 def _train(

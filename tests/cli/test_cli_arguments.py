@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import typer
 
+from fmnist_xp import backend as backends
 from fmnist_xp import data as package_data
 from fmnist_xp import evaluation, prediction, runs, speed
 from fmnist_xp import reproduce as reproduction
@@ -66,7 +67,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, small_data: Any) -> list[Call]:
 
         monkeypatch.setattr(module, name, note)
 
-    noting(options, "get_backend", BACKEND)
+    noting(backends, "get_backend", BACKEND)
     noting(package_data, "load_fashion_mnist", small_data)
     for module, name in ENDS:
         noting(module, name)
@@ -132,7 +133,7 @@ DEFAULTS: dict[str, tuple[Callable[[], object], tuple[str, ...], list[Any]]] = {
             backend(),
             load(url=None, **CLASSES),
             train_run(
-                Settings(EXPERIMENTS["adam"], seed=0, precision="float32", log_every=10, block_rows=None),
+                Settings(EXPERIMENTS["quick"], seed=0, precision="float32", log_every=10, block_rows=None),
                 None,
                 source="auto",
                 force=False,
@@ -188,6 +189,7 @@ OPTIONS: dict[str, tuple[str, list[Any]]] = {
         "train momentum --device cpu --data x --no-synthetic --url http://x --classes fashion --epochs 7 --seed 3 "
         "--precision float64 --log-every 2 --out other --force --checkpoint-every 4 --validation 0.25 --keep-best "
         "--patience 5 --keep-going --hidden 1,30 --learning-rate 0.5 --decay 0.25 --momentum 0.75 --l2 0.125 "
+        "--activation tanh --dropout 0.5 --label-smoothing 0.0625 "
         "--threads 2 --no-graphs --block-rows 70 --sorted-rows --tensorboard image.png --quiet",
         [
             backend("cpu", 2, False),
@@ -202,6 +204,9 @@ OPTIONS: dict[str, tuple[str, list[Any]]] = {
                         decay=0.25,
                         momentum=0.75,
                         l2=0.125,
+                        activation="tanh",
+                        dropout=0.5,
+                        label_smoothing=0.0625,
                     ),
                     seed=3,
                     precision="float64",
@@ -223,6 +228,22 @@ OPTIONS: dict[str, tuple[str, list[Any]]] = {
             ),
         ],
     ),
+    "train with another optimizer": (
+        "train momentum --optimizer adam --decay 0.25",
+        [
+            backend(),
+            load(url=None, **CLASSES),
+            train_run(
+                Settings(
+                    replace(EXPERIMENTS["momentum"], optimizer="adam", learning_rate=0.001, decay=0.25, momentum=0.0)
+                ),
+                None,
+                source="auto",
+                force=False,
+                **CLASSES,
+            ),
+        ],
+    ),
     "reproduce": (
         "reproduce --seeds 2 --epochs 7 --device cpu --data x --no-synthetic --threads 2 --no-graphs --out other "
         "--quiet",
@@ -238,7 +259,12 @@ OPTIONS: dict[str, tuple[str, list[Any]]] = {
             backend(),
             load(url=None, **CLASSES),
             train_run(
-                Settings(EXPERIMENTS["adam"], dense_rows=True), None, source="auto", force=False, verbose=0, **CLASSES
+                Settings(EXPERIMENTS["quick"], dense_rows=True),
+                None,
+                source="auto",
+                force=False,
+                verbose=0,
+                **CLASSES,
             ),
         ],
     ),
@@ -263,7 +289,7 @@ def with_data(calls: list[Any], data: Any) -> list[Call]:
 
 
 def test_choices_are_the_names_in_the_tables() -> None:
-    assert list(train.ExperimentName) == list(EXPERIMENTS)
+    assert list(train.ExperimentName) == list(EXPERIMENTS) == ["sgd", "momentum", "adam", "quick", "best"]
     assert list(options.PrecisionName) == list(PRECISIONS)
     assert list(data.ExportFormat) == list(package_data.FORMATS)
 
@@ -344,10 +370,22 @@ def test_options_that_a_resumed_run_cannot_take(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ("--keep-best", "--keep-best needs --validation FRACTION"),
-        ("--patience 3", "--patience needs --validation FRACTION"),
-        ("--validation 0", "--validation must be above 0 and below 1, such as 0.1, got 0"),
+        ("--keep-best", "keep_best needs images held out for validation: --validation FRACTION"),
+        ("--patience 3", "patience needs images held out for validation: --validation FRACTION"),
+        ("--validation 0", "validation must be above 0 and below 1, such as 0.1, got 0"),
         ("--validation 1", "got 1;"),
+        ("momentum --optimizer adam --momentum 0.5", "adam has no momentum: leave it out"),
+        ("sgd --optimizer adm", "optimizer must be one of sgd, adam"),
+        ("sgd --activation reul", "got 'reul'; did you mean relu?; see fmnist-xp train --help"),
+        ("sgd --activation dense", "activation must be one of relu, "),
+        ("sgd --dropout 1", "dropout must be at least 0 and below 1, got 1.0"),
+        ("sgd --label-smoothing -0.1", "label_smoothing must be at least 0 and below 1, got -0.1"),
+        ("sgd --config x.toml", "--config is given beside the experiment sgd: leave one of them out"),
+        (
+            "--config x.toml --resume run",
+            "--config is given beside --resume, which goes on with a run's own settings",
+        ),
+        ("--config nowhere.toml", "--config nowhere.toml: No such file or directory: name a run's folder"),
         ("--validation nan", "got nan"),
         ("--patience 0", "--patience"),
         ("--checkpoint-every 0", "--checkpoint-every"),
@@ -377,31 +415,5 @@ def test_widths_must_be_positive_integers(command: Command) -> None:
     for text in ("1000000000", "0", "30,", "x" * 100):
         answer = command("train", "--hidden", text)
         assert answer.err == (
-            f"fmnist-xp: --hidden must be widths such as 128,128, got {text[:80]!r}; see fmnist-xp --help\n"
+            f"fmnist-xp: --hidden must be widths such as 128,128, got {text[:80]!r}; see fmnist-xp train --help\n"
         )
-
-
-def test_widths_must_fit_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Weights and gradients of 784 × 10 + 10 × 5, of 4 bytes each.
-    monkeypatch.setattr(train, "memory_bytes", lambda: 63_120)
-    assert train._widths(" 10, 5 ") == (10, 5)
-    monkeypatch.setattr(train, "memory_bytes", lambda: 63_119)
-    with pytest.raises(options.UsageError, match="choose narrower layers"):
-        train._widths("10,5")
-    monkeypatch.setattr(train, "memory_bytes", lambda: 3 * 2**30)
-    with pytest.raises(options.UsageError) as caught:
-        train._widths("1000000")
-    assert caught.value.message == (
-        "--hidden 1000000 takes 6 GiB for weights and gradients alone, and this machine has 3: choose narrower layers"
-    )
-    text = ",".join(["999999"] * 20)
-    with pytest.raises(options.UsageError, match=rf"^--hidden {text[:80]} takes 141,567 GiB for"):
-        train._widths(text)
-
-
-def test_widths_when_memory_size_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "memory_bytes", lambda: None)
-    widest = 2**40 // (8 * 784)
-    assert train._widths(str(widest)) == (widest,)
-    with pytest.raises(options.UsageError, match=r"takes 1,024 GiB .* has 1,024: choose"):
-        train._widths(str(widest + 1))

@@ -107,7 +107,7 @@ def test_an_invalid_cache_size_is_one_line(command: Command, monkeypatch: pytest
 
 
 COMMANDS = {
-    "train": ("train", "--epochs", 1, "--device", "cpu"),
+    "train": ("train", "adam", "--epochs", 1, "--device", "cpu"),
     "reproduce": ("reproduce", "--epochs", 1, "--device", "cpu"),
     "parity": ("parity", "--epochs", 1, "--device", "cpu"),
     "data info": ("data", "info"),
@@ -131,6 +131,8 @@ def test_synthetic_images_can_be_ruled_out(
 def test_synthetic_images_can_be_ruled_out_of_an_evaluation(
     command: Command, workplace: Path, small_synthetic: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command("train", "--data", "synthetic", "--epochs", 1, "--device", "cpu", "--out", "run").assert_went_well()
+    command(
+        "train", "adam", "--data", "synthetic", "--epochs", 1, "--device", "cpu", "--out", "run"
+    ).assert_went_well()
     command("evaluate", "run", "--device", "cpu").assert_went_well()
     command("evaluate", "run", "--device", "cpu", "--no-synthetic").assert_failed(1, "ruled out")

@@ -67,7 +67,7 @@ def test_control_characters_are_escaped(workplace: Path, encoding: str) -> None:
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-", "| true"])
 def test_closed_streams_change_nothing(workplace: Path, idx_folder: Path, closed: str) -> None:
-    arguments = ("train", "--epochs", "2", "--device", "cpu", "--data", str(idx_folder), "--out", "run")
+    arguments = ("train", "adam", "--epochs", "2", "--device", "cpu", "--data", str(idx_folder), "--out", "run")
     done = run(workplace, *arguments, shell=f'{{ "$@"; echo $? > code; }} {closed}')
     assert (workplace / "code").read_text() == "0\n", done
     assert (workplace / "run" / "result.json").is_file()
@@ -76,7 +76,7 @@ def test_closed_streams_change_nothing(workplace: Path, idx_folder: Path, closed
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
 def test_full_disk_on_stdout_is_reported_after_the_run_is_written(workplace: Path, idx_folder: Path) -> None:
-    arguments = ("train", "--epochs", "2", "--device", "cpu", "--data", str(idx_folder), "--out", "run")
+    arguments = ("train", "adam", "--epochs", "2", "--device", "cpu", "--data", str(idx_folder), "--out", "run")
     done = run(workplace, *arguments, shell='exec "$@" >/dev/full')
     assert (done.returncode, done.stderr) == (1, b"fmnist-xp: stdout: No space left on device\n")
     assert (workplace / "run" / "result.json").is_file()
@@ -90,7 +90,7 @@ def test_full_disk_on_stdout_is_reported_after_the_run_is_written(workplace: Pat
         (("data", "info"), "custom-samples.png"),
         (("data", "export", "new"), "new"),
         (("data", "export", "new", "--format", "idx"), "new"),
-        (("train", "--epochs", "1", "--out", "new"), "new/config.json"),
+        (("train", "adam", "--epochs", "1", "--out", "new"), "new/config.json"),
         (("reproduce", "--epochs", "1"), "reproduce/runs/sgd-s0/config.json"),
     ],
 )
@@ -171,7 +171,7 @@ def test_tables_and_progress_on_terminals_of_any_code_page(run_folder: Path, enc
     assert code == 0, text
     assert b"Ankle boot" in text
     data = read_json(run_folder / "config.json")["data"]["source"]
-    code, text = shown("train", "--epochs", "12", "--data", data, "--device", "cpu", "--out", "new")
+    code, text = shown("train", "adam", "--epochs", "12", "--data", data, "--device", "cpu", "--out", "new")
     assert code == 0, text
     assert b"epochs/s" in text
     code, text = shown("evaluate", "n\x1b[31m", "--debug")
@@ -185,7 +185,7 @@ def test_training_on_a_terminal_ends_at_100_percent(workplace: Path, idx_folder:
     """Of the display, in place all the while, two lines are left above the result."""
     pyte = pytest.importorskip("pyte", reason="pyte, a terminal emulator, is not installed")
     code, text = on_terminal(
-        workplace, "train", "--epochs", "30", "--data", str(idx_folder), "--device", "cpu", "--out", "run"
+        workplace, "train", "adam", "--epochs", "30", "--data", str(idx_folder), "--device", "cpu", "--out", "run"
     )
     assert code == 0, text
     screen = pyte.Screen(80, 25)
@@ -231,7 +231,7 @@ def test_tables_are_never_cut_off(run_folder: Path, columns: int) -> None:
 def test_colours_in_a_pipe(
     workplace: Path, idx_folder: Path, variables: dict[str, str], colours: bool, styles: bool
 ) -> None:
-    arguments = ("train", "--epochs", "11", "--data", str(idx_folder), "--device", "cpu", "--out", "run")
+    arguments = ("train", "adam", "--epochs", "11", "--data", str(idx_folder), "--device", "cpu", "--out", "run")
     done = run(workplace, *arguments, **{"TERM": "xterm", **variables})
     assert (done.returncode, done.stderr) == (0, b"")
     assert bool(re.search(rb"\x1b\[(3[0-7]|38;|9[0-7])", done.stdout)) == colours

@@ -176,7 +176,7 @@ def test_fetch_fills_the_cache_and_training_takes_it(
     assert tmp_path / "cache" in folder.parents
     assert contents(folder) == {name: (idx_folder / name).read_bytes() for name in FILES}
     monkeypatch.setenv("FMNIST_XP_URL", "http://127.0.0.1:9/")  # where nobody answers
-    command("train", "--epochs", 1, "--device", "cpu", "--out", "run").assert_went_well()
+    command("train", "adam", "--epochs", 1, "--device", "cpu", "--out", "run").assert_went_well()
     assert read_json(workplace / "run" / "result.json")["dataset"]["train_rows"] == 400
 
 
@@ -216,7 +216,7 @@ def test_fetched_files_need_no_requests(
     answer = command("data", "fetch")
     answer.assert_went_well()
     assert contents(Path(answer.out.strip())) == {name: (idx_folder / name).read_bytes() for name in FILES}
-    command("train", "--epochs", 1, "--device", "cpu", "--out", "run").assert_went_well()
+    command("train", "adam", "--epochs", 1, "--device", "cpu", "--out", "run").assert_went_well()
 
 
 @pytest.mark.parametrize("form", ["png", "idx"])
@@ -252,7 +252,7 @@ def test_any_folder_name(
     monkeypatch.chdir(workplace / name)
     run = f"{name}/run"
     shutil.copytree(idx_folder, workplace / name / f"{name} data")
-    arguments = ("--epochs", 1, "--device", "cpu", "--data", f"{name} data")
+    arguments = ("adam", "--epochs", 1, "--device", "cpu", "--data", f"{name} data")
     answer = command("train", *arguments, "--out", run)
     answer.assert_went_well()
     assert "\x1b" not in answer.out

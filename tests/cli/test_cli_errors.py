@@ -17,8 +17,6 @@ ROOT = Path(__file__).parents[2]
 
 USAGE = {
     "unknown command": (("fly",), "fly"),
-    "no command": ((), "command"),
-    "no data command": (("data",), "command"),
     "unknown data command": (("data", "eat"), "eat"),
     "unknown option": (("train", "--wings"), "--wings"),
     "unknown experiment": (("train", "rmsprop"), "rmsprop"),
@@ -53,7 +51,7 @@ USAGE = {
     "device of predict": (("predict", "run", "image.png", "--device", "gpu"), "gpu"),
     "device of reproduce": (("reproduce", "--device", "gpu"), "gpu"),
     "precision": (("train", "--precision", "float8"), "float8"),
-    "hidden beyond memory": (("train", "--hidden", 999_999_999), "--hidden"),
+    "hidden beyond memory": (("train", "--hidden", 999_999_999), "hidden 999999999 takes"),
     "hidden of many digits": (("train", "--hidden", "9" * 5000), "--hidden"),
     "seed beyond 64 bits": (("train", "--seed", 2**64), "--seed"),
     "epochs without end": (("train", "--epochs", 10**12), "--epochs"),
@@ -85,11 +83,17 @@ USAGE = {
 }
 
 
+def place(arguments: tuple[Any, ...]) -> str:
+    """Return the command whose own help tells how it is used."""
+    names = ["fmnist-xp", *arguments[: 2 if arguments[0] in ("data", "cache") else 1]]
+    return " ".join(names[:-1] if names[-1] in ("fly", "eat") else names)
+
+
 @pytest.mark.parametrize("case", USAGE)
 def test_wrong_usage_is_one_line_and_exit_code_2(command: Command, workplace: Path, case: str) -> None:
     arguments, word = USAGE[case]
     answer = command(*arguments)
-    answer.assert_failed(2, "--help")
+    answer.assert_failed(2, f"; see {place(arguments)} --help\n")
     assert word.lower() in answer.err.lower()
     assert answer.out == ""
     assert contents(workplace) == {}
@@ -106,7 +110,7 @@ def test_help_exits_with_0(command: Command, arguments: tuple[str, ...]) -> None
 
 def test_momentum_is_for_sgd(command: Command) -> None:
     assert command("train", "--momentum", 0.5).err == (
-        "fmnist-xp: --momentum is for SGD, and this experiment uses Adam: leave it out; see fmnist-xp --help\n"
+        "fmnist-xp: adam has no momentum: leave it out; see fmnist-xp train --help\n"
     )
 
 
@@ -243,7 +247,7 @@ def test_auto_without_cupy_is_the_cpu(
 ) -> None:
     monkeypatch.setitem(sys.modules, "cupy", None)
     command("train", "--device", "auto", "--data", idx_folder, "--epochs", 1).assert_went_well()
-    assert (workplace / "runs" / "adam-cpu-s0-epochs1" / "result.json").is_file()
+    assert (workplace / "runs" / "quick-cpu-s0-epochs1" / "result.json").is_file()
 
 
 @pytest.mark.parametrize("precision", ["tf32", "float16"])

@@ -126,7 +126,9 @@ def test_a_synthetic_run_is_evaluated_on_synthetic_images_and_says_so(
     command: Command, workplace: Path, small_synthetic: Any, idx_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where `auto` gave synthetic images then and would give others now."""
-    answer = command("train", "--url", "http://127.0.0.1:9/", "--epochs", 20, "--device", "cpu", "--out", "run")
+    answer = command(
+        "train", "adam", "--url", "http://127.0.0.1:9/", "--epochs", 20, "--device", "cpu", "--out", "run"
+    )
     assert answer.code == 0
     monkeypatch.setenv("FMNIST_XP_DATA", str(idx_folder))
     answer = command("evaluate", "run", "--device", "cpu")
@@ -146,7 +148,7 @@ def test_changed_source_is_not_used_silently(
     export(*make_synthetic(30, 40, seed=1), Path("images"), "idx")
     export(*make_synthetic(30, 40, seed=2), Path("others"), "idx")
     monkeypatch.setenv("FMNIST_XP_DATA", "images")
-    command("train", "--epochs", 1, "--device", "cpu", "--out", "run").assert_went_well()
+    command("train", "adam", "--epochs", 1, "--device", "cpu", "--out", "run").assert_went_well()
     monkeypatch.setenv("FMNIST_XP_DATA", {"synthetic": "synthetic", "custom": "others"}[name])
     answer = command("evaluate", "run", "--device", "cpu")
     answer.assert_failed(1, "--data", "run")
@@ -158,7 +160,7 @@ def test_a_run_is_evaluated_from_another_folder(
     command: Command, workplace: Path, idx_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(idx_folder, workplace / "images")
-    arguments = ("--epochs", 1, "--device", "cpu", "--data", "images", "--out", "run")
+    arguments = ("adam", "--epochs", 1, "--device", "cpu", "--data", "images", "--out", "run")
     command("train", *arguments).assert_went_well()
     (workplace / "elsewhere").mkdir()
     monkeypatch.chdir(workplace / "elsewhere")

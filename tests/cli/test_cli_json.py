@@ -39,7 +39,19 @@ def test_values_that_json_lacks(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_train_prints_what_result_json_has(command: Command, workplace: Path, idx_folder: Path) -> None:
-    arguments = ("--epochs", 20, "--data", idx_folder, "--device", "cpu", "--validation", 0.1, "--log-every", 4)
+    arguments = (
+        "adam",
+        "--epochs",
+        20,
+        "--data",
+        idx_folder,
+        "--device",
+        "cpu",
+        "--validation",
+        0.1,
+        "--log-every",
+        4,
+    )
     found = command("train", *arguments, "--out", "run", "--json").document()
     assert found.pop("run") == "run"
     assert found.pop("best_epoch_before_dip") is None
@@ -94,7 +106,18 @@ def test_tensorboard_reads_what_history_csv_has(command: Command, workplace: Pat
     pytest.importorskip("tensorboard", reason="TensorBoard, which writes and reads event files, is not installed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    arguments = ("--epochs", 21, "--data", idx_folder, "--device", "cpu", "--quiet", "--tensorboard", "events")
+    arguments = (
+        "adam",
+        "--epochs",
+        21,
+        "--data",
+        idx_folder,
+        "--device",
+        "cpu",
+        "--quiet",
+        "--tensorboard",
+        "events",
+    )
     command("train", *arguments, "--out", "some/run").assert_went_well()
     events = EventAccumulator(str(workplace / "events" / "run"), size_guidance={"scalars": 0}).Reload()
     history = read_history(workplace / "some" / "run" / "history.csv")
@@ -110,7 +133,7 @@ def test_without_tensorboard_it_says_what_to_install(
     command: Command, workplace: Path, idx_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hide(monkeypatch, "tensorboard")
-    arguments = ("--epochs", 2, "--data", idx_folder, "--device", "cpu", "--quiet", "--tensorboard", "events")
+    arguments = ("adam", "--epochs", 2, "--data", idx_folder, "--device", "cpu", "--quiet", "--tensorboard", "events")
     answer = command("train", *arguments, "--out", "run")
     answer.assert_failed(1, 'pip install "fmnist-xp[tensorboard]"')
     assert contents(workplace) == {}

@@ -24,7 +24,8 @@ REAL = os.environ.get("FMNIST_XP_DATA") and Path(os.environ["FMNIST_XP_DATA"]).r
 
 EPOCHS, MOMENT = 40, 20
 OPTIONS = (
-    "--device", "cpu", "--epochs", EPOCHS, "--log-every", 4, "--seed", 5, "--block-rows", 32, "--checkpoint-every", 6,
+    "adam", "--device", "cpu", "--epochs", EPOCHS, "--log-every", 4, "--seed", 5, "--block-rows", 32,
+    "--checkpoint-every", 6,
     "--validation", 0.2, "--keep-best",
 )  # fmt: skip
 COMPARED = ("model.safetensors", "model-best.safetensors", "history.csv")
@@ -186,7 +187,7 @@ def test_run_on_the_real_images(ranks: Run, workplace: Path) -> None:
 
 @needs_mpi
 def test_processes_that_would_train_a_run_each_are_refused(ranks: Run, workplace: Path, idx_folder: Path) -> None:
-    assert_said(ranks(2, "train", "--data", idx_folder), 2, "2 processes were started together", "add --mpi")
+    assert_said(ranks(2, "train", "adam", "--data", idx_folder), 2, "2 processes were started together", "add --mpi")
     assert contents(workplace) == {}
 
 

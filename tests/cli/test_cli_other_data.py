@@ -132,9 +132,13 @@ def test_from_train_to_report(
 
 def test_run_goes_on_with_its_classes(command: Command, workplace: Path, data: Path) -> None:
     names = "a,b,c,d,e,f,g,h,i,j,k,l,m,n,o,p,q,r,s,t,u,v,w,x,y,z"
-    command("train", "--data", data / "letters", "--classes", names, *QUICK, "--out", "whole").assert_went_well()
+    command(
+        "train", "adam", "--data", data / "letters", "--classes", names, *QUICK, "--out", "whole"
+    ).assert_went_well()
     half = ("--epochs", 30, *QUICK[2:])
-    command("train", "--data", data / "letters", "--classes", names, *half, "--out", "half").assert_went_well()
+    command(
+        "train", "adam", "--data", data / "letters", "--classes", names, *half, "--out", "half"
+    ).assert_went_well()
     command("train", "--resume", "half", "--epochs", 60, "--device", "cpu").assert_went_well()
     for name in ("model.safetensors", "history.csv"):
         assert (workplace / "half" / name).read_bytes() == (workplace / "whole" / name).read_bytes()
@@ -155,7 +159,9 @@ def test_the_command_on_the_page_names_the_classes(command: Command, workplace: 
     from fmnist_xp.reporting import command_line
 
     write_text(workplace / "names", "o\nx\nw\n")
-    command("train", "--data", data / "three", "--classes", "names", "--epochs", 2, "--out", "run").assert_went_well()
+    command(
+        "train", "adam", "--data", data / "three", "--classes", "names", "--epochs", 2, "--out", "run"
+    ).assert_went_well()
     config = read_json(workplace / "run" / "config.json")
     assert config["data"]["classes"] == str(workplace / "names")  # as from anywhere
     assert config["data"]["class_names"] == ["o", "x", "w"]
@@ -165,7 +171,7 @@ def test_the_command_on_the_page_names_the_classes(command: Command, workplace: 
 def test_evaluation_on_other_data_matches_classes_by_their_names(
     command: Command, workplace: Path, data: Path, alphabet: Splits
 ) -> None:
-    command("train", "--data", data / "letters", *QUICK, "--out", "run").assert_went_well()
+    command("train", "adam", "--data", data / "letters", *QUICK, "--out", "run").assert_went_well()
     own = command("evaluate", "run", "--json").document()
     # The same letters in another order of labels, as folders of images.
     order = np.random.default_rng(0).permutation(26)

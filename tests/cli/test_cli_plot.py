@@ -144,7 +144,7 @@ def test_a_synthetic_run_says_so_in_every_title(
     command: Command, workplace: Path, small_synthetic: Any, drawn: dict[str, Any]
 ) -> None:
     for name, data in (("one", "synthetic"), ("two", "synthetic")):
-        command("train", "--data", data, "--device", "cpu", "--epochs", 2, "--out", name).assert_went_well()
+        command("train", "adam", "--data", data, "--device", "cpu", "--epochs", 2, "--out", name).assert_went_well()
     command("plot", "one", "two").assert_went_well()
     command("evaluate", "one", "--device", "cpu").assert_went_well()
     assert read_json(workplace / "one" / "result.json")["dataset"]["name"] == "synthetic"

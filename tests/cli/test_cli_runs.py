@@ -111,7 +111,7 @@ def test_json_has_the_files_values(command: Command, folder: Path, finished_run:
 @pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")
 def test_runs_as_train_leaves_them(command: Command, idx_folder: Path) -> None:
     arguments = ("--data", idx_folder, "--device", "cpu", "--quiet")
-    command("train", "--epochs", 3, *arguments).assert_went_well()
+    command("train", "adam", "--epochs", 3, *arguments).assert_went_well()
     assert command("train", "sgd", "--epochs", 30, "--learning-rate", 1e30, *arguments).code == 1
     found = command("runs", "--json").document()
     assert [(run["folder"], run["state"], run["changes"]) for run in found] == [

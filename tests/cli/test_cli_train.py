@@ -123,7 +123,9 @@ def test_data_sets_differ_in_their_checksums(command: Command, workplace: Path) 
     one, other = (make_synthetic(20, 20, seed=seed) for seed in (5, 6))
     for name, splits in (("one", one), ("again", one), ("other", other)):
         export(*splits, Path(name), "idx")
-        command("train", "--epochs", 1, "--device", "cpu", "--data", name, "--out", f"of-{name}").assert_went_well()
+        command(
+            "train", "adam", "--epochs", 1, "--device", "cpu", "--data", name, "--out", f"of-{name}"
+        ).assert_went_well()
     sums = [read_json(workplace / f"of-{n}" / "result.json")["dataset"]["sha256"] for n in ("one", "again", "other")]
     assert sums[0] == sums[1] != sums[2]
 
@@ -139,7 +141,7 @@ def test_loss_falls_and_accuracy_rises(train: Command, workplace: Path) -> None:
 
 
 def test_log_lines_have_the_notebooks_format(train: Command, workplace: Path) -> None:
-    answer = train("--epochs", 21, "--out", "run")
+    answer = train("adam", "--epochs", 21, "--out", "run")
     answer.assert_went_well()
     history = read_history(workplace / "run" / "history.csv")
     logged = [match.groups() for line in answer.lines if (match := LOG_LINE.fullmatch(line))]
@@ -152,11 +154,11 @@ def test_log_lines_have_the_notebooks_format(train: Command, workplace: Path) ->
 
 def test_block_rows_beyond_the_data(train: Command) -> None:
     """No memory is allocated for the missing rows."""
-    train("--epochs", 1, "--block-rows", 10**12, "--out", "run").assert_went_well()
+    train("adam", "--epochs", 1, "--block-rows", 10**12, "--out", "run").assert_went_well()
 
 
 def test_result_goes_to_stdout(train: Command, workplace: Path) -> None:
-    answer = train("--epochs", 3, "--out", "run")
+    answer = train("adam", "--epochs", 3, "--out", "run")
     result = read_json(workplace / "run" / "result.json")
     assert answer.err == ""
     for words in (
@@ -169,12 +171,12 @@ def test_result_goes_to_stdout(train: Command, workplace: Path) -> None:
 
 
 def test_l2_of_0_switches_it_off(train: Command, workplace: Path) -> None:
-    train("--epochs", 2, "--l2", 0, "--out", "run").assert_went_well()
+    train("adam", "--epochs", 2, "--l2", 0, "--out", "run").assert_went_well()
     assert read_history(workplace / "run" / "history.csv")["regularization_loss"] == [0]
 
 
 def test_quiet_prints_the_result_alone(train: Command) -> None:
-    answer = train("--epochs", 3, "--quiet", "--out", "run")
+    answer = train("adam", "--epochs", 3, "--quiet", "--out", "run")
     answer.assert_went_well()
     assert len(answer.lines) == 1
     assert "test accuracy" in answer.out
@@ -183,7 +185,7 @@ def test_quiet_prints_the_result_alone(train: Command) -> None:
 @pytest.mark.parametrize(
     ("arguments", "folder"),
     [
-        ((), "adam-cpu-s0-epochs1"),
+        ((), "quick-cpu-s0-epochs1"),
         (("sgd", "--seed", 7), "sgd-cpu-s7-epochs1"),
         (("momentum", "--hidden", "5,4", "--l2", 0), "momentum-cpu-s0-hidden5-4-l2_0.0-epochs1"),
     ],
@@ -198,7 +200,7 @@ def test_default_folder(train: Command, workplace: Path, arguments: tuple[object
 
 def test_same_seed_gives_the_same_bits(train: Command, workplace: Path) -> None:
     for name, seed in (("first", 4), ("again", 4), ("other", 5)):
-        train("--epochs", 5, "--seed", seed, "--out", name).assert_went_well()
+        train("adam", "--epochs", 5, "--seed", seed, "--out", name).assert_went_well()
     first, again, other = (load_file(workplace / n / "model.safetensors") for n in ("first", "again", "other"))
     assert {name: values.tobytes() for name, values in first.items()} == {
         name: values.tobytes() for name, values in again.items()
@@ -221,9 +223,11 @@ def test_number_of_threads_does_not_change_a_bit(command: Command, workplace: Pa
 
 def test_block_rows_change_the_result_only_by_rounding(train: Command, workplace: Path) -> None:
     for rows in (7, 64, 400):
-        train("--epochs", 5, "--block-rows", rows, "--precision", "float64", "--out", f"b{rows}").assert_went_well()
+        train(
+            "adam", "--epochs", 5, "--block-rows", rows, "--precision", "float64", "--out", f"b{rows}"
+        ).assert_went_well()
         assert read_json(workplace / f"b{rows}" / "config.json")["block_rows"] == rows
-    train("--epochs", 5, "--precision", "float64", "--out", "chosen").assert_went_well()
+    train("adam", "--epochs", 5, "--precision", "float64", "--out", "chosen").assert_went_well()
     assert read_json(workplace / "chosen" / "config.json")["block_rows"] is None
     chosen, *others = (load_file(workplace / n / "model.safetensors") for n in ("chosen", "b7", "b64", "b400"))
     for state in others:
@@ -233,9 +237,11 @@ def test_block_rows_change_the_result_only_by_rounding(train: Command, workplace
 
 
 def test_a_run_is_not_overwritten(train: Command, workplace: Path) -> None:
-    train("--epochs", 2, "--out", "run").assert_went_well()
+    train("adam", "--epochs", 2, "--out", "run").assert_went_well()
     before = contents(workplace)
-    train("--epochs", 3, "--seed", 9, "--out", "run", "--quiet").assert_failed(1, "run holds", "--out", "--force")
+    train("adam", "--epochs", 3, "--seed", 9, "--out", "run", "--quiet").assert_failed(
+        1, "run holds", "--out", "--force"
+    )
     assert contents(workplace) == before
 
 
@@ -243,12 +249,14 @@ def test_other_files_are_not_overwritten(train: Command, workplace: Path) -> Non
     (workplace / "run").mkdir()
     (workplace / "run" / "letter.txt").write_text("dear")
     for force in ((), ("--force",)):
-        train("--epochs", 1, "--out", "run", *force).assert_failed(1, "run holds something that is no run", "--out")
+        train("adam", "--epochs", 1, "--out", "run", *force).assert_failed(
+            1, "run holds something that is no run", "--out"
+        )
     assert contents(workplace) == {"run/letter.txt": b"dear"}
 
 
 def test_force_replaces_a_run(train: Command, command: Command, workplace: Path) -> None:
-    train("--epochs", 2, "--out", "run").assert_went_well()
+    train("adam", "--epochs", 2, "--out", "run").assert_went_well()
     train("sgd", "--epochs", 3, "--seed", 9, "--out", "run", "--force").assert_went_well()
     train("sgd", "--epochs", 3, "--seed", 9, "--out", "fresh").assert_went_well()
     for name in ("history.csv", "metrics.png"):
@@ -261,23 +269,23 @@ def test_force_replaces_a_run(train: Command, command: Command, workplace: Path)
 
 
 def test_force_removes_the_previous_confusion_matrix(train: Command, command: Command, workplace: Path) -> None:
-    train("--epochs", 2, "--out", "run").assert_went_well()
+    train("adam", "--epochs", 2, "--out", "run").assert_went_well()
     command("evaluate", "run", "--device", "cpu").assert_went_well()
     assert (workplace / "run" / "confusion.png").is_file()
-    train("--epochs", 3, "--out", "run", "--force").assert_went_well()
+    train("adam", "--epochs", 3, "--out", "run", "--force").assert_went_well()
     assert {path.name for path in (workplace / "run").iterdir()} == RUN_FILES
 
 
 def test_an_empty_folder_is_used(train: Command, workplace: Path) -> None:
     (workplace / "run").mkdir()
-    train("--epochs", 1, "--out", "run").assert_went_well()
+    train("adam", "--epochs", 1, "--out", "run").assert_went_well()
     assert {path.name for path in (workplace / "run").iterdir()} == RUN_FILES
 
 
 def test_a_file_in_the_place_of_the_folder(train: Command, workplace: Path) -> None:
     (workplace / "run").write_text("mine")
-    train("--epochs", 1, "--out", "run").assert_failed(1, "run", "is a file")
-    train("--epochs", 1, "--out", "run/below").assert_failed(1, "run/below")
+    train("adam", "--epochs", 1, "--out", "run").assert_failed(1, "run", "is a file")
+    train("adam", "--epochs", 1, "--out", "run/below").assert_failed(1, "run/below")
     assert contents(workplace) == {"run": b"mine"}
 
 
@@ -292,7 +300,7 @@ def test_a_run_that_fails_before_it_learned_anything_leaves_nothing(
     train: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fail(monkeypatch, "fit", RuntimeError("boom\nand more"))
-    train("--epochs", 2, "--out", "run", "--quiet").assert_failed(1, "RuntimeError: boom and more", "--debug")
+    train("adam", "--epochs", 2, "--out", "run", "--quiet").assert_failed(1, "RuntimeError: boom and more", "--debug")
     assert contents(workplace) == {}
 
 
@@ -300,12 +308,14 @@ def test_a_run_that_fails_before_it_learned_anything_leaves_nothing(
 def test_a_run_that_fails_after_its_training_is_finished_by_resuming(
     train: Command, command: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    train("--epochs", 2, "--out", "whole", "--quiet").assert_went_well()
+    train("adam", "--epochs", 2, "--out", "whole", "--quiet").assert_went_well()
     with monkeypatch.context() as patch:
         fail(patch, method, RuntimeError("boom"))
-        train("--epochs", 2, "--out", "run", "--quiet").assert_failed(1, "RuntimeError: boom")
+        train("adam", "--epochs", 2, "--out", "run", "--quiet").assert_failed(1, "RuntimeError: boom")
     command("evaluate", "run").assert_failed(1, "run is not a finished run", "fmnist-xp train --resume run")
-    train("--epochs", 2, "--out", "run").assert_failed(1, "run holds an unfinished run", "--resume run", "--force")
+    train("adam", "--epochs", 2, "--out", "run").assert_failed(
+        1, "run holds an unfinished run", "--resume run", "--force"
+    )
     train("--resume", "run", "--quiet").assert_went_well()
     for name in ("model.safetensors", "history.csv"):
         assert (workplace / "run" / name).read_bytes() == (workplace / "whole" / name).read_bytes()
@@ -314,10 +324,10 @@ def test_a_run_that_fails_after_its_training_is_finished_by_resuming(
 def test_a_run_with_force_that_learns_nothing_keeps_the_previous_run(
     train: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train("--epochs", 2, "--out", "run").assert_went_well()
+    train("adam", "--epochs", 2, "--out", "run").assert_went_well()
     before = contents(workplace)
     fail(monkeypatch, "fit", OSError(28, "No space left on device", "run/checkpoints/epoch-0"))
-    answer = train("--epochs", 3, "--seed", 1, "--out", "run", "--force", "--quiet")
+    answer = train("adam", "--epochs", 3, "--seed", 1, "--out", "run", "--force", "--quiet")
     answer.assert_failed(1, "run/checkpoints/epoch-0: No space left on device")
     assert contents(workplace) == before
 
@@ -325,7 +335,7 @@ def test_a_run_with_force_that_learns_nothing_keeps_the_previous_run(
 def test_a_second_interrupt_leaves_nothing(train: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the second Ctrl-C does."""
     fail(monkeypatch, "fit", KeyboardInterrupt())
-    answer = train("--epochs", 2, "--out", "run", "--quiet")
+    answer = train("adam", "--epochs", 2, "--out", "run", "--quiet")
     assert (answer.code, answer.err.strip()) == (130, "fmnist-xp: interrupted")
     assert contents(workplace) == {}
 
@@ -343,7 +353,7 @@ def test_synthetic_data_is_named_everywhere(
         return write_title(figure, text, **more)
 
     monkeypatch.setattr(Figure, "suptitle", suptitle)
-    answer = command("train", "--data", "synthetic", "--device", "cpu", "--epochs", 2, "--out", "run")
+    answer = command("train", "adam", "--data", "synthetic", "--device", "cpu", "--epochs", 2, "--out", "run")
     answer.assert_went_well()
     assert "synthetic" in answer.lines[0]
     assert "synthetic" in answer.lines[-1]
@@ -355,7 +365,9 @@ def test_synthetic_data_is_named_everywhere(
 @pytest.mark.usefixtures("downloads")
 def test_without_a_network_the_images_are_synthetic(command: Command, workplace: Path, small_synthetic: Any) -> None:
     """Nothing listens on port 9, discard, of this machine."""
-    answer = command("train", "--url", "http://127.0.0.1:9/", "--epochs", 1, "--device", "cpu", "--out", "run")
+    answer = command(
+        "train", "adam", "--url", "http://127.0.0.1:9/", "--epochs", 1, "--device", "cpu", "--out", "run"
+    )
     assert (answer.code, answer.err.count("\n")) == (0, 1)
     assert "synthetic" in answer.err
     assert "127.0.0.1:9" in answer.err
@@ -366,7 +378,7 @@ def test_without_requests_the_images_are_synthetic(
     command: Command, workplace: Path, small_synthetic: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "requests", None)
-    answer = command("train", "--epochs", 1, "--device", "cpu", "--out", "run")
+    answer = command("train", "adam", "--epochs", 1, "--device", "cpu", "--out", "run")
     assert (answer.code, answer.err.count("\n")) == (0, 1)
     assert "pip install requests" in answer.err
     assert "synthetic" in answer.err
@@ -377,7 +389,7 @@ def test_data_in_the_environment(
     command: Command, workplace: Path, idx_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FMNIST_XP_DATA", str(idx_folder))
-    command("train", "--epochs", 1, "--device", "cpu", "--out", "run").assert_went_well()
+    command("train", "adam", "--epochs", 1, "--device", "cpu", "--out", "run").assert_went_well()
     assert read_json(workplace / "run" / "result.json")["dataset"]["train_rows"] == 400
     assert read_json(workplace / "run" / "config.json")["data"]["source"] == "auto"
 
@@ -441,7 +453,7 @@ def test_a_path_with_brackets_is_a_path(command: Command, workplace: Path, idx_f
 def test_an_ascii_output_is_no_failure(workplace: Path, idx_folder: Path) -> None:
     """As of a pipe in a locale whose letters are ASCII's; tables have "±" and "×"."""
     done = subprocess.run(
-        [sys.executable, "-m", "fmnist_xp", "train", "--epochs", "1", "--device", "cpu", "--out", "größe"],
+        [sys.executable, "-m", "fmnist_xp", "train", "adam", "--epochs", "1", "--device", "cpu", "--out", "größe"],
         cwd=workplace,
         env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii", "FMNIST_XP_DATA": str(idx_folder)},
         capture_output=True,
@@ -517,7 +529,7 @@ def test_interrupt_between_epochs_is_one_line(
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(History, "append", interrupt)
-    answer = train("--epochs", 500, "--out", "run")
+    answer = train("adam", "--epochs", 500, "--out", "run")
     answer.assert_failed(130, "interrupted", "run")
     assert read_json(workplace / "run" / "result.json")["epochs"] == 11
 
