@@ -140,13 +140,26 @@ class Sequential(nn.Network):
             What each row counts, numbers (n,) of at least 0 and not all 0; by default 1. Loss, its gradient and
             accuracy are means weighted with them: a row of weight 2 is as good as two, one of weight 0 as none.
 
-        Returns the `History`. Ctrl-C ends training after the epoch under way and keeps what was learned; so does
-        SIGTERM or SIGHUP where the caller has a handler for it, or there is a checkpoint folder. A loss that is not
-        finite ends it too, with a warning.
-        Raises `ValueError` for data or arguments that do not fit, or differ between ranks, `ElsewhereError` on the
-        ranks that are not at fault, `RankError` where MPI cannot be used, `DeviceError` where memory runs out,
-        `RunError` for a checkpoint folder that holds another training, `OSError` where the first checkpoint cannot be
-        written.
+        Returns
+        -------
+        History
+            Ctrl-C ends training after the epoch under way and keeps what was learned; so does SIGTERM or SIGHUP where
+            the caller has a handler for it, or there is a checkpoint folder. A loss that is not finite ends it too,
+            with a warning.
+
+        Raises
+        ------
+        ValueError
+            For data or arguments that do not fit, or differ between ranks; `ElsewhereError` on the ranks that are not
+            at fault.
+        RankError
+            Where MPI cannot be used.
+        DeviceError
+            Where memory runs out.
+        RunError
+            For a checkpoint folder that holds another training.
+        OSError
+            Where the first checkpoint cannot be written.
         """
         with Ranks(comm) as ranks, ranks.quiet(), self.backend.computing():
             with ranks.together():
