@@ -48,16 +48,12 @@ def _section(context: typer.Context) -> Iterator[str]:
             kind = "Arguments" if parameter.param_type_name == "argument" else "Options"
             panels.setdefault(getattr(parameter, "rich_help_panel", None) or kind, []).append(record)
     for title, records in panels.items():
-        rows = [f"| `{_cell(call)}` | {_cell(_text(words))} |" for call, words in records]
+        rows = [f"| <code>{_text(call)}</code> | {' '.join(_text(words).split())} |" for call, words in records]
         yield "\n".join([f"| {title} | |", "| --- | --- |", *rows])
     if command.epilog:
         yield _text(inspect.cleandoc(command.epilog))
 
 
 def _text(words: str) -> str:
-    r"""Return the words with nothing in them that Markdown or HTML would take for its own; `\b` is for terminals."""
-    return re.sub(r"([\\*_<>\[\]#])", r"\\\1", words.replace("\b", "")).strip()
-
-
-def _cell(words: str) -> str:
-    return words.replace("\n", " ").replace("|", "\\|")
+    r"""Return the words with nothing in them that Markdown or HTML takes for its own; `\b` is for terminals."""
+    return re.sub(r"[\\`*_<>\[\]#|&]", lambda match: f"&#{ord(match[0])};", words.replace("\b", "")).strip()

@@ -21,7 +21,7 @@ IN_WORDS = re.compile(r"`((?:fmnist-xp|scripts/|pip install|python -m|mpiexec|py
 
 
 def lines(name: str) -> Iterator[tuple[str, bool]]:
-    """Yield a page's commands, and whether they are whole: those of its blocks are, those in its words need not be."""
+    """Yield a page's commands, and whether they are whole: those of its blocks are, its words need not."""
     text = (ROOT / name).read_text(encoding="utf-8")
     for block in blocks(text):
         code = block.code.replace("\\\n", " ").splitlines()
