@@ -21,6 +21,7 @@ from fmnist_xp.optim import Optimizer, make_optimizer
 from fmnist_xp.ranks import Ranks
 from fmnist_xp.train.architecture import build, describe
 from fmnist_xp.train.arrays import MODEL, load_arrays, save_arrays
+from fmnist_xp.train.augmentation import Augmentation
 from fmnist_xp.train.checkpoint import Checkpoints, fingerprint
 from fmnist_xp.train.fullbatch import FullBatch
 from fmnist_xp.train.history import History
@@ -83,6 +84,7 @@ class Sequential(nn.Network):
         keep_going: bool = False,
         comm: Any = None,
         sample_weight: Any = None,
+        augmentation: Augmentation | None = None,
     ) -> History:
         """Train full batch: every epoch is one update from the gradient over all rows.
 
@@ -139,6 +141,9 @@ class Sequential(nn.Network):
         sample_weight
             What each row counts, numbers (n,) of at least 0 and not all 0; by default 1. Loss, its gradient and
             accuracy are means weighted with them: a row of weight 2 is as good as two, one of weight 0 as none.
+        augmentation
+            An `Augmentation`, which changes the images of the training rows anew in every epoch. It needs rows that
+            are square images, and takes every column of them.
 
         Returns
         -------
@@ -167,6 +172,10 @@ class Sequential(nn.Network):
                 verbose, chosen, called = checked_verbose(verbose), make_optimizer(optimizer), _callbacks(callbacks)
                 patience = None if patience is None else whole_number("patience", patience, 1)
                 every = None if checkpoint_every is None else whole_number("checkpoint_every", checkpoint_every, 1)
+                if augmentation is not None:
+                    if not isinstance(augmentation, Augmentation):
+                        raise ValueError(f"augmentation must be an Augmentation, got {augmentation!r}")
+                    augmentation.sources(self.n_inputs)
                 _check_validation(validation_fraction, validation_data, keep_best, patience)
                 if checkpoint is None and (resume or every):
                     raise ValueError(f"{'resume' if resume else 'checkpoint_every'} needs a folder: checkpoint=…")
@@ -185,6 +194,7 @@ class Sequential(nn.Network):
                 keep_going=keep_going,
                 checkpoint=checkpoint is not None,
                 resume=resume,
+                augmentation=repr(augmentation),
             )
             inputs, labels, weights = self._rows_of_ranks(ranks, X, y, sample_weight)
             with ranks.together():
@@ -212,7 +222,7 @@ class Sequential(nn.Network):
             checkpoints, state = None, None
             if checkpoint is not None:
                 of_each = [all_labels(), *([] if weights is None else [ranks.concatenated(weights)])]
-                data = fingerprint(source, *of_each)
+                data = " ".join([fingerprint(source, *of_each), *([repr(augmentation)] if augmentation else [])])
                 if ranks.is_first:
                     checkpoints = Checkpoints(Path(checkpoint), self, chosen, data, every)
                 begin = checkpoints.begin if checkpoints else None
@@ -239,6 +249,7 @@ class Sequential(nn.Network):
                     keep_going=keep_going,
                     ranks=ranks,
                     weights=weights,
+                    augmentation=augmentation,
                 )
 
     def evaluate(self, X: Any, y: Any, *, sample_weight: Any = None, comm: Any = None) -> Metrics:

@@ -6,8 +6,18 @@ from fmnist_xp.backend import Backend, get_backend
 from fmnist_xp.data import CLASS_NAMES, Dataset, Pixels, load_fashion_mnist, pixels, preprocess
 from fmnist_xp.errors import DataError, DeviceError, FmnistXpError, RunError
 from fmnist_xp.model import Metrics, Sequential, load
-from fmnist_xp.nn import CategoricalCrossentropy, Dense, Layer, ReLU, Softmax, SoftmaxCategoricalCrossentropy, Tanh
+from fmnist_xp.nn import (
+    CategoricalCrossentropy,
+    Dense,
+    Dropout,
+    Layer,
+    ReLU,
+    Softmax,
+    SoftmaxCategoricalCrossentropy,
+    Tanh,
+)
 from fmnist_xp.optim import SGD, Adam
+from fmnist_xp.train.augmentation import Augmentation
 from fmnist_xp.train.history import History
 
 try:
@@ -19,12 +29,14 @@ __all__ = [
     "CLASS_NAMES",
     "SGD",
     "Adam",
+    "Augmentation",
     "Backend",
     "CategoricalCrossentropy",
     "DataError",
     "Dataset",
     "Dense",
     "DeviceError",
+    "Dropout",
     "FmnistXpError",
     "History",
     "Layer",

@@ -297,6 +297,21 @@ class Backend(ABC):
         """Write the `rows` (k,) of `values` (n, m) to `output` (k, m): a formula that devices differ in."""
         xp.take(values, rows, axis=0, out=output)
 
+    def take_each(
+        self, xp: Any, values: Array, sources: Array, chosen: Array, starts: Array, places: Array, output: Array
+    ) -> None:
+        """Write values[i, sources[chosen[i], j]] to output[i, j]: a formula that devices differ in.
+
+        `values` and `output` are (rows, n), `sources` (ways, n) and `chosen` (rows,) of int64. `starts` (rows, 1) are
+        multiples of n, and `places` (rows, n) is workspace, both of int64.
+        """
+        xp.add(xp.take(sources, chosen, axis=0, out=places), starts, out=places)
+        xp.take(values.reshape(-1), places, out=output)
+
+    def scratch(self, make: Callable[[], Array]) -> tuple[Array, ...]:
+        """Return an array, made by `make`, for what a formula has on the way to its result; none on a GPU."""
+        return (make(),)
+
     def captured(self, work: Callable[[], None]) -> Callable[[], None]:
         """Return a function that asks the device again for what `work`, called before, asks of it.
 

@@ -190,6 +190,10 @@ class CudaBackend(Backend):
         else:
             super().row_maxima(xp, values, by_class, row)
 
+    def scratch(self, make: Callable[[], Array]) -> tuple[Array, ...]:
+        """Return nothing: a kernel has it in registers."""
+        return ()
+
     def _gemm(self) -> Callable[..., None]:
         """Return cublasGemmEx, which takes what follows the handle."""
         cuda = self.xp.cuda

@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from fmnist_xp.backend import Array, Backend, Formula, Product, Step, elementwise, epilogue
-from fmnist_xp.nn.layers import Layer
 from fmnist_xp.nn.module import Bounded, BoundedBackward
+from fmnist_xp.nn.stepwise import StepwiseLayer
 from fmnist_xp.nn.workspace import Workspace
-from fmnist_xp.registry import is_registered, register
+from fmnist_xp.registry import register
 
 
 @elementwise
@@ -71,40 +71,48 @@ def biased(activation: Callable[..., None]) -> Callable[..., None]:
 biased_relu = epilogue("relu_bias")(biased(relu))
 
 
-class Activation(Layer):
-    """An element-wise layer: `formula` gives its output, and `gradient`, which needs that output, its gradient.
+class Activation(StepwiseLayer):
+    """An element-wise layer: `formula` gives its output, and `gradient` its gradient.
 
-    Either may write over its first argument. `bound` and `gradient_bound` are the same two for values with bounds on
-    their errors, written out a second time; what these round they return `stored()`.
+    `gradient` is made from the output, or, where the class `needs_inputs`, from the inputs. `arguments`, numbers that
+    a layer was made with, follow the arrays that a formula reads. Either formula may write over its first argument.
+    `bound` and `gradient_bound` are the same two for values with bounds on their errors, written out a second time;
+    what these round they return `stored()`.
     """
 
     formula: ClassVar[Callable[..., None]]
-    """(xp, inputs, output)"""
+    """(xp, inputs, *arguments, output)"""
     gradient: ClassVar[Callable[..., None]]
-    """(xp, dvalues, output, dinputs)"""
+    """(xp, dvalues, output or inputs, *arguments, dinputs)"""
     bound: ClassVar[Callable[..., Bounded]]
-    """(inputs)"""
+    """(inputs, *arguments)"""
     gradient_bound: ClassVar[Callable[..., Bounded]]
-    """(dvalues, inputs, output)"""
+    """(dvalues, inputs, output, *arguments)"""
+    needs_output = takes_biases = True
 
-    def forward(self, inputs: Array) -> Array:
-        """Set and return `output`, of the shape and dtype of `inputs`; whole numbers become float64."""
-        inputs = self._floats(inputs)
-        self.output = self.backend.xp.empty(inputs.shape, inputs.dtype)
-        self.backend.compute(self.formula, inputs, self.output)
-        return self.output
+    def arguments(self) -> tuple[float, ...]:
+        """Return the numbers that the formulas take besides arrays, here none."""
+        return ()
 
-    def backward(self, dvalues: Array) -> Array:
-        """Set and return `dinputs`, of the shape and dtype of `dvalues`."""
-        dvalues = self._gradient(dvalues)
-        self.dinputs = self.backend.xp.empty_like(dvalues)
-        self.backend.compute(self.gradient, dvalues, self.output, self.dinputs)
-        return self.dinputs
+    def forward_steps(
+        self, inputs: Array, output: Array, workspace: Workspace, name: str, biases: Array | None = None
+    ) -> list[Step]:
+        """See `StepwiseLayer.forward_steps`."""
+        if biases is not None:
+            return [Formula(biased(self.formula), (inputs, biases, output))]
+        return [Formula(self.formula, (inputs, *self.arguments(), output))]
+
+    def backward_steps(
+        self, dvalues: Array, inputs: Array, output: Array, dinputs: Array, workspace: Workspace, name: str
+    ) -> list[Step]:
+        """See `StepwiseLayer.backward_steps`."""
+        made_from = inputs if self.needs_inputs else output
+        return [Formula(self.gradient, (dvalues, made_from, *self.arguments(), dinputs))]
 
     def bound_pass(self, inputs: Bounded, parameters: Mapping[str, Bounded]) -> tuple[Bounded, BoundedBackward]:
         """See `Layer.bound_pass`."""
-        output = self.bound(inputs)
-        return output, lambda dvalues: (self.gradient_bound(dvalues, inputs, output), {})
+        output = self.bound(inputs, *self.arguments())
+        return output, lambda dvalues: (self.gradient_bound(dvalues, inputs, output, *self.arguments()), {})
 
 
 @register("relu")
@@ -114,6 +122,7 @@ class ReLU(Activation):
     Nair & Hinton, *Rectified Linear Units Improve Restricted Boltzmann Machines*, ICML 2010.
     """
 
+    gates = True
     formula, gradient = staticmethod(relu), staticmethod(relu_gradient)
     bound, gradient_bound = staticmethod(relu_bound), staticmethod(relu_gradient_bound)
     onnx_operator, torch_class = "Relu", "ReLU"
@@ -168,20 +177,6 @@ def softmax_steps(backend: Backend, inputs: Array, output: Array, workspace: Wor
     ]
 
 
-def softmax_gradient_steps(
-    dvalues: Array, output: Array, dinputs: Array, workspace: Workspace, name: str = ""
-) -> list[Step]:
-    """Return what applies each row's Jacobian diag(s) − s·sᵀ to its row of `dvalues`, written to `dinputs`."""
-    (rows, classes), dtype = output.shape, output.dtype
-    row = workspace.empty(f"{name} row", (rows, 1), dtype)
-    products = workspace.empty(f"{name} products", output.shape, dtype)
-    return [
-        Formula(product, (dvalues, output, products)),
-        Product(products, workspace.ones(classes, dtype), row),
-        Formula(softmax_gradient, (dvalues, output, row, dinputs)),
-    ]
-
-
 def softmax_bound(inputs: Bounded) -> Bounded:
     """Return exp(x − max) over its row sum; a probability is never off by more than 1."""
     powers = (inputs - inputs.moved(lambda rows: rows.max(axis=1, keepdims=True))).exp()
@@ -189,27 +184,36 @@ def softmax_bound(inputs: Bounded) -> Bounded:
 
 
 @register("softmax")
-class Softmax(Layer):
+class Softmax(StepwiseLayer):
     """exp(x) over its row sum; the row's maximum is taken off first, so that exp cannot overflow."""
 
+    needs_output = True
     onnx_operator, torch_class = "Softmax", "Softmax"
 
-    def forward(self, inputs: Array) -> Array:
-        """Set and return `output` (rows, classes), whose rows sum to 1."""
-        inputs = self._floats(inputs)
+    def checked_inputs(self, inputs: Array) -> Array:
+        """Return `inputs`; raise `ValueError` where they are not (rows, classes)."""
         if inputs.ndim != 2 or not inputs.shape[1]:
             raise ValueError(f"inputs must have the shape (rows, classes), got {inputs.shape}")
-        xp = self.backend.xp
-        self.output = xp.empty(inputs.shape, inputs.dtype)
-        self.backend.run(*softmax_steps(self.backend, inputs, self.output, Workspace(xp)))
-        return self.output
+        return inputs
 
-    def backward(self, dvalues: Array) -> Array:
-        """Set and return `dinputs`: each row's Jacobian diag(s) − s·sᵀ applied to its row of `dvalues`."""
-        dvalues, xp = self._gradient(dvalues), self.backend.xp
-        self.dinputs = xp.empty_like(dvalues)
-        self.backend.run(*softmax_gradient_steps(dvalues, self.output, self.dinputs, Workspace(xp)))
-        return self.dinputs
+    def forward_steps(
+        self, inputs: Array, output: Array, workspace: Workspace, name: str, biases: Array | None = None
+    ) -> list[Step]:
+        """See `StepwiseLayer.forward_steps`; the rows of the output sum to 1."""
+        return softmax_steps(self.backend, inputs, output, workspace, name)
+
+    def backward_steps(
+        self, dvalues: Array, inputs: Array, output: Array, dinputs: Array, workspace: Workspace, name: str
+    ) -> list[Step]:
+        """Return what applies each row's Jacobian diag(s) − s·sᵀ to its row of `dvalues`."""
+        (rows, classes), dtype = output.shape, output.dtype
+        row = workspace.empty(f"{name} row", (rows, 1), dtype)
+        products = workspace.empty(f"{name} products", output.shape, dtype)
+        return [
+            Formula(product, (dvalues, output, products)),
+            Product(products, workspace.ones(classes, dtype), row),
+            Formula(softmax_gradient, (dvalues, output, row, dinputs)),
+        ]
 
     def bound_pass(self, inputs: Bounded, parameters: Mapping[str, Bounded]) -> tuple[Bounded, BoundedBackward]:
         """See `Layer.bound_pass`; the output is of the dtype of the parameters, as that of a network's last layer."""
@@ -220,8 +224,3 @@ class Softmax(Layer):
             return (dinputs.stored() if self.precision else dinputs), {}
 
         return output, backward
-
-
-def keeps_width(layer: Layer) -> bool:
-    """Return whether it is known of `layer` that its output has as many columns as its input."""
-    return is_registered(layer) and isinstance(layer, Activation | Softmax)

@@ -82,6 +82,8 @@ class Layer(Module):
     dinputs: Array
     parameters: Array
     gradients: Array
+    is_random = False
+    """Whether what it computes for a gradient depends on chance."""
     _shapes: Mapping[str, tuple[int, ...]] = MappingProxyType({})
 
     def make_parameters(self, *, dtype: str = "float32", **shapes: tuple[int, ...]) -> None:

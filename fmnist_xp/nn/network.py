@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 from fmnist_xp.backend import Array, Backend, get_backend, precision_name
-from fmnist_xp.nn.activations import Softmax, keeps_width
+from fmnist_xp.nn.activations import Softmax
 from fmnist_xp.nn.layers import Dense, Layer
 from fmnist_xp.nn.losses import (
     CategoricalCrossentropy,
@@ -16,6 +16,7 @@ from fmnist_xp.nn.losses import (
 )
 from fmnist_xp.nn.module import Module
 from fmnist_xp.nn.pickling import get_state, set_state, shallow_copy
+from fmnist_xp.nn.stepwise import keeps_width
 from fmnist_xp.nn.summary import short_text, summary_text
 from fmnist_xp.registry import registered
 

@@ -5,8 +5,8 @@ import textwrap
 from collections.abc import Iterable
 from typing import Any
 
-from fmnist_xp.nn.activations import keeps_width
 from fmnist_xp.nn.layers import Dense, Layer
+from fmnist_xp.nn.stepwise import keeps_width
 
 COLUMNS = 79
 """Width of the table, for the longest cells of which a line is broken."""

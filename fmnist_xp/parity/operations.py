@@ -65,6 +65,7 @@ class LayerPass(Operation):
             return _strided(backend, values, dtype) if self.strided else backend.asarray(values, dtype)
 
         layer = self.kind(**self.arguments, **({"dtype": precision} if self.parameters else {}), backend=backend)
+        layer.training = True
         for name, values in self.parameters.items():
             setattr(layer, name, values)
         held = backend.precision(precision)
@@ -77,6 +78,7 @@ class LayerPass(Operation):
     def bound(self, roundoff: Roundoff) -> dict[str, Bounded]:
         """Return what the layer has written out."""
         layer = self.kind(**self.arguments)
+        layer.training = True
         parameters = {name: Bounded.exact(values, roundoff) for name, values in self.parameters.items()}
         output, backward = layer.bound_pass(Bounded.exact(self.inputs, roundoff), parameters)
         dinputs, gradients = backward(Bounded.exact(self.dvalues, roundoff))
@@ -180,6 +182,7 @@ def operations() -> Iterator[Operation]:
     generator = np.random.default_rng(0)
     yield from _dense(generator)
     yield from _activations(generator)
+    yield from _dropout(np.random.default_rng(1))
     yield from _softmax(generator)
     yield from _losses(generator)
     for kind in registered(Optimizer).values():  # type: ignore[type-abstract]
@@ -222,6 +225,12 @@ def _activations(generator: np.random.Generator) -> Iterator[Operation]:
     for kind in registered(nn.Activation).values():
         for case, (inputs, gradient) in cases.items():
             yield LayerPass(kind.__name__, case, kind, inputs, {}, gradient)
+
+
+def _dropout(generator: np.random.Generator) -> Iterator[Operation]:
+    x = _halves(generator, (131, 77))
+    for case, rate in (("rate 0.1", 0.1), ("rate 0.5", 0.5), ("rate 0", 0.0), ("nearly all", 1 - 2.0**-10)):
+        yield LayerPass("Dropout", case, nn.Dropout, x, {}, _halves(generator, x.shape), {"rate": rate})
 
 
 def _softmax(generator: np.random.Generator) -> Iterator[Operation]:

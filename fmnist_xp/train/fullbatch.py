@@ -11,8 +11,10 @@ from typing import Any
 
 from fmnist_xp.backend import Array
 from fmnist_xp.data.pixels import Pixels
+from fmnist_xp.nn.draws import Draws
 from fmnist_xp.nn.network import Network
 from fmnist_xp.ranks import ALONE, Ranks
+from fmnist_xp.train.augmentation import Augmentation, Changes
 from fmnist_xp.train.metrics import BatchMetrics
 from fmnist_xp.train.plan import is_planned
 from fmnist_xp.train.reduction import Reduction
@@ -31,6 +33,10 @@ class FullBatch:
         The network; its `parameters` are read, its `gradients` written.
     inputs, labels, block_rows, dense, ranks, weights
         What `rows.lay_out` takes; `rows` has what it returns. All ranks make one, and call the same methods, at once.
+    augmentation
+        Changes the rows in every epoch, if given.
+    epoch
+        How many epochs there were before: what is drawn by chance depends on their number.
 
     `metrics` are those of the rows, where there are labels. Hold `network.backend.computing()` around the calls.
     """
@@ -44,9 +50,15 @@ class FullBatch:
         dense: bool | None = None,
         ranks: Ranks = ALONE,
         weights: Array | None = None,
+        augmentation: Augmentation | None = None,
+        epoch: int = 0,
     ) -> None:
         self.network = network
-        self.rows = lay_out(network, inputs, labels, block_rows, dense, ranks, weights)
+        changed = augmentation is not None
+        self.rows = lay_out(network, inputs, labels, block_rows, dense, ranks, weights, changed)
+        self._draws: Draws | None = None
+        if changed or any(layer.is_random for layer in network.layers):
+            self._draws = Draws(self.rows.numbers(network.backend), network.backend.xp.full(1, epoch, "uint32"))
         backend, shares = network.backend, self.rows.shares
         self._groups, self._first = shares.groups, shares.numbers.start
         self._sum = TreeSum(backend, network.gradients, shares.tree, shares.numbers)
@@ -72,7 +84,13 @@ class FullBatch:
         self.workers = min(ranks.threads(backend), len(self._groups))
         alone = len(self.rows.blocks) == 1  # then there is nothing to add up here
         self._workers = [
-            Worker(network, self.rows, network.gradients if alone else backend.xp.empty_like(network.gradients))
+            Worker(
+                network,
+                self.rows,
+                network.gradients if alone else backend.xp.empty_like(network.gradients),
+                self._draws,
+                Changes(augmentation, backend, network.n_inputs) if augmentation else None,
+            )
             for _ in range(self.workers)
         ]
         self.captures = backend.captures and is_planned(network) and (ranks.size == 1 or channel.captures)
@@ -102,6 +120,8 @@ class FullBatch:
         # The mean is taken here and not in each block: sums of halves would vanish, divided by many rows.
         network.backend.xp.multiply(network.gradients, 1 / self.rows.total, out=network.gradients)
         network.add_penalty_gradients()
+        if self._draws is not None:
+            network.backend.xp.add(self._draws.epoch, 1, out=self._draws.epoch)
 
     def compute_metrics(self) -> Array:
         """Return the totals of `metrics` over all rows, (3,) of float64 on the device."""

@@ -13,19 +13,20 @@ from typing import Any, NamedTuple
 
 from fmnist_xp import nn
 from fmnist_xp.backend import Array, Backend, Call, Formula, Product, RowSum, Step
-from fmnist_xp.nn.activations import biased, softmax_gradient_steps, softmax_steps
+from fmnist_xp.nn.activations import softmax_steps
+from fmnist_xp.nn.draws import Draws
 from fmnist_xp.nn.layers import add_bias, copy_values
 from fmnist_xp.nn.losses import summed_gradient, weigh
+from fmnist_xp.nn.stepwise import is_taken_apart
 from fmnist_xp.nn.workspace import Workspace
-from fmnist_xp.registry import is_registered
 
 LOSSES = nn.CategoricalCrossentropy, nn.SoftmaxCategoricalCrossentropy
-"""The very classes of losses that are taken apart; of layers, Dense, Softmax and the registered activations."""
+"""The very classes of losses that are taken apart; of layers, Dense and the registered stepwise ones."""
 
 
 def is_planned(network: nn.Network) -> bool:
     """Return whether every layer and the loss are taken apart, so that an epoch is the same calls each time."""
-    known = (type(layer) in (nn.Dense, nn.Softmax) or _is_activation(layer) for layer in network.layers)
+    known = (type(layer) is nn.Dense or is_taken_apart(layer) for layer in network.layers)
     return computes_as_its_layers(network) and type(network.loss) in LOSSES and all(known)
 
 
@@ -110,10 +111,13 @@ class Plan:
         self._backend, self._loss, self._scale = network.backend, self._network.loss, input_scale
         self.workspace = Workspace(network.backend.xp)
 
-    def forward(self, inputs: Array, training: bool, columns: Array | None = None) -> Forward:
+    def forward(
+        self, inputs: Array, training: bool, columns: Array | None = None, draws: Draws | None = None
+    ) -> Forward:
         """Compute the class probabilities (rows, classes) of `inputs` (rows, n_inputs), and return what does.
 
-        With `columns`, indices (k,), `inputs` (rows, k) are these columns, and the others are 0.
+        With `columns`, indices (k,), `inputs` (rows, k) are these columns, and the others are 0. `draws` are those of
+        the rows, where a layer draws.
         """
         calls, network = Calls(self._backend), self._network
         kept: list[Any] = [None] * len(network.layers)
@@ -121,28 +125,30 @@ class Plan:
             return Forward(calls, self._call(calls, network, "forward", inputs, training), kept)
         values, free = inputs, False  # whether nobody needs the values again, so that they may be written over
         biases = None  # of the Dense layer before, for the activation behind it to add
+        gated = False  # whether the gradient that the layer before makes is 0 where `values` are
         for number, (layer, following) in enumerate(zip_longest(network.layers, network.layers[1:])):
             if type(layer) is nn.Dense:
                 values, free = self._dense(calls, number, values, kept, None if number else columns), True
-                biases = layer.biases
-                if not _is_activation(following):
+                biases, gated = layer.biases, False
+                if not (is_taken_apart(following) and following.takes_biases):
                     calls.add(Formula(add_bias, (values, biases)))
                     biases = None
-            elif _is_activation(layer):
-                output = values if free else self.workspace.empty(f"{number} output", values.shape, values.dtype)
-                if biases is None:
-                    calls.add(Formula(layer.formula, (values, output)))
-                else:
-                    calls.add(Formula(biased(layer.formula), (values, biases, output)))
-                values, free, biases = output, False, None
-                kept[number] = output
-            elif type(layer) is nn.Softmax:
-                values = kept[number] = self._softmax(calls, str(number), values, free)
-                free = False
+            elif is_taken_apart(layer):
+                gated &= layer.only_scales
+                values, in_place = layer.checked_inputs(values), (free or gated) and not layer.needs_inputs
+                output = values if in_place else self.workspace.empty(f"{number} output", values.shape, values.dtype)
+                layer.training, layer.gated, layer.draws = training, gated, draws
+                calls.add(*layer.forward_steps(values, output, self.workspace, str(number), biases))
+                kept[number] = values, output
+                values, free, biases = output, not (layer.needs_output or gated), None
+                gated |= layer.gates
             else:
                 values, free = self._call(calls, layer, "forward", values, training, str(number)), True
+                gated = False
         if type(self._loss) is nn.SoftmaxCategoricalCrossentropy:
-            values = self._softmax(calls, "loss", values, free)
+            output = values if free else self.workspace.empty("loss output", values.shape, values.dtype)
+            calls.add(*softmax_steps(self._backend, values, output, self.workspace, "loss"))
+            values = output
         elif type(self._loss) not in LOSSES:
             values = self._call(calls, self._loss, "activate", values, training)
         calls.finish()
@@ -170,13 +176,9 @@ class Plan:
                 dvalues = self._operand(calls, f"{number} dvalues", dvalues, layer)
             if type(layer) is nn.Dense:
                 dvalues = self._dense_gradients(calls, number, forward.kept[number], dvalues)
-            elif _is_activation(layer):
-                calls.add(Formula(layer.gradient, (dvalues, forward.kept[number], dvalues)))
-            elif type(layer) is nn.Softmax:
-                dinputs = self.workspace.empty(f"{number} dinputs", dvalues.shape, dvalues.dtype)
-                given = dvalues, forward.kept[number], dinputs
-                calls.add(*softmax_gradient_steps(*given, self.workspace, str(number)))
-                dvalues = dinputs
+            elif is_taken_apart(layer):
+                arrays = dvalues, *forward.kept[number], dvalues
+                calls.add(*layer.backward_steps(*arrays, self.workspace, str(number)))
             elif isinstance(layer, nn.Dense):
                 backward = partial(_dense_backward, layer, with_inputs=number > 0)
                 dvalues = calls.through(backward, dvalues, self._keep(layer, f"{number} dinputs"))
@@ -275,11 +277,6 @@ class Plan:
         picked: Array = self.workspace.empty(f"picked {what}", (layer.n_inputs, layer.n_neurons), dtype)
         return picked[:columns]
 
-    def _softmax(self, calls: Calls, name: str, values: Array, free: bool) -> Array:
-        output = values if free else self.workspace.empty(f"{name} output", values.shape, values.dtype)
-        calls.add(*softmax_steps(self._backend, values, output, self.workspace, name))
-        return output
-
     def _loss_gradient(self, calls: Calls, probabilities: Array, labels: Array) -> Array:
         if type(self._loss) not in LOSSES:
             keep = self._keep(self._loss, "loss dinputs")
@@ -300,13 +297,6 @@ def put_rows(_xp: Any, values: Array, rows: Array, given: Array) -> None:
     """Write `given` to the `rows` of `values`, and 0 to the others."""
     values[...] = 0
     values[rows] = given
-
-
-def _is_activation(layer: Any) -> bool:
-    """Return whether `layer`, or None, is a registered activation that computes its two formulas and no more."""
-    kind = type(layer)
-    formulas = isinstance(layer, nn.Activation) and is_registered(layer)
-    return formulas and (kind.forward, kind.backward) == (nn.Activation.forward, nn.Activation.backward)
 
 
 def _copied(network: nn.Network) -> nn.Network:

@@ -54,11 +54,11 @@ def odd_integers(xp: Any, output: Array, pixels: Array, two: float, most: float)
 
 
 class Shares(NamedTuple):
-    """Which groups of neighbouring blocks each rank has, of all `rows`.
+    """Which groups of neighbouring blocks each rank has.
 
     `tree` is in what order the gradients of groups are added. `of_ranks` has the numbers of each rank's groups, and
     `numbers` are this rank's. `groups` are the blocks in each of these, counted from this rank's first, and `blocks`
-    their numbers among all.
+    their numbers among all; `first` is the place of their first row, of all `rows`.
     """
 
     tree: Tree
@@ -66,6 +66,7 @@ class Shares(NamedTuple):
     numbers: range
     groups: list[range]
     blocks: range
+    first: int
     rows: int
 
 
@@ -100,6 +101,13 @@ class Rows:
     column_share: float = 1.0
     """Share of the columns that the first layer's products are computed with, on all ranks."""
     weights: Weights | None = None
+
+    def numbers(self, backend: Backend) -> Array:
+        """Return the number of each row among all that were given, (rows,) of uint32 on the backend."""
+        if self.order is not None:
+            return self.order.astype("uint32")
+        count = sum(block.stop - block.start for block in self.blocks)
+        return backend.xp.arange(self.shares.first, self.shares.first + count, dtype="uint32")
 
     @property
     def total(self) -> float:
@@ -137,7 +145,8 @@ class Given(NamedTuple):
             range(start - own.start, min(start + size, own.stop) - own.start)
             for start in range(own.start, own.stop, size)
         ]
-        return Shares(tree, of_ranks, numbers, groups, own, self.source.rows)
+        first = min(own.start * self.block_rows, self.source.rows)
+        return Shares(tree, of_ranks, numbers, groups, own, first, self.source.rows)
 
     def slices(self, own: range) -> list[slice]:
         """Return where this rank's rows of each of its blocks lie among its rows."""
@@ -156,6 +165,7 @@ def lay_out(
     dense: bool | None = None,
     ranks: Ranks = ALONE,
     weights: Array | None = None,
+    changed: bool = False,
 ) -> Rows:
     """Return how the rows of `inputs` (n, n_inputs), with those of the other ranks behind and before, lie.
 
@@ -174,6 +184,8 @@ def lay_out(
         All of them call this at once, and each may get rows that another has handed in.
     weights
         What the rows weigh in the loss, (n,) on the host, at least 0 and not all 0; by default 1 each.
+    changed
+        Whether the values change before they are worked on, so that their background is not what it is here.
     """
     backend = network.backend
     source = Source(inputs, backend, ranks)
@@ -183,8 +195,10 @@ def lay_out(
     pixels = isinstance(inputs, Pixels)
     # Each Dense layer has an output and the gradient of it.
     row_bytes = 2 * sum(network.widths[1:]) * network.parameters.dtype.itemsize
-    if backend.own_memory and pixels:
+    if backend.own_memory and (pixels or changed):
         row_bytes += network.n_inputs * np.dtype(network.precision.operands).itemsize
+    if backend.own_memory and changed:
+        row_bytes += 12 * network.n_inputs  # the changed values, and where each comes from
     if block_rows is not None:
         block_rows = min(count, whole_number("block_rows", block_rows, 1))
     # What a device has free differs.
@@ -193,7 +207,7 @@ def lay_out(
     shifts = pixels or inputs.dtype == network.precision.operands == network.precision.parameters
     rows = None
     shifted = not (dense or labels is None or not plans_first_layer(network) or not shifts)
-    if shifted:
+    if shifted and not changed:
         rows = _without_background(given)
     if rows is None:
         rows = _as_they_are(given, shifted and pixels)

@@ -8,6 +8,7 @@ from fmnist_xp.data.pixels import Pixels
 from fmnist_xp.nn.network import Network
 from fmnist_xp.optim import Optimizer
 from fmnist_xp.ranks import ALONE, Ranks
+from fmnist_xp.train.augmentation import Augmentation
 from fmnist_xp.train.checkpoint import Checkpoints, State
 from fmnist_xp.train.epochs import Epochs
 from fmnist_xp.train.fullbatch import FullBatch
@@ -55,6 +56,7 @@ def train(
     keep_going: bool = False,
     ranks: Ranks = ALONE,
     weights: Array | None = None,
+    augmentation: Augmentation | None = None,
 ) -> History:
     """Train `network` full batch up to epoch `epochs` on rows as `rows.lay_out` takes them; return what was logged.
 
@@ -85,7 +87,9 @@ def train(
     progress = [callback.on_progress for callback in callbacks if hasattr(callback, "on_progress")]
     keeps = any(ranks.gather(checkpoints is not None))
     with backend.computing(), noted_interrupts(always=keeps) as interrupts:
-        batch = FullBatch(network, inputs, labels, block_rows, dense, ranks, weights)
+        batch = FullBatch(
+            *(network, inputs, labels, block_rows, dense, ranks, weights, augmentation), epoch=optimizer.iterations
+        )
         history.column_share = batch.rows.column_share
         kept: Any = {"keep_best": keep_best, "best": start.best, "block_rows": block_rows, "ranks": ranks}
         held_out = HeldOut(network, *validation, **kept) if validation else None

@@ -24,6 +24,7 @@ from fmnist_xp.nn import (
     Activation,
     CategoricalCrossentropy,
     Dense,
+    Dropout,
     Layer,
     ReLU,
     Softmax,
@@ -31,6 +32,7 @@ from fmnist_xp.nn import (
 )
 from fmnist_xp.nn.activations import biased
 from fmnist_xp.registry import registered
+from fmnist_xp.train.augmentation import Augmentation
 
 Formula = Callable[..., None]
 # A call of a formula: for each argument its dtype, and its number of dimensions, None for a scalar.
@@ -82,6 +84,8 @@ def train(backend: CudaBackend, dtype: str, labels: Any) -> None:
             ([Dense(6, 5, *penalties), kind(), Dense(5, 4)], SoftmaxCategoricalCrossentropy()),
             ([Dense(6, 5), kind(), Dense(5, 4, *penalties), kind(), Softmax()], CategoricalCrossentropy()),
         ]
+    dropping: list[Layer] = [Dense(6, 5), ReLU(), Dropout(0.5), Softmax(), Dropout(0.5), Dense(5, 4)]
+    networks.append((dropping, SoftmaxCategoricalCrossentropy()))
     for layers, loss in networks:
         model = Sequential(layers, loss=loss, backend=backend, seed=1, dtype=dtype)
         for optimizer in (optim.SGD(0.1, momentum=0.9), *(kind() for kind in registered(optim.Optimizer).values())):
@@ -99,7 +103,9 @@ def train_on_images(backend: CudaBackend, dtype: str, labels: Any) -> None:
                 model = Sequential([first, ReLU(), Dense(5, 4)], backend=backend, seed=1, dtype=dtype)
                 options = {"log_every": 2, "verbose": False, "block_rows": 5, "dense": dense}
                 weights = np.arange(1.0, 9.0) if dense else None
-                model.fit(rows, labels, epochs=2, optimizer="sgd", sample_weight=weights, **options)
+                changed = Augmentation(mirror=True, shift=1) if dense else None
+                options |= {"sample_weight": weights, "augmentation": changed}
+                model.fit(rows, labels, epochs=2, optimizer="sgd", **options)
 
 
 def take_lesson(backend: CudaBackend, dtype: str, labels: Any) -> None:

@@ -10,6 +10,7 @@ UFUNCS = (
     *("maximum", "minimum", "fmax", "fmin"),
     *("less", "less_equal", "equal", "not_equal", "greater", "greater_equal"),
     *("logical_and", "logical_or", "logical_not", "bitwise_and", "bitwise_or", "bitwise_xor", "invert"),
+    *("left_shift", "right_shift"),
     *("isfinite", "isinf", "isnan"),
 )
 # The other functions, each with the parameters that it takes; those after the bar by keyword only.
@@ -96,6 +97,8 @@ BINARY_OPERATORS = {
     "and": "bitwise_and",
     "or": "bitwise_or",
     "xor": "bitwise_xor",
+    "lshift": "left_shift",
+    "rshift": "right_shift",
 }
 COMPARISONS = {
     "lt": "less",
