@@ -1,13 +1,17 @@
 """The pages whose blocks build on each other: each runs as it stands, and prints what stands below it."""
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from block_helpers import Block, blocks, differences, run
+from parity.standin import DeviceArray, StandInCupy
 from threadpoolctl import threadpool_limits
+
+from fmnist_xp.backend import CudaBackend
 
 DOCS = Path(__file__).parents[2] / "docs"
 REAL = os.environ.get("FMNIST_XP_DATA")  # where other images are given, figures are others
@@ -36,6 +40,20 @@ def test_page_runs_and_prints_what_it_shows(name: str) -> None:
         if getattr(namespace.get("train"), "name", "fashion-mnist") == "fashion-mnist":
             found += [f"{place}: {difference}" for difference in differences(block.printed or "", printed)]
     assert not found, "\n".join(found)
+
+
+@pytest.mark.usefixtures("images")
+def test_tutorial_is_the_same_on_a_gpu(idx_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it says of its first block; on the stand-in, with few images and epochs."""
+    monkeypatch.setenv("FMNIST_XP_DATA", str(idx_folder))
+    monkeypatch.setattr("fmnist_xp.get_backend", lambda _device: CudaBackend(cupy=StandInCupy()))
+    text = (DOCS / "tutorial.md").read_text(encoding="utf-8")
+    shown = "".join(block.printed or "" for block in blocks(text))
+    page = re.sub(r"(epochs=|range\()61\b", r"\g<1>3", text)
+    namespace: dict[str, Any] = {}
+    printed = "".join(printed for _block, printed in run(page, "tutorial.md", namespace))
+    assert isinstance(namespace["X"], DeviceArray)
+    assert re.findall("True|False", printed) == re.findall("True", shown)
 
 
 # The helpers
