@@ -35,7 +35,7 @@ from bench.markdown import Record
 from bench.measure import alternate, peak_settings, rounded, summarize
 from bench.pictures import COLOURS, bars, explain, figure_with_axes, seconds_in_words
 from bench.results import Options, save
-from fmnist_xp.experiments import EXPERIMENTS
+from fmnist_xp.experiments import NOTEBOOK_EXPERIMENTS
 from fmnist_xp.measure import epoch_flops, gemm_sampler
 
 
@@ -63,7 +63,7 @@ def run(options: Options, engines: Sequence[type[Engine]] = ENGINES) -> Path:
     with TemporaryDirectory() as folder:
         if Notebook in engines:
             baseline.write_rows(Path(folder), X, y)
-        for experiment in EXPERIMENTS.values():
+        for experiment in NOTEBOOK_EXPERIMENTS.values():
             network = experiment.make_network(backend, seed=0, dtype=options.precision)
             task = Task(experiment, network.state_dict(), X, y, backend, options.precision)
             results[experiment.name] = _measure(task, engines, network.widths, settings, Path(folder), gemm)

@@ -11,7 +11,7 @@ import numpy as np
 from bench.measure import Peak, reset_peak
 from fmnist_xp.backend import get_backend
 from fmnist_xp.data import load_fashion_mnist, pixels
-from fmnist_xp.experiments import EXPERIMENTS, N_INPUTS
+from fmnist_xp.experiments import N_INPUTS, NOTEBOOK_EXPERIMENTS
 from fmnist_xp.measure import epoch_flops, gemm_sampler
 
 GEMM_SAMPLES = 3
@@ -34,7 +34,7 @@ def measure_point(
     The rate is measured after the rest, so that its matrices are not in the memory of `fit`.
     """
     backend = get_backend(device, threads=threads)
-    chosen = EXPERIMENTS[experiment]
+    chosen = NOTEBOOK_EXPERIMENTS[experiment]
     if width is not None:
         chosen = replace(chosen, hidden=(width, width))
     generator = np.random.default_rng(0)
@@ -68,8 +68,8 @@ def measure_disk_point(
     epochs after it, the most bytes that the process held, and the share of the columns that were multiplied.
     """
     backend = get_backend(device, threads=threads)
-    network = EXPERIMENTS[experiment].make_network(backend, seed=0, dtype=precision)
-    optimizer = EXPERIMENTS[experiment].make_optimizer()
+    network = NOTEBOOK_EXPERIMENTS[experiment].make_network(backend, seed=0, dtype=precision)
+    optimizer = NOTEBOOK_EXPERIMENTS[experiment].make_optimizer()
     first: list[float] = []
     started = perf_counter()
     train, _test = load_fashion_mnist(Path(folder))

@@ -19,7 +19,7 @@ from bench.measure import rounded
 from bench.results import Options, save
 from fmnist_xp.backend import Array, Backend, Call, Product, RowSum, Step
 from fmnist_xp.errors import DeviceError
-from fmnist_xp.experiments import EXPERIMENTS, N_INPUTS, Experiment
+from fmnist_xp.experiments import N_INPUTS, NOTEBOOK_EXPERIMENTS, Experiment
 from fmnist_xp.measure import copy_rate, gemm_sampler, time_epochs
 from fmnist_xp.train.plan import Plan
 
@@ -53,7 +53,7 @@ def run(options: Options) -> Path:
         results["precisions"][precision] = {
             "gemm_flops_per_second": rounded(gemm()),
             "epochs": {
-                name: _epoch(EXPERIMENTS[name], backend, precision, rows, timed, settings["epochs"])
+                name: _epoch(NOTEBOOK_EXPERIMENTS[name], backend, precision, rows, timed, settings["epochs"])
                 for name in NETWORKS
             },
             "sums_over_rows": dict(_sums(backend, precision, rows, timed)),

@@ -12,7 +12,7 @@ import numpy as np
 from bench.measure import alternate
 from fmnist_xp.backend import Backend, get_backend
 from fmnist_xp.data import Pixels, load_fashion_mnist, pixels
-from fmnist_xp.experiments import EXPERIMENTS, N_INPUTS, Experiment
+from fmnist_xp.experiments import N_INPUTS, NOTEBOOK_EXPERIMENTS, Experiment
 from fmnist_xp.measure import epoch_flops, time_epochs
 from fmnist_xp.ranks import Ranks, import_mpi, world
 from fmnist_xp.train.reduction import Reduction
@@ -26,7 +26,7 @@ CALLS = 20
 
 def experiment(name: str) -> Experiment:
     """Return the experiment with the network 784-128-128-10, so that experiments differ in the update alone."""
-    return replace(EXPERIMENTS[name], hidden=HIDDEN)
+    return replace(NOTEBOOK_EXPERIMENTS[name], hidden=HIDDEN)
 
 
 def measure_training(*, name: str, source: str, rows: int, epochs: int, precision: str) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ from bench import loading, markdown, peers, photographs, probe, rank_report, sca
 from bench.markdown import Record
 from bench.results import hardware, load
 from fmnist_xp.backend import PRECISIONS
-from fmnist_xp.experiments import EXPERIMENTS
+from fmnist_xp.experiments import NOTEBOOK_EXPERIMENTS
 from fmnist_xp.files import write_text
 
 EVERYWHERE = {"cpu": ("float32",), "cuda": tuple(PRECISIONS)}
@@ -160,7 +160,7 @@ def _training_runs(records: Sequence[Record]) -> str:
         for name, experiment in record["results"]["experiments"].items()
         if (training := experiment.get("training"))
     ]
-    found.sort(key=lambda item: [*EXPERIMENTS].index(item[0]))
+    found.sort(key=lambda item: [*NOTEBOOK_EXPERIMENTS].index(item[0]))
     rows = [
         [
             f"{name}, {_title(record, records)}",

@@ -28,7 +28,7 @@ from bench.pictures import COLOURS, bars, explain, figure_with_axes, seconds_in_
 from bench.results import Options, save
 from fmnist_xp.backend import Backend
 from fmnist_xp.data import Pixels
-from fmnist_xp.experiments import EXPERIMENTS, Experiment
+from fmnist_xp.experiments import NOTEBOOK_EXPERIMENTS, Experiment
 from fmnist_xp.measure import copy_rate, epoch_flops, gemm_sampler, time_epochs
 from fmnist_xp.model import Sequential
 from fmnist_xp.optim import Optimizer
@@ -54,7 +54,7 @@ def run(options: Options) -> Path:
         "trainings": (1 if options.quick else 5) if backend.asynchronous else 0,
     }
     peak = settings["peak"]
-    runs = {e.name: _Run(e, backend, X, y, options.precision) for e in EXPERIMENTS.values()}
+    runs = {e.name: _Run(e, backend, X, y, options.precision) for e in NOTEBOOK_EXPERIMENTS.values()}
     memory = {name: one.peak_memory() for name, one in runs.items()}
     joules = {name: one.joules() for name, one in runs.items()}
 
@@ -67,7 +67,7 @@ def run(options: Options) -> Path:
     with TemporaryDirectory() as folder:
         if settings["notebook_epochs_a_round"]:
             baseline.write_rows(Path(folder), X, labels)
-            for name, experiment in EXPERIMENTS.items():
+            for name, experiment in NOTEBOOK_EXPERIMENTS.items():
                 state = experiment.make_network(backend, seed=0).state_dict()
                 notebooks[name] = sides[f"notebook {name}"] = baseline.Rounds(
                     Path(folder),

@@ -1,5 +1,6 @@
 """Checks of numeric arguments, which name the argument in the error."""
 
+from collections.abc import Iterable
 from math import inf
 from numbers import Real
 from operator import index
@@ -35,3 +36,15 @@ def real_number(name: str, value: Any, low: float, high: float = inf, *, open_lo
         upper = "finite" if high == inf else f"below {high:g}"
         raise ValueError(f"{name} must be {lower} and {upper}, got {value!r}")
     return number
+
+
+def one_of(name: str, value: Any, allowed: Iterable[str]) -> str:
+    """Return `value`; raise `ValueError`, naming the argument and what comes near, unless it is one of `allowed`."""
+    names = list(allowed)
+    if value in names:
+        return str(value)
+    from difflib import get_close_matches
+
+    near = get_close_matches(str(value), names, 1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise ValueError(f"{name} must be {'one of ' if names[1:] else ''}{', '.join(names)}, got {value!r}{hint}")

@@ -78,5 +78,11 @@ def _is_float(value: Any) -> bool:
 
 def _shown(value: Any) -> str:
     """Return `value` for a message: short, on one line."""
-    text = "an object" if isinstance(value, dict) else "a list" if isinstance(value, list) else json.dumps(value)
+    text = (
+        "an object"
+        if isinstance(value, dict)
+        else "a list"
+        if isinstance(value, list)
+        else json.dumps(value, default=str)
+    )
     return text if len(text) <= 40 else f"{text[:39]}…"

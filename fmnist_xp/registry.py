@@ -37,7 +37,7 @@ def configuration(thing: object, without: tuple[str, ...] = ()) -> dict[str, Any
 
     Those named in `without` are left out. Raises `AttributeError` where it keeps one under no such name.
     """
-    return {name: getattr(thing, name) for name in _parameters(type(thing)) if name not in without}
+    return {name: getattr(thing, name) for name in arguments_of(type(thing)) if name not in without}
 
 
 def call_text(thing: object, config: Callable[[], Mapping[str, Any]], without: tuple[str, ...] = ()) -> str:
@@ -53,7 +53,7 @@ def call_text(thing: object, config: Callable[[], Mapping[str, Any]], without: t
         except Exception:
             given = {name: value for name, value in vars(thing).items() if name not in without}
         texts, in_place = [], True
-        for parameter in _parameters(type(thing)).values():
+        for parameter in arguments_of(type(thing)).values():
             in_place &= parameter.name in given and parameter.default is parameter.empty
             in_place &= parameter.kind is not parameter.KEYWORD_ONLY
             if parameter.name in given and not _is(given[parameter.name], parameter.default):
@@ -64,8 +64,8 @@ def call_text(thing: object, config: Callable[[], Mapping[str, Any]], without: t
         return f"{name}(…)"
 
 
-def _parameters(kind: type) -> dict[str, inspect.Parameter]:
-    """Return the parameters of the constructor by name, and those of the constructors that it hands others to."""
+def arguments_of(kind: type) -> dict[str, inspect.Parameter]:
+    """Return the arguments of a constructor by name, and those of the constructors that it hands others to."""
     found: dict[str, inspect.Parameter] = {}
     for constructor in (vars(base)["__init__"] for base in kind.__mro__ if "__init__" in vars(base)):
         parameters = list(inspect.signature(constructor).parameters.values())

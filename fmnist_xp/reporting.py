@@ -22,7 +22,8 @@ from fmnist_xp.runs import Run, load_run
 
 MOST_MISTAKES = 24
 # Options of `train` that have the names of settings: the experiment's, and others with their defaults.
-OF_EXPERIMENT = ("hidden", "learning_rate", "decay", "momentum", "l2", "epochs")
+OF_EXPERIMENT = {"hidden", "learning_rate", "decay", "momentum", "l2", "epochs"}
+OF_EXPERIMENT |= {"activation", "dropout", "label_smoothing"}
 OTHERS = {"precision": "float32", "log_every": 10, "block_rows": None}
 OTHERS |= {"validation": None, "keep_best": False, "patience": None}
 
@@ -62,7 +63,7 @@ def gather(run: Run, name: str, source: str | None, backend: Backend) -> RunOnPa
         result=run.result.to_json(),
         history=run.history,
         class_names=run.class_names,
-        command=command_line(run.config, run.result.dataset.name),
+        command=command_line(run.config, run.result.dataset.name, run.folder),
         weights=weights,
         judgement=judgement,
         notes=notes,
@@ -81,29 +82,32 @@ def judge(test: Dataset, probabilities: NDArray[np.floating[Any]]) -> Judgement:
     return Judgement(confusion_matrix(test.labels, predicted, probabilities.shape[1]), mistakes)
 
 
-def command_line(config: Mapping[str, Any], dataset: str) -> str:
-    """Return the command that trains the run of a config.json again; "" if it is of no experiment of the command's.
+def command_line(config: Mapping[str, Any], dataset: str, folder: Path | None = None) -> str:
+    """Return the command that trains the run of a config.json again.
 
-    `dataset` is the name of the images that it was trained on.
+    `dataset` is the name of the images that it was trained on. Settings for which the command has no experiment and
+    no options come from the run's `folder`; without one, the command is "".
     """
     wanted = config["experiment"]
-    name = str(wanted.get("name"))
-    if name not in EXPERIMENTS:
-        return ""
-    device = str(config.get("device", "auto"))
+    name, device = str(wanted.get("name")), str(config.get("device", "auto"))
     options = {"device": device, "data": "synthetic" if dataset == "synthetic" else config["data"]["source"]}
-    own = json.loads(json.dumps(asdict(EXPERIMENTS[name])))  # with lists for tuples
     options |= {"classes": config["data"]["classes"]} if config["data"].get("classes") else {}
-    options |= {key: wanted[key] for key in OF_EXPERIMENT if key in wanted and wanted[key] != own[key]}
-    options["seed"] = config["seed"]
-    options |= {key: config[key] for key, usual in OTHERS.items() if config.get(key, usual) != usual}
-    words = ["fmnist-xp", "train", name]
+    own = json.loads(json.dumps(asdict(EXPERIMENTS[name]))) if name in EXPERIMENTS else {}  # with lists for tuples
+    changed = {key: wanted[key] for key in own if key in wanted and wanted[key] != own[key]}
+    if own and changed.keys() <= OF_EXPERIMENT:
+        words = ["fmnist-xp", "train", name]
+        options |= changed | {"seed": config["seed"]}
+        options |= {key: config[key] for key, usual in OTHERS.items() if config.get(key, usual) != usual}
+        rows = {None: "", True: "--dense-rows", False: "--sorted-rows"}[config.get("dense_rows")]
+    elif folder is not None:
+        words, rows = ["fmnist-xp", "train", "--config", str(folder)], ""
+    else:
+        return ""
     for key, value in options.items():
         words.append(f"--{key.replace('_', '-')}")
         if value is not True:
             words.append(",".join(map(str, value)) if isinstance(value, list) else str(value))
-    if config.get("dense_rows") is not None:
-        words.append("--dense-rows" if config["dense_rows"] else "--sorted-rows")
+    words += [rows] if rows else []
     if device.startswith("cuda") and config.get("graphs") is False:
         words.append("--no-graphs")
     return shlex.join(words)

@@ -10,7 +10,7 @@ from fmnist_xp.backend import Backend
 from fmnist_xp.blas import blas_name
 from fmnist_xp.data import Dataset
 from fmnist_xp.errors import RunError
-from fmnist_xp.experiments import EXPERIMENTS
+from fmnist_xp.experiments import NOTEBOOK_EXPERIMENTS
 from fmnist_xp.files import write_text
 from fmnist_xp.report.drawing import save_figures
 from fmnist_xp.report.notebook import NOTEBOOK_TEST, data_differences, notebook_history, result_differences
@@ -41,10 +41,10 @@ def reproduce(
     resumed, so that an interrupted reproduction goes on where it stopped; any other is trained again.
     Raises `RunError`, before anything is trained, for an experiment that the notebook does not have.
     """
-    for name in EXPERIMENTS:
+    for name in NOTEBOOK_EXPERIMENTS:
         notebook_history(name)  # which the report needs after hours of training
     runs: dict[str, list[Run]] = {}
-    for name, experiment in EXPERIMENTS.items():
+    for name, experiment in NOTEBOOK_EXPERIMENTS.items():
         if epochs is not None:
             experiment = replace(experiment, epochs=epochs)
         for seed in range(seeds):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fmnist_xp.backend import Backend
 from fmnist_xp.data import make_synthetic
 from fmnist_xp.data.pixels import pixels
-from fmnist_xp.experiments import EXPERIMENTS
+from fmnist_xp.experiments import NOTEBOOK_EXPERIMENTS
 from fmnist_xp.measure import epoch_flops, gemm_sampler, time_epochs
 
 ROWS = 60_000
@@ -48,7 +48,7 @@ def measure_speed(
     labels = backend.asarray(y)
     gemm_rate = gemm_sampler(backend, precision)
     peak = gemm_rate()
-    for experiment in EXPERIMENTS.values():
+    for experiment in NOTEBOOK_EXPERIMENTS.values():
         network = experiment.make_network(backend, seed=0, dtype=precision)
         optimizer = experiment.make_optimizer()
         timed = time_epochs(network, X, labels, optimizer, epochs, block_rows=block_rows, dense=dense)

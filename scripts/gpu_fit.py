@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmnist_xp.backend import Backend, get_backend
-from fmnist_xp.experiments import EXPERIMENTS, N_INPUTS
+from fmnist_xp.experiments import N_INPUTS, NOTEBOOK_EXPERIMENTS
 
 ROWS, EPOCHS = 1_000, 30
 
@@ -26,8 +26,8 @@ def make_rows(count: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
 def fit(backend: Backend, precision: str) -> str:
     """Train in `precision` and return the losses in words; raise `ArithmeticError` where the loss did not halve."""
     rows, labels = make_rows(ROWS)
-    network = EXPERIMENTS["adam"].make_network(backend, seed=0, dtype=precision)
-    optimizer = EXPERIMENTS["adam"].make_optimizer()
+    network = NOTEBOOK_EXPERIMENTS["adam"].make_network(backend, seed=0, dtype=precision)
+    optimizer = NOTEBOOK_EXPERIMENTS["adam"].make_optimizer()
     started = time.perf_counter()
     history = network.fit(rows, labels, epochs=EPOCHS, optimizer=optimizer, verbose=False)
     losses = f"loss {history.loss[0]:.4f}, after {EPOCHS} epochs {history.loss[-1]:.4f}"

@@ -17,7 +17,7 @@ from gpu_fit import EPOCHS, make_rows
 from bench.ranks import find_mpiexec
 from fmnist_xp.backend import get_backend
 from fmnist_xp.devices import survey
-from fmnist_xp.experiments import EXPERIMENTS
+from fmnist_xp.experiments import NOTEBOOK_EXPERIMENTS
 from fmnist_xp.ranks import Ranks
 
 RANK = "--rank"
@@ -41,9 +41,9 @@ def train(device: str, count: int, comm: Any = None) -> dict[str, dict[str, Any]
         rows, labels = make_rows(count)
         own = ranks.share(count)
         for precision in backend.precisions:
-            network = EXPERIMENTS["adam"].make_network(backend, seed=0, dtype=precision)
+            network = NOTEBOOK_EXPERIMENTS["adam"].make_network(backend, seed=0, dtype=precision)
             options = {"epochs": EPOCHS, "verbose": False, "block_rows": -(-count // BLOCKS), "comm": comm}
-            optimizer = EXPERIMENTS["adam"].make_optimizer()
+            optimizer = NOTEBOOK_EXPERIMENTS["adam"].make_optimizer()
             history = network.fit(rows[own], labels[own], optimizer=optimizer, **options)
             weights = sha256(backend.to_host(network.parameters).tobytes()).hexdigest()
             found[precision] = {

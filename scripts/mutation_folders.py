@@ -47,7 +47,7 @@ MACHINE = ("machine", "devices", "measure", "speed", "blas", "ranks")
 PARITY = ("bounds", "comparison", "curves", "operations", "step", "suite")
 FOLDERS = {
     "nn": Folder(
-        ["fmnist_xp/nn/*.py", *modules("optim", "registry")],
+        ["fmnist_xp/nn/*.py", "fmnist_xp/optim/*.py", *modules("registry")],
         [
             "tests/nn",
             *tests("optim", "pickling", "model", "train/plan", "parity/parity_operations", "parity/parity_step"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fmnist_xp.backend import CpuBackend
-from fmnist_xp.experiments import EXPERIMENTS, Experiment
+from fmnist_xp.experiments import NOTEBOOK_EXPERIMENTS, Experiment
 from fmnist_xp.nn import Dense, ReLU, SoftmaxCategoricalCrossentropy
 
 CPU = CpuBackend(1)
@@ -16,19 +16,19 @@ NAMES = pytest.mark.parametrize("name", ["sgd", "momentum", "adam"])
 
 
 def test_experiments_match_the_notebook() -> None:
-    assert list(EXPERIMENTS) == ["sgd", "momentum", "adam"]
-    assert {name: experiment.make_optimizer().config() for name, experiment in EXPERIMENTS.items()} == {
+    assert list(NOTEBOOK_EXPERIMENTS) == ["sgd", "momentum", "adam"]
+    assert {name: experiment.make_optimizer().config() for name, experiment in NOTEBOOK_EXPERIMENTS.items()} == {
         "sgd": {"learning_rate": 1.0, "decay": 0.01, "momentum": 0.0},
         "momentum": {"learning_rate": 1.0, "decay": 0.01, "momentum": 0.5},
         "adam": {"learning_rate": 0.02, "decay": 1e-5, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7},
     }
-    assert [type(e.make_optimizer()).__name__ for e in EXPERIMENTS.values()] == ["SGD", "SGD", "Adam"]
-    assert {experiment.epochs for experiment in EXPERIMENTS.values()} == {1100}
+    assert [type(e.make_optimizer()).__name__ for e in NOTEBOOK_EXPERIMENTS.values()] == ["SGD", "SGD", "Adam"]
+    assert {experiment.epochs for experiment in NOTEBOOK_EXPERIMENTS.values()} == {1100}
 
 
 @pytest.mark.parametrize(("name", "hidden"), [("sgd", 128), ("momentum", 64), ("adam", 64)])
 def test_architecture_matches_the_notebook(name: str, hidden: int) -> None:
-    network = EXPERIMENTS[name].make_network(CPU, seed=1)
+    network = NOTEBOOK_EXPERIMENTS[name].make_network(CPU, seed=1)
     assert [type(layer) for layer in network.layers] == [Dense, ReLU, Dense, ReLU, Dense]
     assert type(network.loss) is SoftmaxCategoricalCrossentropy
     assert network.widths == [784, hidden, hidden, 10]
@@ -50,7 +50,7 @@ def test_architecture_matches_the_notebook(name: str, hidden: int) -> None:
 def test_regularization_loss_at_the_start_is_the_expected_one(
     name: str, expected: float, printed: float, seed: int
 ) -> None:
-    loss = float(EXPERIMENTS[name].make_network(CPU, seed).regularization_loss())
+    loss = float(NOTEBOOK_EXPERIMENTS[name].make_network(CPU, seed).regularization_loss())
     # The sum of n squared normals spreads by √(2n): 0.45 % for 128 neurons, 0.63 % for 64.
     assert loss == pytest.approx(expected, rel=0.02)
     assert loss == pytest.approx(printed, rel=0.03)
@@ -58,7 +58,7 @@ def test_regularization_loss_at_the_start_is_the_expected_one(
 
 @NAMES
 def test_seed_decides_the_weights(name: str) -> None:
-    first, again, other = (EXPERIMENTS[name].make_network(CPU, seed).parameters for seed in (1, 1, 2))
+    first, again, other = (NOTEBOOK_EXPERIMENTS[name].make_network(CPU, seed).parameters for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
 
@@ -81,7 +81,7 @@ def test_any_dtype_and_depth() -> None:
 )
 def test_invalid_network_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        dataclasses.replace(EXPERIMENTS["sgd"], **change).make_network(CPU, seed=1)
+        dataclasses.replace(NOTEBOOK_EXPERIMENTS["sgd"], **change).make_network(CPU, seed=1)
 
 
 @pytest.mark.parametrize(
@@ -94,14 +94,14 @@ def test_invalid_network_is_refused(change: dict[str, Any], message: str) -> Non
 )
 def test_invalid_optimizer_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        dataclasses.replace(EXPERIMENTS["sgd"], **change).make_optimizer()
+        dataclasses.replace(NOTEBOOK_EXPERIMENTS["sgd"], **change).make_optimizer()
 
 
 def test_experiments_are_immutable() -> None:
     with pytest.raises(TypeError):
-        EXPERIMENTS["new"] = EXPERIMENTS["sgd"]  # type: ignore[index]
+        NOTEBOOK_EXPERIMENTS["new"] = NOTEBOOK_EXPERIMENTS["sgd"]  # type: ignore[index]
     with pytest.raises(dataclasses.FrozenInstanceError):
-        EXPERIMENTS["sgd"].epochs = 1  # type: ignore[misc]
+        NOTEBOOK_EXPERIMENTS["sgd"].epochs = 1  # type: ignore[misc]
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def fashion_mnist() -> tuple[np.ndarray, np.ndarray]:
 def test_first_epochs_on_fashion_mnist_match_the_notebook(
     name: str, first: float, tenth: float, fashion_mnist: tuple[np.ndarray, np.ndarray]
 ) -> None:
-    experiment = EXPERIMENTS[name]
+    experiment = NOTEBOOK_EXPERIMENTS[name]
     network = experiment.make_network(CpuBackend(), seed=0)
     history = network.fit(*fashion_mnist, epochs=11, optimizer=experiment.make_optimizer(), verbose=False)
     assert history.loss == [pytest.approx(first, abs=0.002), pytest.approx(tenth, abs=0.3)]

@@ -14,8 +14,9 @@ from rank_helpers import FakeMpi, Intracomm, World, in_ranks, outcomes_of
 
 from fmnist_xp.backend import CpuBackend
 from fmnist_xp.errors import ElsewhereError, FmnistXpError, RankError
+from fmnist_xp.launcher import LAUNCHERS, abort, launched
 from fmnist_xp.machine import host_name
-from fmnist_xp.ranks import ALONE, LAUNCHERS, Ranks, abort, import_mpi, launched, world
+from fmnist_xp.ranks import ALONE, Ranks, import_mpi, world
 
 SIZES = pytest.mark.parametrize("size", [1, 2, 3, 5])
 

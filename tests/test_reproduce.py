@@ -153,8 +153,11 @@ def test_a_changed_experiment_is_retrained(
     folder: Path, tiny: tuple[Any, Any], trained: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A new version of the package may change an experiment under the same name."""
-    changed = {**module.EXPERIMENTS, "momentum": replace(module.EXPERIMENTS["momentum"], momentum=0.6)}
-    monkeypatch.setattr(module, "EXPERIMENTS", changed)
+    changed = {
+        **module.NOTEBOOK_EXPERIMENTS,
+        "momentum": replace(module.NOTEBOOK_EXPERIMENTS["momentum"], momentum=0.6),
+    }
+    monkeypatch.setattr(module, "NOTEBOOK_EXPERIMENTS", changed)
     run(folder, tiny)
     assert trained == ["momentum-s0"]
 
@@ -282,8 +285,8 @@ def test_a_run_that_ended_early_is_resumed(folder: Path, tiny: tuple[Any, Any], 
 def test_experiment_without_notebook_numbers_is_refused_before_training(
     tmp_path: Path, tiny: tuple[Any, Any], trained: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wide = replace(module.EXPERIMENTS["adam"], name="wide")
-    monkeypatch.setattr(module, "EXPERIMENTS", {**module.EXPERIMENTS, "wide": wide})
+    wide = replace(module.NOTEBOOK_EXPERIMENTS["adam"], name="wide")
+    monkeypatch.setattr(module, "NOTEBOOK_EXPERIMENTS", {**module.NOTEBOOK_EXPERIMENTS, "wide": wide})
     with pytest.raises(RunError, match=r"^the notebook has no experiment 'wide': it has sgd, momentum, adam$"):
         run(tmp_path, tiny)
     assert trained == []
@@ -380,8 +383,8 @@ def test_a_run_that_diverged_is_reported_and_not_trained_again(
     tmp_path: Path, tiny: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fmnist_xp.report.plots.DPI", 30)
-    wild = replace(module.EXPERIMENTS["sgd"], learning_rate=1e30)
-    monkeypatch.setattr(module, "EXPERIMENTS", {**module.EXPERIMENTS, "sgd": wild})
+    wild = replace(module.NOTEBOOK_EXPERIMENTS["sgd"], learning_rate=1e30)
+    monkeypatch.setattr(module, "NOTEBOOK_EXPERIMENTS", {**module.NOTEBOOK_EXPERIMENTS, "sgd": wild})
     for _again in range(2):  # trained, and read back from its folder
         report = run(tmp_path, tiny, epochs=12, seeds=2).read_text(encoding="utf-8")
         assert "| sgd | test data loss | 2 not finite | — | — | — | — |" in report.splitlines()

@@ -701,6 +701,9 @@ def test_settings_and_results_in_full(tmp_path: Path, tiny: tuple[Any, Any], mon
         "experiment": {
             "name": "adam", "hidden": [8], "optimizer": "adam", "learning_rate": 0.02, "decay": 1e-5,
             "momentum": 0.0, "l2": 5e-4, "epochs": 3,
+            "activation": "relu", "initializer": "normal", "layer_norm": False, "dropout": 0.0,
+            "loss": "softmax_categorical_crossentropy", "label_smoothing": 0.0, "optimizer_options": {},
+            "schedule": None, "mirror": False, "shift": 0,
         },
         "optimizer": {
             "type": "Adam", "learning_rate": 0.02, "decay": 1e-5, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7

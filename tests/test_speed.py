@@ -7,7 +7,7 @@ import pytest
 from fmnist_xp import speed
 from fmnist_xp.backend import CpuBackend
 from fmnist_xp.data import Pixels, make_synthetic
-from fmnist_xp.experiments import EXPERIMENTS
+from fmnist_xp.experiments import NOTEBOOK_EXPERIMENTS
 from fmnist_xp.measure import Timed
 from fmnist_xp.speed import Speed, measure_speed
 
@@ -53,7 +53,7 @@ def test_speeds_are_of_the_median_epoch_and_the_higher_peak(asked: Asked) -> Non
 def test_training_is_that_of_the_experiments_in_the_precision_asked_for(asked: Asked, precision: str) -> None:
     backend = CpuBackend(1)
     list(measure_speed(backend, precision, 3, ROWS, block_rows=70, dense=True))
-    for experiment, one in zip(EXPERIMENTS.values(), asked, strict=True):
+    for experiment, one in zip(NOTEBOOK_EXPERIMENTS.values(), asked, strict=True):
         network = experiment.make_network(backend, seed=0, dtype=precision)
         assert one["network"].parameters.dtype == precision
         assert one["network"].parameters.tobytes() == network.parameters.tobytes()

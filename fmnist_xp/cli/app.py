@@ -1,39 +1,48 @@
 """The command as a whole."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from fmnist_xp.cli import cache, data, export, measure, options, report, runs, train
-from fmnist_xp.ranks import launched
+from fmnist_xp.cli.help import Command, Group, show_help
+from fmnist_xp.launcher import launched
 
-app = typer.Typer(
-    help="A neural network from scratch, trained full batch on Fashion-MNIST, on NumPy or CuPy.",
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-data_app = typer.Typer(help="Look at, fetch or export the data set.", rich_markup_mode=None)
+
+def _group(help: str, **more: Any) -> typer.Typer:
+    return typer.Typer(
+        cls=Group,
+        help=help,
+        invoke_without_command=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        **more,
+    )
+
+
+app = _group("A neural network from scratch, trained full batch on Fashion-MNIST, on NumPy or CuPy.")
+data_app = _group("Look at, fetch or export the data set.", callback=show_help)
+cache_app = _group("Look at the cache of data sets, or empty it.", callback=show_help)
 app.add_typer(data_app, name="data")
-cache_app = typer.Typer(help="Look at the cache of data sets, or empty it.", rich_markup_mode=None)
 app.add_typer(cache_app, name="cache")
 
-app.command()(train.train)
-app.command()(runs.evaluate)
-app.command()(runs.predict)
-app.command()(runs.plot)
-app.command()(runs.runs)
-app.command()(report.report)
-app.command()(export.export)
-app.command()(train.reproduce)
-app.command()(measure.devices)
-app.command()(measure.bench)
-app.command()(measure.parity)
-data_app.command()(data.info)
-data_app.command()(data.fetch)
-data_app.command()(data.export)
-cache_app.command()(cache.info)
-cache_app.command()(cache.clear)
+app.command(cls=Command, epilog=train.EXAMPLES)(train.train)
+app.command(cls=Command)(runs.evaluate)
+app.command(cls=Command)(runs.predict)
+app.command(cls=Command)(runs.plot)
+app.command(cls=Command)(runs.runs)
+app.command(cls=Command)(report.report)
+app.command(cls=Command)(export.export)
+app.command(cls=Command)(train.reproduce)
+app.command(cls=Command)(measure.devices)
+app.command(cls=Command)(measure.bench)
+app.command(cls=Command)(measure.parity)
+data_app.command(cls=Command)(data.info)
+data_app.command(cls=Command)(data.fetch)
+data_app.command(cls=Command)(data.export)
+cache_app.command(cls=Command)(cache.info)
+cache_app.command(cls=Command)(cache.clear)
 
 
 def _show_version(wanted: bool) -> None:
@@ -47,12 +56,13 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def common(
     ctx: typer.Context,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: Annotated[bool, options.switch("--debug", "Show the traceback of an error.")] = False,
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version.")
     ] = False,
 ) -> None:
     """A neural network from scratch, trained full batch on Fashion-MNIST, on NumPy or CuPy."""
+    show_help(ctx)
     processes = launched()[1]
     if processes > 1 and ctx.invoked_subcommand not in ("train", "devices"):
         raise options.UsageError(

@@ -15,7 +15,6 @@ from io import BufferedWriter, FileIO, TextIOWrapper
 from pathlib import PurePath
 from typing import Any, TextIO
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -66,14 +65,14 @@ def _plain(value: Any) -> Any:
     match value:
         case float():
             return float(value) if math.isfinite(value) else None
-        case np.generic() | np.ndarray():
-            return _plain(value.tolist())
         case PurePath():
             return str(value)
         case Mapping():
             return {str(name): _plain(item) for name, item in value.items()}
         case list() | tuple():
             return [_plain(item) for item in value]
+        case _ if hasattr(value, "tolist"):  # NumPy's, which need not be imported here
+            return _plain(value.tolist())
         case _ if is_dataclass(value) and not isinstance(value, type):
             return _plain(asdict(value))
     return value

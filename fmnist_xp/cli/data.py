@@ -6,15 +6,15 @@ from typing import Annotated
 
 import typer
 
-from fmnist_xp import data as datasets
 from fmnist_xp.cli import options
 from fmnist_xp.cli.console import new_table, out, print_json
 
 
 class ExportFormat(StrEnum):
-    """The names in `datasets.FORMATS`."""
+    """The names in `data.FORMATS`, which would be slow to import for --help."""
 
-    vars().update({name: name for name in datasets.FORMATS})
+    png = "png"
+    idx = "idx"
 
 
 def info(
@@ -26,6 +26,7 @@ def info(
     as_json: options.Json = False,
 ) -> None:
     """Print shapes, class counts and checksums, and save a grid of samples and one image's grey values."""
+    from fmnist_xp import data as datasets
     from fmnist_xp.evaluation import plot_dataset
 
     train_data, test_data = datasets.load_fashion_mnist(
@@ -56,17 +57,23 @@ def info(
 
 def fetch(url: options.Url = None) -> None:
     """Download Fashion-MNIST into the cache, and say where it lies."""
-    out.print(str(datasets.fetch(url)))
+    from fmnist_xp.data import fetch as fetch_images
+
+    out.print(str(fetch_images(url)))
 
 
 def export(
     folder: Annotated[Path, typer.Argument(parser=options.path, metavar="FOLDER", help="A new or empty folder.")],
-    form: Annotated[ExportFormat, typer.Option("--format", help="Image folder or IDX files.")] = ExportFormat["png"],
+    form: Annotated[
+        ExportFormat, typer.Option("--format", metavar="NAME", help="png, an image folder, or idx, four files.")
+    ] = ExportFormat["png"],
     data: options.Data = "auto",
     no_synthetic: options.NoSynthetic = False,
     classes: options.Classes = None,
 ) -> None:
     """Write the data set as the notebook's image folder, or as the four IDX files, with its class names."""
+    from fmnist_xp import data as datasets
+
     splits = datasets.load_fashion_mnist(data, allow_synthetic=not no_synthetic, classes=classes)
     datasets.export(*splits, folder, form.value)
     out.print(f"written to {folder}")

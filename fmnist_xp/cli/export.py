@@ -33,14 +33,20 @@ def export(
         Path, typer.Argument(parser=options.path, metavar="FILE", help="The file: .onnx, .safetensors, .npz, .pt.")
     ],
     form: Annotated[
-        ModelFormat | None, typer.Option("--format", help="Format of the file; by default what its suffix tells.")
+        ModelFormat | None,
+        typer.Option(
+            "--format",
+            metavar="NAME",
+            help="onnx, safetensors, npz or pytorch; by default what the file's suffix tells.",
+        ),
     ] = None,
     takes: Annotated[
         ModelInput | None,
         typer.Option(
             "--input",
-            help="What an ONNX model takes: bytes (n, 28, 28) or (n, 784), or rows that are scaled already; "
-            "by default images.",
+            metavar="NAME",
+            help="What an ONNX model takes: images, bytes (n, 28, 28); rows, bytes (n, 784); or floats, rows that "
+            "are scaled already; by default images.",
         ),
     ] = None,
     card: Annotated[
@@ -54,7 +60,8 @@ def export(
     ] = None,
     no_card: Annotated[bool, typer.Option("--no-card", help="Write no model card.")] = False,
     data: Annotated[
-        str | None, options.text("--data", "Where the run's test images are now; by default where they were.")
+        str | None,
+        options.text("--data", "Where the run's test images are now; by default where they were.", "SOURCE"),
     ] = None,
     best: options.Best = False,
     force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,

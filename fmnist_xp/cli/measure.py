@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import typer
 from rich.table import Table
 
 from fmnist_xp.cli import options
@@ -30,7 +29,7 @@ def devices(as_json: options.Json = False) -> None:
 def bench(
     device: options.Device = "auto",
     precision: options.Precision = options.PrecisionName["float32"],
-    epochs: Annotated[int, options.epochs("Epochs timed for each experiment.")] = 20,
+    epochs: Annotated[int, options.number(help="Epochs timed for each experiment, at least 1.")] = 20,
     threads: options.Threads = None,
     graphs: options.Graphs = None,
     block_rows: options.BlockRows = None,
@@ -96,9 +95,10 @@ def bench(
 def parity(
     device: options.Device = "auto",
     precision: Annotated[
-        options.PrecisionName | None, typer.Option(help="Arithmetic of a GPU; by default, all that it has.")
+        options.PrecisionName | None,
+        options.precision("Arithmetic of a GPU: float32, tf32, float16 or float64; by default all that it has."),
     ] = None,
-    epochs: Annotated[int, options.epochs("Epochs of each training curve.")] = 20,
+    epochs: Annotated[int, options.number(help="Epochs of each training curve, at least 1.")] = 20,
     data: options.Data = "auto",
     no_synthetic: options.NoSynthetic = False,
     threads: options.Threads = None,

@@ -6,8 +6,9 @@ What takes long to import is imported late, so that a Ctrl-C is heard from the s
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
+from typing import Any
 
 from fmnist_xp.errors import FmnistXpError
 
@@ -49,7 +50,7 @@ def run(app: Callable[..., int | None], program: str) -> int:
     from fmnist_xp.cli.console import lasting_streams, messages, say
     from fmnist_xp.cli.options import UsageError
     from fmnist_xp.errors import ElsewhereError, RankError
-    from fmnist_xp.ranks import abort, launched
+    from fmnist_xp.launcher import abort, launched
 
     # In any position: people append it to the command that failed.
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
@@ -66,7 +67,8 @@ def run(app: Callable[..., int | None], program: str) -> int:
                 raise OSError(error.errno, error.strerror, "stdout")
             return code
         except UsageError as error:
-            code, message, orderly = USAGE, f"{error.format_message().rstrip('.')}; see {program} --help", True
+            place = " ".join([program, *_commands(app, arguments)])
+            code, message, orderly = USAGE, f"{error.format_message().rstrip('.')}; see {place} --help", True
             if launched()[1] > 1 and "--mpi" in arguments and "mpi4py.MPI" not in sys.modules:
                 tells = _is_first_to_fail(error)
         except Interrupted as error:
@@ -92,10 +94,24 @@ def run(app: Callable[..., int | None], program: str) -> int:
     return code
 
 
+def _commands(app: Any, arguments: Iterable[str]) -> Iterator[str]:
+    """Yield those of the arguments that name a command, and one below it: not every error knows of its own."""
+    from typer.main import get_command
+
+    below = getattr(get_command(app), "commands", {})
+    for word in arguments:
+        if word in below:
+            yield word
+            below = getattr(below[word], "commands", {})
+        elif not word.startswith("-"):
+            return
+
+
 def _is_first_to_fail(error: Exception) -> bool:
     """Tell the processes that may already wait for this one in MPI; return whether none before it has failed."""
     from fmnist_xp.errors import ElsewhereError, RankError
-    from fmnist_xp.ranks import Ranks, launched, world
+    from fmnist_xp.launcher import launched
+    from fmnist_xp.ranks import Ranks, world
 
     try:
         with Ranks(world()) as ranks, ranks.together():

@@ -15,7 +15,8 @@ def report(
         Path, typer.Option("--out", "-o", parser=options.path, metavar="FILE", help="The page, which is replaced.")
     ] = Path("report.html"),
     data: Annotated[
-        str | None, options.text("--data", "Where the runs' test images are now; by default where they were.")
+        str | None,
+        options.text("--data", "Where the runs' test images are now; by default where they were.", "SOURCE"),
     ] = None,
     device: options.Device = "auto",
     threads: options.Threads = None,

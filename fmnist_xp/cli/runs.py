@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 def evaluate(
     run_folder: Annotated[Path, typer.Argument(parser=options.path, metavar="RUN", help="A run folder.")],
-    data: Annotated[str | None, options.text("--data", "Data source; by default that of the run.")] = None,
+    data: Annotated[
+        str | None, options.text("--data", "Data source; by default that of the run.", "SOURCE", options.DATA)
+    ] = None,
     no_synthetic: options.NoSynthetic = False,
     classes: options.Classes = None,
     best: options.Best = False,
@@ -84,7 +86,7 @@ def predict(
             help='Photographs, each of one thing: files, folders, or patterns such as "shoes/*.jpg".',
         ),
     ],
-    top: Annotated[int, typer.Option(min=1, max=256, help="Number of classes to print.")] = 3,
+    top: Annotated[int, options.number(help="Number of classes to print, 1 to 256.", most=256)] = 3,
     best: options.Best = False,
     show: Annotated[
         Path | None,
@@ -134,7 +136,7 @@ def plot(
 
 
 def runs(
-    folder: Annotated[Path, typer.Argument(parser=options.path, metavar="[FOLDER]", help="A folder of runs.")] = Path(
+    folder: Annotated[Path, typer.Argument(parser=options.path, metavar="FOLDER", help="A folder of runs.")] = Path(
         "runs"
     ),
     as_json: options.Json = False,

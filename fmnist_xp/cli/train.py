@@ -1,8 +1,7 @@
-"""Commands that train: one experiment, or all three compared with the notebook."""
+"""Commands that train: one experiment, or the notebook's three compared with the notebook."""
 
-import itertools
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,14 +12,29 @@ from fmnist_xp.cli import options
 from fmnist_xp.cli.console import out, print_json
 from fmnist_xp.cli.process import Interrupted
 from fmnist_xp.errors import FmnistXpError
-from fmnist_xp.experiments import EXPERIMENTS, N_INPUTS, Experiment
-from fmnist_xp.machine import memory_bytes
+from fmnist_xp.experiments import EXPERIMENTS, Experiment
+from fmnist_xp.launcher import launched
 
 if TYPE_CHECKING:
     from fmnist_xp.backend import Backend
     from fmnist_xp.data import Dataset
     from fmnist_xp.ranks import Ranks
-    from fmnist_xp.runs import Run
+    from fmnist_xp.runs import Run, Settings
+
+NETWORK, VALIDATION, RUN = "Network and optimizer", "Validation", "Run"
+EXAMPLES = """\b
+Examples:
+  fmnist-xp train
+  fmnist-xp train best --seed 1 --out runs/mine
+  fmnist-xp train adam --validation 0.1 --keep-best
+  fmnist-xp train --config runs/mine --hidden 256,64
+"""
+
+
+OF_EXPERIMENT = (
+    "hidden", "activation", "dropout", "label_smoothing", "optimizer", "learning_rate", "decay", "momentum", "l2",
+)  # fmt: skip
+"""Options that are fields of an experiment, and that a run, once begun, cannot change."""
 
 
 class ExperimentName(StrEnum):
@@ -29,67 +43,137 @@ class ExperimentName(StrEnum):
     vars().update({name: name for name in EXPERIMENTS})
 
 
+def _activations() -> list[str]:
+    from fmnist_xp.nn import Activation
+    from fmnist_xp.registry import registered
+
+    return [*registered(Activation)]
+
+
+def _optimizers() -> list[str]:
+    from fmnist_xp.optim import Optimizer
+    from fmnist_xp.registry import registered
+
+    return [*registered(Optimizer)]  # type: ignore[type-abstract]
+
+
+def _setting(help: str, metavar: str = "NUMBER", **more: Any) -> Any:
+    return typer.Option(help=help, metavar=metavar, rich_help_panel=NETWORK, **more)
+
+
 def train(
     ctx: typer.Context,
     experiment: Annotated[
-        ExperimentName, typer.Argument(help="Which of the notebook's experiments.")
-    ] = ExperimentName["adam"],
-    device: options.Device = "auto",
+        ExperimentName | None,
+        typer.Argument(
+            metavar="EXPERIMENT",
+            help="quick, which is trained by default, best, or one of the notebook's: sgd, momentum, adam.",
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            parser=options.path,
+            metavar="FILE",
+            help="Settings of a file in TOML, or of a run, by its folder; options below go before them.",
+            rich_help_panel=NETWORK,
+        ),
+    ] = None,
+    epochs: Annotated[int | None, options.number(help="Full-batch updates, at least 1.", group=NETWORK)] = None,
+    seed: Annotated[
+        int | None,
+        options.number(
+            help="Seed of the weights, the images held out, and all else that is drawn; by default 0.",
+            least=0,
+            most=2**63 - 1,
+            group=NETWORK,
+        ),
+    ] = None,
+    hidden: Annotated[str | None, _setting("Widths of the hidden layers, such as 128,128.", "WIDTHS")] = None,
+    activation: Annotated[
+        str | None, _setting("Activation of the hidden layers, such as relu.", "NAME", autocompletion=_activations)
+    ] = None,
+    dropout: Annotated[float | None, _setting("Share of the hidden units to drop, below 1.")] = None,
+    label_smoothing: Annotated[float | None, _setting("Share of each label to spread over all, below 1.")] = None,
+    optimizer: Annotated[
+        str | None,
+        _setting("Optimizer, such as adamw, with its own learning rate.", "NAME", autocompletion=_optimizers),
+    ] = None,
+    learning_rate: Annotated[float | None, _setting("Learning rate of the first update, above 0.")] = None,
+    decay: Annotated[float | None, _setting("Decay of the learning rate, at least 0.")] = None,
+    momentum: Annotated[float | None, _setting("Momentum of SGD, at least 0 and below 1.")] = None,
+    l2: Annotated[float | None, _setting("L2 strength on the first layer, at least 0.")] = None,
+    validation: Annotated[
+        float | None,
+        typer.Option(
+            metavar="FRACTION",
+            help="Share of the training images to hold out and log, above 0 and below 1.",
+            rich_help_panel=VALIDATION,
+        ),
+    ] = None,
+    keep_best: Annotated[
+        bool, options.switch("--keep-best", "Keep the weights of the best epoch by validation, too.", VALIDATION)
+    ] = False,
+    patience: Annotated[
+        int | None,
+        options.number(
+            help="Stop after so many epochs without a better validation accuracy, at least 1.", group=VALIDATION
+        ),
+    ] = None,
+    out_folder: Annotated[
+        Path | None, options.out_folder("Run folder; by default a new one in runs, named by the settings.", RUN)
+    ] = None,
+    force: Annotated[bool, options.switch("--force", "Replace the run that the folder holds.", RUN)] = False,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            parser=options.path,
+            metavar="RUN",
+            help="Go on with this run, to the bits of one never stopped.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    checkpoint_every: Annotated[
+        int | None,
+        options.number(help="Epochs from one checkpoint to the next; by default about half a minute's.", group=RUN),
+    ] = None,
+    keep_going: Annotated[
+        bool, options.switch("--keep-going", "Train on where the loss is not finite any more.", RUN)
+    ] = False,
     data: options.Data = "auto",
     no_synthetic: options.NoSynthetic = False,
     url: options.Url = None,
     classes: options.Classes = None,
-    epochs: Annotated[int | None, options.epochs("Full-batch updates.")] = None,
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**63 - 1, help="Seed of the weights, and of the images held out.")
-    ] = 0,
-    precision: options.Precision = options.PrecisionName["float32"],
-    log_every: Annotated[int, options.epochs("Epochs from one logged epoch to the next.")] = 10,
-    out_folder: Annotated[
-        Path | None, options.out_folder("Run folder; by default a new one in runs, named by the settings.")
+    device: options.Device = "auto",
+    precision: Annotated[
+        options.PrecisionName | None,
+        options.precision("Arithmetic: float32, the default, or float64; on a GPU tf32 and float16, too."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the run that the folder holds.")] = False,
-    resume: Annotated[
-        Path | None,
-        typer.Option(
-            parser=options.path, metavar="RUN", help="Go on with this run, to the bits of one never stopped."
-        ),
-    ] = None,
-    checkpoint_every: Annotated[
-        int | None, options.epochs("Epochs from one checkpoint to the next; by default about half a minute's.")
-    ] = None,
-    validation: Annotated[
-        float | None, typer.Option(metavar="FRACTION", help="Share of the training images to hold out and log.")
-    ] = None,
-    keep_best: Annotated[
-        bool, typer.Option("--keep-best", help="Keep the weights of the best epoch by validation, too.")
-    ] = False,
-    patience: Annotated[
-        int | None, options.epochs("Stop after so many epochs without a better validation accuracy.")
-    ] = None,
-    keep_going: Annotated[
-        bool, typer.Option("--keep-going", help="Train on where the loss is not finite any more.")
-    ] = False,
-    hidden: Annotated[str | None, typer.Option(help="Widths of the hidden layers, such as 128,128.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Learning rate of the first update.")] = None,
-    decay: Annotated[float | None, typer.Option(help="Decay of the learning rate.")] = None,
-    momentum: Annotated[float | None, typer.Option(help="Momentum of SGD.")] = None,
-    l2: Annotated[float | None, typer.Option(help="L2 strength on the first layer.")] = None,
     threads: options.Threads = None,
     graphs: options.Graphs = None,
     block_rows: options.BlockRows = None,
     dense_rows: options.DenseRows = None,
     mpi: options.Mpi = False,
+    log_every: Annotated[
+        int | None,
+        options.number(help="Epochs from one logged epoch to the next; by default 10.", group=options.OUTPUT),
+    ] = None,
     tensorboard: Annotated[
-        Path | None, typer.Option(parser=options.path, metavar="DIR", help="Write event files for TensorBoard.")
+        Path | None,
+        typer.Option(
+            parser=options.path,
+            metavar="FOLDER",
+            help="Write event files for TensorBoard.",
+            rich_help_panel=options.OUTPUT,
+        ),
     ] = None,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> None:
-    """Train one experiment and write its run folder, or go on with a run."""
+    """Train an experiment and write its run folder, or go on with a run."""
     from fmnist_xp.data import load_fashion_mnist
-    from fmnist_xp.ranks import Ranks, launched, world
-    from fmnist_xp.runs import Settings, check_folder, resume_run, train_run
+    from fmnist_xp.ranks import Ranks, world
+    from fmnist_xp.runs import check_folder, resume_run, train_run
     from fmnist_xp.runs.training import settings_to_resume
 
     processes = launched()[1]
@@ -98,30 +182,34 @@ def train(
             f"{processes} processes were started together, each of which would train a run of its own: add --mpi to "
             "train one on all of them"
         )
-    if validation is None and (keep_best or patience) and resume is None:
-        raise options.UsageError(f"{'--keep-best' if keep_best else '--patience'} needs --validation FRACTION")
-    if validation is not None and not 0 < validation < 1:
-        raise options.UsageError(f"--validation must be above 0 and below 1, such as 0.1, got {validation:g}")
-    chosen = _override(
-        EXPERIMENTS[experiment],
-        epochs=epochs,
-        hidden=None if hidden is None else _widths(hidden),
-        learning_rate=learning_rate,
-        decay=decay,
-        momentum=momentum,
-        l2=l2,
-    )
-    settings = Settings(
-        chosen,
-        seed=seed,
-        precision=precision.value,
-        log_every=log_every,
-        block_rows=block_rows,
-        dense_rows=dense_rows,
-        validation=validation,
-        keep_best=keep_best,
-        patience=patience,
-    )
+    if config is not None and (experiment or resume):
+        other = "--resume, which goes on with a run's own settings" if resume else f"the experiment {experiment}"
+        raise options.UsageError(f"--config is given beside {other}: leave one of them out")
+    with options.usage():
+        settings = _settings(
+            experiment or ExperimentName["quick"],
+            config,
+            optimizer,
+            hidden=None if hidden is None else _widths(hidden),
+            epochs=epochs,
+            activation=activation,
+            dropout=dropout,
+            label_smoothing=label_smoothing,
+            learning_rate=learning_rate,
+            decay=decay,
+            momentum=momentum,
+            l2=l2,
+            seed=seed,
+            precision=precision and precision.value,
+            log_every=log_every,
+            block_rows=block_rows,
+            dense_rows=dense_rows,
+            validation=validation,
+            keep_best=keep_best or None,
+            patience=patience,
+        )
+        if resume is None:
+            settings.check()
     how: dict[str, Any] = {
         "verbose": int(not (quiet or as_json)),
         "checkpoint_every": checkpoint_every,
@@ -236,11 +324,11 @@ def _check_resumed(ctx: typer.Context, folder: Path, asked: Any, own: Any) -> No
             raise options.UsageError(f"--resume goes on in the run's own folder: leave --{name.split('_')[0]} out")
     if options.given(ctx, "classes"):
         raise options.UsageError("--resume goes on with the run's own classes: leave --classes out")
-    fields = {name: (vars(asked)[name], vars(own)[name]) for name in vars(own) if name != "experiment"}
-    fields["experiment"] = asked.experiment.name, own.experiment.name
-    for name in ("hidden", "learning_rate", "decay", "momentum", "l2"):
-        fields[name] = vars(asked.experiment)[name], vars(own.experiment)[name]
-    for name, (wanted, has) in fields.items():
+    values = {name: (vars(asked)[name], vars(own)[name]) for name in vars(own) if name != "experiment"}
+    values["experiment"] = asked.experiment.name, own.experiment.name
+    for name in OF_EXPERIMENT:
+        values[name] = vars(asked.experiment)[name], vars(own.experiment)[name]
+    for name, (wanted, has) in values.items():
         if options.given(ctx, name) is not None and wanted != has:
             raise options.UsageError(
                 f"{name.replace('_', ' ')} {wanted}: {folder} has {has}, and goes on with that; leave it out, or "
@@ -249,8 +337,8 @@ def _check_resumed(ctx: typer.Context, folder: Path, asked: Any, own: Any) -> No
 
 
 def reproduce(
-    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Seeds for each experiment.")] = 1,
-    epochs: Annotated[int | None, options.epochs("Epochs instead of the notebook's 1,100.")] = None,
+    seeds: Annotated[int, options.number(help="Seeds for each experiment, 1 to 1000.", most=1000)] = 1,
+    epochs: Annotated[int | None, options.number(help="Epochs instead of the notebook's 1,100, at least 1.")] = None,
     device: options.Device = "auto",
     data: options.Data = "auto",
     no_synthetic: options.NoSynthetic = False,
@@ -259,7 +347,7 @@ def reproduce(
     out_folder: Annotated[Path, options.out_folder("Folder of runs, pictures and report.")] = Path("reproduce"),
     quiet: options.Quiet = False,
 ) -> None:
-    """Run the three experiments and set them beside the notebook's figures."""
+    """Run the notebook's three experiments and set them beside the notebook's figures."""
     from fmnist_xp.data import load_fashion_mnist
     from fmnist_xp.reproduce import reproduce as reproduce_experiments
 
@@ -272,29 +360,27 @@ def reproduce(
     out.print(f"written to {report}")
 
 
+def _settings(experiment: str, config: Path | None, optimizer: str | None, **changes: Any) -> "Settings":
+    """Return the settings of a file, or else of an experiment, with those `changes` that are not None."""
+    from fmnist_xp.runs import Settings
+    from fmnist_xp.runs.config import read_settings
+
+    try:
+        settings = Settings(EXPERIMENTS[experiment]) if config is None else read_settings(config)
+    except OSError as error:
+        raise options.UsageError(
+            f"--config {config}: {error.strerror}: name a run's folder, or a file in TOML"
+        ) from error
+    chosen = settings.experiment if optimizer is None else settings.experiment.with_optimizer(optimizer)
+    given = {name: value for name, value in changes.items() if value is not None}
+    own = {field.name for field in fields(Experiment)}
+    chosen = replace(chosen, **{name: value for name, value in given.items() if name in own})
+    return replace(settings, experiment=chosen, **{name: value for name, value in given.items() if name not in own})
+
+
 def _widths(text: str) -> tuple[int, ...]:
     widths = [part.strip() for part in text.split(",")]
     # No machine has memory for a width of ten digits, and int() refuses thousands of digits.
     if not all(width.isdecimal() and len(width) < 10 and int(width) > 0 for width in widths):
         raise options.UsageError(f"--hidden must be widths such as 128,128, got {text[:80]!r}")
-    wanted = tuple(int(width) for width in widths)
-    numbers = sum(inputs * neurons for inputs, neurons in itertools.pairwise((N_INPUTS, *wanted)))
-    memory = memory_bytes() or 2**40
-    if (needed := 8 * numbers) > memory:  # weights and their gradients, in float32; the last layer's are few
-        raise options.UsageError(
-            f"--hidden {text[:80]} takes {needed / 2**30:,.0f} GiB for weights and gradients alone, and this machine "
-            f"has {memory / 2**30:,.0f}: choose narrower layers"
-        )
-    return wanted
-
-
-def _override(experiment: Experiment, **overrides: Any) -> Experiment:
-    """Return `experiment` with those `overrides` that are not None, checked before any data is read."""
-    if overrides["momentum"] is not None and not hasattr(experiment.make_optimizer(), "momentum"):
-        raise options.UsageError("--momentum is for SGD, and this experiment uses Adam: leave it out")
-    chosen = replace(experiment, **{name: value for name, value in overrides.items() if value is not None})
-    with options.usage():
-        chosen.make_optimizer()
-        if not 0 <= chosen.l2 < float("inf"):
-            raise ValueError(f"--l2 must be at least 0 and finite, got {chosen.l2}")
-    return chosen
+    return tuple(map(int, widths))

@@ -6,7 +6,7 @@ held against that, not against itself. Bounds are of first order in the roundoff
 Stability of Numerical Algorithms* (2002), 3.3.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,6 +151,13 @@ class Bounded:
     def moved(self, view: Callable[[Floats], Floats]) -> "Bounded":
         """Return what `view`, which only picks or moves elements, makes of values and errors."""
         return Bounded(view(self.value), np.stack([view(kind) for kind in self.errors]), self.roundoff)
+
+    @staticmethod
+    def joined(parts: Sequence["Bounded"]) -> "Bounded":
+        """Return all elements of `parts`, of one roundoff, as one vector."""
+        values = np.concatenate([part.value.ravel() for part in parts])
+        errors = np.concatenate([part.errors.reshape(3, -1) for part in parts], axis=1)
+        return Bounded(values, errors, parts[0].roundoff)
 
     def rounded(self, value: Floats, errors: Floats) -> "Bounded":
         """Return `value`, with `errors` and one rounding to nearest."""

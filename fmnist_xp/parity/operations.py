@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fmnist_xp import nn
 from fmnist_xp.backend import Array, Backend
-from fmnist_xp.optim import SGD, Adam, Optimizer
+from fmnist_xp.optim import SGD, Adam, Cosine, Optimizer
 from fmnist_xp.parity.bounds import Bounded, Floats
 from fmnist_xp.parity.tolerances import Roundoff
 from fmnist_xp.registry import registered
@@ -123,10 +123,13 @@ def makes_probabilities(loss: type[nn.CategoricalCrossentropy]) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class OptimizerPass(Operation):
-    """Several updates of one vector: the parameters, and what the moments do to them."""
+    """Several updates of one vector: the parameters, and what the moments do to them; the average where there is one.
+
+    The loss, for an optimizer that needs it, falls by 1 with each.
+    """
 
     kind: type[Optimizer]
-    arguments: Mapping[str, float]
+    arguments: Mapping[str, Any]
     start: Floats
     gradients: tuple[Floats, ...]
 
@@ -138,15 +141,17 @@ class OptimizerPass(Operation):
         tensors = {}
         for number, gradients in enumerate(self.gradients, start=1):
             layer.gradients[...] = backend.asarray(gradients)
-            optimizer.step(layer)
+            optimizer.step(layer, -float(number))
             tensors[f"after update {number}"] = layer.parameters.copy()
-        return tensors
+        return tensors if optimizer.ema is None else {**tensors, "average": optimizer.result(layer)}
 
     def bound(self, roundoff: Roundoff) -> dict[str, Bounded]:
         """Return what the optimizer has written out."""
         start, *gradients = (Bounded.exact(array, roundoff) for array in (self.start, *self.gradients))
-        updates = enumerate(self.kind(**self.arguments).bound_updates(start, gradients), start=1)
-        return {f"after update {number}": parameters for number, parameters in updates}
+        optimizer = self.kind(**self.arguments)
+        updates = list(optimizer.bound_updates(start, gradients))
+        tensors = {f"after update {number}": parameters for number, parameters in enumerate(updates, start=1)}
+        return tensors if optimizer.ema is None else {**tensors, "average": optimizer.bound_average(start, updates)}
 
 
 PENALTIES = [f"{part}_regularizer_{kind}" for part in ("weight", "bias") for kind in ("l1", "l2")]
@@ -165,12 +170,13 @@ LOSSES: Mapping[type[nn.CategoricalCrossentropy], str] = {
     nn.CategoricalCrossentropy: "Cross-entropy",
     nn.SoftmaxCategoricalCrossentropy: "Softmax and cross-entropy",
 }
-OPTIMIZERS: Mapping[type[Optimizer], Mapping[str, Mapping[str, float]]] = {
-    SGD: {
-        "SGD": {"learning_rate": 1.0, "decay": 0.01},
-        "SGD with momentum": {"learning_rate": 1.0, "decay": 0.01, "momentum": 0.5},
-    },
-    Adam: {"Adam": {"learning_rate": 0.02, "decay": 1e-5}},
+OPTIMIZERS: Mapping[str, tuple[type[Optimizer], Mapping[str, Any]]] = {
+    "SGD": (SGD, {"learning_rate": 1.0, "decay": 0.01}),
+    "SGD with momentum": (SGD, {"learning_rate": 1.0, "decay": 0.01, "momentum": 0.5}),
+    "Adam": (Adam, {"learning_rate": 0.02, "decay": 1e-5}),
+    "SGD with Nesterov momentum": (SGD, {"learning_rate": 1.0, "momentum": 0.5, "nesterov": True}),
+    "SGD, clipped and averaged": (SGD, {"learning_rate": 0.5, "clip_norm": 1.0, "ema": 0.75}),
+    "Adam with a schedule": (Adam, {"learning_rate": Cosine(0.02, 4, warmup=1)}),
 }
 
 
@@ -178,6 +184,7 @@ def operations() -> Iterator[Operation]:
     """Yield every operation on every set of inputs: the same ones in each call.
 
     What is registered is among them: an activation, a loss or an optimizer needs no entry here, another layer does.
+    New ones come last, so that what was drawn before stays.
     """
     generator = np.random.default_rng(0)
     yield from _dense(generator)
@@ -185,13 +192,16 @@ def operations() -> Iterator[Operation]:
     yield from _dropout(np.random.default_rng(1))
     yield from _softmax(generator)
     yield from _losses(generator)
+    cases = dict(OPTIMIZERS)
+    listed = {kind for kind, _arguments in cases.values()}
     for kind in registered(Optimizer).values():  # type: ignore[type-abstract]
-        for name, arguments in OPTIMIZERS.get(kind, {kind.__name__: {}}).items():
-            for size in (2, 10_007):
-                scales = 2.0 ** generator.integers(-20, 8, size) * (generator.random(size) > 0.1)
-                gradients = tuple(scales * _halves(generator, size) for _ in range(3))
-                start = _halves(generator, size)
-                yield OptimizerPass(name, f"{size:,} parameters", kind, arguments, start, gradients)
+        if kind not in listed:
+            cases[kind.__name__] = kind, {}
+    for name, (kind, arguments) in cases.items():
+        for size in (2, 10_007):
+            gradients = (_shrinking if kind.needs_loss else _of_all_sizes)(generator, size)
+            start = _halves(generator, size)
+            yield OptimizerPass(name, f"{size:,} parameters", kind, arguments, start, gradients)
 
 
 def _dense(generator: np.random.Generator) -> Iterator[Operation]:
@@ -268,6 +278,20 @@ def _losses(generator: np.random.Generator) -> Iterator[Operation]:
         for kind in registered(nn.CategoricalCrossentropy).values():
             inputs = logits if makes_probabilities(kind) else predictions
             yield LossPass(LOSSES.get(kind, kind.__name__), case, kind, inputs[part], given)
+
+
+def _of_all_sizes(generator: np.random.Generator, size: int) -> tuple[Floats, ...]:
+    """Return three gradients of very different elements, some always 0."""
+    scales = 2.0 ** generator.integers(-20, 8, size) * (generator.random(size) > 0.1)
+    return tuple(scales * _halves(generator, size) for _ in range(3))
+
+
+def _shrinking(generator: np.random.Generator, size: int) -> tuple[Floats, ...]:
+    """Return four gradients, each a half or a quarter of that before: every step along them is good enough."""
+    gradients = [generator.choice([-1, 1], size) * generator.integers(1, 1024, size) / 256]
+    for _ in range(3):
+        gradients.append(gradients[-1] / generator.choice([2, 4], size))
+    return tuple(gradients)
 
 
 def _halves(generator: np.random.Generator, shape: int | tuple[int, ...]) -> Floats:

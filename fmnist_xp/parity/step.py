@@ -67,7 +67,7 @@ def compute_step(
             for name, layer in _named(network):
                 for parameter in layer.tensors():
                     keep(f"{prefix}{name}.d{parameter}", getattr(layer, f"d{parameter}"))
-        experiment.make_optimizer().step(network)
+        experiment.make_optimizer().step(network, float(totals[0] + totals[2]))
         for name, array in network.state_dict().items():
             keep(f"{name}{UPDATED}", array)
     return tensors
@@ -85,10 +85,14 @@ def bound_step(experiment: Experiment, precision: str, X: NDArray[Any], y: NDArr
     tensors, metrics, gradients = _bound_pass(network, exact(X), parameters, y)
     tensors |= {f"engine.{name}": bounded for name, bounded in metrics.items()} | gradients
     tensors["loss"] = metrics["loss"]
-    for name, of_layer in parameters.items():
-        for key, values in of_layer.items():
-            updated = next(optimizer.bound_updates(values, [gradients[f"{name}.d{key}"]]))
-            tensors[f"{name}.{key}{UPDATED}"] = updated
+    named = {(name, key): values for name, of_layer in parameters.items() for key, values in of_layer.items()}
+    gradient = Bounded.joined([gradients[f"{name}.d{key}"] for name, key in named])
+    updated = next(optimizer.bound_updates(Bounded.joined(list(named.values())), [gradient]))
+    start = 0
+    for (name, key), values in named.items():
+        place = slice(start, start + values.value.size)
+        tensors[f"{name}.{key}{UPDATED}"] = updated.moved(partial(_placed, place=place, shape=values.value.shape))
+        start = place.stop
     base = exact(find_base(X[sample_places(len(y))])[None, :])
     _tensors, metrics, gradients = _bound_pass(network, exact(X), parameters, y, base)
     return tensors | {f"sorted.{name}": bounded for name, bounded in (metrics | gradients).items()}
@@ -130,6 +134,10 @@ def _bound_pass(
             metrics["penalty"] = metrics["penalty"] + penalty
             gradients[f"{name}.d{key}"] = total * (1 / len(y)) + penalty_gradient
     return tensors, metrics, gradients
+
+
+def _placed(vector: NDArray[Any], place: slice, shape: tuple[int, ...]) -> NDArray[Any]:
+    return vector[place].reshape(shape)
 
 
 def start_network(experiment: Experiment, backend: Backend, precision: str) -> Sequential:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fmnist_xp.backend import PRECISIONS, Backend, CpuBackend, default_backend
 from fmnist_xp.data import CLASS_NAMES, Dataset, preprocess
 from fmnist_xp.errors import DataError
-from fmnist_xp.experiments import EXPERIMENTS, N_INPUTS, Experiment
+from fmnist_xp.experiments import N_INPUTS, NOTEBOOK_EXPERIMENTS, Experiment
 from fmnist_xp.files import write_text
 from fmnist_xp.parity.bounds import Bounded
 from fmnist_xp.parity.comparison import Comparison, compare, worst_cases
@@ -123,7 +123,9 @@ def run_parity(
     threads = []
     if isinstance(backend, CpuBackend):
         note("one thread and several")
-        threads = [compare_threads(experiment, backend, rows).record() for experiment in EXPERIMENTS.values()]
+        threads = [
+            compare_threads(experiment, backend, rows).record() for experiment in NOTEBOOK_EXPERIMENTS.values()
+        ]
     record: dict[str, Any] = {
         "device": {"name": backend.name, "hardware": backend.device_name, "threads": backend.threads},
         "reference": {"name": reference.name, "hardware": reference.device_name, "threads": reference.threads},
@@ -176,7 +178,9 @@ def _compare_pair(
     first = rows[0][:ROWS], rows[1][:ROWS]
     singles = (line for operation in operations() for line in compare_operation(operation, device, reference))
     steps = (
-        line for experiment in EXPERIMENTS.values() for line in compare_step(experiment, device, reference, first)
+        line
+        for experiment in NOTEBOOK_EXPERIMENTS.values()
+        for line in compare_step(experiment, device, reference, first)
     )
     return {
         "device": str(device),
@@ -184,7 +188,9 @@ def _compare_pair(
         "precision": device.precision,
         "operations": [line.record() for line in worst_cases(singles)],
         "steps": [line.record() for line in worst_cases(steps)],
-        "curves": [trainings.compare(experiment, device, reference).record() for experiment in EXPERIMENTS.values()],
+        "curves": [
+            trainings.compare(experiment, device, reference).record() for experiment in NOTEBOOK_EXPERIMENTS.values()
+        ],
     }
 
 

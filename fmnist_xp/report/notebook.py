@@ -1,11 +1,12 @@
 """The metrics that the notebook printed, for comparison only: nothing is trained on them."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from importlib.resources import as_file, files
 from typing import Any, NamedTuple
 
 from fmnist_xp.errors import RunError
-from fmnist_xp.experiments import EXPERIMENTS
+from fmnist_xp.experiments import NOTEBOOK_EXPERIMENTS
 from fmnist_xp.train.history import History
 
 
@@ -55,11 +56,11 @@ def settings_differences(experiment: str, config: Mapping[str, Any]) -> Iterator
     if experiment not in NOTEBOOK_TEST:
         yield f"the notebook has no experiment {experiment}"
         return
-    theirs, ours = EXPERIMENTS[experiment], config["experiment"]
-    for name in ("hidden", "optimizer", "learning_rate", "decay", "momentum", "l2"):
-        expected = getattr(theirs, name)
+    theirs = asdict(NOTEBOOK_EXPERIMENTS[experiment])
+    ours = theirs | config["experiment"]  # older runs lack the settings that the notebook has not
+    for name, expected in theirs.items():
         expected = list(expected) if isinstance(expected, tuple) else expected
-        if (found := ours.get(name)) != expected:
+        if name not in ("name", "epochs") and (found := ours[name]) != expected:
             yield f"{name.replace('_', ' ')} {found} instead of {expected}"
     if config.get("validation"):
         yield "rows held out for validation"

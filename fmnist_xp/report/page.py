@@ -203,6 +203,8 @@ def _value(value: Any) -> str:
             return "yes" if value else "no"
         case list():
             return printable(", ".join(map(str, value)))
+        case Mapping():  # a schedule, or what an optimizer takes
+            return ", ".join(f"{printable(str(name))} {_value(item)}" for name, item in value.items()) or MISSING
         case _:
             return printable(str(value))
 

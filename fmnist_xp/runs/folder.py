@@ -34,6 +34,9 @@ MAX_BYTES = 2**20  # of a JSON file; they have some 2,000
 SHORT = {"learning_rate": "lr", "hidden": "hidden", "l2": "l2_", "validation": "val", "precision": ""}
 """Settings in the name of a folder; others go by their own."""
 
+MOST_LETTERS = 120
+"""Of the name of a new folder, however many settings are changed."""
+
 
 class Holds(Enum):
     """What a folder holds."""
@@ -88,7 +91,7 @@ def default_folder(settings: Settings, backend: Backend, config: Mapping[str, An
     """Make and return runs/<experiment>-<device>-s<seed>, with changed settings, and a number where it is taken."""
     parts = [settings.experiment.name, backend.name.replace(":", ""), f"s{settings.seed}"]
     parts += [f"{SHORT.get(name, name)}{words(value)}" for name, value in changes(config).items()]
-    name, number = "-".join(parts), 1
+    name, number = "-".join(parts).replace(", ", "-").replace(" ", "")[:MOST_LETTERS].rstrip("-"), 1
     while True:
         folder = Path("runs") / (f"{name}-{number}" if number > 1 else name)
         with suppress(FileExistsError):

@@ -11,9 +11,10 @@ from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
-from fmnist_xp.backend import Backend
+from fmnist_xp.arguments import one_of, whole_number
+from fmnist_xp.backend import PRECISIONS, Backend
 from fmnist_xp.blas import blas_name
 from fmnist_xp.data import CLASS_NAMES, Dataset, longest_edge
 from fmnist_xp.data.dataset import GARMENTS, checked_names, numbers_as_names
@@ -45,14 +46,31 @@ class Settings:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Settings":
         """Return the settings that a loaded config.json tells; raise `ValueError` where they are none."""
-        check_form(config, {"experiment": _form(Experiment) | {"hidden": [int]}})
-        values = {field.name: config[field.name] for field in fields(cls) if field.name in config}
-        kinds = get_type_hints(cls)
-        check_form(values, {name: kinds[name] for name in values if name != "experiment"})
-        known = {field.name for field in fields(Experiment)}
-        of_experiment = {name: value for name, value in config["experiment"].items() if name in known}
-        of_experiment["hidden"] = tuple(of_experiment["hidden"])
-        return cls(**values | {"experiment": Experiment(**of_experiment)})
+        check_form(config, {"experiment": {name: form_of(Experiment, name) for name in _required(Experiment)}})
+        experiment, own = ({f.name for f in fields(kind)} for kind in (Experiment, cls))
+        values = known_values(Experiment, {k: v for k, v in config["experiment"].items() if k in experiment})
+        others = known_values(cls, {k: v for k, v in config.items() if k in own - {"experiment"}})
+        return cls(Experiment(**values), **others)
+
+    def check(self) -> None:
+        """Raise `ValueError`, naming the field, for a value that it cannot have, before any data is read."""
+        self.experiment.check()
+        one_of("precision", self.precision, PRECISIONS)
+        whole_number("seed", self.seed, 0)
+        if self.seed >= 2**63:
+            raise ValueError(f"seed must be below 2**63, got {self.seed}")
+        whole_number("log_every", self.log_every, 1)
+        for name in ("block_rows", "patience"):
+            if (value := getattr(self, name)) is not None:
+                whole_number(name, value, 1)
+        if self.validation is not None and not 0 < self.validation < 1:
+            raise ValueError(f"validation must be above 0 and below 1, such as 0.1, got {self.validation:g}")
+        for name in ("keep_best", "patience"):
+            if getattr(self, name) and self.validation is None:
+                raise ValueError(
+                    f"{name} needs images held out for validation: --validation FRACTION, or fraction in a file's "
+                    "[validation]"
+                )
 
     def config(
         self, train: Dataset, test: Dataset, backend: Backend, source: str, classes: str | None = None
@@ -89,8 +107,9 @@ class Settings:
     def are_in(self, config: Mapping[str, Any]) -> bool:
         """Say whether a loaded config.json is of these settings."""
         wanted: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        usual = {field.name: field.default for field in fields(self)}  # what older ones lack
-        return wanted == {key: config.get(key, usual[key]) for key in wanted}
+        whole = {**defaults(Settings), **config}  # what older ones lack
+        whole["experiment"] = {**defaults(Experiment), **whole.get("experiment", {})}
+        return wanted == {key: whole[key] for key in wanted}
 
 
 @dataclass(frozen=True)
@@ -243,20 +262,52 @@ def changes(config: Mapping[str, Any]) -> dict[str, Any]:
     usual = known[0] if known else {}
     usual = json.loads(json.dumps(usual))
     changed = {name: value for name, value in experiment.items() if name in usual and value != usual[name]}
-    defaults = {field.name: field.default for field in fields(Settings)}
-    of_run = {name: config.get(name, defaults[name]) for name in ("precision", "validation", "patience")}
-    return changed | {name: value for name, value in of_run.items() if value != defaults[name]}
+    own = defaults(Settings)
+    of_run = {name: config.get(name, own[name]) for name in ("precision", "validation", "patience")}
+    return changed | {name: value for name, value in of_run.items() if value != own[name]}
 
 
 def words(value: Any) -> str:
     """Return the value of a setting as a title or a table has it."""
+    if isinstance(value, Mapping):  # a schedule, or what an optimizer takes
+        parts = (str(item) if name == "type" else f"{name} {words(item)}" for name, item in value.items())
+        return ", ".join(parts) or "none"
     return "-".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def defaults(kind: Any) -> dict[str, Any]:
+    """Return the defaults of a dataclass's fields, by name."""
+    made = {field.name: field.default_factory() for field in fields(kind) if field.default_factory is not MISSING}
+    return made | {field.name: field.default for field in fields(kind) if field.default is not MISSING}
+
+
+def form_of(kind: type, field: str) -> Any:
+    """Return the form, as of `check_form`, of a field of `Experiment` or `Settings`."""
+    hint = get_type_hints(kind)[field]
+    if tuple in (kinds := {hint, get_origin(hint), *map(get_origin, get_args(hint))}):
+        return [int]
+    return {} if Mapping in kinds else hint
+
+
+def known_values(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `values` of JSON as the fields of the same names have them; `ValueError` for one of another type."""
+    usual, found = defaults(kind), {}
+    for name, value in values.items():
+        if value is not None or usual.get(name, 0) is not None:
+            check_form(value, form_of(kind, name), name)
+        found[name] = tuple(value) if isinstance(value, list) else value
+    return found
+
+
+def _required(record: Any) -> dict[str, Any]:
+    """Return the types of those fields of a dataclass that have no default, by name."""
+    return {field.name: field.type for field in fields(record) if field.name not in defaults(record)}
 
 
 def _form(record: Any) -> dict[str, Any]:
     """Return the form, as of `check_form`, of a dataclass: its fields without a default, with null for NaN."""
-    kinds = {field.name: field.type for field in fields(record) if field.default is MISSING}
-    return {k: _form(v) if is_dataclass(v) else float | None if v is float else v for k, v in kinds.items()}
+    kinds = _required(record).items()
+    return {k: _form(v) if is_dataclass(v) else float | None if v is float else v for k, v in kinds}
 
 
 RESULT_FORM = _form(Result)

@@ -192,6 +192,7 @@ def _train(
             validation_seed=settings.seed,
             keep_best=settings.keep_best,
             patience=settings.patience,
+            augmentation=experiment.make_augmentation(settings.seed),
             checkpoint=folder / files.CHECKPOINTS,
             checkpoint_every=checkpoint_every,
             resume=True,

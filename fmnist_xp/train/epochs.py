@@ -24,7 +24,7 @@ class Epochs:
         self._batch, self._optimizer = batch, optimizer
         self._backend = batch.network.backend
         usual = type(optimizer).update_params is Optimizer.update_params
-        self.captures = batch.captures and is_registered(optimizer) and usual
+        self.captures = batch.captures and is_registered(optimizer) and usual and not optimizer.needs_loss
         self._works: dict[tuple[int, bool], Callable[[], None]] = {}
         self._launches: dict[tuple[int, bool], Callable[[], None]] = {}
         if self.captures:
@@ -52,8 +52,11 @@ class Epochs:
 def _run(batch: FullBatch, optimizer: Optimizer, coefficients: Sequence[Sequence[Array] | None], log: bool) -> None:
     """Run an epoch with each of `coefficients`, or with the optimizer's own."""
     for number, places in enumerate(coefficients):
-        batch.compute_gradients(log=log and number == 0)
-        if places is None:
+        batch.compute_gradients(log=(log and number == 0) or optimizer.needs_loss)
+        if optimizer.needs_loss:
+            loss, _accuracy, penalty = batch.network.backend.to_host(batch.metrics.totals).tolist()
+            optimizer.step(batch.network, loss + penalty)
+        elif places is None:
             optimizer.step(batch.network)
         else:
             optimizer.update_params(batch.network, places)

@@ -16,12 +16,16 @@ _NONE = inspect.Parameter.empty
 
 
 class Logged(NamedTuple):
-    """A logged epoch: `totals` waits for its metrics, `held_out` for its (accuracy, loss) on rows held out."""
+    """A logged epoch: `totals` waits for its metrics, `held_out` for its (accuracy, loss) on rows held out.
+
+    `trial` says that its weights are a trial of the optimizer's, whose loss need not be finite.
+    """
 
     epoch: int
     learning_rate: float
     totals: Callable[[], Any]
     held_out: Callable[[], tuple[float, float]] | None
+    trial: bool = False
 
 
 class Report:
@@ -57,7 +61,7 @@ class Report:
         held_out = logged.held_out and logged.held_out()
         self._history.append(logged.epoch, accuracy, loss + penalty, logged.learning_rate, penalty, held_out)
         self._compare(logged.epoch)
-        if not math.isfinite(loss + penalty):
+        if not math.isfinite(loss + penalty) and not logged.trial:
             self._diverged(f"the loss is {loss + penalty} at epoch {logged.epoch}")
         for notify in self._notify:
             notify(self._history)

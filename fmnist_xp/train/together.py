@@ -1,6 +1,7 @@
 """What the ranks of a training see to before it begins: that they train the same, from the same."""
 
 import logging
+import math
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -65,14 +66,17 @@ class Numbers:
 
     def __init__(self, optimizer: Optimizer, ranks: Ranks) -> None:
         self._optimizer, self._ranks = optimizer, ranks
-        self._names = [name for name, value in vars(optimizer).items() if isinstance(value, float)]
+        numbers = [name for name, value in vars(optimizer).items() if isinstance(value, float)]
+        self._names = sorted({*numbers, "learning_rate"})
 
     def take_over(self) -> None:
         """Let every rank have those of the first, at once."""
         if self._ranks.size > 1:
-            numbers = self._ranks.numbers_of_first([getattr(self._optimizer, name) for name in self._names])
-            for name, number in zip(self._names, numbers, strict=True):
-                setattr(self._optimizer, name, number)
+            values = [getattr(self._optimizer, name) for name in self._names]
+            mine = [value if isinstance(value, int | float) else math.nan for value in values]  # of a schedule
+            for name, number in zip(self._names, self._ranks.numbers_of_first(mine), strict=True):
+                if not math.isnan(number):
+                    setattr(self._optimizer, name, number)
 
 
 def _digest(*arrays: Any) -> str:

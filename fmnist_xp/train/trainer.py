@@ -73,7 +73,11 @@ def train(
     - a signal asks for it (`noted_interrupts`): `history.interrupted` is set;
     - loss or weights are no longer finite, unless `keep_going`: `history.diverged` is set, and no checkpoint written;
     - `patience` epochs went by without a better validation accuracy;
-    - a callback calls `history.stop`.
+    - a callback calls `history.stop`;
+    - the optimizer has nothing left to do, as `Optimizer.stopped` says.
+
+    The network ends with what `Optimizer.result` gives: an average of the weights, or the best that were found. Rows
+    held out are measured with that; a checkpoint has the weights themselves.
 
     A backend that captures runs all epochs from one logged to the next at once: an interrupt then lets these end,
     `epoch_seconds` has their mean, and a callback that overlaps is called while the next ones run.
@@ -92,7 +96,7 @@ def train(
         )
         history.column_share = batch.rows.column_share
         kept: Any = {"keep_best": keep_best, "best": start.best, "block_rows": block_rows, "ranks": ranks}
-        held_out = HeldOut(network, *validation, **kept) if validation else None
+        held_out = HeldOut(network, optimizer, *validation, **kept) if validation else None
         report = Report(network, history, callbacks, held_out, patience, keep_going)
         runner = Epochs(batch, optimizer, min(log_every, max(1, epochs)))
         numbers = Numbers(optimizer, ranks)
@@ -110,6 +114,7 @@ def train(
         for epoch, count in _stretches(done, epochs, log_every, runner.captures, overlapping):
             learning_rate = optimizer.current_learning_rate
             log = epoch % log_every == 0
+            trial = optimizer.needs_loss and optimizer.trying(network)
             if log and held_out:
                 report.finish()  # it may keep the weights that the next line writes over
                 held_out.note()
@@ -119,7 +124,7 @@ def train(
             done = epoch + count
             if log:
                 totals = backend.fetch(batch.metrics.totals)
-                report.add(Logged(epoch, learning_rate, totals, held_out.fetch() if held_out else None))
+                report.add(Logged(epoch, learning_rate, totals, held_out.fetch() if held_out else None, trial))
             if not (runner.captures and overlapping):
                 report.finish()
             if not backend.asynchronous:  # elsewhere the next loss that is logged tells
@@ -128,6 +133,8 @@ def train(
                 on_progress(done)
             if log and not overlapping:
                 numbers.take_over()
+            if optimizer.stopped:
+                history.stop(optimizer.stopped)
             stopped, signal = ranks.any_stopped(bool(history.stopped), interrupts[0] if interrupts else 0)
             if signal:
                 history.interrupted, history.signal = True, signal
@@ -143,6 +150,7 @@ def train(
         end = present()
         if checkpoints is not None and not history.diverged:
             checkpoints.save(end)
+        optimizer.finish(network)
         history.stopped = ranks.from_first(history.stopped)
         if batch.reduction is not None and not backend.asynchronous:
             history.message_seconds = batch.reduction.seconds

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from fmnist_xp.backend import Array
 from fmnist_xp.data.pixels import Pixels
 from fmnist_xp.nn.network import Network
+from fmnist_xp.optim import Optimizer
 from fmnist_xp.ranks import ALONE, Ranks
 from fmnist_xp.train.fullbatch import FullBatch
 
@@ -35,12 +36,14 @@ def held_out_rows(labels: NDArray[np.integer], fraction: float, seed: int) -> ND
 class HeldOut:
     """The metrics of `network` on rows held out, and, with `keep_best`, its parameters of the best epoch by them.
 
-    `best` are these, a vector like `network.parameters`, or None. `weights` are what the rows count.
+    Both are those of the parameters that training with `optimizer` would end with. `best` are the best, a vector like
+    `network.parameters`, or None. `weights` are what the rows count.
     """
 
     def __init__(
         self,
         network: Network,
+        optimizer: Optimizer,
         inputs: Pixels | Array,
         labels: Array,
         weights: Array | None = None,
@@ -51,16 +54,17 @@ class HeldOut:
         ranks: Ranks = ALONE,
     ) -> None:
         xp = network.backend.xp
-        self._network = network
+        self._network, self._optimizer = network, optimizer
         self._batch = FullBatch(network, inputs, labels, block_rows, dense=True, ranks=ranks, weights=weights)
         self._noted = xp.empty_like(network.parameters) if keep_best else None
         self.best: Array = xp.empty_like(network.parameters) if keep_best and best is None else best
 
     def note(self) -> None:
         """Take note of the network as it is: compute its metrics."""
-        if self._noted is not None:
-            self._noted[...] = self._network.parameters
-        self._batch.compute_metrics()
+        with self._optimizer.result_in(self._network):
+            if self._noted is not None:
+                self._noted[...] = self._network.parameters
+            self._batch.compute_metrics()
 
     def fetch(self) -> Callable[[], tuple[float, float]]:
         """Begin to fetch (accuracy, data loss) of the network noted; the function returned waits for them."""

@@ -57,6 +57,9 @@ def test_every_setting_reaches_the_run_folder(train: Command, workplace: Path, i
     assert config["experiment"] == {
         "name": "sgd", "hidden": [32, 16], "optimizer": "sgd", "learning_rate": 0.5, "decay": 0.02,
         "momentum": 0.25, "l2": 0.001, "epochs": 25,
+        "activation": "relu", "initializer": "normal", "layer_norm": False, "dropout": 0.0,
+        "loss": "softmax_categorical_crossentropy", "label_smoothing": 0.0, "optimizer_options": {}, "schedule": None,
+        "mirror": False, "shift": 0,
     }  # fmt: skip
     assert config["optimizer"] == {"type": "SGD", "learning_rate": 0.5, "decay": 0.02, "momentum": 0.25}
     assert {key: config[key] for key in ("seed", "precision", "log_every", "block_rows", "device", "threads")} == {

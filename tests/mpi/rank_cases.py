@@ -22,7 +22,7 @@ from image_helpers import CLASSES, images, labels_of, make_network, noise, scale
 from fmnist_xp import Adam, Dense, History, Sequential, Tanh
 from fmnist_xp.backend import CpuBackend
 from fmnist_xp.data import Pixels
-from fmnist_xp.experiments import EXPERIMENTS
+from fmnist_xp.experiments import NOTEBOOK_EXPERIMENTS
 
 Outcome: TypeAlias = dict[str, Any]
 Case: TypeAlias = Callable[[Any, Path], Outcome]
@@ -90,9 +90,9 @@ def experiment(name: str, X: Any, dtype: str = "float32", **options: Any) -> Cas
     """Return the training of one of the notebook's experiments."""
 
     def train(comm: Any, _folder: Path) -> Outcome:
-        network = EXPERIMENTS[name].make_network(backend(comm), 1, dtype)
+        network = NOTEBOOK_EXPERIMENTS[name].make_network(backend(comm), 1, dtype)
         return outcome(
-            network, fit(network, comm, X, LABELS, optimizer=EXPERIMENTS[name].make_optimizer(), **options)
+            network, fit(network, comm, X, LABELS, optimizer=NOTEBOOK_EXPERIMENTS[name].make_optimizer(), **options)
         )
 
     return train
@@ -210,7 +210,11 @@ WINDOWS = np.tile(images(1000, 4, 4), (140, 1))  # more than are sorted at once
 HELD_OUT: dict[str, Any] = {"validation_fraction": 0.2, "epochs": 12, "log_every": 1}
 
 CASES: dict[str, Case] = {
-    **{f"{name}, {layout}": experiment(name, **given) for name in EXPERIMENTS for layout, given in LAYOUTS.items()},
+    **{
+        f"{name}, {layout}": experiment(name, **given)
+        for name in NOTEBOOK_EXPERIMENTS
+        for layout, given in LAYOUTS.items()
+    },
     **{f"shares {how}": small(shares=how) for how in SHARES},
     **{f"floats, {how}": small(scaled(SMALL, "float32"), shares=how) for how in FEW},
     **{f"evaluated, {how}": evaluated(how) for how in FEW},

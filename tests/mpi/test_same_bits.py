@@ -12,7 +12,7 @@ import rank_cases
 from mpi_helpers import made_once, needs_mpi, run_ranks
 from rank_cases import CASES, LAYOUTS, Outcome, run_cases
 
-from fmnist_xp.experiments import EXPERIMENTS
+from fmnist_xp.experiments import NOTEBOOK_EXPERIMENTS
 
 pytestmark = needs_mpi
 
@@ -50,7 +50,7 @@ def test_every_rank_comes_to_the_bits_of_one_process(alone: Any, outcomes: Outco
 
 
 def test_cases_are_what_their_names_say(alone: Any) -> None:
-    for name in EXPERIMENTS:
+    for name in NOTEBOOK_EXPERIMENTS:
         for layout in LAYOUTS:
             assert (alone[f"{name}, {layout}"]["column_share"] < 1) == (not layout.startswith("dense")), layout
     assert alone["kept"]["stopped"] == "no better validation accuracy in 4 epochs"

@@ -10,7 +10,7 @@ import pytest
 
 from fmnist_xp.backend import PRECISIONS, Backend, CpuBackend, CudaBackend
 from fmnist_xp.data import formats, preprocess
-from fmnist_xp.experiments import EXPERIMENTS
+from fmnist_xp.experiments import NOTEBOOK_EXPERIMENTS
 from fmnist_xp.model import Sequential
 from fmnist_xp.parity.curves import Curves, compare_curves, drift_of_twins, train_curve
 from fmnist_xp.parity.suite import Trainings, choose_sides, run_parity
@@ -19,7 +19,7 @@ from fmnist_xp.train.history import History
 
 CPU = CpuBackend(2)
 EPOCHS = 6
-EACH = pytest.mark.parametrize("name", EXPERIMENTS)
+EACH = pytest.mark.parametrize("name", NOTEBOOK_EXPERIMENTS)
 Rows = tuple[np.ndarray, np.ndarray]
 
 
@@ -116,9 +116,9 @@ def test_twin_is_disturbed_in_every_parameter(small_rows: Rows, monkeypatch: pyt
         Sequential, "fit", lambda network, *_rows, **_more: states.append(network.state_dict()) or history([])
     )
     for disturbance in (0.0, 1e-6):
-        train_curve(EXPERIMENTS["adam"], CPU, "float64", *small_rows, 1, disturbance=disturbance, twin=3)
-    train_curve(EXPERIMENTS["adam"], CPU, "float64", *small_rows, 1, disturbance=1e-6)
-    train_curve(EXPERIMENTS["adam"], CPU, "float64", *small_rows, 1, disturbance=1e-6, twin=0)
+        train_curve(NOTEBOOK_EXPERIMENTS["adam"], CPU, "float64", *small_rows, 1, disturbance=disturbance, twin=3)
+    train_curve(NOTEBOOK_EXPERIMENTS["adam"], CPU, "float64", *small_rows, 1, disturbance=1e-6)
+    train_curve(NOTEBOOK_EXPERIMENTS["adam"], CPU, "float64", *small_rows, 1, disturbance=1e-6, twin=0)
     for name, original in states[0].items():
         np.testing.assert_array_equal(states[2][name], states[3][name])
         off = np.abs(states[1][name] - original)
@@ -131,7 +131,7 @@ def test_twins_start_within_one_rounding_and_drift_apart(
     small_rows: Rows, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def train(**twin: Any) -> list[float]:
-        return train_curve(EXPERIMENTS["adam"], CPU, "float64", *small_rows, EPOCHS, **twin).loss
+        return train_curve(NOTEBOOK_EXPERIMENTS["adam"], CPU, "float64", *small_rows, EPOCHS, **twin).loss
 
     original, disturbance = train(), 2.0**-24
     assert train() == original
@@ -165,7 +165,7 @@ def test_device_of_another_learning_rate_leaves_the_curve(standin: CudaBackend, 
 
 
 def compare_sides(name: str, device: Any, reference: Any, rows: Rows, epochs: int) -> Curves:
-    return Trainings(rows, epochs, lambda _line: None).compare(EXPERIMENTS[name], device, reference)
+    return Trainings(rows, epochs, lambda _line: None).compare(NOTEBOOK_EXPERIMENTS[name], device, reference)
 
 
 @pytest.mark.parametrize(
@@ -245,9 +245,9 @@ STUDENT_2_DEGREES_95_PERCENT = 4.303
 def test_gpu_ends_where_the_cpu_ends(name: str, gpu: Backend, real_folder: str) -> None:
     """A fourth draw lies within t·s·√(1 + 1/3) of the mean of three: by then the curves have long parted."""
     train, test = formats.read(Path(real_folder))
-    network = EXPERIMENTS[name].make_network(gpu, seed=0)
+    network = NOTEBOOK_EXPERIMENTS[name].make_network(gpu, seed=0)
     X, y = preprocess(train, shuffle_seed=0)
-    network.fit(X, y, epochs=1100, optimizer=EXPERIMENTS[name].make_optimizer(), verbose=False)
+    network.fit(X, y, epochs=1100, optimizer=NOTEBOOK_EXPERIMENTS[name].make_optimizer(), verbose=False)
     mean, deviation = FINAL_ACCURACY[name]
     reach = STUDENT_2_DEGREES_95_PERCENT * deviation * math.sqrt(1 + 1 / 3)
     assert network.evaluate(*preprocess(test)).accuracy == pytest.approx(mean, abs=reach)

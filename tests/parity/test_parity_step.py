@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fmnist_xp.backend import PRECISIONS, Backend, Call, CpuBackend, CudaBackend, Product, elementwise
-from fmnist_xp.experiments import EXPERIMENTS, Experiment
+from fmnist_xp.experiments import NOTEBOOK_EXPERIMENTS, Experiment
 from fmnist_xp.model import Sequential
 from fmnist_xp.nn import Activation, CategoricalCrossentropy, Dense, Layer, Network, ReLU, Softmax, Tanh
 from fmnist_xp.nn.activations import tanh_gradient
@@ -18,7 +18,7 @@ from fmnist_xp.train.fullbatch import FullBatch
 from fmnist_xp.train.shift import Shift
 
 CPU = CpuBackend(2)
-EACH = pytest.mark.parametrize("name", EXPERIMENTS)
+EACH = pytest.mark.parametrize("name", NOTEBOOK_EXPERIMENTS)
 Rows = tuple[np.ndarray, np.ndarray]
 
 
@@ -29,21 +29,21 @@ def test_every_tensor_agrees_with_the_cpu(name: str, precision: str, device: Bac
     if precision not in device.precisions:
         pytest.skip(f"{device.device_name} does not compute in {precision}")
     ((actual, reference),) = choose_sides(device, precision)
-    for line in compare_step(EXPERIMENTS[name], actual, reference, any_rows):
+    for line in compare_step(NOTEBOOK_EXPERIMENTS[name], actual, reference, any_rows):
         assert line.passed, line
 
 
 @EACH
 def test_float32_of_the_cpu_agrees_with_its_float64(name: str, any_rows: Rows) -> None:
-    for line in compare_step(EXPERIMENTS[name], *choose_sides(CPU)[0], any_rows):
+    for line in compare_step(NOTEBOOK_EXPERIMENTS[name], *choose_sides(CPU)[0], any_rows):
         assert line.passed, line
 
 
 @EACH
 def test_every_tensor_is_what_is_written_out(name: str, any_rows: Rows) -> None:
     """In float64: where both devices were wrong alike, this would tell."""
-    tensors = compute_step(EXPERIMENTS[name], CPU, "float64", *any_rows)
-    bounded = bound_step(EXPERIMENTS[name], "float64", *any_rows)
+    tensors = compute_step(NOTEBOOK_EXPERIMENTS[name], CPU, "float64", *any_rows)
+    bounded = bound_step(NOTEBOOK_EXPERIMENTS[name], "float64", *any_rows)
     assert tensors.keys() == bounded.keys()
     for tensor, array in tensors.items():
         assert array.shape == bounded[tensor].value.shape
@@ -51,7 +51,7 @@ def test_every_tensor_is_what_is_written_out(name: str, any_rows: Rows) -> None:
 
 
 def test_tensors_are_those_of_a_whole_step(small_rows: Rows) -> None:
-    tensors = compute_step(EXPERIMENTS["adam"], CPU, "float32", *small_rows)
+    tensors = compute_step(NOTEBOOK_EXPERIMENTS["adam"], CPU, "float32", *small_rows)
     engines = "engine", "sorted"
     layers = ["dense1", "relu1", "dense2", "relu2", "dense3"]
     assert set(tensors) == {
@@ -74,7 +74,7 @@ def test_layers_are_given_the_operands_of_the_precision(
     monkeypatch.setattr(
         Dense, "forward", lambda layer, inputs: given.append(inputs.dtype.name) or forward(layer, inputs)
     )
-    compute_step(EXPERIMENTS["adam"], standin, precision, *small_rows)
+    compute_step(NOTEBOOK_EXPERIMENTS["adam"], standin, precision, *small_rows)
     assert given[:3] == [PRECISIONS[precision].operands] * 3
 
 
@@ -88,13 +88,13 @@ def test_only_the_last_layer_is_bounded_as_one_that_no_activation_stores(
         return bound_pass(layer, *given)
 
     monkeypatch.setattr(Dense, "bound_pass", note)
-    bound_step(EXPERIMENTS["adam"], "float16", *small_rows)
+    bound_step(NOTEBOOK_EXPERIMENTS["adam"], "float16", *small_rows)
     assert wide == [False, False, True] * 2  # of dense rows, and of sorted ones
 
 
 def test_tolerances_are_narrow_enough_to_mean_something(small_rows: Rows) -> None:
     """Those of float32, against the largest number of each tensor; where a gradient hangs on one sign, none is."""
-    tensors = bound_step(EXPERIMENTS["sgd"], "float32", *small_rows)
+    tensors = bound_step(NOTEBOOK_EXPERIMENTS["sgd"], "float32", *small_rows)
     for name, bounded in tensors.items():
         typical = np.median(bounded.tolerance) / np.max(np.abs(bounded.value))
         if name.startswith("sorted."):  # the base is rounded too, which may turn more predictions
@@ -105,7 +105,7 @@ def test_tolerances_are_narrow_enough_to_mean_something(small_rows: Rows) -> Non
 
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 def test_start_is_the_same_in_every_precision(precision: str) -> None:
-    network = start_network(EXPERIMENTS["sgd"], CPU, precision)
+    network = start_network(NOTEBOOK_EXPERIMENTS["sgd"], CPU, precision)
     drawn = np.random.default_rng(0).standard_normal((784, 128))
     np.testing.assert_array_equal(network.dense[0].weights, (0.01 * drawn).astype("float32"))
 
@@ -134,7 +134,7 @@ def test_operands_rounded_as_on_tensor_cores_stay_within_the_bounds(
     name: str, precision: str, any_rows: Rows
 ) -> None:
     device, reference = Side(Imitation(1), precision), Side(CPU, "float32")
-    lines = compare_step(EXPERIMENTS[name], device, reference, any_rows)
+    lines = compare_step(NOTEBOOK_EXPERIMENTS[name], device, reference, any_rows)
     for line in lines:
         assert line.passed, line
     # In bounds that are not those of float32, which it would leave.
@@ -197,7 +197,7 @@ def test_fault_of_the_engine_is_found(
         return (wrong if backend is standin else right)(self, *arguments, **more)
 
     monkeypatch.setattr(kind, method, on_the_device)
-    lines = compare_step(EXPERIMENTS["sgd"], *choose_sides(standin, "float32")[0], rows_with_margins)
+    lines = compare_step(NOTEBOOK_EXPERIMENTS["sgd"], *choose_sides(standin, "float32")[0], rows_with_margins)
     failed = {line.tensor for line in lines if not line.passed}
     assert expected <= failed
     assert not any(name.endswith("output") for name in failed)
@@ -205,7 +205,7 @@ def test_fault_of_the_engine_is_found(
 
 def test_roundoff_of_the_tensors_is_that_of_the_precision(small_rows: Rows) -> None:
     for precision in PRECISIONS:
-        tensors = bound_step(EXPERIMENTS["momentum"], precision, *small_rows)
+        tensors = bound_step(NOTEBOOK_EXPERIMENTS["momentum"], precision, *small_rows)
         assert {tensor.roundoff for tensor in tensors.values()} == {ROUNDOFF[precision]}
 
 

@@ -12,7 +12,7 @@ from run_helpers import read_json, read_picture
 from fmnist_xp.backend import CpuBackend, CudaBackend
 from fmnist_xp.data import Dataset
 from fmnist_xp.errors import DeviceError
-from fmnist_xp.experiments import EXPERIMENTS
+from fmnist_xp.experiments import NOTEBOOK_EXPERIMENTS
 from fmnist_xp.model import Sequential
 from fmnist_xp.parity import suite
 from fmnist_xp.parity.bounds import Bounded
@@ -80,16 +80,16 @@ def test_precision_that_the_device_lacks_is_refused(precision: str) -> None:
 
 
 def test_threads_are_held_to_the_same_bits(small_rows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    line = compare_threads(EXPERIMENTS["adam"], CpuBackend(3), small_rows)
+    line = compare_threads(NOTEBOOK_EXPERIMENTS["adam"], CpuBackend(3), small_rows)
     assert line.passed
     assert (line.operation, line.tensor, line.case) == ("adam", "parameters", "3 threads and 1, 3 epochs")
     assert line.tolerance == 0
     # A backend whose blocks hang on the number of threads adds up in another order.
     monkeypatch.setattr(CpuBackend, "block_rows", lambda self, rows, _bytes, shared: rows // self.threads)
-    assert not compare_threads(EXPERIMENTS["adam"], CpuBackend(3), small_rows).passed
+    assert not compare_threads(NOTEBOOK_EXPERIMENTS["adam"], CpuBackend(3), small_rows).passed
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", NOTEBOOK_EXPERIMENTS)
 def test_each_experiment_is_trained_on_threads_and_on_one(
     name: str, small_rows: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -101,8 +101,8 @@ def test_each_experiment_is_trained_on_threads_and_on_one(
         return fit(network, X, y, **settings)
 
     monkeypatch.setattr(Sequential, "fit", note)
-    compare_threads(EXPERIMENTS[name], CpuBackend(1), small_rows)
-    optimizer = EXPERIMENTS[name].make_optimizer().config()
+    compare_threads(NOTEBOOK_EXPERIMENTS[name], CpuBackend(1), small_rows)
+    optimizer = NOTEBOOK_EXPERIMENTS[name].make_optimizer().config()
     assert trained == [(2, optimizer, 3), (1, optimizer, 3)]
     assert capsys.readouterr() == ("", "")
 
@@ -163,7 +163,7 @@ def test_units_of_the_last_place_are_those_of_the_devices_precision() -> None:
 
 def test_pair_names_its_sides(monkeypatch: pytest.MonkeyPatch, standin: CudaBackend) -> None:
     monkeypatch.setattr(suite, "operations", lambda: iter([]))
-    monkeypatch.setattr(suite, "EXPERIMENTS", {})
+    monkeypatch.setattr(suite, "NOTEBOOK_EXPERIMENTS", {})
     notes: list[str] = []
     (pair,) = choose_sides(standin, "tf32")
     rows: Any = np.zeros((3, 784)), np.zeros(3)
@@ -190,7 +190,7 @@ def test_each_curve_is_trained_once_and_told_of(monkeypatch: pytest.MonkeyPatch)
     cpu = CpuBackend(1)
     ((side, other),) = choose_sides(cpu)
     rows: Any = np.zeros((3, 784)), np.zeros(3)
-    trainings, sgd = suite.Trainings(rows, 7, notes.append), EXPERIMENTS["sgd"]
+    trainings, sgd = suite.Trainings(rows, 7, notes.append), NOTEBOOK_EXPERIMENTS["sgd"]
     kept = [trainings.get(sgd, side), trainings.get(sgd, side, 0.5, 2), trainings.get(sgd, other)]
     assert [trainings.get(sgd, side), trainings.get(sgd, side, 0.5, 2), trainings.get(sgd, other)] == kept
     assert notes == [f"sgd: 7 epochs on cpu {what}" for what in ("float32", "float32, twin 2", "float64")]

@@ -13,7 +13,7 @@ from rank_helpers import in_ranks
 
 from fmnist_xp.backend import CpuBackend
 from fmnist_xp.data.pixels import Pixels
-from fmnist_xp.experiments import EXPERIMENTS
+from fmnist_xp.experiments import NOTEBOOK_EXPERIMENTS
 from fmnist_xp.nn import CategoricalCrossentropy, Dense, Layer, Network, ReLU, Softmax
 from fmnist_xp.ranks import ALONE, Ranks
 from fmnist_xp.train.fullbatch import FullBatch
@@ -179,15 +179,15 @@ def test_parameters_inputs_and_labels_stay_as_they_are() -> None:
         np.testing.assert_array_equal(after, before)
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", NOTEBOOK_EXPERIMENTS)
 def test_fifty_epochs_have_the_same_bits_on_any_number_of_threads(
     name: str, synthetic_rows: Callable[..., tuple[np.ndarray, np.ndarray]]
 ) -> None:
     X, y = synthetic_rows(2500, features=784)
     results = []
     for threads in (1, 2, 4):
-        network = EXPERIMENTS[name].make_network(CpuBackend(threads), seed=1)
-        optimizer = EXPERIMENTS[name].make_optimizer()
+        network = NOTEBOOK_EXPERIMENTS[name].make_network(CpuBackend(threads), seed=1)
+        optimizer = NOTEBOOK_EXPERIMENTS[name].make_optimizer()
         history = train(network, X.astype("float32"), y, epochs=50, optimizer=optimizer, log_every=7)
         history.epoch_seconds = []
         results.append((network.parameters, history))
