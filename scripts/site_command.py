@@ -41,17 +41,17 @@ def _section(context: typer.Context) -> Iterator[str]:
     yield f"{'#' * (2 + name.count(' '))} {name}" if context.parent else f"## {name}"
     yield _text(inspect.cleandoc(command.help or ""))
     yield f"```\n{name} {' '.join(command.collect_usage_pieces(context))}\n```"
-    panels: dict[str, list[tuple[str, str]]] = {}
-    for parameter in command.get_params(context):
-        record = parameter.get_help_record(context)
-        if record is not None and parameter.name != "help":
-            kind = "Arguments" if parameter.param_type_name == "argument" else "Options"
-            panels.setdefault(getattr(parameter, "rich_help_panel", None) or kind, []).append(record)
-    for title, records in panels.items():
-        rows = [f"| <code>{_text(call)}</code> | {' '.join(_text(words).split())} |" for call, words in records]
-        yield "\n".join([f"| {title} | |", "| --- | --- |", *rows])
+    for title, records in command.panels(context).items():
+        rows = [
+            f"| <code>{_text(call)}</code> | {' '.join(_text(words).split())} |"
+            for call, words in records
+            if "--help" not in call
+        ]
+        if rows:
+            yield "\n".join([f"| {title} | |", "| --- | --- |", *rows])
     if command.epilog:
-        yield _text(inspect.cleandoc(command.epilog))
+        title, _, examples = inspect.cleandoc(command.epilog.replace("\b", "")).strip().partition("\n")
+        yield f"{title}\n\n```\n{inspect.cleandoc(examples)}\n```"
 
 
 def _text(words: str) -> str:
