@@ -23,6 +23,7 @@ from fmnist_xp.train.architecture import build, describe
 from fmnist_xp.train.arrays import MODEL, load_arrays, save_arrays
 from fmnist_xp.train.augmentation import Augmentation
 from fmnist_xp.train.checkpoint import Checkpoints, fingerprint
+from fmnist_xp.train.class_weight import checked_class_weight, class_weighted
 from fmnist_xp.train.fullbatch import FullBatch
 from fmnist_xp.train.history import History
 from fmnist_xp.train.plan import computes_as_its_layers
@@ -85,6 +86,7 @@ class Sequential(nn.Network):
         comm: Any = None,
         sample_weight: Any = None,
         augmentation: Augmentation | None = None,
+        class_weight: Any = None,
     ) -> History:
         """Train full batch: every epoch is one update from the gradient over all rows.
 
@@ -144,6 +146,10 @@ class Sequential(nn.Network):
         augmentation
             An `Augmentation`, which changes the images of the training rows anew in every epoch. It needs rows that
             are square images, and takes every column of them.
+        class_weight
+            What each class counts in training: {label: weight}, 1 for a label that is not in it; a sequence of one
+            weight for each class; or "balanced", by which all classes weigh the same, n / (K · count) each. The
+            weights of its rows are multiplied by it, but not of rows held out.
 
         Returns
         -------
@@ -177,6 +183,7 @@ class Sequential(nn.Network):
                         raise ValueError(f"augmentation must be an Augmentation, got {augmentation!r}")
                     augmentation.sources(self.n_inputs)
                 _check_validation(validation_fraction, validation_data, keep_best, patience)
+                of_classes = checked_class_weight(class_weight, self.n_classes)
                 if checkpoint is None and (resume or every):
                     raise ValueError(f"{'resume' if resume else 'checkpoint_every'} needs a folder: checkpoint=…")
             check_alike(
@@ -184,6 +191,7 @@ class Sequential(nn.Network):
                 epochs=epochs,
                 log_every=log_every,
                 sample_weight=sample_weight is not None,
+                class_weight=of_classes,
                 block_rows=block_rows,
                 dense=dense,
                 validation_fraction=validation_fraction,
@@ -198,9 +206,10 @@ class Sequential(nn.Network):
             )
             inputs, labels, weights = self._rows_of_ranks(ranks, X, y, sample_weight)
             with ranks.together():
-                if weights is not None and not computes_as_its_layers(self):
+                weighing = "class_weight" if weights is None else "sample_weight"
+                if (weights is not None or of_classes is not None) and not computes_as_its_layers(self):
                     raise ValueError(
-                        f"sample_weight is for networks that compute as their layers do, and {type(self).__name__} "
+                        f"{weighing} is for networks that compute as their layers do, and {type(self).__name__} "
                         "has a forward or backward of its own"
                     )
             source = Source(inputs, self.backend, ranks)
@@ -217,8 +226,10 @@ class Sequential(nn.Network):
                 held_out = self._picked(own, inputs, labels, weights)
                 inputs, labels, weights = self._picked(~own, inputs, labels, weights)
                 source = Source(inputs, self.backend, ranks)
+            if of_classes is not None:
+                weights = class_weighted(of_classes, self.backend.to_host(labels), weights, ranks)
             for of_rows in (weights, held_out[2] if held_out else None):
-                _check_weights(of_rows, ranks)
+                _check_weights(of_rows, ranks, weighing)
             checkpoints, state = None, None
             if checkpoint is not None:
                 of_each = [all_labels(), *([] if weights is None else [ranks.concatenated(weights)])]
@@ -260,18 +271,21 @@ class Sequential(nn.Network):
         with Ranks(comm) as ranks, ranks.quiet(), self.backend.computing():
             check_alike(ranks, self, sample_weight=sample_weight is not None)
             inputs, labels, weights = self._rows_of_ranks(ranks, X, y, sample_weight)
-            _check_weights(weights, ranks)
+            _check_weights(weights, ranks, "sample_weight")
             batch = FullBatch(self, inputs, labels, dense=True, ranks=ranks, weights=weights)
             loss, accuracy, _penalty = self.backend.to_host(batch.compute_metrics()).tolist()
         return Metrics(accuracy=accuracy, loss=loss)
 
     def predict_proba(self, X: Any) -> NDArray[np.floating[Any]]:
-        """Return the class probabilities of `X` as a NumPy array (n, classes)."""
+        """Return the class probabilities of `X` as a NumPy array (n, classes): what the loss makes of the output.
+
+        Where the loss leaves the output as it is, as mean squared error does, that is returned.
+        """
         with self.backend.computing():
             return self.backend.to_host(FullBatch(self, self._inputs(X)).compute_probabilities())
 
     def predict(self, X: Any) -> NDArray[np.integer[Any]]:
-        """Return the class of the highest probability for each row of `X`, as a NumPy array (n,).
+        """Return the class of the highest of `predict_proba` for each row of `X`, as a NumPy array (n,).
 
         Raises `RunError` where probabilities are not finite: none is the highest.
         """
@@ -403,12 +417,12 @@ class Sequential(nn.Network):
 load = Sequential.load
 
 
-def _check_weights(weights: NDArray[np.float64] | None, ranks: Ranks) -> None:
+def _check_weights(weights: NDArray[np.float64] | None, ranks: Ranks, weighing: str) -> None:
     """Raise `ValueError` where the rows of all ranks weigh nothing."""
     weigh = weights is None or any(ranks.gather(bool(weights.any())))
     with ranks.together():
         if not weigh and ranks.is_first:
-            raise ValueError("sample_weight is 0 for every row that is trained on, or every one that is held out")
+            raise ValueError(f"{weighing} is 0 for every row that is trained on, or every one that is held out")
 
 
 def _check_validation(fraction: Any, data: Any, keep_best: bool, patience: int | None) -> None:

@@ -7,11 +7,18 @@ from fmnist_xp.data import CLASS_NAMES, Dataset, Pixels, load_fashion_mnist, pix
 from fmnist_xp.errors import DataError, DeviceError, FmnistXpError, RunError
 from fmnist_xp.model import Metrics, Sequential, load
 from fmnist_xp.nn import (
+    GELU,
+    BinaryCrossentropy,
     CategoricalCrossentropy,
     Dense,
     Dropout,
     Layer,
+    LayerNorm,
+    LeakyReLU,
+    Loss,
+    MeanSquaredError,
     ReLU,
+    Sigmoid,
     Softmax,
     SoftmaxCategoricalCrossentropy,
     Tanh,
@@ -41,6 +48,7 @@ except PackageNotFoundError:  # run from a source tree that is not installed
 
 __all__ = [
     "CLASS_NAMES",
+    "GELU",
     "LBFGS",
     "SGD",
     "AdaGrad",
@@ -48,6 +56,7 @@ __all__ = [
     "AdamW",
     "Augmentation",
     "Backend",
+    "BinaryCrossentropy",
     "CategoricalCrossentropy",
     "Constant",
     "Cosine",
@@ -61,6 +70,10 @@ __all__ = [
     "History",
     "InverseTime",
     "Layer",
+    "LayerNorm",
+    "LeakyReLU",
+    "Loss",
+    "MeanSquaredError",
     "Metrics",
     "Optimizer",
     "Pixels",
@@ -69,6 +82,7 @@ __all__ = [
     "RunError",
     "Schedule",
     "Sequential",
+    "Sigmoid",
     "Softmax",
     "SoftmaxCategoricalCrossentropy",
     "Step",

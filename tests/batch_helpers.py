@@ -23,7 +23,7 @@ def undivided(blocks: Sequence[slice]) -> Shares:
     """Return the shares of one rank that has all `blocks`, each a group of its own."""
     every = range(len(blocks))
     groups = [range(number, number + 1) for number in every]
-    return Shares(Tree([1] * len(blocks)), [every], every, groups, every, max(block.stop for block in blocks))
+    return Shares(Tree([1] * len(blocks)), [every], every, groups, every, 0, max(block.stop for block in blocks))
 
 
 def held_to_time(work: Callable[[], Any]) -> Any:

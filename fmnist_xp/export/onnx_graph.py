@@ -14,8 +14,9 @@ from fmnist_xp.nn import Network
 
 TAKES = ("images", "rows", "floats")
 """What a model may take, n of them, under this name: uint8 (n, 28, 28), uint8 (n, 784), or rows already scaled."""
-OPSET, IR_VERSION = 13, 7
-"""Those of ONNX 1.8 (2020), which every onnxruntime from 1.6 on loads."""
+IR_VERSIONS = {13: 7, 17: 8, 20: 9}
+"""By the opset of the operators. Those of ONNX 1.8 (2020), which every onnxruntime from 1.6 on loads; of 1.12 (2022),
+which has LayerNormalization; and of 1.15 (2023), which has Gelu."""
 OUTPUT = "probabilities"
 
 
@@ -45,11 +46,10 @@ def onnx_model(network: Network, takes: str = "images", facts: Mapping[str, str]
     if takes != "floats":
         half = {"half": np.array(HALF, dtype)}
         calls += [("Cast", {}, {"to": number_type}), ("Sub", half, {}), ("Div", half, {})]
-    n_dense = 0
-    for operator, linear in counterparts(network, ONNX):
-        n_dense += linear is not None
-        parameters = linear._asdict() if linear else {}
-        calls.append((operator, {f"dense{n_dense}.{name}": values for name, values in parameters.items()}, {}))
+    pieces = counterparts(network, ONNX)
+    calls += [(piece.name, piece.parameters, piece.arguments) for piece in pieces]
+    needed = max(piece.opset for piece in pieces)
+    opset = min(version for version in IR_VERSIONS if version >= needed)
 
     nodes, value = [], takes
     constants: dict[str, NDArray[Any]] = {}
@@ -69,8 +69,8 @@ def onnx_model(network: Network, takes: str = "images", facts: Mapping[str, str]
         graph,
         producer_name="fmnist-xp",
         producer_version=__version__,
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
+        opset_imports=[helper.make_opsetid("", opset)],
+        ir_version=IR_VERSIONS[opset],
     )
     helper.set_model_props(model, dict(facts or {}))
     try:

@@ -1,6 +1,7 @@
 """A network from an ONNX file: a chain of Gemm, Relu, Softmax and their like. Nothing in the file is executed."""
 
 from collections.abc import Mapping
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,23 @@ from numpy.typing import NDArray
 from fmnist_xp.backend import Backend
 from fmnist_xp.data.pixels import HALF
 from fmnist_xp.errors import RunError
-from fmnist_xp.export.counterparts import MAX_BYTES, ONNX, Linear, Step, known, needed, network_of, onnx_package
+from fmnist_xp.export.counterparts import (
+    MAX_BYTES,
+    ONNX,
+    Linear,
+    Step,
+    counterpart_of,
+    known,
+    layer_of,
+    needed,
+    network_of,
+    norm_of,
+    onnx_package,
+)
 from fmnist_xp.files import check_file
 from fmnist_xp.model import Sequential
-from fmnist_xp.nn import Dense, Softmax
+from fmnist_xp.nn import Dense, Layer, LayerNorm
+from fmnist_xp.nn.module import Counterpart
 
 _NOTHING = ("Identity", "Dropout")
 """What changes no value outside of training."""
@@ -42,7 +56,7 @@ def from_onnx(path: str | Path, backend: Backend | str = "cpu") -> Sequential:
 
 
 def _read(path: Path) -> Any:
-    """Return the graph of a file that ONNX's own checker accepts."""
+    """Return the model in a file that ONNX's own checker accepts."""
     onnx, protobuf = onnx_package(), needed("google.protobuf.message", "protobuf")
     try:
         check_file(path, MAX_BYTES)
@@ -57,18 +71,20 @@ def _read(path: Path) -> Any:
         raise RunError(f"{path} is damaged or no ONNX file ({error!s:.200}): export it again") from error
     except onnx.checker.ValidationError as error:
         raise ValueError(f"ONNX's checker refuses it: {error!s:.400}") from error
-    return model.graph
+    return model
 
 
 class _Chain:
     """The steps that a graph computes one after the other; `ValueError` where it is anything else."""
 
-    def __init__(self, graph: Any) -> None:
-        onnx = onnx_package()
+    def __init__(self, model: Any) -> None:
+        onnx, graph = onnx_package(), model.graph
         self.steps: list[Step] = []
         self._scaling: list[tuple[str, float]] = []
         self._to_array = onnx.numpy_helper.to_array
         self._attribute = onnx.helper.get_attribute_value
+        opsets = [given.version for given in model.opset_import if given.domain in ("", "ai.onnx")]
+        self._schema = partial(onnx.defs.get_schema, max_inclusive_version=max(opsets, default=1))
         self._constants = {tensor.name: tensor for tensor in graph.initializer}
         self._layers = {name: kind for name, kind in known(ONNX).items() if kind is not Dense}
         inputs = [given for given in graph.input if given.name not in self._constants]
@@ -123,12 +139,7 @@ class _Chain:
         elif operator in _NOTHING or (not self.steps and operator in _NO_MATTER):
             pass
         elif self.steps and operator in self._layers:
-            kind = self._layers[operator]
-            if kind is Softmax and attributes.get("axis", -1) in (1, -1):
-                attributes = {}
-            if attributes:
-                raise ValueError(f"has {', '.join(attributes)} set, which {kind.__name__} here does not know")
-            self.steps.append(kind)
+            self.steps.append(self._layer(node, self._layers[operator], attributes))
         elif not self.steps and operator in ("Sub", "Div") and node.input[0] == value:
             if (number := self._array(node.input[1])).size != 1:
                 raise ValueError(f"has {number.size} numbers, not one for all pixels")
@@ -138,6 +149,24 @@ class _Chain:
                 f"cannot stand there: Gemm, MatMul, Add, {', '.join(self._layers)} can, and before the first product "
                 f"{', '.join(_NO_MATTER)}, Sub and Div"
             )
+
+    def _layer(self, node: Any, kind: type[Layer], given: Mapping[str, Any]) -> Layer:
+        """Return the layer that a node is; what the layer does not know must be at its default."""
+        described = self._schema(node.op_type).attributes.items()
+        defaults = {name: self._attribute(one.default_value) for name, one in described if one.default_value.name}
+        counterpart = counterpart_of(kind, ONNX) or Counterpart(node.op_type)
+        if given.get("axis") == 1:  # the last, of two
+            given = {**given, "axis": -1}
+        unknown = [name for name, value in given.items() if value != defaults.get(name)]
+        unknown = [name for name in unknown if name not in (*counterpart.arguments, *counterpart.fixed)]
+        if unknown:
+            raise ValueError(f"has {', '.join(unknown)} set, which {kind.__name__} here does not know")
+        arguments = {name: _plain(value) for name, value in {**defaults, **given}.items()}
+        if kind is not LayerNorm:
+            return layer_of(kind, ONNX, arguments)
+        gains = self._array(node.input[1])
+        biases = self._row(node.input[2], gains.size) if len(node.input) > 2 and node.input[2] else None
+        return norm_of(self._row(node.input[1], gains.size), biases, arguments["epsilon"])
 
     def _gemm(
         self, node: Any, value: str, alpha: float = 1.0, beta: float = 1.0, transA: int = 0, transB: int = 0
@@ -172,3 +201,10 @@ class _Chain:
         if array.shape not in ((), (1,), (1, 1), (columns,), (1, columns)):
             raise ValueError(f"has biases {name!r} of shape {array.shape} for {columns} outputs")
         return np.broadcast_to(array.reshape(-1), columns)
+
+
+def _plain(attribute: Any) -> Any:
+    """Return an attribute as Python has it: text, and of a number in float32 the shortest that is rounded to it."""
+    if isinstance(attribute, float):
+        return float(str(np.float32(attribute)))
+    return attribute.decode() if isinstance(attribute, bytes) else attribute

@@ -18,26 +18,28 @@ from fmnist_xp.export.counterparts import MAX_BYTES, TORCH, counterparts, needed
 from fmnist_xp.files import check_file
 from fmnist_xp.nn import Network
 
+SIZES = ("in_features", "out_features", "normalized_shape")
+"""Arguments of a module's constructor that come first, and need no name."""
 METADATA = "metadata"
 """The entry with the facts, a JSON object as text, of safetensors' header or of an .npz."""
 
 
 def torch_state(network: Network) -> dict[str, NDArray[np.floating[Any]]]:
     """Return the weights by name; raises `ValueError` for a network without a counterpart in PyTorch."""
-    state: dict[str, NDArray[np.floating[Any]]] = {}
-    for place, (_name, linear) in enumerate(counterparts(network, TORCH)):
-        if linear:
-            state[f"{place}.weight"] = np.ascontiguousarray(linear.weights.T)
-            state[f"{place}.bias"] = linear.biases.copy()
-    return state
+    return {
+        f"{place}.{name}": np.ascontiguousarray(values.T)
+        for place, piece in enumerate(counterparts(network, TORCH))
+        for name, values in zip(("weight", "bias"), piece.parameters.values(), strict=False)
+    }
 
 
 def torch_layers(network: Network) -> list[str]:
     """Return the calls that make the modules of the `torch.nn.Sequential`, such as "Linear(784, 128)", "ReLU()"."""
     calls = []
-    for name, linear in counterparts(network, TORCH):
-        arguments = ", ".join(map(str, linear.weights.shape)) if linear else "dim=1" if name == "Softmax" else ""
-        calls.append(f"{name}({arguments})")
+    for piece in counterparts(network, TORCH):
+        given = {"dim": 1} if piece.name == "Softmax" else piece.arguments
+        sizes = [str(value) for name, value in given.items() if name in SIZES]
+        calls.append(f"{piece.name}({', '.join(sizes + [f'{n}={v!r}' for n, v in given.items() if n not in SIZES])})")
     return calls
 
 

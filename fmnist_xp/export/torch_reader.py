@@ -11,10 +11,20 @@ from numpy.typing import NDArray
 
 from fmnist_xp.backend import Backend
 from fmnist_xp.errors import RunError
-from fmnist_xp.export.counterparts import TORCH, Linear, Step, known, network_of
+from fmnist_xp.export.counterparts import (
+    TORCH,
+    Linear,
+    Step,
+    counterpart_of,
+    known,
+    layer_of,
+    network_of,
+    norm_of,
+)
 from fmnist_xp.export.states import read_state
 from fmnist_xp.model import Sequential
-from fmnist_xp.nn import Activation, Softmax
+from fmnist_xp.nn import Activation, LayerNorm, Softmax
+from fmnist_xp.nn.module import Counterpart
 from fmnist_xp.registry import registered
 
 _NOTHING = ("Flatten", "Identity")
@@ -30,12 +40,12 @@ def from_torch(source: Any, *, activation: str | None = None, backend: Backend |
     Parameters
     ----------
     source
-        A `torch.nn.Sequential` of Linear, ReLU, Tanh, …, with Flatten and Identity in between. Or the state of one, a
-        mapping of names such as "0.weight" (n_outputs, n_inputs) and "0.bias" (n_outputs,) to tensors or arrays. Or
-        the path of a file that holds a state: .safetensors, .npz, .pt, .pth, of which nothing is executed.
+        A `torch.nn.Sequential` of Linear, ReLU, LayerNorm, …, with Flatten and Identity in between. Or the state of
+        one, a mapping of names such as "0.weight" (n_outputs, n_inputs) and "0.bias" (n_outputs,) to tensors or
+        arrays. Or the path of a file that holds a state: .safetensors, .npz, .pt, .pth, of which nothing is executed.
     activation
-        What stands between the Linear layers of a state, which does not tell it: "relu", "tanh". Where two have
-        numbers that follow each other, as "0.weight" and "1.weight", nothing does.
+        What stands between the layers of a state, which does not tell it: "relu", "tanh". Where two have numbers that
+        follow each other, as "0.weight" and "1.weight", nothing does.
 
     Raises
     ------
@@ -71,17 +81,26 @@ def _module_steps(module: Any, place: str) -> Iterator[Step]:
     kind = known(TORCH).get(name)
     if name == "Linear":
         yield _linear(place, module.weight, module.bias)
+    elif name == "LayerNorm":
+        if len(module.normalized_shape) != 1 or module.weight is None:
+            raise ValueError(f"{place} is a {module}: only one over the columns, with weights, can be taken over")
+        yield _norm(place, module.weight, module.bias, module.eps)
     elif kind is Softmax and module.dim not in (1, -1):
         raise ValueError(f"{place} is a Softmax along dim={module.dim}, not along the classes, dim=1")
     elif kind is not None:
-        yield kind
+        counterpart = counterpart_of(kind, TORCH) or Counterpart(name)
+        given = {theirs: getattr(module, theirs) for theirs in (*counterpart.arguments, *counterpart.fixed)}
+        try:
+            yield layer_of(kind, TORCH, given)
+        except ValueError as error:
+            raise ValueError(f"{place} is a {module}: {error}") from error
     elif name not in _NOTHING:
         known_ones = ", ".join([*known(TORCH), *_NOTHING])
         raise ValueError(f"{place or 'source'} is a {name}: only {known_ones} can be taken over")
 
 
 def _state_steps(state: Mapping[Any, Any], activation: str | None) -> list[Step]:
-    """Return the Linear layers of a state with what stands between them."""
+    """Return the layers of a state, LayerNorm where the weights are a row, with what stands between them."""
     layers: dict[str, dict[str, Any]] = {}
     for name, values in state.items():
         layer, _dot, parameter = str(name).rpartition(".")
@@ -101,9 +120,10 @@ def _state_steps(state: Mapping[Any, Any], activation: str | None) -> list[Step]
         )
     steps: list[Step] = []
     for name, more in zip(names, [*between, False], strict=False):
-        steps.append(_linear(name, layers[name]["weight"], layers[name].get("bias")))
+        weight, bias = layers[name]["weight"], layers[name].get("bias")
+        steps.append(_norm(name, weight, bias) if np.ndim(weight) == 1 else _linear(name, weight, bias))
         if more:
-            steps.append(kinds[str(activation)])
+            steps.append(kinds[str(activation)]())
     return steps
 
 
@@ -127,6 +147,15 @@ def _linear(place: str, weight: Any, bias: Any) -> Linear:
     if len(biases) != weights.shape[1]:
         raise ValueError(f"{place}.bias has {len(biases)} numbers for {weights.shape[1]} outputs")
     return Linear(weights, biases)
+
+
+def _norm(place: str, weight: Any, bias: Any, epsilon: float = 1e-5) -> LayerNorm:
+    """Return a LayerNorm, whose biases may be missing, and whose epsilon a state does not tell."""
+    gains = _array(f"{place}.weight", weight, 1)
+    biases = None if bias is None else _array(f"{place}.bias", bias, 1)
+    if biases is not None and biases.shape != gains.shape:
+        raise ValueError(f"{place}.bias has {len(biases)} numbers for {len(gains)} columns")
+    return norm_of(gains, biases, epsilon)
 
 
 def _array(name: str, values: Any, ndim: int) -> NDArray[np.floating[Any]]:

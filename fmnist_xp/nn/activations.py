@@ -4,8 +4,9 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
+from fmnist_xp.arguments import real_number
 from fmnist_xp.backend import Array, Backend, Formula, Product, Step, elementwise, epilogue
-from fmnist_xp.nn.module import Bounded, BoundedBackward
+from fmnist_xp.nn.module import Bounded, BoundedBackward, Counterpart
 from fmnist_xp.nn.stepwise import StepwiseLayer
 from fmnist_xp.nn.workspace import Workspace
 from fmnist_xp.registry import register
@@ -55,6 +56,28 @@ def tanh_gradient_bound(dvalues: Bounded, _inputs: Bounded, output: Bounded) -> 
     """Return dvalues · (1 − output²), where each of three results is stored."""
     slope = output.exactly(1.0) - (output * output).stored()
     return (dvalues * slope.stored()).stored()
+
+
+@elementwise
+def leaky_relu(xp: Any, inputs: Array, slope: float, output: Array) -> None:
+    """Write `inputs` where they are above 0, and slope · inputs elsewhere, to `output`, for a slope below 1."""
+    xp.maximum(inputs, slope * inputs, out=output)
+
+
+@elementwise
+def leaky_relu_gradient(xp: Any, dvalues: Array, output: Array, slope: float, dinputs: Array) -> None:
+    """Write `dvalues` where `output` is above 0, and slope · dvalues elsewhere, to `dinputs`."""
+    xp.multiply(dvalues, xp.maximum(output > 0, slope), out=dinputs)
+
+
+def leaky_relu_bound(inputs: Bounded, slope: float) -> Bounded:
+    """Return `inputs` where they are above 0, else slope · inputs; the slope is stored too."""
+    return inputs.where_positive(inputs, (inputs * slope).stored().stored())
+
+
+def leaky_relu_gradient_bound(dvalues: Bounded, inputs: Bounded, _output: Bounded, slope: float) -> Bounded:
+    """Return `dvalues` where `inputs` are above 0, else slope · dvalues."""
+    return dvalues.where_positive(inputs, (dvalues * slope).stored().stored())
 
 
 @functools.cache
@@ -126,6 +149,29 @@ class ReLU(Activation):
     formula, gradient = staticmethod(relu), staticmethod(relu_gradient)
     bound, gradient_bound = staticmethod(relu_bound), staticmethod(relu_gradient_bound)
     onnx_operator, torch_class = "Relu", "ReLU"
+
+
+@register("leaky_relu")
+class LeakyReLU(Activation):
+    """x where it is above 0, and slope · x elsewhere, for a slope above 0 and below 1.
+
+    Maas, Hannun & Ng, *Rectifier Nonlinearities Improve Neural Network Acoustic Models*, ICML 2013.
+    """
+
+    takes_biases = False
+    onnx_operator = Counterpart("LeakyRelu", {"alpha": "slope"})
+    torch_class = Counterpart("LeakyReLU", {"negative_slope": "slope"})
+    formula, gradient = staticmethod(leaky_relu), staticmethod(leaky_relu_gradient)
+    bound, gradient_bound = staticmethod(leaky_relu_bound), staticmethod(leaky_relu_gradient_bound)
+
+    def __init__(self, slope: float = 0.01, *, backend: Backend | None = None) -> None:
+        """Keep `slope`; raise `ValueError` where it is not between 0 and 1."""
+        super().__init__(backend)
+        self.slope = real_number("slope", slope, 0, 1, open_low=True)
+
+    def arguments(self) -> tuple[float, ...]:
+        """Return the slope."""
+        return (self.slope,)
 
 
 @register("tanh")

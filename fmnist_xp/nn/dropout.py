@@ -7,7 +7,7 @@ from fmnist_xp.arguments import real_number, whole_number
 from fmnist_xp.backend import Array, Backend, Formula, Step, elementwise
 from fmnist_xp.nn.draws import Draws, column_codes, mixed, row_keys, seed_of
 from fmnist_xp.nn.layers import copy_values
-from fmnist_xp.nn.losses import scale_values
+from fmnist_xp.nn.loss import scale_values
 from fmnist_xp.nn.module import Bounded, BoundedBackward
 from fmnist_xp.nn.stepwise import StepwiseLayer
 from fmnist_xp.nn.workspace import Workspace

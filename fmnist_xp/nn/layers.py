@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 from fmnist_xp.arguments import real_number, whole_number
 from fmnist_xp.backend import Array, Backend, Precision, elementwise, epilogue
-from fmnist_xp.nn.module import Bounded, BoundedBackward, Module
+from fmnist_xp.nn.initializers import NOTEBOOK, checked_initializer, draw_weights
+from fmnist_xp.nn.module import Bounded, BoundedBackward, Counterpart, Module
 from fmnist_xp.registry import register, warn_renamed
 
 
@@ -242,7 +243,7 @@ class Layer(Module):
 class Dense(Layer):
     """A fully connected layer: `output = inputs · weights + biases`.
 
-    `weights` (n_inputs, n_neurons) are drawn as 0.01 × standard normal, `biases` (1, n_neurons) start at zero.
+    `weights` (n_inputs, n_neurons) are drawn, by default as 0.01 × standard normal, `biases` (1, n_neurons) are zero.
     Both are views of the vector `parameters` (n_inputs·n_neurons + n_neurons,), weights first, and `dweights` and
     `dbiases` likewise of `gradients`; inside a network those are slices of the network's vectors. Assigning to
     `weights` or `biases` copies the values in.
@@ -253,6 +254,10 @@ class Dense(Layer):
         Number of columns of the input and of the output.
     weight_regularizer_l1, weight_regularizer_l2, bias_regularizer_l1, bias_regularizer_l2
         Strengths λ ≥ 0 of the penalties λ₁·Σ|v| and λ₂·Σv² on the weights and on the biases.
+    initializer
+        How the weights are drawn: "normal" (0.01 × standard normal); "he_normal", "he_uniform", for ReLU;
+        "glorot_normal", "glorot_uniform", for tanh and sigmoid; "lecun_normal", "lecun_uniform". Their variances are
+        2/n_inputs, 2/(n_inputs + n_neurons) and 1/n_inputs; `nn/initializers.py` names the papers.
     seed
         Seed of the weights; None draws from the system's entropy.
     dtype
@@ -264,7 +269,8 @@ class Dense(Layer):
     """
 
     not_saved: ClassVar[tuple[str, ...]] = ("seed", "dtype", "backend", "draw")
-    onnx_operator, torch_class = "Gemm", "Linear"
+    onnx_operator = "Gemm"
+    torch_class = Counterpart("Linear", {"in_features": "n_inputs", "out_features": "n_neurons"})
     weights: Array
     biases: Array
     dweights: Array
@@ -279,6 +285,7 @@ class Dense(Layer):
         bias_regularizer_l1: float = 0.0,
         bias_regularizer_l2: float = 0.0,
         *,
+        initializer: str = NOTEBOOK,
         seed: int | None = None,
         dtype: str = "float32",
         backend: Backend | None = None,
@@ -291,6 +298,7 @@ class Dense(Layer):
         self.weight_regularizer_l2 = real_number("weight_regularizer_l2", weight_regularizer_l2, 0)
         self.bias_regularizer_l1 = real_number("bias_regularizer_l1", bias_regularizer_l1, 0)
         self.bias_regularizer_l2 = real_number("bias_regularizer_l2", bias_regularizer_l2, 0)
+        self.initializer = checked_initializer(initializer)
         self.precision: Precision = self.backend.precision(dtype)
         self.make_parameters(
             dtype=self.precision.parameters,
@@ -300,9 +308,14 @@ class Dense(Layer):
         if draw:
             self.init_parameters(self.backend.generator(seed))
 
+    def config(self) -> dict[str, Any]:
+        """Return the constructor's arguments, without the notebook's initializer, which saved layers never had."""
+        config = super().config()
+        return {name: value for name, value in config.items() if (name, value) != ("initializer", NOTEBOOK)}
+
     def init_parameters(self, generator: Any) -> None:
-        """Draw the weights as 0.01 × standard normal from a NumPy generator and set the biases to zero."""
-        self.weights = 0.01 * generator.standard_normal((self.n_inputs, self.n_neurons))
+        """Draw the weights from a NumPy generator, as `initializer` says, and set the biases to zero."""
+        self.weights = draw_weights(self.initializer, generator, self.n_inputs, self.n_neurons)
         self.biases[...] = 0
 
     def forward(self, inputs: Array) -> Array:

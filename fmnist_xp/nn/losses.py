@@ -1,29 +1,36 @@
-"""Losses: categorical cross-entropy, alone and joined with softmax.
+"""Categorical cross-entropy, alone and joined with softmax; labels are class indices or one-hot rows, see `loss`."""
 
-Labels are class indices (rows,) of any integer dtype, or one-hot rows (rows, classes). `ValueError` where they are
-neither, or out of range.
-"""
+from typing import Any, ClassVar
 
-import functools
-import inspect
-from typing import Any
-
-from fmnist_xp.backend import Array, Formula, Step, elementwise
-from fmnist_xp.nn.activations import Softmax, softmax_bound
-from fmnist_xp.nn.labels import class_indices, index_dtype
+from fmnist_xp.arguments import real_number
+from fmnist_xp.backend import Array, Backend, Formula, Product, Step, elementwise
+from fmnist_xp.nn.activations import Softmax, softmax_bound, softmax_steps
 from fmnist_xp.nn.layers import Layer
-from fmnist_xp.nn.module import Bounded, Module
+from fmnist_xp.nn.loss import CLIP, Loss, clipped_log, clipped_log_bound, scale_values
+from fmnist_xp.nn.module import Bounded
 from fmnist_xp.nn.workspace import Workspace
-from fmnist_xp.registry import register, warn_renamed
-
-# Predictions are clipped to [CLIP, 1 − CLIP] before the logarithm, so that no sample's loss is infinite.
-CLIP = 1e-7
+from fmnist_xp.registry import register
 
 
 @elementwise
 def crossentropy(xp: Any, predictions: Array, clip: float, losses: Array) -> None:
     """Write −log of `predictions`, clipped to [clip, 1 − clip], to `losses`."""
-    xp.negative(xp.log(xp.minimum(xp.maximum(predictions, clip), 1 - clip)), out=losses)
+    xp.negative(clipped_log(xp, predictions, clip), out=losses)
+
+
+@elementwise
+def smoothed_crossentropy(
+    xp: Any,
+    predictions: Array,
+    classes: Array,
+    labels: Array,
+    true: float,
+    every: float,
+    clip: float,
+    terms: Array,
+) -> None:
+    """Write −y·log ŷ of each class to `terms`; y is `every`, and `true` more for the true one."""
+    xp.multiply((classes == labels) * -true - every, clipped_log(xp, predictions, clip), out=terms)
 
 
 @elementwise
@@ -35,6 +42,21 @@ def crossentropy_gradient(
 
 
 @elementwise
+def smoothed_crossentropy_gradient(
+    xp: Any,
+    predictions: Array,
+    classes: Array,
+    labels: Array,
+    true: float,
+    every: float,
+    clip: float,
+    dinputs: Array,
+) -> None:
+    """Write −y/ŷ to `dinputs`, y times the gradient's weight as in `smoothed_crossentropy`."""
+    xp.divide((classes == labels) * -true - every, xp.maximum(predictions, clip), out=dinputs)
+
+
+@elementwise
 def softmax_crossentropy_gradient(
     xp: Any, probabilities: Array, classes: Array, labels: Array, dinputs: Array
 ) -> None:
@@ -43,15 +65,11 @@ def softmax_crossentropy_gradient(
 
 
 @elementwise
-def scale_values(xp: Any, values: Array, factor: float) -> None:
-    """Multiply `values` by `factor`, in place."""
-    xp.multiply(values, factor, out=values)
-
-
-@elementwise
-def weigh(xp: Any, values: Array, weights: Array) -> None:
-    """Multiply each row of `values` (rows, columns) by its weight, (rows, 1), in place."""
-    xp.multiply(values, weights, out=values)
+def smoothed_softmax_crossentropy_gradient(
+    xp: Any, probabilities: Array, classes: Array, labels: Array, true: float, every: float, dinputs: Array
+) -> None:
+    """Write ŷ − y to `dinputs`, y as in `smoothed_crossentropy`."""
+    xp.subtract(probabilities, (classes == labels) * true + every, out=dinputs)
 
 
 def pick_true(xp: Any, predictions: Array, starts: Array, labels: Array, places: Array, output: Array) -> None:
@@ -59,29 +77,41 @@ def pick_true(xp: Any, predictions: Array, starts: Array, labels: Array, places:
     xp.take(predictions.reshape(-1), xp.add(starts, labels, out=places), out=output)
 
 
-def crossentropy_bound(predictions: Bounded, labels: Any) -> Bounded:
-    """Return −log of the true classes' probabilities, clipped to [CLIP, 1 − CLIP], (rows,)."""
-    true = predictions.moved(lambda rows: rows[range(len(labels)), labels])
-    return -true.clip(CLIP, 1 - CLIP).log(least=CLIP / 2)  # an end of the range may be rounded, not to half of it
-
-
 @register("categorical_crossentropy")
-class CategoricalCrossentropy(Module):
-    """−log of the probability given to the true class, averaged over the samples.
+class CategoricalCrossentropy(Loss):
+    """−Σ y·log ŷ over the classes, averaged over the samples; without smoothing −log ŷ of the true class.
 
-    `predictions` are probabilities (rows, classes). Goodfellow, Bengio & Courville, *Deep Learning* (2016), 6.2.2.
+    `predictions` ŷ are probabilities (rows, classes). Goodfellow, Bengio & Courville, *Deep Learning* (2016), 6.2.2.
+
+    Parameters
+    ----------
+    backend
+        Where to compute; by default the CPU, or that of the network.
+    label_smoothing
+        The share ε, from 0 to below 1, of each label that is spread over all classes: y is (1 − ε) + ε/classes for
+        the true one and ε/classes for any other. Szegedy et al., *Rethinking the Inception Architecture for Computer
+        Vision*, CVPR 2016, 7.
+
+    Raises `ValueError` for other values.
     """
 
-    dinputs: Array
-    checks_labels = True
-    """Whether labels are looked at on the host; the engine's, checked once for all epochs, are not."""
-    gradient_in_place = False
-    """Whether `gradient_steps` may write over the predictions."""
+    ends_with: ClassVar[type[Layer] | None] = Softmax
     onnx_operator, torch_class = "", ""
+    label_smoothing = 0.0  # of a class of one's own, or a pickle, that knows of none
 
-    def activate(self, outputs: Array) -> Array:
-        """Return the class probabilities, given the output of a network's last layer: here the output itself."""
-        return outputs
+    def __init__(self, backend: Backend | None = None, *, label_smoothing: float = 0.0) -> None:
+        if isinstance(backend, int | float):
+            raise ValueError(f"backend must be a Backend, got {backend!r}: write label_smoothing={backend!r}")
+        super().__init__(backend)
+        self.label_smoothing = real_number("label_smoothing", label_smoothing, 0, 1)
+
+    def config(self) -> dict[str, Any]:
+        """See `Module.config`; without smoothing it is as it was before there was any, and so are the files."""
+        return {name: value for name, value in super().config().items() if name != "label_smoothing" or value}
+
+    def _smoothed(self, classes: int) -> tuple[float, float]:
+        """Return what the true class has of a label beyond the others, and what every class has."""
+        return 1 - self.label_smoothing, self.label_smoothing / classes
 
     def true_probabilities(self, predictions: Array, labels: Array, out: Array | None = None) -> Array:
         """Return the probability given to the true class of each sample, (rows,), in `out` if given."""
@@ -101,77 +131,60 @@ class CategoricalCrossentropy(Module):
         places = workspace.empty("places", (rows,), "int64")
         return [Formula(pick_true, (predictions, starts, labels, places, out))]
 
+    def outcomes(self, predictions: Array, labels: Array, out: Array | None = None) -> Array:
+        """Return `true_probabilities`, or with smoothing the losses."""
+        if self.label_smoothing:
+            return super().outcomes(predictions, labels, out)
+        return self.true_probabilities(predictions, labels, out)
+
+    def outcome_steps(self, predictions: Array, labels: Array, out: Array, workspace: Workspace) -> list[Step]:
+        """Return what does the work of `outcomes` for class indices `labels` (rows,)."""
+        if not self.label_smoothing:
+            return self.true_probability_steps(predictions, labels, out, workspace)
+        classes, dtype = predictions.shape[1], predictions.dtype
+        terms = workspace.empty("loss terms", predictions.shape, dtype)
+        labelled = self._class_row(predictions, labels, workspace), labels[:, None], *self._smoothed(classes)
+        return [
+            Formula(smoothed_crossentropy, (predictions, *labelled, CLIP, terms)),
+            Product(terms, workspace.ones(classes, dtype), out.reshape(-1, 1)),
+        ]
+
     def losses(self, true_probabilities: Array, out: Array | None = None) -> Array:
-        """Return the loss of each sample, (rows,), from what `true_probabilities` gave; in `out` if given."""
+        """Return the loss of each sample, (rows,), from what `outcomes` gave; in `out` if given."""
+        if self.label_smoothing:
+            return super().losses(true_probabilities, out)
         losses = self.backend.xp.empty_like(true_probabilities) if out is None else out
         self.backend.compute(crossentropy, true_probabilities, CLIP, losses)
         return losses
 
-    def sample_losses(self, predictions: Array, labels: Array) -> Array:
-        """Return the loss of each sample, (rows,)."""
-        return self.losses(self.true_probabilities(predictions, labels))
-
-    def forward(self, predictions: Array, labels: Array) -> Array:
-        """Return the loss of each sample, (rows,)."""
-        return self.sample_losses(predictions, labels)
-
-    def calculate(self, predictions: Array, labels: Array) -> Array:
-        """Return the data loss, the mean over the samples, as a scalar that stays on the device."""
-        return self.backend.xp.mean(self.sample_losses(predictions, labels))
-
-    def regularization_loss(self, *layers: Layer) -> Array:
-        """Return the sum of the regularization losses of `layers`, as a scalar that stays on the device."""
-        return sum((layer.regularization_loss() for layer in layers), start=0.0)
-
-    def backward(self, dvalues: Array, labels: Array, reduction: str = "mean", *, samples: Any = None) -> Array:
-        """Set and return `dinputs` (rows, classes), −y/ŷ / rows or, joined with softmax, (ŷ − y) / rows, given ŷ.
-
-        With the `reduction` "sum" in place of "mean" it is not divided by the rows. `samples` is its old form: the
-        number to divide by.
-        """
-        predictions, labels = self._checked(dvalues, labels)
-        xp, dtype = self.backend.xp, self.precision.operands if self.precision else predictions.dtype
-        self.dinputs = xp.empty(predictions.shape, dtype)
-        weight = 1 / divisor(len(labels), reduction, samples)
-        self.backend.run(*self.gradient_steps(predictions, labels, self.dinputs, weight, Workspace(xp)))
-        return self.dinputs
-
     def gradient_steps(
         self, predictions: Array, labels: Array, dinputs: Array, weight: float, workspace: Workspace
     ) -> list[Step]:
-        """Return what writes the gradient of the losses' sum times `weight` to `dinputs`."""
-        classes = self._class_row(predictions, labels, workspace)
-        return [Formula(crossentropy_gradient, (predictions, classes, labels[:, None], CLIP, weight, dinputs))]
-
-    def _class_row(self, predictions: Array, labels: Array, workspace: Workspace) -> Array:
-        """Return the class indices as a row (1, classes) of the labels' dtype, or of one that holds them."""
-        xp, classes = self.backend.xp, predictions.shape[1]
-        # The dtype that came with the data may not hold them: class 256 would be 0 in uint8.
-        dtype = xp.promote_types(labels.dtype, index_dtype(classes))
-        make = functools.partial(xp.arange, classes, dtype=dtype)
-        return workspace.made(f"classes for {labels.dtype}", (classes,), dtype, make)[None, :]
+        """Return what writes −y/ŷ · weight to `dinputs`, for class indices `labels` (rows,)."""
+        labelled = self._class_row(predictions, labels, workspace), labels[:, None]
+        if not self.label_smoothing:
+            return [Formula(crossentropy_gradient, (predictions, *labelled, CLIP, weight, dinputs))]
+        shares = (share * weight for share in self._smoothed(predictions.shape[1]))
+        return [Formula(smoothed_crossentropy_gradient, (predictions, *labelled, *shares, CLIP, dinputs))]
 
     def bound_pass(self, outputs: Bounded, labels: Any, samples: int) -> tuple[Bounded, Bounded, Bounded]:
-        """Return the bounds of what `activate` gives, of the losses of the samples, and of `dinputs` as if alone.
+        """See `Loss.bound_pass`; `labels` are class indices (rows,)."""
+        dinputs = -self._targets_bound(outputs, labels) * (1 / samples) / outputs.maximum(CLIP)
+        return outputs, self._losses_bound(outputs, labels), dinputs
 
-        `labels` are class indices (rows,) of the host, and `samples` what the gradient is divided by.
-        """
-        dinputs = -outputs.one_hot(labels) * (1 / samples) / outputs.maximum(CLIP)
-        return outputs, crossentropy_bound(outputs, labels), dinputs
+    def _losses_bound(self, predictions: Bounded, labels: Any) -> Bounded:
+        """Return the bounds of the losses of the samples, (rows,)."""
+        if self.label_smoothing:
+            return -(self._targets_bound(predictions, labels) * clipped_log_bound(predictions)).sum(axis=1)
+        return -clipped_log_bound(predictions.moved(lambda rows: rows[range(len(labels)), labels]))
 
-    def _checked(self, predictions: Array, labels: Array) -> tuple[Array, Array]:
-        """Return both where they belong, the labels as class indices."""
-        predictions = self.backend.check(predictions, "predictions")
-        labels = self.backend.check(labels, "labels")
-        fitting = predictions.shape, predictions.shape[:1], (len(predictions), 1)
-        if predictions.ndim != 2 or labels.shape not in fitting:
-            raise ValueError(
-                f"labels must be (rows,) or (rows, classes) for predictions (rows, classes), "
-                f"got labels {labels.shape} for predictions {predictions.shape}"
-            )
-        if self.checks_labels:
-            labels = class_indices(labels, predictions.shape[1])
-        return predictions, labels
+    def _targets_bound(self, predictions: Bounded, labels: Any) -> Bounded:
+        """Return the bounds of y, (rows, classes)."""
+        one_hot = predictions.one_hot(labels)
+        if not self.label_smoothing:
+            return one_hot
+        true, every = self._smoothed(one_hot.value.shape[1])
+        return one_hot * true + every
 
 
 @register("softmax_categorical_crossentropy")
@@ -179,6 +192,7 @@ class SoftmaxCategoricalCrossentropy(CategoricalCrossentropy):
     """Softmax and categorical cross-entropy in one: the gradient of both together is (ŷ − y) / rows."""
 
     output: Array
+    ends_with = None
     gradient_in_place = True
     onnx_operator, torch_class = "Softmax", "Softmax"
 
@@ -186,6 +200,11 @@ class SoftmaxCategoricalCrossentropy(CategoricalCrossentropy):
         """Set and return `output`, the class probabilities of the logits `outputs`, both (rows, classes)."""
         self.output = Softmax(self.backend).forward(outputs)
         return self.output
+
+    def activate_steps(self, outputs: Array, free: bool, workspace: Workspace) -> tuple[Array, list[Step]]:
+        """See `Loss.activate_steps`."""
+        output = outputs if free else workspace.empty("loss output", outputs.shape, outputs.dtype)
+        return output, softmax_steps(self.backend, outputs, output, workspace, "loss")
 
     def forward(self, inputs: Array, labels: Array) -> Array:
         """Set `output` to the probabilities of the logits `inputs` and return the mean loss of the samples."""
@@ -195,35 +214,15 @@ class SoftmaxCategoricalCrossentropy(CategoricalCrossentropy):
         self, predictions: Array, labels: Array, dinputs: Array, weight: float, workspace: Workspace
     ) -> list[Step]:
         """Return what writes (ŷ − y) · weight, the gradient in the logits, to `dinputs`."""
-        classes = self._class_row(predictions, labels, workspace)
-        steps: list[Step] = [Formula(softmax_crossentropy_gradient, (predictions, classes, labels[:, None], dinputs))]
+        labelled = self._class_row(predictions, labels, workspace), labels[:, None]
+        steps: list[Step] = [Formula(softmax_crossentropy_gradient, (predictions, *labelled, dinputs))]
+        if self.label_smoothing:
+            shares = self._smoothed(predictions.shape[1])
+            steps = [Formula(smoothed_softmax_crossentropy_gradient, (predictions, *labelled, *shares, dinputs))]
         return steps if weight == 1 else [*steps, Formula(scale_values, (dinputs, weight))]
 
     def bound_pass(self, outputs: Bounded, labels: Any, samples: int) -> tuple[Bounded, Bounded, Bounded]:
         """See `CategoricalCrossentropy.bound_pass`."""
         output = softmax_bound(outputs)
-        return output, crossentropy_bound(output, labels), (output - output.one_hot(labels)) * (1 / samples)
-
-
-def divisor(rows: int, reduction: Any, samples: int | None = None) -> int:
-    """Return what the summed gradient of `rows` samples is divided by: `rows` for "mean", 1 for "sum".
-
-    The old forms, `samples` by name or a number in the place of `reduction`, are warned of. Raises `ValueError` for
-    anything else.
-    """
-    if samples is None and (reduction is None or isinstance(reduction, int)):
-        samples = reduction or rows
-    if samples is not None:
-        warn_renamed("samples", 'reduction ("mean" or "sum")')
-        return samples
-    if reduction not in ("mean", "sum"):
-        raise ValueError(f'reduction must be "mean" or "sum", got {reduction!r}')
-    return rows if reduction == "mean" else 1
-
-
-def summed_gradient(loss: CategoricalCrossentropy, predictions: Array, labels: Array) -> Array:
-    """Return `loss.backward` with the reduction "sum", also of a class that knows it as `samples=1` alone."""
-    if "reduction" in inspect.signature(loss.backward).parameters:
-        return loss.backward(predictions, labels, reduction="sum")
-    warn_renamed(f"{type(loss).__name__}.backward(…, samples)", 'backward(…, reduction="mean" or "sum")')
-    return loss.backward(predictions, labels, samples=1)
+        dinputs = (output - self._targets_bound(output, labels)) * (1 / samples)
+        return output, self._losses_bound(output, labels), dinputs

@@ -4,9 +4,10 @@ import functools
 import inspect
 import reprlib
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from typing import Any, ClassVar, Self, TypeAlias
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple, Self, TypeAlias
 
 from fmnist_xp.backend import Backend, Precision, default_backend
 from fmnist_xp.nn.pickling import get_state, set_state, shallow_copy
@@ -18,6 +19,19 @@ BoundedBackward: TypeAlias = Callable[[Bounded], tuple[Bounded, dict[str, Bounde
 """Makes of `dvalues` the bounds of `dinputs` and, by the parameters' names, of the gradients without penalties."""
 
 _SET_BY = {"inputs": "forward", "output": "forward", "dinputs": "backward"}
+
+
+class Counterpart(NamedTuple):
+    """What a module is called elsewhere, where the name alone does not say it.
+
+    `arguments` are theirs, each with the name of ours that has its value; `fixed` are theirs with their values.
+    `opset` is the first of ONNX that has the operator.
+    """
+
+    name: str
+    arguments: Mapping[str, str] = MappingProxyType({})
+    fixed: Mapping[str, Any] = MappingProxyType({})
+    opset: int = 13
 
 
 class Module:
@@ -38,13 +52,13 @@ class Module:
     """That of the network; None where the module is used alone and goes by the dtype of its arguments."""
     not_saved: ClassVar[tuple[str, ...]] = ("backend",)
     """Arguments of the constructor that are not part of `config`."""
-    onnx_operator: ClassVar[str]
+    onnx_operator: ClassVar["str | Counterpart"]
     """The ONNX operator (opset 13, default attributes) that computes what `forward` does, or a loss's `activate`.
 
-    Empty for a loss that leaves the output as it is. Only what the very class says counts: a subclass has formulas of
-    its own.
+    Empty for one that leaves its input as it is. Only what the very class says counts: a subclass has formulas of its
+    own.
     """
-    torch_class: ClassVar[str]
+    torch_class: ClassVar["str | Counterpart"]
     """The class of torch.nn that does, likewise."""
 
     def __init_subclass__(cls) -> None:

@@ -7,13 +7,8 @@ from typing import Any, Self
 from fmnist_xp.backend import Array, Backend, get_backend, precision_name
 from fmnist_xp.nn.activations import Softmax
 from fmnist_xp.nn.layers import Dense, Layer
-from fmnist_xp.nn.losses import (
-    CategoricalCrossentropy,
-    SoftmaxCategoricalCrossentropy,
-    divisor,
-    scale_values,
-    summed_gradient,
-)
+from fmnist_xp.nn.loss import Loss, divisor, scale_values, summed_gradient
+from fmnist_xp.nn.losses import SoftmaxCategoricalCrossentropy
 from fmnist_xp.nn.module import Module
 from fmnist_xp.nn.pickling import get_state, set_state, shallow_copy
 from fmnist_xp.nn.stepwise import keeps_width
@@ -40,7 +35,8 @@ class Network:
         part of another while it lives. For your own layers see `Layer`.
     loss
         The loss, its class or that class's name, as in "categorical_crossentropy"; by default softmax joined with
-        categorical cross-entropy.
+        categorical cross-entropy. `CategoricalCrossentropy` needs a Softmax at the end, `BinaryCrossentropy` a
+        Sigmoid.
     backend
         A `Backend`, or the name of a device for `get_backend`.
     seed
@@ -61,7 +57,7 @@ class Network:
     def __init__(
         self,
         layers: Sequence[Layer],
-        loss: CategoricalCrossentropy | type[CategoricalCrossentropy] | str | None = None,
+        loss: Loss | type[Loss] | str | None = None,
         backend: Backend | str = "cpu",
         seed: int | None = None,
         dtype: Any = "float32",
@@ -160,7 +156,7 @@ class Network:
             module.training = training
 
     def forward(self, inputs: Array) -> Array:
-        """Return the class probabilities (rows, classes) of `inputs` (rows, n_inputs)."""
+        """Return the predictions (rows, classes) of `inputs` (rows, n_inputs): as a rule class probabilities."""
         for layer in self.layers:
             inputs = layer.forward(inputs)
         return self.loss.activate(inputs)
@@ -257,14 +253,14 @@ def _checked_layers(layers: Sequence[Layer]) -> list[Layer]:
     return checked
 
 
-def _make_loss(loss: CategoricalCrossentropy | type[CategoricalCrossentropy] | str | None, backend: Backend) -> Any:
+def _make_loss(loss: Loss | type[Loss] | str | None, backend: Backend) -> Any:
     """Return the loss that `loss` is, or names; raise `ValueError` for anything else, or one of another network."""
-    names = registered(CategoricalCrossentropy)
+    names = registered(Loss)
     kind: Any = names.get(loss, loss) if isinstance(loss, str) else loss or SoftmaxCategoricalCrossentropy
-    if isinstance(kind, type) and issubclass(kind, CategoricalCrossentropy):
+    if isinstance(kind, type) and issubclass(kind, Loss):
         return kind(backend)
-    if not isinstance(loss, CategoricalCrossentropy):
-        raise ValueError(f"loss must be one of {', '.join(names)}, or a CategoricalCrossentropy, got {loss!r}")
+    if not isinstance(loss, Loss):
+        raise ValueError(f"loss must be one of {', '.join(names)}, or a Loss, got {loss!r}")
     _check_free(loss, "the loss")
     return loss
 
@@ -276,7 +272,7 @@ def _check_free(module: Module, name: str) -> None:
         )
 
 
-def _check_architecture(layers: Sequence[Layer], loss: CategoricalCrossentropy) -> None:
+def _check_architecture(layers: Sequence[Layer], loss: Loss) -> None:
     """Raise `ValueError` where the layers do not fit each other or the loss."""
     if not layers or not isinstance(layers[0], Dense):
         raise ValueError("the first layer must be Dense")
@@ -289,20 +285,23 @@ def _check_architecture(layers: Sequence[Layer], loss: CategoricalCrossentropy) 
                 f"layer {number} ({type(layer).__name__}) overrides backward, which a network does not call of a "
                 "Dense layer: override backward_parameters and backward_inputs"
             )
-    number, width = 0, None  # of the Dense layer before, where nothing behind it can have changed the width
-    for layer in layers:
+    dense, width = 0, None  # of the Dense layer before, where nothing behind it can have changed the width
+    for number, layer in enumerate(layers, start=1):
         if isinstance(layer, Dense):
             if width is not None and width != layer.n_inputs:
                 raise ValueError(
-                    f"dense{number} has {width} neurons, but dense{number + 1} takes {layer.n_inputs} inputs"
+                    f"dense{dense} has {width} neurons, but dense{dense + 1} takes {layer.n_inputs} inputs"
                 )
-            number, width = number + 1, layer.n_neurons
+            dense, width = dense + 1, layer.n_neurons
         elif not keeps_width(layer):
             width = None
-    joined = isinstance(loss, SoftmaxCategoricalCrossentropy)
-    if isinstance(layers[-1], Softmax) is joined:
-        raise ValueError(
-            "SoftmaxCategoricalCrossentropy brings its own softmax: leave the last Softmax layer out"
-            if joined
-            else "CategoricalCrossentropy takes probabilities: end the layers with Softmax()"
-        )
+        elif None not in (width, layer.n_features) and width != layer.n_features:
+            raise ValueError(
+                f"dense{dense} has {width} neurons, but layer {number} ({type(layer).__name__}) takes "
+                f"{layer.n_features} columns"
+            )
+    name, end = type(loss).__name__, loss.ends_with
+    if isinstance(layers[-1], Softmax) and isinstance(loss, SoftmaxCategoricalCrossentropy):
+        raise ValueError(f"{name} brings its own softmax: leave the last Softmax layer out")
+    if end is not None and not isinstance(layers[-1], end):
+        raise ValueError(f"{name} takes probabilities: end the layers with {end.__name__}()")

@@ -1,6 +1,6 @@
 """Layers that are made of steps: computed one after another in a lesson, laid out once by a plan in training."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeGuard
 
 from fmnist_xp.backend import Array, Step
 from fmnist_xp.nn.draws import Draws
@@ -67,8 +67,10 @@ class StepwiseLayer(Layer):
         """Set and return `dinputs`, of the shape and dtype of `dvalues`, and set the gradients."""
         dvalues = self._gradient(dvalues)
         self.dinputs = self.backend.xp.empty_like(dvalues)
-        arrays = dvalues, self.inputs, self.output, self.dinputs
-        self.backend.run(*self.backward_steps(*arrays, self._workspace, ""))
+        # A subclass with a forward of its own may have kept no more than the output.
+        inputs = self.inputs if self.needs_inputs else vars(self).get("inputs")
+        workspace = vars(self).get("_workspace") or Workspace(self.backend.xp)
+        self.backend.run(*self.backward_steps(dvalues, inputs, self.output, self.dinputs, workspace, ""))
         return self.dinputs
 
     def checked_inputs(self, inputs: Array) -> Array:
@@ -81,13 +83,13 @@ class StepwiseLayer(Layer):
         return {*super()._left_out(), "_workspace"}
 
 
-def is_taken_apart(layer: Any) -> bool:
+def is_taken_apart(layer: Any) -> TypeGuard[StepwiseLayer]:
     """Return whether `layer`, or None, is of a registered class that computes its steps and no more."""
     kind = type(layer)
     stepwise = isinstance(layer, StepwiseLayer) and is_registered(layer)
     return stepwise and (kind.forward, kind.backward) == (StepwiseLayer.forward, StepwiseLayer.backward)
 
 
-def keeps_width(layer: Layer) -> bool:
+def keeps_width(layer: Layer) -> TypeGuard[StepwiseLayer]:
     """Return whether it is known of `layer` that its output has as many columns as its input."""
     return is_registered(layer) and isinstance(layer, StepwiseLayer)

@@ -60,7 +60,8 @@ def output_widths(network: Any) -> list[int | None]:
     layers: list[Layer] = network.layers
     widths: list[int | None] = []
     for layer in layers:
-        widths.append(layer.n_neurons if isinstance(layer, Dense) else widths[-1] if keeps_width(layer) else None)
+        kept = (layer.n_features or widths[-1]) if keeps_width(layer) else None
+        widths.append(layer.n_neurons if isinstance(layer, Dense) else kept)
     taken: int | None = network.n_classes  # by what follows
     for place in reversed(range(len(layers))):
         width = widths[place] = taken if widths[place] is None else widths[place]

@@ -124,15 +124,17 @@ class Bounded:
     def clip(self, low: float, high: float) -> "Bounded":
         """Return self held between `low` and `high`, which are rounded alike for all elements."""
         value = np.clip(self.value, low, high)
-        return Bounded(value, self.errors + self.roundoff.unit * value, self.roundoff)
+        return Bounded(value, self.errors + self.roundoff.unit * np.abs(value), self.roundoff)
 
-    def where_positive(self, gate: "Bounded") -> "Bounded":
-        """Return self where `gate` is above 0, else 0; where that may lie on either side of 0, either is right."""
+    def where_positive(self, gate: "Bounded", other: "Bounded | None" = None) -> "Bounded":
+        """Return self where `gate` is above 0, else `other`, by default 0; where it may be both, either is right."""
+        other = self.exactly(0.0) if other is None else other
         above = gate.value > 0
         either = (gate.tolerance > 0) & (np.abs(gate.value) <= gate.tolerance)
-        errors = np.where(above | either, self.errors, 0.0)
-        errors[:SPREAD] += np.where(either, np.abs(self.value), 0.0)
-        return Bounded(np.where(above, self.value, 0.0), errors, self.roundoff)
+        errors = np.where(above, self.errors, other.errors)
+        errors = np.where(either, np.maximum(self.errors, other.errors), errors)
+        errors[:SPREAD] += np.abs(np.subtract(self.value, other.value, where=either, out=np.zeros(either.shape)))
+        return Bounded(np.where(above, self.value, other.value), errors, self.roundoff)
 
     def argmax_is(self, labels: Labels) -> "Bounded":
         """Return 1 where a row is highest at its label, else 0; where two may be highest, either is right."""

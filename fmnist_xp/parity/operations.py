@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fmnist_xp import nn
 from fmnist_xp.backend import Array, Backend
+from fmnist_xp.nn.target_losses import TargetLoss
 from fmnist_xp.optim import SGD, Adam, Cosine, Optimizer
 from fmnist_xp.parity.bounds import Bounded, Floats
 from fmnist_xp.parity.tolerances import Roundoff
@@ -91,34 +92,32 @@ class LayerPass(Operation):
 
 @dataclass(frozen=True, eq=False)
 class LossPass(Operation):
-    """A loss of probabilities, or of what it makes them from, forward and backward in the dtype of the parameters."""
+    """A loss, made with `arguments`, of the output of a network, forward and backward in the parameters' dtype."""
 
-    kind: type[nn.CategoricalCrossentropy]
+    kind: type[nn.Loss]
     inputs: Floats
     labels: NDArray[Any]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def compute(self, backend: Backend, precision: str) -> dict[str, Array]:
         """Compute with a loss of its own."""
-        loss, labels = self.kind(backend), backend.asarray(self.labels)
+        loss, labels = self.kind(backend, **self.arguments), backend.asarray(self.labels)
         output = loss.activate(backend.asarray(self.inputs, backend.precision(precision).parameters))
         losses, mean = loss.sample_losses(output, labels), loss.calculate(output, labels)
         return self._named(losses, mean, output, loss.backward(output, labels))
 
     def bound(self, roundoff: Roundoff) -> dict[str, Bounded]:
         """Return what the loss has written out."""
-        labels = self.labels.argmax(axis=1) if self.labels.ndim == 2 else self.labels
-        output, losses, dinputs = self.kind().bound_pass(Bounded.exact(self.inputs, roundoff), labels, len(labels))
+        one_hot = self.labels.ndim == 2 and not issubclass(self.kind, TargetLoss)
+        labels = self.labels.argmax(axis=1) if one_hot else self.labels
+        loss, inputs = self.kind(**self.arguments), Bounded.exact(self.inputs, roundoff)
+        output, losses, dinputs = loss.bound_pass(inputs, labels, len(labels))
         return self._named(losses, losses.sum() / len(labels), output, dinputs)
 
     def _named(self, losses: Any, mean: Any, output: Any, dinputs: Any) -> dict[str, Any]:
-        if makes_probabilities(self.kind):
+        if self.kind.activate is not nn.Loss.activate:
             return {"loss": mean, "output": output, "dinputs": dinputs}
         return {"sample losses": losses, "loss": mean, "dinputs": dinputs}
-
-
-def makes_probabilities(loss: type[nn.CategoricalCrossentropy]) -> bool:
-    """Return whether a loss is given something else than probabilities."""
-    return loss.activate is not nn.CategoricalCrossentropy.activate
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,9 +165,15 @@ DENSE_SHAPES = {
 }
 # Among them the smallest half above 0, and the largest.
 EDGE = np.array([[0.0, -0.0, 2.0**-24, -(2.0**-24), 1.0, -1.0, 65504.0, -65504.0, np.inf, -np.inf, np.nan]])
-LOSSES: Mapping[type[nn.CategoricalCrossentropy], str] = {
-    nn.CategoricalCrossentropy: "Cross-entropy",
-    nn.SoftmaxCategoricalCrossentropy: "Softmax and cross-entropy",
+SMOOTHED = {"label_smoothing": 0.1}
+LOSSES: Mapping[type[nn.Loss], Mapping[str, Mapping[str, float]]] = {
+    nn.CategoricalCrossentropy: {"Cross-entropy": {}, "Cross-entropy, smoothed": SMOOTHED},
+    nn.SoftmaxCategoricalCrossentropy: {
+        "Softmax and cross-entropy": {},
+        "Softmax and cross-entropy, smoothed": SMOOTHED,
+    },
+    nn.BinaryCrossentropy: {"Binary cross-entropy": {}},
+    nn.MeanSquaredError: {"Mean squared error": {}},
 }
 OPTIMIZERS: Mapping[str, tuple[type[Optimizer], Mapping[str, Any]]] = {
     "SGD": (SGD, {"learning_rate": 1.0, "decay": 0.01}),
@@ -202,6 +207,7 @@ def operations() -> Iterator[Operation]:
             gradients = (_shrinking if kind.needs_loss else _of_all_sizes)(generator, size)
             start = _halves(generator, size)
             yield OptimizerPass(name, f"{size:,} parameters", kind, arguments, start, gradients)
+    yield from _layer_norm(generator)
 
 
 def _dense(generator: np.random.Generator) -> Iterator[Operation]:
@@ -259,6 +265,20 @@ def _softmax(generator: np.random.Generator) -> Iterator[Operation]:
         yield LayerPass("Softmax", case, nn.Softmax, inputs, {}, _halves(generator, inputs.shape), wide=True)
 
 
+def _layer_norm(generator: np.random.Generator) -> Iterator[Operation]:
+    x = _halves(generator, (131, 77))
+    unlike = x.copy()
+    unlike[::4] *= 2.0**10  # rows of very different sizes, far from 0, of one number, and of zeros
+    unlike[1::4] = np.round(unlike[1::4] * 4) + 100.0
+    unlike[2::4], unlike[3::4] = -0.5, 0.0
+    cases = {"131 × 77": (x, 1e-5), "rows unlike each other": (unlike, 1e-5), "one row": (x[:1], 1e-5)}
+    for case, (inputs, epsilon) in {**cases, "one column": (x[:, :1], 1.0)}.items():
+        row = 1, inputs.shape[1]
+        parameters = {"gains": _halves(generator, row), "biases": _halves(generator, row)}
+        arguments, dvalues = {"n_features": row[1], "epsilon": epsilon}, _halves(generator, inputs.shape)
+        yield LayerPass("LayerNorm", case, nn.LayerNorm, inputs, parameters, dvalues, arguments)
+
+
 def _losses(generator: np.random.Generator) -> Iterator[Operation]:
     rows, classes = 131, 10
     labels = generator.integers(0, classes, rows)
@@ -275,9 +295,20 @@ def _losses(generator: np.random.Generator) -> Iterator[Operation]:
         "one row": (slice(2, 3), labels[2:3]),
     }
     for case, (part, given) in cases.items():
-        for kind in registered(nn.CategoricalCrossentropy).values():
-            inputs = logits if makes_probabilities(kind) else predictions
-            yield LossPass(LOSSES.get(kind, kind.__name__), case, kind, inputs[part], given)
+        for name, kind, arguments in registered_losses():
+            inputs = predictions if kind.ends_with else logits
+            yield LossPass(name, case, kind, inputs[part], given, arguments)
+    for name, kind, arguments in registered_losses():
+        if issubclass(kind, TargetLoss):
+            inputs = predictions if kind.ends_with else logits
+            yield LossPass(name, "targets", kind, inputs, predictions[::-1].copy(), arguments)
+
+
+def registered_losses() -> Iterator[tuple[str, type[nn.Loss], Mapping[str, float]]]:
+    """Yield every registered loss with a name and each set of its arguments."""
+    for kind in registered(nn.Loss).values():
+        for name, arguments in LOSSES.get(kind, {kind.__name__: {}}).items():
+            yield name, kind, arguments
 
 
 def _of_all_sizes(generator: np.random.Generator, size: int) -> tuple[Floats, ...]:

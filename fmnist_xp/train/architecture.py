@@ -1,6 +1,7 @@
 """A network's layers and loss as plain values, and made from these again."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -10,6 +11,8 @@ from fmnist_xp.nn.module import Module
 from fmnist_xp.plain_json import check_form, parse_json
 from fmnist_xp.registry import registered
 
+SHAPES = {"Dense": ("weights", "n_inputs", "n_neurons"), "LayerNorm": ("gains", 1, "n_features")}
+"""Of the layers with parameters: a parameter, and its shape in numbers and in arguments of the constructor."""
 CURE = "let its config() return the arguments of its constructor that make one like it"
 
 
@@ -43,7 +46,7 @@ def build(
 ) -> tuple[list[nn.Layer], Any, str]:
     """Return (layers, loss, precision) of an architecture as `describe` gives it, for a state of these `shapes`.
 
-    No weights are drawn, and no Dense layer is made before the state is seen to have its parameters. Raises
+    No weights are drawn, and no Dense or LayerNorm is made before the state is seen to have its parameters. Raises
     `ValueError` where the architecture is none, needs a class that is neither the package's nor one of
     `custom_objects`, or does not fit the shapes; `TypeError` where `custom_objects` are no such classes.
     """
@@ -54,17 +57,19 @@ def build(
     given = architecture.get("loss")
     loss: Any = {"type": given} if isinstance(given, str) else given
     check_form(loss, {"type": str}, "loss")
-    layers, n_dense = [], 0
+    layers, counts = list[nn.Layer](), Counter[str]()
     for number, entry in enumerate(architecture["layers"], start=1):
-        more: dict[str, Any] = {}
-        n_dense += entry["type"].lower() == "dense"  # as `state_dict` counts
-        if entry["type"] == "Dense":
-            wanted = entry.get("n_inputs"), entry.get("n_neurons")
-            if shapes.get(f"dense{n_dense}.weights") != wanted:
-                raise ValueError(f"layer {number} (Dense) is {wanted[0]!r:.20} × {wanted[1]!r:.20}, not its weights")
-            more = {"draw": False}
+        kind = entry["type"]
+        counts[kind.lower()] += 1  # as `state_dict` counts
+        if kind in SHAPES:
+            parameter, *sizes = SHAPES[kind]
+            wanted = tuple(entry.get(size, size) for size in sizes)
+            if shapes.get(f"{kind.lower()}{counts[kind.lower()]}.{parameter}") != wanted:
+                text = " × ".join(f"{size!r:.20}" for size in wanted)
+                raise ValueError(f"layer {number} ({kind}) is {text}, not its {parameter}")
+        more = {"draw": False} if kind == "Dense" else {}
         layers.append(_made(f"layer {number}", classes, nn.Layer, entry, more))
-    return layers, _made("the loss", classes, nn.CategoricalCrossentropy, loss, {}), architecture["dtype"]
+    return layers, _made("the loss", classes, nn.Loss, loss, {}), architecture["dtype"]
 
 
 def _places(network: nn.Network) -> Iterator[tuple[str, Module]]:

@@ -1,8 +1,9 @@
 """Loss, accuracy and penalty over all rows, from what each block leaves; nothing is allocated to compute them.
 
-A block leaves two numbers a row: the probability of the true class, and the class predicted. Once an epoch they
-become the metrics, by sums that are products with a vector of ones: one kernel that is there already on a GPU. The
-sums of each group of blocks come first, which may be another rank's, then that of all groups.
+A block leaves two numbers a row: what the row's loss is made from, as a rule the probability of the true class, and
+the class predicted. Once an epoch they become the metrics, by sums that are products with a vector of ones: one
+kernel that is there already on a GPU. The sums of each group of blocks come first, which may be another rank's, then
+that of all groups.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ from typing import Any
 
 from fmnist_xp.backend import Array, elementwise
 from fmnist_xp.nn.labels import index_dtype
-from fmnist_xp.nn.losses import weigh
+from fmnist_xp.nn.loss import weigh
 from fmnist_xp.nn.network import Network
 
 PIECE = 1 << 20
@@ -18,10 +19,10 @@ PIECE = 1 << 20
 
 
 @elementwise
-def matches(xp: Any, predicted: Array, labels: Array, true: Array, output: Array) -> None:
-    """Write 1 where `predicted` equals `labels` and `true` is finite, and 0 elsewhere, to `output`."""
-    # Where a row's probabilities are no numbers, argmax says class 0, but nothing is predicted.
-    xp.multiply((predicted == labels) & xp.isfinite(true), 1.0, out=output)
+def matches(xp: Any, predicted: Array, labels: Array, left: Array, output: Array) -> None:
+    """Write 1 where `predicted` equals `labels` and `left` is finite, and 0 elsewhere, to `output`."""
+    # Where a row's outputs are no numbers, argmax says class 0, but nothing is predicted.
+    xp.multiply((predicted == labels) & xp.isfinite(left), 1.0, out=output)
 
 
 class BatchMetrics:
@@ -47,7 +48,7 @@ class BatchMetrics:
         self._network, self._labels, self._weights, self._collect = network, labels, weights, collect
         xp, rows, size = network.backend.xp, len(labels), network.parameters.size
         self._total = rows if total is None else total
-        self._true = xp.empty(rows, dtype=network.parameters.dtype)
+        self._left = xp.empty(rows, dtype=network.parameters.dtype)
         self._predicted = xp.empty(rows, dtype=index_dtype(network.n_classes))
         self._parts = [slice(0, rows)] if parts is None else parts
         count = len(self._parts) if count is None else count
@@ -60,9 +61,9 @@ class BatchMetrics:
         self._ones = xp.ones((1, max(most, size, count)), dtype="float64")
         self.totals = xp.empty(3, dtype="float64")
 
-    def note(self, block: slice, true: Array, predicted: Array) -> None:
-        """Keep of a block of rows the probabilities of the true classes and the classes predicted, both (rows,)."""
-        self._true[block] = true
+    def note(self, block: slice, left: Array, predicted: Array) -> None:
+        """Keep of a block of rows the loss's `outcomes` and the classes predicted, both (rows,)."""
+        self._left[block] = left
         self._predicted[block] = predicted
 
     def classes(self) -> tuple[int, int]:
@@ -90,8 +91,8 @@ class BatchMetrics:
         for start in range(part.start, part.stop, PIECE):
             piece = slice(start, min(start + PIECE, part.stop))
             terms = self._terms[: piece.stop - piece.start]
-            network.loss.losses(self._true[piece], out=terms[:, 0])
-            backend.compute(matches, self._predicted[piece], self._labels[piece], self._true[piece], terms[:, 1])
+            network.loss.losses(self._left[piece], out=terms[:, 0])
+            backend.compute(matches, self._predicted[piece], self._labels[piece], self._left[piece], terms[:, 1])
             if self._weights is not None:
                 backend.compute(weigh, terms, self._weights[piece, None])
             into = sums if start == part.start else self._piece

@@ -13,21 +13,17 @@ from typing import Any, NamedTuple
 
 from fmnist_xp import nn
 from fmnist_xp.backend import Array, Backend, Call, Formula, Product, RowSum, Step
-from fmnist_xp.nn.activations import softmax_steps
 from fmnist_xp.nn.draws import Draws
 from fmnist_xp.nn.layers import add_bias, copy_values
-from fmnist_xp.nn.losses import summed_gradient, weigh
+from fmnist_xp.nn.loss import loss_is_taken_apart, summed_gradient, weigh
 from fmnist_xp.nn.stepwise import is_taken_apart
 from fmnist_xp.nn.workspace import Workspace
-
-LOSSES = nn.CategoricalCrossentropy, nn.SoftmaxCategoricalCrossentropy
-"""The very classes of losses that are taken apart; of layers, Dense and the registered stepwise ones."""
 
 
 def is_planned(network: nn.Network) -> bool:
     """Return whether every layer and the loss are taken apart, so that an epoch is the same calls each time."""
     known = (type(layer) is nn.Dense or is_taken_apart(layer) for layer in network.layers)
-    return computes_as_its_layers(network) and type(network.loss) in LOSSES and all(known)
+    return computes_as_its_layers(network) and loss_is_taken_apart(network.loss) and all(known)
 
 
 def plans_first_layer(network: nn.Network) -> bool:
@@ -89,10 +85,10 @@ class Forward(NamedTuple):
 
 
 class Outcomes(NamedTuple):
-    """What computes `true`, each row's probability of its true class, and `predicted`, its most probable class."""
+    """What computes `left`, a number of each row for its loss, and `predicted`, the class of its highest output."""
 
     calls: Calls
-    true: Array
+    left: Array
     predicted: Array
 
 
@@ -145,11 +141,10 @@ class Plan:
             else:
                 values, free = self._call(calls, layer, "forward", values, training, str(number)), True
                 gated = False
-        if type(self._loss) is nn.SoftmaxCategoricalCrossentropy:
-            output = values if free else self.workspace.empty("loss output", values.shape, values.dtype)
-            calls.add(*softmax_steps(self._backend, values, output, self.workspace, "loss"))
-            values = output
-        elif type(self._loss) not in LOSSES:
+        if loss_is_taken_apart(self._loss):
+            values, steps = self._loss.activate_steps(values, free, self.workspace)
+            calls.add(*steps)
+        else:
             values = self._call(calls, self._loss, "activate", values, training)
         calls.finish()
         return Forward(calls, values, kept)
@@ -177,8 +172,8 @@ class Plan:
             if type(layer) is nn.Dense:
                 dvalues = self._dense_gradients(calls, number, forward.kept[number], dvalues)
             elif is_taken_apart(layer):
-                arrays = dvalues, *forward.kept[number], dvalues
-                calls.add(*layer.backward_steps(*arrays, self.workspace, str(number)))
+                inputs, output = forward.kept[number]
+                calls.add(*layer.backward_steps(dvalues, inputs, output, dvalues, self.workspace, str(number)))
             elif isinstance(layer, nn.Dense):
                 backward = partial(_dense_backward, layer, with_inputs=number > 0)
                 dvalues = calls.through(backward, dvalues, self._keep(layer, f"{number} dinputs"))
@@ -190,16 +185,16 @@ class Plan:
     def outcomes(self, probabilities: Array, labels: Array) -> Outcomes:
         """Compute what the metrics need of `probabilities`, and return what does."""
         calls, rows = Calls(self._backend), labels.shape
-        true = self.workspace.empty("true", rows, probabilities.dtype)
+        left = self.workspace.empty("left", rows, probabilities.dtype)
         predicted = self.workspace.empty("predicted", rows, "int64")
-        if type(self._loss) in LOSSES:
-            calls.add(*self._loss.true_probability_steps(probabilities, labels, true, self.workspace))
+        if loss_is_taken_apart(self._loss):
+            calls.add(*self._loss.outcome_steps(probabilities, labels, left, self.workspace))
         else:
-            calls.note(self._loss.true_probabilities, probabilities, labels, true)
-            self._loss.true_probabilities(probabilities, labels, true)
+            calls.note(self._loss.outcomes, probabilities, labels, left)
+            self._loss.outcomes(probabilities, labels, left)
         calls.add(Formula(highest_class, (probabilities, predicted)))
         calls.finish()
-        return Outcomes(calls, true, predicted)
+        return Outcomes(calls, left, predicted)
 
     def _call(
         self, calls: Calls, module: Any, method: str, values: Array, training: bool, name: str = "loss"
@@ -278,10 +273,10 @@ class Plan:
         return picked[:columns]
 
     def _loss_gradient(self, calls: Calls, probabilities: Array, labels: Array) -> Array:
-        if type(self._loss) not in LOSSES:
+        if not loss_is_taken_apart(self._loss):
             keep = self._keep(self._loss, "loss dinputs")
             return calls.through(lambda given: summed_gradient(self._loss, given, labels), probabilities, keep)
-        dtype = self._network.precision.operands
+        dtype = self._loss.gradient_dtype(probabilities)
         in_place = self._loss.gradient_in_place and dtype == probabilities.dtype
         dinputs = probabilities if in_place else self.workspace.empty("loss dinputs", probabilities.shape, dtype)
         calls.add(*self._loss.gradient_steps(probabilities, labels, dinputs, 1.0, self.workspace))

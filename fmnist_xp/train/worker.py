@@ -92,7 +92,7 @@ class Worker:
                 outcomes = self._outcomes[key] = self._plan.outcomes(forward.probabilities, staged.labels)
             else:
                 outcomes.calls()
-            metrics.note(self._rows.blocks[number], outcomes.true, outcomes.predicted)
+            metrics.note(self._rows.blocks[number], outcomes.left, outcomes.predicted)
         return forward
 
     def _stage(self, number: int) -> Staged:

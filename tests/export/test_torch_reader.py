@@ -42,8 +42,9 @@ def test_a_module_says_what_it_is(torch: Any, X: np.ndarray, dtype: str, softmax
 
 @pytest.mark.parametrize("name", KINDS)
 def test_every_registered_layer_that_names_a_class_is_that(torch: Any, X: np.ndarray, name: str) -> None:
-    theirs = getattr(torch.nn, vars(KINDS[name])["torch_class"])
-    made = theirs(dim=1) if name == "softmax" else theirs()
+    arguments = {"softmax": {"dim": 1}, "gelu": {"approximate": "tanh"}, "layer_norm": {"normalized_shape": 8}}
+    said = vars(KINDS[name])["torch_class"]
+    made = getattr(torch.nn, getattr(said, "name", said))(**arguments.get(name, {}))
     module = torch.nn.Sequential(torch.nn.Linear(12, 8), made, torch.nn.Linear(8, 3))
     with torch.no_grad():
         module[0].weight *= 20
@@ -146,11 +147,16 @@ def test_what_is_no_such_module_is_named(torch: Any) -> None:
 TWO = {"0.weight": np.ones((3, 4)), "0.bias": np.ones(3), "2.weight": np.ones((2, 3)), "2.bias": np.ones(2)}
 STATES: dict[str, tuple[dict[Any, Any], str | None, str]] = {
     "no activation": (TWO, None, "does not tell what stands between its layers.*one of relu, .*, got None"),
-    "no such activation": (TWO, "gelu", "got 'gelu'"),
+    "no such activation": (TWO, "swish", "got 'swish'"),
     "other parameters": ({**TWO, "1.running_mean": np.ones(3)}, "relu", "'1.running_mean' is neither"),
     "a bias alone": ({"0.bias": np.ones(3)}, None, r"0\.bias has no 0\.weight beside it"),
     "a convolution's": ({"0.weight": np.ones((3, 1, 5, 5))}, None, r"0\.weight is float64 of shape \(3, 1, 5, 5\)"),
-    "a normalisation's": ({**TWO, "1.weight": np.ones(3)}, "relu", r"1\.weight is float64 of shape \(3,\)"),
+    "a normalisation's of another width": ({**TWO, "1.weight": np.ones(4)}, None, r"\(LayerNorm\) takes 4 columns"),
+    "biases of another width": (
+        {**TWO, "1.weight": np.ones(3), "1.bias": np.ones(2)},
+        None,
+        "2 numbers for 3 columns",
+    ),
     "whole numbers": ({"0.weight": np.ones((3, 4), int)}, None, r"0\.weight is int64"),
     "words": ({"0.weight": "abc"}, None, r"0\.weight is <U3"),
     "empty": ({"0.weight": np.ones((3, 0))}, None, r"shape \(3, 0\)"),

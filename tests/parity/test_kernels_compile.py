@@ -26,6 +26,7 @@ from fmnist_xp.nn import (
     Dense,
     Dropout,
     Layer,
+    LayerNorm,
     ReLU,
     Softmax,
     SoftmaxCategoricalCrossentropy,
@@ -40,7 +41,8 @@ Types = tuple[tuple[np.dtype, int | None], ...]
 
 ACTIVATIONS = list(registered(Activation).values())
 for activation in ACTIVATIONS:
-    biased(activation.formula)  # of which one is made where a plan first needs it
+    if activation.takes_biases:
+        biased(activation.formula)  # of which one is made where a plan first needs it
 FORMULAS = {name: formula for name, formula in ELEMENTWISE.items() if formula.__module__.startswith("fmnist_xp.")}
 OWN = {name: formula for name, formula in FORMULAS.items() if expression(formula)}
 """What kernels of our own compute."""
@@ -86,6 +88,7 @@ def train(backend: CudaBackend, dtype: str, labels: Any) -> None:
         ]
     dropping: list[Layer] = [Dense(6, 5), ReLU(), Dropout(0.5), Softmax(), Dropout(0.5), Dense(5, 4)]
     networks.append((dropping, SoftmaxCategoricalCrossentropy()))
+    networks.append(([Dense(6, 5), LayerNorm(5), Dense(5, 4)], SoftmaxCategoricalCrossentropy()))
     for layers, loss in networks:
         model = Sequential(layers, loss=loss, backend=backend, seed=1, dtype=dtype)
         for optimizer in (optim.SGD(0.1, momentum=0.9), *(kind() for kind in registered(optim.Optimizer).values())):
@@ -114,10 +117,12 @@ def take_lesson(backend: CudaBackend, dtype: str, labels: Any) -> None:
     dense, softmax = Dense(6, 4, 1e-3, 1e-3, dtype=dtype, backend=backend), Softmax(backend)
     crossentropy, joined = CategoricalCrossentropy(backend), SoftmaxCategoricalCrossentropy(backend)
     for kind in ACTIVATIONS:
-        activation = kind(backend)
+        activation = kind(backend=backend)
         probabilities = softmax.forward(activation.forward(dense.forward(X)))
         crossentropy.forward(probabilities, y)
         dense.backward(activation.backward(softmax.backward(crossentropy.backward(probabilities, y))))
+    norm = LayerNorm(4, dtype=dtype, backend=backend)
+    norm.backward(norm.forward(dense.output))
     joined.forward(dense.output, y)
     joined.backward(joined.output, y)
     optim.Adam().step(dense)

@@ -16,6 +16,7 @@ from fmnist_xp.nn import (
     CategoricalCrossentropy,
     Dense,
     Layer,
+    Loss,
     Network,
     ReLU,
     Softmax,
@@ -403,11 +404,11 @@ def test_own_layer_gets_new_arrays_in_every_call_and_the_others_are_taken_apart(
     plan = Plan(network)
     for name in ("forward", "backward_parameters", "backward_inputs"):
         monkeypatch.setattr(Dense, name, lambda *_given: pytest.fail("a Dense layer was called"))
-    for name in ("activate", "backward", "true_probabilities"):
-        monkeypatch.setattr(CategoricalCrossentropy, name, lambda *_given: pytest.fail("the loss was called"))
+    for name in ("activate", "backward", "outcomes"):
+        monkeypatch.setattr(Loss, name, lambda *_given: pytest.fail("the loss was called"))
     forward = plan.forward(X, training=True)
     outcomes = plan.outcomes(forward.probabilities, Y)
-    np.testing.assert_array_equal(outcomes.true, forward.probabilities[np.arange(ROWS), Y])
+    np.testing.assert_array_equal(outcomes.left, forward.probabilities[np.arange(ROWS), Y])
     np.testing.assert_array_equal(outcomes.predicted, forward.probabilities.argmax(axis=1))
     backward = plan.backward(forward, Y, network.gradients)
     held = [array.copy() for array in layer.seen]
@@ -465,7 +466,7 @@ def test_own_loss_reads_no_labels_on_the_host(monkeypatch: pytest.MonkeyPatch) -
         """A user's own."""
 
     network = make_network(Dense(5, 3), loss=Own())
-    monkeypatch.setattr("fmnist_xp.nn.losses.class_indices", lambda *_given: pytest.fail("labels were looked at"))
+    monkeypatch.setattr("fmnist_xp.nn.loss.class_indices", lambda *_given: pytest.fail("labels were looked at"))
     plan = Plan(network)
     forward = plan.forward(X, training=True)
     plan.outcomes(forward.probabilities, Y)

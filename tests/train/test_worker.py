@@ -145,9 +145,9 @@ def noted_plans(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     made: list[tuple[Any, ...]] = []
     forward, backward = Plan.forward, Plan.backward
 
-    def noted_forward(plan: Plan, inputs: Any, training: bool, columns: Any = None) -> Any:
+    def noted_forward(plan: Plan, inputs: Any, training: bool, *others: Any) -> Any:
         made.append(("forward", inputs.shape))
-        return forward(plan, inputs, training, columns)
+        return forward(plan, inputs, training, *others)
 
     def noted_backward(plan: Plan, forward: Any, labels: Any, gradients: Any, weights: Any) -> Any:
         made.append(("backward", forward.kept[0][0].shape))
@@ -298,7 +298,7 @@ def test_buffers_are_of_the_dtypes_that_enter_products(labels: bool, columns: bo
     write = lambda buffer, given: np.copyto(buffer, given)  # noqa: E731
     rows = Rows(BLOCKS, y if labels else None, values.__getitem__, write, undivided(BLOCKS), columns=picked)
     worker = Worker(network, rows, network.gradients)
-    inputs, of_labels, of_columns, _weights, _place = worker._stage(1)
+    inputs, of_labels, of_columns, *_others = worker._stage(1)
     assert (inputs.shape, str(inputs.dtype)) == ((10, 2 if columns else 6), "float32")
     np.testing.assert_array_equal(inputs, values[1])
     assert (of_labels.dtype, of_labels.tolist()) == ("uint8", y[10:20].tolist()) if labels else of_labels is None
