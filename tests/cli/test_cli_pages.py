@@ -1,6 +1,7 @@
-"""The commands that the pages about runs, data, photographs and export show, one after the other on small data."""
+"""The commands that the guides show, one after the other on small data."""
 
 import gzip
+import re
 import shlex
 import shutil
 from collections.abc import Callable
@@ -20,17 +21,19 @@ NEEDS = {"report": "plotly", "model.onnx": "onnx", "rows.onnx": "onnx", "hub/mod
 SHORTER = {"2000": "60"}  # epochs
 
 
+def blocks(page: str, language: str) -> list[str]:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    return [code for kind, code in re.findall(r"(?ms)^```(\w*)\n(.*?)^```$", text) if kind == language]
+
+
 def commands(page: str) -> list[list[str]]:
     """Return the arguments of each line of a page's blocks, without what has a package that is not installed."""
-    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
-    lines = [
-        line for block in text.split("```\n")[1::2] for line in block.splitlines() if line.startswith("fmnist-xp ")
-    ]
+    lines = [line for block in blocks(page, "") for line in block.splitlines() if line.startswith("fmnist-xp ")]
     found = [shlex.split(line, comments=True)[1:] for line in lines]
     return [words for words in found if all(find_spec(NEEDS[word]) for word in words if word in NEEDS)]
 
 
-@pytest.mark.parametrize("page", ["data.md", "export.md", "photographs.md", "runs.md"])
+@pytest.mark.parametrize("page", ["data.md", "export.md", "photographs.md", "runs.md", "training.md"])
 def test_commands_of_a_page_work_one_after_the_other(
     command: Callable[..., Any],
     workplace: Path,
@@ -53,9 +56,12 @@ def test_commands_of_a_page_work_one_after_the_other(
         packed = name.endswith("ubyte")
         path = workplace / "gzip" / f"{name}{'.gz' if packed else ''}"
         path.write_bytes(gzip.compress(content) if packed else content)
+    for settings in blocks(page, "toml"):
+        (workplace / "mine.toml").write_text(settings.replace("epochs = 200", "epochs = 20"))
     lines = commands(page)
     assert lines
     for words in lines:
-        short = ["--device", "cpu", "--epochs", "20"] if words[0] == "train" and "--resume" not in words else []
+        whole = words[0] == "train" and not {"--resume", "--config"} & {*words}
+        short = ["--device", "cpu", "--epochs", "20"] if whole else []
         answer = command(*(SHORTER.get(word, word) for word in words), *short)
         assert answer.code == 0, (words, answer.err)

@@ -6,13 +6,14 @@ import shlex
 import tomllib
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 from block_helpers import blocks
 from script_helpers import ROOT
-from test_code_blocks import PAGES
+from test_code_blocks import PAGES, blocks_of
 
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
 LAUNCHERS = {"mpiexec": ("-n", "-f"), "srun": ()}  # and their options that take a word of their own
@@ -131,3 +132,16 @@ def check(words: list[str], whole: bool) -> None:
             script(words, whole)
         case _:
             raise LookupError(f"nobody here knows what {words[0]} takes")
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in PAGES if any(block.language == "toml" for block in blocks_of(name))]
+)
+def test_files_of_settings_are_read(name: str, tmp_path: Path) -> None:
+    from fmnist_xp.runs.config import read_settings
+
+    for block in blocks_of(name):
+        if block.language == "toml":
+            path = tmp_path / "mine.toml"
+            path.write_text(block.code, encoding="utf-8")
+            read_settings(path)
