@@ -145,3 +145,16 @@ def test_files_of_settings_are_read(name: str, tmp_path: Path) -> None:
             path = tmp_path / "mine.toml"
             path.write_text(block.code, encoding="utf-8")
             read_settings(path)
+
+
+def test_guide_to_training_names_all_that_is_registered() -> None:
+    from fmnist_xp.nn import Layer, Loss
+    from fmnist_xp.optim import Optimizer, Schedule
+    from fmnist_xp.registry import registered
+
+    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    bases: list[Any] = [Layer, Loss, Optimizer, Schedule]
+    kinds = [kind for base in bases for kind in registered(base).values() if kind.__module__.startswith("fmnist_xp.")]
+    assert len(kinds) > 15
+    missing = {kind.__name__ for kind in kinds if f"`{kind.__name__}" not in text}
+    assert missing <= {"Dense", "Softmax"}
