@@ -8,12 +8,19 @@ It needs nbclient and ipykernel, of the extra browser. The images are those that
 
 import argparse
 import base64
+import importlib.util
 import io
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fmnist_xp.files import write_text
+from fmnist_xp.report.notebook import NOTEBOOK_EPOCHS
+
 NOTEBOOK = Path(__file__).parents[1] / "docs" / "notebook.ipynb"
+FEWEST_EPOCHS = 11
+"""Every tenth is logged, and a curve has two points."""
 COLOURS = 64
 """Of a picture's palette: as good as all for lines and text, in a third of the bytes."""
 
@@ -25,16 +32,15 @@ def read(path: Path = NOTEBOOK) -> Any:
     return nbformat.read(path, as_version=4)
 
 
-def execute(notebook: Any, epochs: int | None = None) -> None:
-    """Run all cells in a new kernel, in place; with `epochs`, which the cell tagged "parameters" then has.
+def execute(notebook: Any, epochs: int) -> None:
+    """Run all cells in a new kernel, in place, with `epochs`, which the cell tagged "parameters" then has.
 
     Raises `nbclient.exceptions.CellExecutionError` where a cell fails.
     """
     from nbclient import NotebookClient
 
-    if epochs is not None:
-        (cell,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
-        cell.source = re.sub(r"(?m)^EPOCHS = .*$", f"EPOCHS = {epochs}", cell.source)
+    (cell,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
+    cell.source = re.sub(r"(?m)^EPOCHS = .*$", f"EPOCHS = {epochs}", cell.source)
     NotebookClient(
         notebook, timeout=None, kernel_name="python3", record_timing=False, coalesce_streams=True
     ).execute()
@@ -65,18 +71,29 @@ def _smaller(kind: str, content: Any) -> Any:
     return base64.b64encode(small.getvalue()).decode()
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run the notebook and write it."""
-    import nbformat
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, help="epochs of each training; default: 1,100, as the notebook has it")
+    usual = f"epochs of each training; by default {NOTEBOOK_EPOCHS}"
+    parser.add_argument("--epochs", type=int, default=NOTEBOOK_EPOCHS, help=usual)
+    epochs = parser.parse_args(arguments).epochs
+    if epochs < FEWEST_EPOCHS:
+        parser.error(f"--epochs must be at least {FEWEST_EPOCHS}, or there is no curve to draw, got {epochs}")
+    missing = [name for name in ("nbclient", "ipykernel") if importlib.util.find_spec(name) is None]
+    if missing:
+        parser.exit(1, f'{parser.prog}: {" and ".join(missing)} not installed: pip install "fmnist-xp[browser]"\n')
+    import nbformat
+    from nbclient.exceptions import CellExecutionError
+
     notebook = read()
-    execute(notebook, parser.parse_args().epochs)
+    try:
+        execute(notebook, epochs)
+    except CellExecutionError as error:
+        parser.exit(1, f"{parser.prog}: a cell failed, and nothing is written\n{error}\n")
     shrink(notebook)
     nbformat.validate(notebook)
-    NOTEBOOK.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
-    print(f"{NOTEBOOK.name}: {NOTEBOOK.stat().st_size / 1000:.0f} kB")
+    write_text(NOTEBOOK, nbformat.writes(notebook) + "\n")
+    print(f"{NOTEBOOK}: {NOTEBOOK.stat().st_size / 1000:.0f} kB")
 
 
 if __name__ == "__main__":

@@ -77,6 +77,45 @@ def pictures(notebook: Any) -> list[bytes]:
     return [base64.b64decode(data["image/png"]) for data in found if "image/png" in data]
 
 
+def test_fewer_epochs_than_make_a_curve_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        run_notebook.main(["--epochs", "10"])
+    assert end.value.code == 2
+    assert "--epochs must be at least 11, or there is no curve to draw, got 10\n" in capsys.readouterr().err
+
+
+def test_missing_packages_are_named_with_what_to_install(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "ipykernel" else name)
+    with pytest.raises(SystemExit) as end:
+        run_notebook.main([])
+    assert end.value.code == 1
+    assert capsys.readouterr().err.endswith(': ipykernel not installed: pip install "fmnist-xp[browser]"\n')
+
+
+@pytest.mark.filterwarnings("ignore")  # of the packages that run it
+def test_notebook_with_a_cell_that_fails_is_not_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("nbclient", "ipykernel"):
+        pytest.importorskip(name, reason=f"{name}, which runs a notebook, is not installed")
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    notebook = tmp_path / "notebook.ipynb"
+    nbformat.write(
+        nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("EPOCHS / 0", metadata={"tags": ["parameters"]})]),
+        notebook,
+    )
+    before = notebook.read_bytes()
+    monkeypatch.setattr(run_notebook, "NOTEBOOK", notebook)
+    monkeypatch.setattr(run_notebook, "read", lambda: nbformat.read(notebook, as_version=4))
+    with pytest.raises(SystemExit) as end:
+        run_notebook.main([])
+    assert end.value.code == 1
+    assert "NameError" in capsys.readouterr().err
+    assert notebook.read_bytes() == before
+
+
 def test_kept_notebook_is_of_a_whole_run(kept: Any) -> None:
     (parameters,) = (cell.source for cell in kept.cells if "parameters" in cell.metadata.get("tags", []))
     assert f"EPOCHS = {NOTEBOOK_EPOCHS}" in parameters, "run scripts/run_notebook.py without --epochs"
@@ -106,7 +145,7 @@ def test_kept_notebook_is_small_and_names_no_place(kept: Any) -> None:
     assert dict(kept.metadata) == {"language_info": {"name": "python"}}
 
 
-@pytest.mark.parametrize("text", ["see /home/me/data", "'/tmp/x'", "https://host/page", "C:\\data", "~/data"])
+@pytest.mark.parametrize("text", ["see /srv/me/data", "'/tmp/x'", "https://host/page", "C:\\data", "~/data"])
 def test_places_are_found(text: str) -> None:
     assert PLACES.search(text)
 
