@@ -66,6 +66,15 @@ ADDED: Mapping[str, Any] = {"nesterov": False, "clip_norm": None, "ema": None}
 class Optimizer(ABC):
     """The learning rate of each update, and the moments of what is updated.
 
+    `iterations` is t, the number of updates made; `current_learning_rate` that of the last update, or lr₀ before
+    the first.
+
+    A pickle or a deep copy has all of this, and the moments of the networks and layers that are pickled or copied
+    with it. Of one that is pickled or copied alone the moments, though the pickle has them, belong to nothing that is
+    there: whatever it updates, it begins with zeros, at the same point of its schedule. For a network that comes
+    another way, take them from `state` and give them to `load_state`. A shallow copy (`copy.copy`) goes on with the
+    same network, with moments of its own.
+
     Parameters
     ----------
     learning_rate
@@ -83,16 +92,10 @@ class Optimizer(ABC):
         the correction 1 − dᵗ is Adam's). Rows held out are measured with it. Another `fit` goes on from it, one that
         resumes from a checkpoint from the weights themselves.
 
-    Raises `ValueError` for what is out of these ranges.
-
-    `iterations` is t, the number of updates made; `current_learning_rate` that of the last update, or lr₀ before
-    the first.
-
-    A pickle or a deep copy has all of this, and the moments of the networks and layers that are pickled or copied
-    with it. Of one that is pickled or copied alone the moments, though the pickle has them, belong to nothing that is
-    there: whatever it updates, it begins with zeros, at the same point of its schedule. For a network that comes
-    another way, take them from `state` and give them to `load_state`. A shallow copy (`copy.copy`) goes on with the
-    same network, with moments of its own.
+    Raises
+    ------
+    ValueError
+        For what is out of these ranges.
     """
 
     moments: int
