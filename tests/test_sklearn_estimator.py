@@ -1,6 +1,7 @@
 """The estimator beside scikit-learn's `MLPClassifier`, trained full batch, and what it makes of all kinds of data."""
 
 import io
+import math
 import os
 import pickle
 import signal
@@ -18,9 +19,12 @@ pytest.importorskip("sklearn", reason="scikit-learn is not installed")
 
 import joblib
 from scipy import sparse
+from scipy.special import softmax
 from sklearn.base import clone
 from sklearn.datasets import make_blobs
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import log_loss
+from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -28,6 +32,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 from fmnist_xp.backend import CpuBackend
 from fmnist_xp.errors import DeviceError
+from fmnist_xp.optim import Step
 from fmnist_xp.sklearn import FullBatchMLPClassifier, Watch
 
 ROOT = Path(__file__).parents[1]
@@ -39,7 +44,6 @@ WEIGHTS = GENERATOR.uniform(0.2, 3, len(X))
 FULL_BATCH = {
     "batch_size": len(X),
     "shuffle": False,
-    "nesterovs_momentum": False,
     "random_state": 3,
     "epsilon": 1e-14,
 }
@@ -64,13 +68,17 @@ def small(**parameters: Any) -> FullBatchMLPClassifier:
 SOLVERS: dict[str, dict[str, Any]] = {
     "adam": {"solver": "adam", "learning_rate_init": 0.02, "beta_1": 0.8, "beta_2": 0.99},
     "sgd": {"solver": "sgd", "learning_rate_init": 0.1, "momentum": 0.0},
-    "momentum": {"solver": "sgd", "learning_rate_init": 0.02, "momentum": 0.9},
+    "momentum": {"solver": "sgd", "learning_rate_init": 0.02, "momentum": 0.9, "nesterovs_momentum": False},
+    "nesterov": {"solver": "sgd", "learning_rate_init": 0.02, "momentum": 0.8},
 }
 
 
 @pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["alike", "weighted"])
-@pytest.mark.parametrize("activation", ["relu", "tanh", "identity"])
-@pytest.mark.parametrize("hidden", [(), 8, (7, 5)], ids=str)
+@pytest.mark.parametrize(
+    ("activation", "hidden"),
+    [("relu", ()), ("relu", 8), ("relu", (7, 5)), *((name, (7, 5)) for name in ("tanh", "identity", "logistic"))],
+    ids=str,
+)
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_training_is_that_of_mlpclassifier(solver: str, hidden: Any, activation: str, weights: Any) -> None:
     same = {"hidden_layer_sizes": hidden, "activation": activation, "alpha": 0.3, "max_iter": 25, **SOLVERS[solver]}
@@ -92,40 +100,75 @@ def test_training_is_that_of_mlpclassifier(solver: str, hidden: Any, activation:
     assert found.score(X, Y, weights) == pytest.approx(reference.score(X, Y, weights))
 
 
+@pytest.mark.parametrize("learning_rate", ["constant", "adaptive"])
 @pytest.mark.parametrize("patience", [1, 4, np.inf])
 @pytest.mark.parametrize("tol", [1e-2, 0.0])
-def test_training_ends_with_that_of_mlpclassifier(tol: float, patience: float) -> None:
+def test_training_ends_with_that_of_mlpclassifier(tol: float, patience: float, learning_rate: str) -> None:
     """SGD at a rate that makes the loss rise and fall, so that it is no better now and then."""
-    same = {"hidden_layer_sizes": (8,), "solver": "sgd", "learning_rate_init": 1.5, "tol": tol, "max_iter": 60}
-    reference = MLPClassifier(**same, n_iter_no_change=patience, **FULL_BATCH).fit(X, Y)
-    found = FullBatchMLPClassifier(**same, n_iter_no_change=patience, **OWN).fit(X, Y)
+    same = {"hidden_layer_sizes": (8,), "solver": "sgd", "learning_rate_init": 1.5, "tol": tol, "max_iter": 70}
+    same |= {"learning_rate": learning_rate, "n_iter_no_change": patience, "nesterovs_momentum": False}
+    reference, found = MLPClassifier(**same, **FULL_BATCH).fit(X, Y), FullBatchMLPClassifier(**same, **OWN).fit(X, Y)
     assert found.n_iter_ == reference.n_iter_ == len(found.loss_curve_)
     assert found.best_loss_ == pytest.approx(reference.best_loss_)
-    assert (found.n_iter_ < 60) is (patience < np.inf)
+    np.testing.assert_allclose(found.coefs_[0], reference.coefs_[0], rtol=1e-6)
+    if learning_rate == "constant":
+        assert (found.n_iter_ < 70) is (patience < np.inf)
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["alike", "weighted"])
+@pytest.mark.parametrize(
+    ("activation", "hidden"), [("relu", ()), ("logistic", 5), ("tanh", 5), ("identity", (7, 5))], ids=str
+)
+def test_lbfgs_finds_the_minimum_that_mlpclassifier_finds(activation: str, hidden: Any, weights: Any) -> None:
+    same = {"hidden_layer_sizes": hidden, "activation": activation, "alpha": 1.0, "solver": "lbfgs", "tol": 1e-6}
+    same |= {"max_iter": 1000, "random_state": 3}
+    reference, found = MLPClassifier(**same).fit(X, Y, weights), FullBatchMLPClassifier(**same).fit(X, Y, weights)
+    assert found.loss_ == found.best_loss_ == pytest.approx(reference.loss_, rel=1e-6)
+    np.testing.assert_allclose(found.predict_proba(X), reference.predict_proba(X), atol=1e-3)
+    assert reference.n_iter_ < found.n_iter_ == len(found.loss_curve_) < 1000  # evaluations
+
+
+@pytest.mark.parametrize("evaluations", [1, 2, 3, 11])
+def test_lbfgs_ends_with_the_best_weights_that_it_found(evaluations: int) -> None:
+    with pytest.warns(ConvergenceWarning, match=f"in {evaluations} iterations"):
+        found = small(solver="lbfgs", alpha=0.3, max_iter=evaluations, learning_rate_init=5).fit(X, Y)
+    squares = sum(float(np.square(coef).sum()) for coef in found.coefs_)
+    expected = log_loss(Y, found.predict_proba(X)) + 0.15 * squares / len(X)
+    assert found.loss_ == min(found.loss_curve_) == pytest.approx(expected)
+    assert found.n_iter_ == evaluations
+
+
+NOISY = np.where(GENERATOR.random(len(Y)) < 0.3, 0, Y)
+
+
+def drawn_rows(labels: Any) -> tuple[Any, Any]:
+    """Return the rows to train on and those held out that MLPClassifier would draw for random state 3.
+
+    That is, once the weights of `small` are drawn, were it to stratify.
+    """
+    state = np.random.RandomState(3)
+    for shape in ((6, 8), 8, (8, 3), 3):
+        state.uniform(size=shape)
+    places = np.arange(len(X))
+    train, held = train_test_split(places, test_size=0.3, random_state=state, stratify=labels)
+    return train, held
 
 
 @pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["alike", "weighted"])
 def test_early_stopping_keeps_the_weights_that_do_best_on_rows_held_out(weights: Any) -> None:
     """Each class has its share among the rows that are neither trained on nor forgotten."""
     options = {"solver": "sgd", "learning_rate_init": 0.3, "momentum": 0.0, "alpha": 0.3}
-    noisy = np.where(GENERATOR.random(len(Y)) < 0.3, 0, Y)
     found = small(**options, early_stopping=True, validation_fraction=0.3, n_iter_no_change=5, max_iter=60)
-    found.fit(X, noisy, weights)
-    # The rows that MLPClassifier would draw for this random state, once the weights are drawn, were it to stratify.
-    state = np.random.RandomState(3)
-    for shape in ((6, 8), 8, (8, 3), 3):
-        state.uniform(size=shape)
-    from sklearn.model_selection import train_test_split
-
-    train, held = train_test_split(np.arange(len(X)), test_size=0.3, random_state=state, stratify=noisy)
+    found.fit(X, NOISY, weights)
+    train, held = drawn_rows(NOISY)
     reference = MLPClassifier(
         **{**FULL_BATCH, "batch_size": len(train)}, **options, hidden_layer_sizes=(8,), warm_start=True, max_iter=1
     )
     parts = [None if weights is None else weights[part] for part in (train, held)]
     scores, kept = [], []
     for _ in range(found.n_iter_):
-        reference.fit(X[train], noisy[train], parts[0])
-        scores.append(reference.score(X[held], noisy[held], parts[1]))
+        reference.fit(X[train], NOISY[train], parts[0])
+        scores.append(reference.score(X[held], NOISY[held], parts[1]))
         kept.append([coef.copy() for coef in reference.coefs_])
     np.testing.assert_allclose(found.loss_curve_, reference.loss_curve_, rtol=1e-9)
     np.testing.assert_allclose(found.validation_scores_, scores, rtol=1e-12)
@@ -135,6 +178,23 @@ def test_early_stopping_keeps_the_weights_that_do_best_on_rows_held_out(weights:
     assert found.best_loss_ is None
     for ours, theirs in zip(found.coefs_, kept[best], strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"solver": "lbfgs"},
+        {"dropout": 0.4},
+        {"solver_options": {"ema": 0.8}},
+        {"label_smoothing": 0.2, "activation": "gelu"},
+    ],
+    ids=str,
+)
+def test_score_on_rows_held_out_is_that_of_the_weights_to_end_with(options: dict[str, Any]) -> None:
+    """Neither a trial of a line search, nor with units left out, nor the weights before they are averaged."""
+    found = small(**options, early_stopping=True, validation_fraction=0.3).fit(X, NOISY)
+    _train, held = drawn_rows(NOISY)
+    assert found.best_validation_score_ == found.score(X[held], NOISY[held]) == max(found.validation_scores_)
 
 
 def test_warm_start_goes_on_from_the_weights() -> None:
@@ -160,6 +220,78 @@ def test_decay_lowers_the_learning_rate() -> None:
     by_hand = small(**options, max_iter=1).fit(X, Y)
     by_hand.set_params(warm_start=True, learning_rate_init=0.1).fit(X, Y)  # 0.2 / (1 + 1)
     np.testing.assert_allclose(decayed.coefs_[0], by_hand.coefs_[0], rtol=1e-12)
+
+
+# Beside PyTorch
+
+
+@pytest.mark.parametrize(
+    ("options", "activation", "optimizer", "arguments"),
+    [
+        (
+            {"solver": "adamw", "activation": "gelu", "solver_options": {"weight_decay": 0.3}},
+            "GELU",
+            "AdamW",
+            {"weight_decay": 0.3},
+        ),
+        (
+            {"solver": "rmsprop", "activation": "leaky_relu", "solver_options": {"rho": 0.7}},
+            "LeakyReLU",
+            "RMSprop",
+            {"alpha": 0.7},
+        ),
+        ({"solver": "adagrad", "activation": "sigmoid"}, "Sigmoid", "Adagrad", {}),
+    ],
+    ids=["adamw", "rmsprop", "adagrad"],
+)
+def test_other_solvers_activations_and_smoothing_are_those_of_pytorch(
+    options: dict[str, Any], activation: str, optimizer: str, arguments: dict[str, Any]
+) -> None:
+    """From the first weights that `MLPClassifier` has; its logistic activation has weights of its own."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    shared = {"alpha": 0.0, "label_smoothing": 0.1, "learning_rate": "cosine", "max_iter": 12, "epsilon": 1e-6}
+    found = small(**options, **shared).fit(X, Y)
+    name = "logistic" if activation == "Sigmoid" else "relu"
+    first = MLPClassifier((8,), name, solver="sgd", learning_rate_init=1e-30, max_iter=1, random_state=3).fit(X, Y)
+    made = getattr(torch.nn, activation)(**({"approximate": "tanh"} if activation == "GELU" else {}))
+    network = torch.nn.Sequential(torch.nn.Linear(6, 8), made, torch.nn.Linear(8, 3)).double()
+    with torch.no_grad():
+        for layer, coef, intercept in zip(network[::2], first.coefs_, first.intercepts_, strict=True):
+            layer.weight[:] = torch.tensor(coef.T)
+            layer.bias[:] = torch.tensor(intercept)
+    descent = getattr(torch.optim, optimizer)(network.parameters(), eps=1e-6, **arguments)
+    losses = []
+    for update in range(12):
+        descent.param_groups[0]["lr"] = 0.01 * (1 + math.cos(math.pi * update / 12)) / 2
+        descent.zero_grad()
+        loss = torch.nn.functional.cross_entropy(network(torch.tensor(X)), torch.tensor(Y), label_smoothing=0.1)
+        loss.backward()
+        descent.step()
+        losses.append(loss.item())
+    np.testing.assert_allclose(found.loss_curve_, losses, rtol=1e-9)
+    np.testing.assert_allclose(found.coefs_[0], network[0].weight.detach().numpy().T, rtol=1e-6, atol=1e-9)
+
+
+def test_schedule_has_a_learning_rate_of_its_own() -> None:
+    options = {"solver": "sgd", "momentum": 0.0}
+    found = small(**options, learning_rate=Step(0.2, factor=0.5, every=1), max_iter=2).fit(X, Y)
+    by_hand = small(**options, learning_rate_init=0.2, max_iter=1).fit(X, Y)
+    by_hand.set_params(warm_start=True, learning_rate_init=0.1).fit(X, Y)
+    np.testing.assert_allclose(found.coefs_[0], by_hand.coefs_[0], rtol=1e-12)
+    np.testing.assert_array_equal(clone(found).fit(X, Y).coefs_[0], found.coefs_[0])
+
+
+def test_dropout_is_drawn_from_the_random_state_and_for_training_alone() -> None:
+    plain, dropped = (small(activation="identity", dropout=rate, max_iter=60) for rate in (0.0, 0.5))
+    assert dropped.fit(X, Y).loss_ > plain.fit(X, Y).loss_
+    hidden = X @ dropped.coefs_[0] + dropped.intercepts_[0]
+    np.testing.assert_allclose(
+        dropped.predict_proba(X), softmax(hidden @ dropped.coefs_[1] + dropped.intercepts_[1], axis=1)
+    )
+    np.testing.assert_array_equal(clone(dropped).fit(X, Y).coefs_[0], dropped.coefs_[0])
+    firsts = {clone(dropped).set_params(random_state=state, max_iter=1).fit(X, Y).loss_ for state in range(4)}
+    state = np.random.RandomState(3)  # which goes on, with other weights and other units left out
+    assert len(firsts | {clone(dropped).set_params(random_state=state, max_iter=1).fit(X, Y).loss_}) == 4
 
 
 # Weights of rows and classes
@@ -383,7 +515,12 @@ def test_estimator_of_a_gpu_predicts_elsewhere(monkeypatch: pytest.MonkeyPatch) 
         ("hidden_layer_sizes", (8, 0)),
         ("hidden_layer_sizes", 2.5),
         ("activation", "step"),
-        ("solver", "lbfgs"),
+        ("solver", "newton"),
+        ("solver_options", {"rho": 0.9}),
+        ("solver_options", "rho"),
+        ("dropout", 1.0),
+        ("label_smoothing", -0.1),
+        ("learning_rate", "invscaling"),
         ("alpha", -1),
         ("learning_rate_init", 0),
         ("decay", -1),
@@ -408,6 +545,11 @@ def test_parameter_that_is_none_is_named(name: str, value: Any) -> None:
         small(**options).fit(X, Y)
 
 
+def test_lbfgs_refuses_dropout() -> None:
+    with pytest.raises(ValueError, match="dropout is not for lbfgs"):
+        small(solver="lbfgs", dropout=0.1).fit(X, Y)
+
+
 def test_training_that_did_not_converge_is_warned_of() -> None:
     with pytest.warns(ConvergenceWarning, match="has not converged in 5 iterations"):
         small(max_iter=5).fit(X, Y)
@@ -417,7 +559,9 @@ def test_training_that_did_not_converge_is_warned_of() -> None:
 
 
 def test_training_that_diverges_is_refused(caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(ValueError, match="training has diverged, weights are not finite: lower learning_rate_init"):
+    with pytest.raises(
+        ValueError, match="training has diverged, loss or weights are not finite: lower learning_rate_init"
+    ):
         small(solver="sgd", learning_rate_init=1e300, momentum=0.0).fit(X, Y)
     assert "training has diverged" in caplog.text
 
