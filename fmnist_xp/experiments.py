@@ -217,7 +217,7 @@ EXPERIMENTS = _by_name(
         l2=1e-4,
         epochs=300,
         initializer="he_normal",
-        schedule={"type": "cosine", "warmup": 10},
+        schedule={"type": "cosine", "warmup": 0.03},
     ),
     Experiment(
         "best",

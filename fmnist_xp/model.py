@@ -151,13 +151,26 @@ class Sequential(nn.Network):
             weight for each class; or "balanced", by which all classes weigh the same, n / (K · count) each. The
             weights of its rows are multiplied by it, but not of rows held out.
 
-        Returns the `History`. Ctrl-C ends training after the epoch under way and keeps what was learned; so does
-        SIGTERM or SIGHUP where the caller has a handler for it, or there is a checkpoint folder. A loss that is not
-        finite ends it too, with a warning.
-        Raises `ValueError` for data or arguments that do not fit, or differ between ranks, `ElsewhereError` on the
-        ranks that are not at fault, `RankError` where MPI cannot be used, `DeviceError` where memory runs out,
-        `RunError` for a checkpoint folder that holds another training, `OSError` where the first checkpoint cannot be
-        written.
+        Returns
+        -------
+        History
+            Ctrl-C ends training after the epoch under way and keeps what was learned; so does SIGTERM or SIGHUP where
+            the caller has a handler for it, or there is a checkpoint folder. A loss that is not finite ends it too,
+            with a warning.
+
+        Raises
+        ------
+        ValueError
+            For data or arguments that do not fit, or differ between ranks; `ElsewhereError` on the ranks that are not
+            at fault.
+        RankError
+            Where MPI cannot be used.
+        DeviceError
+            Where memory runs out.
+        RunError
+            For a checkpoint folder that holds another training.
+        OSError
+            Where the first checkpoint cannot be written.
         """
         with Ranks(comm) as ranks, ranks.quiet(), self.backend.computing():
             with ranks.together():

@@ -1,7 +1,8 @@
-"""The notebook's three experiments over several seeds, compared with the notebook's own results."""
+"""All experiments over several seeds, side by side, the notebook's three compared with its own results."""
 
 import csv
 import io
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from fmnist_xp.backend import Backend
 from fmnist_xp.blas import blas_name
 from fmnist_xp.data import Dataset
 from fmnist_xp.errors import RunError
-from fmnist_xp.experiments import NOTEBOOK_EXPERIMENTS
+from fmnist_xp.experiments import EXPERIMENTS
 from fmnist_xp.files import write_text
 from fmnist_xp.report.drawing import save_figures
 from fmnist_xp.report.notebook import NOTEBOOK_TEST, data_differences, notebook_history, result_differences
@@ -34,17 +35,16 @@ def reproduce(
     epochs: int | None,
     source: str,
     verbose: bool,
+    names: Sequence[str] = (*EXPERIMENTS,),
 ) -> Path:
-    """Train every experiment with the seeds 0 … `seeds` − 1, write pictures and a report, and return its path.
+    """Train the experiments `names` with the seeds 0 … `seeds` − 1, write pictures and a report, and return its path.
 
     Runs are kept in `folder`/runs. A finished run with the same settings and data is reused, and an unfinished one
     resumed, so that an interrupted reproduction goes on where it stopped; any other is trained again.
-    Raises `RunError`, before anything is trained, for an experiment that the notebook does not have.
     """
-    for name in NOTEBOOK_EXPERIMENTS:
-        notebook_history(name)  # which the report needs after hours of training
     runs: dict[str, list[Run]] = {}
-    for name, experiment in NOTEBOOK_EXPERIMENTS.items():
+    for name in names:
+        experiment = EXPERIMENTS[name]
         if epochs is not None:
             experiment = replace(experiment, epochs=epochs)
         for seed in range(seeds):
@@ -68,29 +68,28 @@ def write_report(runs: Mapping[str, Sequence[Run]], folder: Path) -> Path:
     """
     histories = {name: [run.history for run in of_seeds] for name, of_seeds in runs.items()}
     results = {name: [asdict(run.result) for run in of_seeds] for name, of_seeds in runs.items()}
-    first = next(iter(runs.values()))[0]
-    result, epochs = first.result, first.config["experiment"]["epochs"]  # a run that diverged has fewer
-    same_data = not any(data_differences(asdict(result.dataset)))
-    comparable = not any(result_differences(asdict(result)))
+    first = next(iter(runs.values()))[0].result
+    same_data = not any(data_differences(asdict(first.dataset)))
+    comparable = {name for name in runs if name in NOTEBOOK_TEST and not any(result_differences(results[name][0]))}
     figures = {
-        "comparison-accuracy.png": medians_figure(histories, title=_title("", runs)),
         "test-accuracy.png": ends_figure(
             {name: [run["test_accuracy"] for run in of_seeds] for name, of_seeds in results.items()},
             label="Test accuracy after the last update",
             title=_title("", runs),
-            notebook={name: NOTEBOOK_TEST[name].test_accuracy for name in runs} if comparable else {},
+            notebook={name: NOTEBOOK_TEST[name].test_accuracy for name in runs if name in comparable},
         ),
+        "comparison-accuracy.png": medians_figure(histories, title=_title("", runs)),
     }
     for name, of_seeds in histories.items():
-        notebook = notebook_history(name) if same_data else None
+        notebook = notebook_history(name) if same_data and name in NOTEBOOK_TEST else None
         figures |= seeds_figures(of_seeds, experiment=name, title=_title(name, runs), notebook=notebook)
     pictures = save_figures(figures, folder)
     write_text(folder / SEEDS, _seeds_csv(runs))
     parts = [
-        "# The notebook's experiments, reproduced\n",
-        f"{_count(runs)} of each experiment, {epochs:,} full-batch {'epochs' if epochs > 1 else 'epoch'} on "
-        f"{result.dataset.train_rows:,} images of {result.dataset.name} on {result.device_name} ({result.device}, "
-        f"{result.precision}; BLAS: {result.blas}). The metrics of each are in [{SEEDS}]({SEEDS}).\n",
+        "# The experiments, side by side\n",
+        f"{_count(runs)} of each experiment, full batch on {first.dataset.train_rows:,} images of "
+        f"{first.dataset.name} on {first.device_name} ({first.device}, {first.precision}; "
+        f"BLAS: {first.blas}): {_lengths(runs)}. The metrics of each are in [{SEEDS}]({SEEDS}).\n",
         reproduce_table(results, histories),
         *(f"![{picture.stem}]({picture.name})\n" for picture in pictures),
     ]
@@ -150,6 +149,16 @@ def _resumed(
 def _title(name: str, runs: Mapping[str, Sequence[Run]]) -> str:
     result = next(iter(runs.values()))[0].result
     return " · ".join(filter(None, [name, _count(runs), result.device, result.dataset.name]))
+
+
+def _lengths(runs: Mapping[str, Sequence[Run]]) -> str:
+    """Return the epochs and the median seconds of each experiment in words."""
+    lengths = []
+    for name, of_seeds in runs.items():
+        epochs = of_seeds[0].config["experiment"]["epochs"]  # a run that diverged has fewer
+        seconds = statistics.median(run.result.total_seconds for run in of_seeds)
+        lengths.append(f"{name} {epochs:,} {'epochs' if epochs > 1 else 'epoch'} in {seconds:,.0f} s")
+    return ", ".join(lengths)
 
 
 def _count(runs: Mapping[str, Sequence[Run]]) -> str:

@@ -50,7 +50,8 @@ FOLDERS = {
         ["fmnist_xp/nn/*.py", "fmnist_xp/optim/*.py", *modules("registry")],
         [
             "tests/nn",
-            *tests("optim", "pickling", "model", "train/plan", "parity/parity_operations", "parity/parity_step"),
+            "tests/optim",
+            *tests("pickling", "model", "train/plan", "parity/parity_operations", "parity/parity_step"),
         ],
     ),
     "train": Folder(

@@ -144,6 +144,20 @@ def torch_reference(torch: Any) -> Callable[[Any], TorchReference]:
     return lambda network: TorchReference(torch, network)
 
 
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A headless Chromium, driven by Playwright."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright, which drives Chromium, is missing")
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    found = next(filter(None, map(shutil.which, names)), None)
+    if not found:
+        pytest.skip("Chromium, in which pages are opened, is not installed")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=found)
+        yield browser
+        browser.close()
+
+
 @pytest.fixture
 def sigint() -> Iterator[None]:
     """Give SIGINT Python's own handler, and restore afterwards what the command took of the signals.

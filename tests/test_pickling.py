@@ -23,7 +23,17 @@ from parity.standin import DeviceArray, StandInCupy
 from fmnist_xp.backend import Array, Backend, CpuBackend, CudaBackend, get_backend
 from fmnist_xp.errors import DeviceError
 from fmnist_xp.model import Sequential
-from fmnist_xp.nn import CategoricalCrossentropy, Dense, Layer, Network, ReLU, Softmax, SoftmaxCategoricalCrossentropy
+from fmnist_xp.nn import (
+    CategoricalCrossentropy,
+    Dense,
+    Layer,
+    LayerNorm,
+    Loss,
+    Network,
+    ReLU,
+    Softmax,
+    SoftmaxCategoricalCrossentropy,
+)
 from fmnist_xp.optim import SGD, Adam, Optimizer
 from fmnist_xp.registry import registered
 
@@ -366,16 +376,17 @@ def test_pickle_of_a_layer_has_its_own_parameters_alone() -> None:
 
 @EACH_WAY
 @pytest.mark.parametrize("kind", [kind for kind in registered(Layer).values() if kind is not Dense])
-def test_layer_without_parameters(again: Callable[[Any], Any], kind: type[Layer]) -> None:
-    layer = kind()
+def test_other_layer(again: Callable[[Any], Any], kind: type[Layer]) -> None:
+    arguments: dict[str, Any] = {"n_features": X.shape[1]} if kind is LayerNorm else {}
+    layer = kind(**arguments)
     loaded = again(layer)
     np.testing.assert_array_equal(loaded.forward(X), layer.forward(X), strict=True)
     np.testing.assert_array_equal(loaded.backward(X), layer.backward(X), strict=True)
 
 
 @EACH_WAY
-@pytest.mark.parametrize("kind", [*registered(CategoricalCrossentropy).values(), Focused])
-def test_loss(again: Callable[[Any], Any], kind: type[CategoricalCrossentropy]) -> None:
+@pytest.mark.parametrize("kind", [*registered(Loss).values(), Focused])
+def test_loss(again: Callable[[Any], Any], kind: type[Loss]) -> None:
     loss = kind()
     loaded = again(loss)
     assert (type(loaded), loaded.config()) == (kind, loss.config())

@@ -337,8 +337,11 @@ def _check_resumed(ctx: typer.Context, folder: Path, asked: Any, own: Any) -> No
 
 
 def reproduce(
+    experiments: Annotated[
+        list[ExperimentName] | None, typer.Argument(help="Which experiments; by default all.", show_default=False)
+    ] = None,
     seeds: Annotated[int, options.number(help="Seeds for each experiment, 1 to 1000.", most=1000)] = 1,
-    epochs: Annotated[int | None, options.number(help="Epochs instead of the notebook's 1,100, at least 1.")] = None,
+    epochs: Annotated[int | None, options.number(help="Epochs instead of each experiment's own, at least 1.")] = None,
     device: options.Device = "auto",
     data: options.Data = "auto",
     no_synthetic: options.NoSynthetic = False,
@@ -347,14 +350,19 @@ def reproduce(
     out_folder: Annotated[Path, options.out_folder("Folder of runs, pictures and report.")] = Path("reproduce"),
     quiet: options.Quiet = False,
 ) -> None:
-    """Run the notebook's three experiments and set them beside the notebook's figures."""
+    """Train all experiments over seeds, side by side, beside the notebook's figures."""
     from fmnist_xp.data import load_fashion_mnist
     from fmnist_xp.reproduce import reproduce as reproduce_experiments
 
     backend = options.chosen_backend(device, threads, graphs)
     train_data, test_data = load_fashion_mnist(data, allow_synthetic=not no_synthetic)
     report = reproduce_experiments(
-        train_data, test_data, backend, out_folder, seeds=seeds, epochs=epochs, source=data, verbose=not quiet
+        *(train_data, test_data, backend, out_folder),
+        seeds=seeds,
+        epochs=epochs,
+        source=data,
+        verbose=not quiet,
+        names=[*EXPERIMENTS] if not experiments else [name for name in EXPERIMENTS if name in experiments],
     )
     out.print(report.read_text(encoding="utf-8"))
     out.print(f"written to {report}")

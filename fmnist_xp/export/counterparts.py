@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fmnist_xp.backend import Backend
 from fmnist_xp.errors import FmnistXpError
 from fmnist_xp.model import Sequential
-from fmnist_xp.nn import Dense, Layer, LayerNorm, Network, Softmax
+from fmnist_xp.nn import BinaryCrossentropy, Dense, Layer, LayerNorm, Network, Sigmoid, Softmax
 from fmnist_xp.nn.module import Counterpart, Module
 from fmnist_xp.registry import registered
 
@@ -133,8 +133,8 @@ def norm_of(gains: NDArray[np.floating[Any]], biases: NDArray[np.floating[Any]] 
 def network_of(steps: Sequence[Step], backend: Backend | str) -> Sequential:
     """Return the network of these steps, in float64 where the first weights are, else in float32.
 
-    A softmax at the end becomes a part of the loss, and is added by it where there is none. Raises `ValueError` where
-    the steps make no network, such as sizes that do not fit.
+    A softmax at the end becomes a part of the loss, and is added by it where there is none. After a sigmoid the loss
+    is binary cross-entropy. Raises `ValueError` where the steps make no network, such as sizes that do not fit.
     """
     linears = [step for step in steps if isinstance(step, Linear)]
     if not linears:
@@ -148,4 +148,5 @@ def network_of(steps: Sequence[Step], backend: Backend | str) -> Sequential:
             layers.append(dense)
         else:
             layers.append(step)
-    return Sequential(layers, backend=backend, dtype=dtype)
+    loss = BinaryCrossentropy if isinstance(layers[-1], Sigmoid) else None
+    return Sequential(layers, loss, backend=backend, dtype=dtype)

@@ -57,6 +57,8 @@ def save(
 ) -> None:
     """Write `network` to `path`, which is replaced, for other libraries.
 
+    Numbers are written in the dtype of the parameters, float32 or float64.
+
     Parameters
     ----------
     form
@@ -67,9 +69,14 @@ def save(
     facts
         Metadata by name, which ONNX, safetensors and .npz files hold; the package's version is added.
 
-    Numbers are written in the dtype of the parameters, float32 or float64. Raises `ValueError` for a layer without a
-    counterpart elsewhere, numbers that are not finite and unknown formats; `FmnistXpError` where onnx or PyTorch is
-    needed and not installed; `OSError` where the file cannot be written.
+    Raises
+    ------
+    ValueError
+        For a layer without a counterpart elsewhere, numbers that are not finite and unknown formats.
+    FmnistXpError
+        Where onnx or PyTorch is needed and not installed.
+    OSError
+        Where the file cannot be written.
     """
     path = Path(path)
     write_bytes(path, model_bytes(network, form or format_of(path), takes, facts))

@@ -43,7 +43,7 @@ def from_onnx(path: str | Path, backend: Backend | str = "cpu") -> Sequential:
     The graph must be a chain from one input to one output of Gemm, or MatMul and Add, and of operators that a layer
     of this package has, with Identity and Dropout in between. Before the first product it may flatten, cast, and
     scale bytes as the exported graphs do, which `predict` does with bytes itself. A last Softmax becomes a part of
-    the loss; where there is none, the outputs are taken for logits.
+    the loss, and after a Sigmoid the loss is binary cross-entropy; else the outputs are taken for logits.
 
     Raises `RunError`, naming the node, where the file is missing, damaged or of another kind, or keeps its weights in
     other files; `FmnistXpError` where onnx is not installed.

@@ -34,6 +34,10 @@ _NOTHING = ("Flatten", "Identity")
 def from_torch(source: Any, *, activation: str | None = None, backend: Backend | str = "cpu") -> Sequential:
     """Return a network with the weights of `source`, on `backend`, in float64 if they are, else in float32.
 
+    A softmax at the end becomes a part of the loss, and after a sigmoid the loss is binary cross-entropy; else the
+    outputs are taken for logits, as PyTorch's own cross-entropy takes them. Names with numbers go by these, others in
+    the order of the state.
+
     Parameters
     ----------
     source
@@ -44,11 +48,14 @@ def from_torch(source: Any, *, activation: str | None = None, backend: Backend |
         What stands between the layers of a state, which does not tell it: "relu", "tanh". Where two have numbers that
         follow each other, as "0.weight" and "1.weight", nothing does.
 
-    A softmax at the end becomes a part of the loss; where there is none, the outputs are taken for logits, as
-    PyTorch's own cross-entropy takes them. Names with numbers go by these, others in the order of the state.
-
-    Raises `ValueError`, naming what, where `source` or `activation` is something else, `RunError` for a file,
-    `FmnistXpError` where a .pt file needs PyTorch, which is not installed.
+    Raises
+    ------
+    ValueError
+        Where `source` or `activation` is something else; it names what.
+    RunError
+        For a file that is no such state.
+    FmnistXpError
+        Where a .pt file needs PyTorch, which is not installed.
     """
     if isinstance(source, str | Path):
         path = Path(source)

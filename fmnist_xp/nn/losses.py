@@ -92,7 +92,10 @@ class CategoricalCrossentropy(Loss):
         the true one and ε/classes for any other. Szegedy et al., *Rethinking the Inception Architecture for Computer
         Vision*, CVPR 2016, 7.
 
-    Raises `ValueError` for other values.
+    Raises
+    ------
+    ValueError
+        For other values.
     """
 
     ends_with: ClassVar[type[Layer] | None] = Softmax

@@ -23,6 +23,11 @@ class Network:
     before its biases; a layer's `weights`, `biases`, `dweights` and `dbiases` are views of them. An optimizer's step
     is one expression on these vectors.
 
+    A network can be pickled and copied (`copy.deepcopy`), its layers and loss with it; see `Module`. A copy computes
+    on the same backend. A pickle has the backend's name alone: where it is loaded, `get_backend` makes one of that
+    name, with the threads of that machine, and raises `DeviceError` where there is no such device. Pickled or copied
+    together, as in `copy.deepcopy((network, optimizer))`, network and optimizer go on as the originals would.
+
     Parameters
     ----------
     layers
@@ -41,13 +46,12 @@ class Network:
         "tf32" (float32 whose products round their operands) or "float16" (half-precision activations and products,
         summed in float32, with float32 parameters).
 
-    Raises `ValueError` where the layers do not fit each other or the loss, `DeviceError` where the backend lacks
-    the precision.
-
-    A network can be pickled and copied (`copy.deepcopy`), its layers and loss with it; see `Module`. A copy computes
-    on the same backend. A pickle has the backend's name alone: where it is loaded, `get_backend` makes one of that
-    name, with the threads of that machine, and raises `DeviceError` where there is no such device. Pickled or copied
-    together, as in `copy.deepcopy((network, optimizer))`, network and optimizer go on as the originals would.
+    Raises
+    ------
+    ValueError
+        Where the layers do not fit each other or the loss.
+    DeviceError
+        Where the backend lacks the precision.
     """
 
     def __init__(

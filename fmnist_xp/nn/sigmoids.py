@@ -10,8 +10,8 @@ from fmnist_xp.registry import register
 
 LINEAR, CUBIC = 2 * math.sqrt(2 / math.pi), 2 * math.sqrt(2 / math.pi) * 0.044715
 """GELU is x · σ(LINEAR · x + CUBIC · x³)."""
-FAR = 16.0
-"""Where σ there is 0 or 1 in every precision; a number beyond could overflow in its cube."""
+FAR = 22.0
+"""Where that σ is 0 or 1 in every precision; a number beyond could overflow in its cube."""
 
 
 def powers_of(xp: Any, values: Array) -> tuple[Array, Array, Array]:

@@ -66,6 +66,15 @@ ADDED: Mapping[str, Any] = {"nesterov": False, "clip_norm": None, "ema": None}
 class Optimizer(ABC):
     """The learning rate of each update, and the moments of what is updated.
 
+    `iterations` is t, the number of updates made; `current_learning_rate` that of the last update, or lr₀ before
+    the first.
+
+    A pickle or a deep copy has all of this, and the moments of the networks and layers that are pickled or copied
+    with it. Of one that is pickled or copied alone the moments, though the pickle has them, belong to nothing that is
+    there: whatever it updates, it begins with zeros, at the same point of its schedule. For a network that comes
+    another way, take them from `state` and give them to `load_state`. A shallow copy (`copy.copy`) goes on with the
+    same network, with moments of its own.
+
     Parameters
     ----------
     learning_rate
@@ -80,16 +89,13 @@ class Optimizer(ABC):
         The decay d, from 0 to below 1, of an exponential moving average of the weights, with which `fit` ends:
         aₜ = (1 − d) · Σₖ dᵗ⁻ᵏ · θₖ / (1 − dᵗ) over the weights θ₁ … θₜ after each update (Polyak & Juditsky,
         *Acceleration of stochastic approximation by averaging*, SIAM J. Control Optim. 30, 1992, averaged all alike;
-        the correction 1 − dᵗ is Adam's). Raises `ValueError` for what is out of these ranges.
+        the correction 1 − dᵗ is Adam's). Rows held out are measured with it. Another `fit` goes on from it, one that
+        resumes from a checkpoint from the weights themselves.
 
-    `iterations` is t, the number of updates made; `current_learning_rate` that of the last update, or lr₀ before
-    the first.
-
-    A pickle or a deep copy has all of this, and the moments of the networks and layers that are pickled or copied
-    with it. Of one that is pickled or copied alone the moments, though the pickle has them, belong to nothing that is
-    there: whatever it updates, it begins with zeros, at the same point of its schedule. For a network that comes
-    another way, take them from `state` and give them to `load_state`. A shallow copy (`copy.copy`) goes on with the
-    same network, with moments of its own.
+    Raises
+    ------
+    ValueError
+        For what is out of these ranges.
     """
 
     moments: int

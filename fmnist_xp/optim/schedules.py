@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fmnist_xp.arguments import real_number, whole_number
-from fmnist_xp.registry import REGISTRY, configuration, register, registered
+from fmnist_xp.registry import REGISTRY, call_text, configuration, register, registered
 
 
 def inverse_time(learning_rate: float, decay: float, update: int) -> float:
@@ -20,6 +20,10 @@ def inverse_time(learning_rate: float, decay: float, update: int) -> float:
 
 class Schedule(ABC):
     """A learning rate for each update: `schedule(0)` is that of the first."""
+
+    def __repr__(self) -> str:
+        """Return the call that makes one like it, without what is at its default."""
+        return call_text(self, lambda: configuration(self))
 
     @abstractmethod
     def __call__(self, update: int) -> float:
@@ -41,7 +45,7 @@ class Schedule(ABC):
 
 
 @register("constant")
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Constant(Schedule):
     """`learning_rate`, which is above 0, for every update."""
 
@@ -57,7 +61,7 @@ class Constant(Schedule):
 
 
 @register("inverse_time")
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class InverseTime(Schedule):
     """lr₀ / (1 + decay · t), as in the notebook.
 
@@ -78,7 +82,7 @@ class InverseTime(Schedule):
 
 
 @register("step")
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Step(Schedule):
     """lr₀ · factor^⌊t / every⌋: the rate times `factor` after each `every` updates.
 
@@ -101,7 +105,7 @@ class Step(Schedule):
 
 
 @register("exponential")
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Exponential(Schedule):
     """lr₀ · factorᵗ: the rate times `factor` after each update.
 
@@ -122,7 +126,7 @@ class Exponential(Schedule):
 
 
 @register("cosine")
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Cosine(Schedule):
     """Half a cosine from `learning_rate` down to `final`, after a linear warm-up.
 
@@ -130,28 +134,39 @@ class Cosine(Schedule):
     f + (lr − f) · (1 + cos(π · (t − w) / (T − w))) / 2 from there to T, and f from T on (Loshchilov & Hutter, *SGDR:
     Stochastic Gradient Descent with Warm Restarts*, ICLR 2017, equation 5, without restarts).
 
-    Parameters: `learning_rate` > 0, `updates` ≥ 1, 0 ≤ `warmup` < `updates` and `final` ≥ 0, else `ValueError`.
+    `warmup` is w, or, a float below 1, the share of the updates that it is, rounded.
+
+    Parameters: `learning_rate` > 0, `updates` ≥ 1, 0 ≤ w < `updates` and `final` ≥ 0, else `ValueError`.
     """
 
     learning_rate: float
     updates: int
-    warmup: int = 0
+    warmup: float = 0
     final: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the arguments."""
         self._check("learning_rate", 0, open_low=True)
         self._check_whole("updates", 1)
-        self._check_whole("warmup", 0)
+        if isinstance(self.warmup, float) and self.warmup < 1:
+            self._check("warmup", 0)
+        else:
+            self._check_whole("warmup", 0)
         self._check("final", 0)
-        if self.warmup >= self.updates:
+        if self.warm_updates >= self.updates:
             raise ValueError(f"warmup must be below the {self.updates} updates, got {self.warmup}")
+
+    @property
+    def warm_updates(self) -> int:
+        """The number of updates of the warm-up."""
+        return round(self.warmup * self.updates) if self.warmup < 1 else int(self.warmup)
 
     def __call__(self, update: int) -> float:
         """Return the learning rate of an update."""
-        if update < self.warmup:
-            return self.learning_rate * (update + 1) / (self.warmup + 1)
-        part = min(1.0, (update - self.warmup) / (self.updates - self.warmup))
+        warmup = self.warm_updates
+        if update < warmup:
+            return self.learning_rate * (update + 1) / (warmup + 1)
+        part = min(1.0, (update - warmup) / (self.updates - warmup))
         return self.final + (self.learning_rate - self.final) * (1 + math.cos(math.pi * part)) / 2
 
 

@@ -189,7 +189,7 @@ def operations() -> Iterator[Operation]:
     """Yield every operation on every set of inputs: the same ones in each call.
 
     What is registered is among them: an activation, a loss or an optimizer needs no entry here, another layer does.
-    New ones come last, so that what was drawn before stays.
+    New optimizers draw from generators of their own, so that what is drawn for others stays.
     """
     generator = np.random.default_rng(0)
     yield from _dense(generator)
@@ -203,9 +203,10 @@ def operations() -> Iterator[Operation]:
         if kind not in listed:
             cases[kind.__name__] = kind, {}
     for name, (kind, arguments) in cases.items():
+        own = generator if name in ("SGD", "SGD with momentum", "Adam") else np.random.default_rng([*name.encode()])
         for size in (2, 10_007):
-            gradients = (_shrinking if kind.needs_loss else _of_all_sizes)(generator, size)
-            start = _halves(generator, size)
+            gradients = (_shrinking if kind.needs_loss else _of_all_sizes)(own, size)
+            start = _halves(own, size)
             yield OptimizerPass(name, f"{size:,} parameters", kind, arguments, start, gradients)
     yield from _layer_norm(np.random.default_rng(2))
 
@@ -318,9 +319,9 @@ def _of_all_sizes(generator: np.random.Generator, size: int) -> tuple[Floats, ..
 
 
 def _shrinking(generator: np.random.Generator, size: int) -> tuple[Floats, ...]:
-    """Return four gradients, each a half or a quarter of that before: every step along them is good enough."""
+    """Return three gradients, each a half or a quarter of that before: every step along them is good enough."""
     gradients = [generator.choice([-1, 1], size) * generator.integers(1, 1024, size) / 256]
-    for _ in range(3):
+    for _ in range(2):
         gradients.append(gradients[-1] / generator.choice([2, 4], size))
     return tuple(gradients)
 

@@ -30,8 +30,8 @@ COMPARED_LATER = 700
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; an experiment always has the same. Not their
 # sky blue, a shade of sgd's blue, but a violet.
-COLOURS = {"sgd": "#0072B2", "momentum": "#D55E00", "adam": "#009E73"}
-OTHER_COLOURS = ("#E69F00", "#CC79A7", "#8C6BB1")
+COLOURS = {"sgd": "#0072B2", "momentum": "#D55E00", "adam": "#009E73", "quick": "#E69F00", "best": "#8C6BB1"}
+OTHER_COLOURS = ("#CC79A7", "#66A61E", "#999933")
 # Of 3, 5 and 7, so that 105 runs of one experiment differ.
 SHADES = (1.0, 0.55, 1.5)  # of its colour: as it is, darker, lighter
 LINES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (7, 1.5, 1, 1.5, 1, 1.5)))

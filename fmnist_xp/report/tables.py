@@ -116,9 +116,11 @@ def reproduce_table(
             raise ValueError(f"{experiment} has no runs: its table needs at least one")
         ours = [_final_metrics(*pair) for pair in pairs]
         dips = sum(ended_in_dip(history, float(run["train_accuracy"])) is not None for run, history in pairs)
-        differences = dict.fromkeys(difference for run in runs for difference in result_differences(run))
-        notes |= differences
-        theirs = None if differences else NOTEBOOK_TEST.get(experiment)
+        theirs = NOTEBOOK_TEST.get(experiment)
+        if theirs:
+            differences = dict.fromkeys(difference for run in runs for difference in result_differences(run))
+            notes |= differences
+            theirs = None if differences else theirs
         for name, label in _METRICS.items():
             cells = _spread([getattr(metrics, name) for metrics in ours], theirs and getattr(theirs, name))
             if name == "test_accuracy":

@@ -20,10 +20,10 @@ def test_report_pictures_and_runs_of_two_seeds(
     assert report.strip() in answer.out
     assert answer.lines[-1] == "written to made/reproduce.md"
     assert {path.name for path in (folder / "runs").iterdir()} == {
-        f"{name}-s{seed}" for name in ("sgd", "momentum", "adam") for seed in (0, 1)
+        f"{name}-s{seed}" for name in ("sgd", "momentum", "adam", "quick", "best") for seed in (0, 1)
     }
 
-    for name in ("sgd", "momentum", "adam"):
+    for name in ("sgd", "momentum", "adam", "quick", "best"):
         results = [read_json(folder / "runs" / f"{name}-s{seed}" / "result.json") for seed in (0, 1)]
         assert [result["epochs"] for result in results] == [5, 5]
         row = next(line for line in report.splitlines() if line.startswith(f"| {name} |"))
@@ -33,7 +33,8 @@ def test_report_pictures_and_runs_of_two_seeds(
         assert cells[2:4] == ["—", f"{low:.3f}–{high:.3f}"]
         assert cells[4:6] == ["—", "—"]  # of the notebook
     for words in (
-        "2 seeds of each experiment, 5 full-batch epochs",
+        "2 seeds of each experiment, full batch on",
+        "quick 5 epochs in",
         "400 images",
         "Synthetic data",
         "Not comparable with the notebook: synthetic data, 5 epochs.",
@@ -41,7 +42,7 @@ def test_report_pictures_and_runs_of_two_seeds(
         assert words in report
 
     pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", report)
-    assert len(pictures) == len(set(pictures)) == 8
+    assert len(pictures) == len(set(pictures)) == 12
     for picture in pictures:
         read_picture(folder / picture)
 
@@ -68,7 +69,7 @@ def test_quiet_prints_the_report_alone(
     assert quiet.lines[0].startswith("# ")
     assert (workplace / "reproduce" / "reproduce.md").is_file()
     assert "Not comparable with the notebook: custom data, 1 epoch." in quiet.out
-    assert "1 seed of each experiment, 1 full-batch epoch on" in quiet.out
+    assert "1 seed of each experiment, full batch on" in quiet.out
     config = read_json(workplace / "reproduce" / "runs" / "adam-s0" / "config.json")
     assert (config["threads"], config["graphs"]) == (2, False)
     assert {path.name for path in (workplace / "reproduce" / "runs" / "sgd-s0").iterdir()} >= RUN_FILES

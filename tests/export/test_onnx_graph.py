@@ -1,6 +1,8 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import fmnist_xp as fx
 from fmnist_xp.export import FORMATS, TAKES, save
 from fmnist_xp.export.onnx_graph import onnx_model
 from fmnist_xp.nn import CategoricalCrossentropy, Layer
+from fmnist_xp.parity.operations import registered_losses
 from fmnist_xp.registry import registered
 
 pytestmark = pytest.mark.usefixtures("onnx")
@@ -19,6 +22,8 @@ ELEMENT_WISE = {
     for name, kind in registered(Layer).items()
     if vars(kind).get("onnx_operator") and kind not in (fx.Dense, fx.LayerNorm, fx.Softmax)
 }
+
+LOSSES = {name: partial(kind, **arguments) for name, kind, arguments in registered_losses()}
 
 
 def elsewhere(onnxruntime: Any, path: Path, values: np.ndarray) -> np.ndarray:
@@ -134,6 +139,20 @@ def test_a_softmax_of_its_own_and_in_between(onnxruntime: Any, tmp_path: Path) -
     X = np.random.default_rng(0).standard_normal((9, 6)).astype("float32")
     found = elsewhere(onnxruntime, tmp_path / "model.onnx", X)
     np.testing.assert_allclose(found, network.predict_proba(X), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("make_loss", LOSSES.values(), ids=LOSSES)
+def test_it_gives_what_the_loss_makes_of_the_output(
+    onnxruntime: Any, tmp_path: Path, make_loss: Callable[[], fx.Loss]
+) -> None:
+    loss = make_loss()
+    network = fx.Sequential([fx.Dense(6, 5), *([loss.ends_with()] if loss.ends_with else [])], loss, seed=1)
+    network.parameters[...] *= 100
+    save(network, tmp_path / "model.onnx", takes="floats")
+    X = np.random.default_rng(0).standard_normal((9, 6)).astype("float32")
+    found = elsewhere(onnxruntime, tmp_path / "model.onnx", X)
+    np.testing.assert_allclose(found, network.predict_proba(X), atol=1e-5, rtol=0)
+    assert np.ptp(found) > 0.5
 
 
 class Swish(Layer):

@@ -69,6 +69,16 @@ def test_what_was_exported_comes_back_with_the_same_bits(tmp_path: Path, takes: 
     assert path.read_bytes() == first
 
 
+def test_after_a_sigmoid_the_loss_is_binary_crossentropy(tmp_path: Path) -> None:
+    network = fx.Sequential([fx.Dense(9, 4), fx.Sigmoid()], "binary_crossentropy", seed=1)
+    save(network, tmp_path / "model.onnx", takes="floats")
+    again = from_onnx(tmp_path / "model.onnx")
+    assert [type(layer) for layer in again.layers] == [fx.Dense, fx.Sigmoid]
+    assert type(again.loss) is fx.BinaryCrossentropy
+    rows = np.random.default_rng(0).standard_normal((5, 9)).astype("float32")
+    np.testing.assert_array_equal(again.predict_proba(rows), network.predict_proba(rows))
+
+
 GRAPHS: dict[str, tuple[list[Any], dict[str, np.ndarray], np.ndarray]] = {
     "a plain chain": (CHAIN, {}, expected(W1, B1)),
     "logits": (CHAIN[:-1], {}, expected(W1, B1)),

@@ -1,4 +1,6 @@
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,9 @@ import fmnist_xp as fx
 from fmnist_xp.errors import RunError
 from fmnist_xp.export import from_torch, save
 from fmnist_xp.export.states import torch_layers, torch_state
+from fmnist_xp.parity.operations import registered_losses
 
+LOSSES = {name: partial(kind, **arguments) for name, kind, arguments in registered_losses()}
 NAMES = {
     "0.weight": (32, 784), "0.bias": (32,), "2.weight": (16, 32), "2.bias": (16,), "4.weight": (10, 16),
     "4.bias": (10,),
@@ -154,3 +158,15 @@ def test_other_content_of_a_file_is_one_line(torch: Any, tmp_path: Path) -> None
     with pytest.raises(RunError, match=r"model.safetensors is no network .* activation must be one of"):
         from_torch(tmp_path / "model.safetensors")
     assert set(load_file(tmp_path / "model.safetensors")) == {"0.weight", "0.bias", "2.weight", "2.bias"}
+
+
+@pytest.mark.parametrize("make_loss", LOSSES.values(), ids=LOSSES)
+def test_module_has_what_the_loss_makes_of_the_output(torch: Any, make_loss: Callable[[], fx.Loss]) -> None:
+    loss = make_loss()
+    network = fx.Sequential([fx.Dense(6, 5), *([loss.ends_with()] if loss.ends_with else [])], loss, seed=1)
+    network.parameters[...] *= 100
+    module = torch.nn.Sequential(*(eval(f"torch.nn.{layer}", {"torch": torch}) for layer in torch_layers(network)))
+    module.load_state_dict({name: torch.tensor(values) for name, values in torch_state(network).items()})
+    X = np.random.default_rng(0).standard_normal((9, 6)).astype("float32")
+    with torch.no_grad():
+        np.testing.assert_allclose(module(torch.tensor(X)).numpy(), network.predict_proba(X), atol=1e-5, rtol=0)

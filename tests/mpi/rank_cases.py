@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from image_helpers import CLASSES, images, labels_of, make_network, noise, scaled
 
-from fmnist_xp import Adam, Dense, History, Sequential, Tanh
+from fmnist_xp import LBFGS, Adam, AdamW, Cosine, Dense, History, Sequential, Tanh
 from fmnist_xp.backend import CpuBackend
 from fmnist_xp.data import Pixels
 from fmnist_xp.experiments import NOTEBOOK_EXPERIMENTS
@@ -227,6 +227,9 @@ CASES: dict[str, Case] = {
     "no background": small(noise(ROWS)),
     "two windows": small(WINDOWS, block_rows=4096, epochs=2),
     "one-hot labels": small(y=np.eye(CLASSES)[LABELS]),
+    "averaged": small(optimizer=AdamW(Cosine(0.02, 12), clip_norm=0.1, ema=0.8), **HELD_OUT, keep_best=True),
+    "L-BFGS": small(optimizer=LBFGS(), **HELD_OUT | {"epochs": 20}),
+    "L-BFGS in doubles": small(dtype="float64", optimizer=LBFGS(), **HELD_OUT | {"epochs": 20}),
     "weighted": weighted,
     "mapped": mapped,
     "many classes": many_classes,

@@ -1,6 +1,7 @@
 import itertools
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,11 +9,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fmnist_xp.backend import PRECISIONS
-from fmnist_xp.nn import CategoricalCrossentropy, Dense, Softmax, SoftmaxCategoricalCrossentropy
+from fmnist_xp.backend import PRECISIONS, CpuBackend
+from fmnist_xp.model import Sequential
+from fmnist_xp.nn import CategoricalCrossentropy, Dense, Loss, Softmax, SoftmaxCategoricalCrossentropy
 from fmnist_xp.nn.workspace import Workspace
+from fmnist_xp.train.fullbatch import FullBatch
 
 BOTH = pytest.mark.parametrize("kind", [CategoricalCrossentropy, SoftmaxCategoricalCrossentropy])
+SMOOTHED = [partial(kind, label_smoothing=0.1) for kind in (CategoricalCrossentropy, SoftmaxCategoricalCrossentropy)]
+EVERY = pytest.mark.parametrize(
+    "kind",
+    [CategoricalCrossentropy, SoftmaxCategoricalCrossentropy, *SMOOTHED],
+    ids=["alone", "joined", "alone, smoothed", "joined, smoothed"],
+)
 SEEDS = st.integers(0, 2**32 - 1)
 
 
@@ -106,9 +115,11 @@ def test_values_and_gradients_agree_with_pytorch(torch: Any) -> None:
     np.testing.assert_allclose(joined.backward(joined.output, labels), tensor.grad.numpy(), rtol=1e-12)
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "int32", "int64"])
-def test_labels_of_any_integer_dtype_and_one_hot_agree(kind: type[CategoricalCrossentropy], dtype: str) -> None:
+def test_labels_of_any_integer_dtype_and_one_hot_agree(
+    kind: Callable[[], CategoricalCrossentropy], dtype: str
+) -> None:
     predictions, labels = make_batch(rows=40)
     one_hot = np.eye(4, dtype=dtype)[labels]
     reference = kind()
@@ -119,11 +130,11 @@ def test_labels_of_any_integer_dtype_and_one_hot_agree(kind: type[CategoricalCro
         np.testing.assert_array_equal(loss.backward(predictions, given_labels), dinputs)
 
 
-@BOTH
+@EVERY
 @settings(deadline=None, max_examples=25)
 @given(seed=SEEDS, cuts=st.lists(st.integers(0, 30), max_size=5))
 def test_loss_and_gradient_add_up_over_any_partition_of_rows(
-    kind: type[CategoricalCrossentropy], seed: int, cuts: list[int]
+    kind: Callable[[], CategoricalCrossentropy], seed: int, cuts: list[int]
 ) -> None:
     predictions, labels = make_batch(rows=30, seed=seed)
     edges = sorted({0, 30, *cuts})
@@ -137,10 +148,10 @@ def test_loss_and_gradient_add_up_over_any_partition_of_rows(
     np.testing.assert_allclose(np.concatenate(gradients) / 30, loss.backward(predictions, labels), rtol=1e-13)
 
 
-@BOTH
+@EVERY
 @settings(deadline=None, max_examples=25)
 @given(seed=SEEDS)
-def test_order_of_rows_does_not_matter(kind: type[CategoricalCrossentropy], seed: int) -> None:
+def test_order_of_rows_does_not_matter(kind: Callable[[], CategoricalCrossentropy], seed: int) -> None:
     predictions, labels = make_batch(rows=30, seed=seed)
     order = np.random.default_rng(seed).permutation(30)
     loss = kind()
@@ -232,9 +243,9 @@ def test_class_indices_are_in_the_labels_dtype_or_in_one_that_holds_them() -> No
     assert loss._class_row(np.ones((2, 257)), labels, workspace).dtype == np.uint16
 
 
-@BOTH
+@EVERY
 def test_gradient_has_the_dtype_of_the_predictions_or_that_of_the_networks_products(
-    kind: type[CategoricalCrossentropy],
+    kind: Callable[[], CategoricalCrossentropy],
 ) -> None:
     predictions, labels = make_batch()
     loss = kind()
@@ -246,3 +257,156 @@ def test_gradient_has_the_dtype_of_the_predictions_or_that_of_the_networks_produ
     assert dinputs.dtype == np.float32
     np.testing.assert_array_equal(given, predictions)
     np.testing.assert_allclose(dinputs, expected, rtol=1e-6, atol=1e-8)
+
+
+def test_gradient_in_half_precision_is_that_of_the_products_alone_where_it_enters_one() -> None:
+    """1/ŷ, which a softmax layer is given, would be infinite in halves."""
+    predictions = np.array([[1e-6, 1 - 1e-6]], dtype="float32")
+    joined, alone = SoftmaxCategoricalCrossentropy(), CategoricalCrossentropy()
+    joined.precision = alone.precision = PRECISIONS["float16"]
+    assert joined.backward(predictions, np.array([0])).dtype == np.float16
+    dinputs = alone.backward(predictions, np.array([0]))
+    assert (dinputs.dtype, dinputs.tolist()) == (np.float32, [[pytest.approx(-1e6), 0]])
+
+
+# Label smoothing
+
+
+def test_smoothed_losses_and_gradients_by_hand() -> None:
+    predictions, labels = np.array([[0.5, 0.3, 0.2], [0.4, 0.4, 0.2]]), np.array([0, 2])
+    targets = np.array([[0.8, 0.1, 0.1], [0.1, 0.1, 0.8]])  # of 0.3
+    for kind, dinputs in (
+        (CategoricalCrossentropy, -targets / predictions / 2),
+        (SoftmaxCategoricalCrossentropy, (predictions - targets) / 2),
+    ):
+        loss = kind(label_smoothing=0.3)
+        expected = [
+            -0.8 * math.log(0.5) - 0.1 * math.log(0.3) - 0.1 * math.log(0.2),
+            -0.1 * math.log(0.4) - 0.1 * math.log(0.4) - 0.8 * math.log(0.2),
+        ]
+        np.testing.assert_allclose(loss.sample_losses(predictions, labels), expected, rtol=1e-14)
+        np.testing.assert_allclose(loss.outcomes(predictions, labels), expected, rtol=1e-14)
+        np.testing.assert_allclose(loss.backward(predictions, labels), dinputs, rtol=1e-14)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.05, 0.1, 0.5, 0.99])
+def test_smoothing_agrees_with_pytorch(torch: Any, smoothing: float) -> None:
+    _, labels = make_batch(rows=40, classes=7)
+    logits = 3 * np.random.default_rng(1).standard_normal((40, 7))
+    tensor = torch.tensor(logits, requires_grad=True)
+    expected = torch.nn.CrossEntropyLoss(label_smoothing=smoothing)(tensor, torch.tensor(labels))
+    expected.backward()
+    joined = SoftmaxCategoricalCrossentropy(label_smoothing=smoothing)
+    assert float(joined.forward(logits, labels)) == pytest.approx(expected.item(), rel=1e-13)
+    np.testing.assert_allclose(joined.backward(joined.output, labels), tensor.grad.numpy(), rtol=1e-11, atol=1e-15)
+    softmax, alone = Softmax(), CategoricalCrossentropy(label_smoothing=smoothing)
+    probabilities = softmax.forward(logits)
+    assert float(alone.calculate(probabilities, labels)) == pytest.approx(expected.item(), rel=1e-13)
+    chained = softmax.backward(alone.backward(probabilities, labels))
+    np.testing.assert_allclose(chained, tensor.grad.numpy(), rtol=1e-11, atol=1e-15)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_smoothed_loss_and_gradient_are_finite_at_0_and_1(dtype: str) -> None:
+    predictions, labels = np.eye(3, dtype=dtype), np.array([0, 1, 0])
+    alone, joined = (kind() for kind in SMOOTHED)
+    of_a_miss = -math.log(1e-7)  # clipped
+    right, wrong = 2 / 30 * of_a_miss, (0.9 + 2 / 30) * of_a_miss
+    for loss in (alone, joined):
+        np.testing.assert_allclose(loss.sample_losses(predictions, labels), [right, right, wrong], rtol=1e-6)
+        assert np.isfinite(loss.backward(predictions, labels)).all()
+
+
+def test_no_smoothing_is_the_plain_loss_to_the_bit() -> None:
+    predictions, labels = make_batch()
+    for kind in (CategoricalCrossentropy, SoftmaxCategoricalCrossentropy):
+        plain, none = kind(), kind(label_smoothing=0)
+        for method in ("outcomes", "sample_losses", "backward", "true_probabilities"):
+            np.testing.assert_array_equal(
+                getattr(none, method)(predictions, labels), getattr(plain, method)(predictions, labels)
+            )
+        assert none.config() == plain.config() == {}
+        assert repr(none) == f"{kind.__name__}()"
+        assert repr(kind(label_smoothing=0.25)) == f"{kind.__name__}(label_smoothing=0.25)"
+
+
+@pytest.mark.parametrize(
+    ("smoothing", "message"),
+    [
+        (-0.1, "^label_smoothing must be at least 0 and below 1, got -0.1$"),
+        (1, "^label_smoothing must be at least 0 and below 1, got 1$"),
+        (math.nan, "^label_smoothing must be at least 0 and below 1, got nan$"),
+        ("0.1", "^label_smoothing must be a number, got '0.1'$"),
+        (True, "^label_smoothing must be a number, got True$"),
+    ],
+)
+def test_smoothing_out_of_range_is_refused(smoothing: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CategoricalCrossentropy(label_smoothing=smoothing)
+
+
+def test_smoothing_in_the_place_of_the_backend_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^backend must be a Backend, got 0\.1: write label_smoothing=0\.1$"):
+        SoftmaxCategoricalCrossentropy(0.1)  # type: ignore[arg-type]
+
+
+class Older(SoftmaxCategoricalCrossentropy):
+    """A user's own loss that knows of no smoothing, and did not call the constructor that does."""
+
+    def __init__(self, strength: float = 1.0) -> None:
+        super(CategoricalCrossentropy, self).__init__()
+        self.strength = strength
+
+
+def test_loss_of_ones_own_need_not_know_of_smoothing() -> None:
+    predictions, labels = make_batch()
+    older, plain = Older(2.0), SoftmaxCategoricalCrossentropy()
+    np.testing.assert_array_equal(older.sample_losses(predictions, labels), plain.sample_losses(predictions, labels))
+    np.testing.assert_array_equal(older.backward(predictions, labels), plain.backward(predictions, labels))
+    assert older.config() == {"strength": 2.0}
+
+
+# A loss that inherits from no registered one
+
+
+class Quartic(Loss):
+    """The mean of (ŷ − y)⁴ over a row's outputs: the two methods that a loss of one's own must have."""
+
+    def outcomes(self, predictions: Any, labels: Any, out: Any = None) -> Any:
+        losses = ((predictions - np.eye(predictions.shape[1])[labels]) ** 4).mean(axis=1)
+        if out is None:
+            return losses
+        out[...] = losses
+        return out
+
+    def backward(self, dvalues: Any, labels: Any, reduction: str = "mean") -> Any:  # type: ignore[override]
+        rows, outputs = dvalues.shape
+        self.dinputs = 4 * (dvalues - np.eye(outputs)[labels]) ** 3 / outputs
+        self.dinputs /= rows if reduction == "mean" else 1
+        return self.dinputs
+
+
+def test_loss_of_ones_own_from_the_base_class_trains(numeric_gradient: Callable[..., np.ndarray]) -> None:
+    generator = np.random.default_rng(0)
+    y = generator.integers(0, 3, 60)
+    X = generator.standard_normal((3, 4))[y] + 0.1 * generator.standard_normal((60, 4))
+    network = Sequential([Dense(4, 3)], Quartic(), CpuBackend(2), seed=1, dtype="float64")
+    batch = FullBatch(network, X, y.astype("uint8"), block_rows=7)
+    batch.compute_gradients(log=True)
+    gradients = network.gradients.copy()
+    expected = numeric_gradient(lambda: network.loss.calculate(network.forward(X), y), network.parameters)
+    np.testing.assert_allclose(gradients, expected, rtol=1e-5, atol=1e-9)
+    expected_loss = float(((network.forward(X) - np.eye(3)[y]) ** 4).mean())
+    assert float(batch.metrics.totals[0]) == pytest.approx(expected_loss, rel=1e-12)
+    history = network.fit(X, y, epochs=100, optimizer="adam", verbose=0)
+    assert history.loss[-1] < 0.9 * history.loss[0]
+
+
+@pytest.mark.parametrize("name", ["outcomes", "backward", "bound_pass"])
+def test_what_a_loss_does_not_define_is_named(name: str) -> None:
+    class Empty(Loss):
+        """Nothing."""
+
+    arguments = (*make_batch(), *([1] if name == "bound_pass" else []))
+    with pytest.raises(TypeError, match=f"^Empty does not define {name}$"):
+        getattr(Empty(), name)(*arguments)

@@ -27,11 +27,13 @@ from fmnist_xp.nn import (
     Dropout,
     Layer,
     LayerNorm,
+    Loss,
     ReLU,
     Softmax,
     SoftmaxCategoricalCrossentropy,
 )
 from fmnist_xp.nn.activations import biased
+from fmnist_xp.parity.operations import registered_losses
 from fmnist_xp.registry import registered
 from fmnist_xp.train.augmentation import Augmentation
 
@@ -80,7 +82,7 @@ class OwnDense(Dense):
 def train(backend: CudaBackend, dtype: str, labels: Any) -> None:
     X = np.random.default_rng(0).standard_normal((8, 6))
     penalties = (1e-3,) * 4
-    networks: list[tuple[list[Layer], CategoricalCrossentropy]] = []
+    networks: list[tuple[list[Layer], Loss]] = []
     for kind in ACTIVATIONS:
         networks += [
             ([Dense(6, 5, *penalties), kind(), Dense(5, 4)], SoftmaxCategoricalCrossentropy()),
@@ -89,6 +91,8 @@ def train(backend: CudaBackend, dtype: str, labels: Any) -> None:
     dropping: list[Layer] = [Dense(6, 5), ReLU(), Dropout(0.5), Softmax(), Dropout(0.5), Dense(5, 4)]
     networks.append((dropping, SoftmaxCategoricalCrossentropy()))
     networks.append(([Dense(6, 5), LayerNorm(5), Dense(5, 4)], SoftmaxCategoricalCrossentropy()))
+    for _name, kind, arguments in registered_losses():
+        networks.append(([Dense(6, 4), *([kind.ends_with()] if kind.ends_with else [])], kind(**arguments)))
     for layers, loss in networks:
         model = Sequential(layers, loss=loss, backend=backend, seed=1, dtype=dtype)
         for optimizer in (optim.SGD(0.1, momentum=0.9), *(kind() for kind in registered(optim.Optimizer).values())):
@@ -116,6 +120,11 @@ def take_lesson(backend: CudaBackend, dtype: str, labels: Any) -> None:
     X, y = backend.asarray(np.ones((8, 6)), dtype=dtype), backend.asarray(labels)
     dense, softmax = Dense(6, 4, 1e-3, 1e-3, dtype=dtype, backend=backend), Softmax(backend)
     crossentropy, joined = CategoricalCrossentropy(backend), SoftmaxCategoricalCrossentropy(backend)
+    for _name, kind, arguments in registered_losses():
+        loss = kind(backend, **arguments)
+        predictions = loss.activate(softmax.forward(dense.forward(X)))
+        loss.forward(predictions, y)
+        loss.backward(predictions, y)
     for kind in ACTIVATIONS:
         activation = kind(backend=backend)
         probabilities = softmax.forward(activation.forward(dense.forward(X)))

@@ -5,6 +5,7 @@ The device is the second of two, and not the current one: what is not sent there
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from threadpoolctl import threadpool_limits
 
 from fmnist_xp.backend import CpuBackend, CudaBackend, CudaGraphBackend
 from fmnist_xp.model import Sequential, load
-from fmnist_xp.nn import CategoricalCrossentropy, Dense, Layer, ReLU, Softmax, SoftmaxCategoricalCrossentropy
-from fmnist_xp.optim import SGD, Adam, Optimizer
+from fmnist_xp.nn import CategoricalCrossentropy, Dense, Layer, Loss, ReLU, Softmax, SoftmaxCategoricalCrossentropy
+from fmnist_xp.optim import LBFGS, SGD, AdaGrad, Adam, AdamW, Cosine, Optimizer, RMSProp
+from fmnist_xp.parity.operations import registered_losses
 from fmnist_xp.registry import REGISTRY
 from fmnist_xp.train.history import History
 
@@ -28,6 +30,13 @@ OPTIMIZERS: dict[str, Callable[[], Optimizer]] = {
     "momentum": lambda: SGD(0.1, decay=0.01, momentum=0.9),
     "adam": lambda: Adam(0.02, decay=1e-3),
 }
+LATER: dict[str, Callable[[], Optimizer]] = {
+    "nesterov": lambda: SGD(0.1, momentum=0.9, nesterov=True, clip_norm=0.3),
+    "adamw": lambda: AdamW(Cosine(0.05, 21, warmup=3), clip_norm=0.1, ema=0.8),
+    "rmsprop": lambda: RMSProp(0.01, decay=0.1, ema=0.5),
+    "adagrad": lambda: AdaGrad(0.05, clip_norm=0.2),
+}
+"""Those that came later, with all that came with them: for fewer tests."""
 # Memory of the stand-in for all rows at once, and for a few of them.
 MEMORIES = {"one block": {}, "several blocks": {"memory": (4000, 10_000), "pool": (1000, 2000)}}
 PENALTIES = (1e-4, 1e-3, 2e-4, 2e-3)  # L1 and L2 of the weights, L1 and L2 of the biases
@@ -102,6 +111,31 @@ def test_training_has_the_bits_of_the_cpu(
     assert gpu_metrics == metrics
     np.testing.assert_array_equal(gpu_probabilities, probabilities)
     np.testing.assert_array_equal(cuda.to_host(gpu.parameters), cpu.parameters)
+
+
+@pytest.mark.parametrize("made", [eager, lambda: with_graphs()], ids=["eager", "graphs"])
+@pytest.mark.parametrize("optimizer", LATER.values(), ids=LATER)
+def test_clipping_schedules_and_averages_have_the_bits_of_the_cpu(
+    data: tuple[np.ndarray, np.ndarray], optimizer: Callable[[], Optimizer], made: Callable[[], Any]
+) -> None:
+    options: dict[str, Any] = {"epochs": 21, "log_every": 4, "verbose": False, "validation_fraction": 0.2}
+    cpu, gpu = make(CpuBackend(1)), make(made())
+    expected, history = (model.fit(*data, optimizer=optimizer(), **options) for model in (cpu, gpu))
+    assert history.to_csv() == expected.to_csv()
+    assert history.loss[-1] < history.loss[0]
+    np.testing.assert_array_equal(gpu.backend.to_host(gpu.parameters), cpu.parameters)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("made", [eager, lambda: with_graphs()], ids=["eager", "graphs"])
+def test_lbfgs_has_the_bits_of_the_cpu(
+    data: tuple[np.ndarray, np.ndarray], made: Callable[[], Any], dtype: str
+) -> None:
+    options: dict[str, Any] = {"epochs": 25, "log_every": 1, "verbose": False, "validation_fraction": 0.2}
+    cpu, gpu = make(CpuBackend(1), dtype), make(made(), dtype)
+    expected, history = (model.fit(*data, optimizer=LBFGS(), **options) for model in (cpu, gpu))
+    assert history.to_csv() == expected.to_csv()
+    np.testing.assert_array_equal(gpu.backend.to_host(gpu.parameters), cpu.parameters)
 
 
 @pytest.mark.parametrize("there", ["eager", "graphs", "cpu"])
@@ -410,6 +444,14 @@ def test_an_epoch_without_figures_neither_waits_nor_copies_nor_allocates(
     assert cost.keys() == {"kernels", "products"}
 
 
+@pytest.mark.parametrize("optimizer", LATER.values(), ids=LATER)
+def test_clipping_schedules_and_averages_neither_wait_nor_copy_nor_allocate(
+    data: tuple[np.ndarray, np.ndarray], optimizer: Callable[[], Optimizer]
+) -> None:
+    cost = cost_of_an_epoch(make(eager()), data, optimizer=optimizer(), log_every=1000)
+    assert cost.keys() == {"kernels", "products"}
+
+
 def test_a_logged_epoch_waits_once(data: tuple[np.ndarray, np.ndarray]) -> None:
     cost = cost_of_an_epoch(make(eager()), data, optimizer=Adam(0.02), log_every=1)
     assert cost["synchronisations"] == cost["transfers_to_host"] == 1
@@ -437,6 +479,28 @@ def test_prediction_fetches_the_probabilities_once(cuda: CudaBackend, data: tupl
 def with_graphs() -> CudaGraphBackend:
     cupy = StandInCupy(devices=2)
     return CudaGraphBackend(1, cupy=cupy, nvmath=make_nvmath(cupy))
+
+
+LOSSES = {name: partial(kind, **arguments) for name, kind, arguments in registered_losses()}
+
+
+@pytest.mark.parametrize("make_loss", LOSSES.values(), ids=LOSSES)
+@pytest.mark.parametrize("dtype", ["float32", "float64", "tf32", "float16"])
+def test_every_loss_has_the_bits_of_the_cpu_with_and_without_graphs(
+    data: tuple[np.ndarray, np.ndarray], make_loss: Callable[[], Loss], dtype: str
+) -> None:
+    results = []
+    for backend in (eager(), with_graphs(), *([CpuBackend(1)] if dtype in ("float32", "float64") else [])):
+        loss = make_loss()
+        layers: list[Layer] = [Dense(12, 9), ReLU(), Dense(9, 4), *([loss.ends_with()] if loss.ends_with else [])]
+        model = Sequential(layers, loss, backend, seed=1, dtype=dtype)
+        with backend.current():
+            model.parameters *= 20
+        history = model.fit(*data, epochs=21, optimizer=Adam(0.02), log_every=4, verbose=0, block_rows=ROWS)
+        assert history.loss[-1] < 0.9 * history.loss[0]
+        parameters = backend.to_host(model.parameters).tolist()
+        results.append((history.loss, history.accuracy, model.evaluate(*data), parameters))
+    assert all(result == results[0] for result in results[1:])
 
 
 EVERY_PRECISION = pytest.mark.parametrize("dtype", ["float32", "float64", "tf32", "float16"])

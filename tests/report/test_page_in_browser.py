@@ -9,27 +9,14 @@ import pytest
 
 from fmnist_xp.backend import CpuBackend
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 HOSTILE = "<script>alert(1)<"
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    for name in ("plotly", "jinja2"):
-        pytest.importorskip(name, reason="Plotly and Jinja2, which reports are made with, are not installed")
-    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright, which drives Chromium, is missing")
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if not found:
-        pytest.skip("Chromium, in which the page is opened, is not installed")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=found)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
 def page_file(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of two runs, the second of which ends with a loss that is not finite."""
+    for name in ("plotly", "jinja2"):
+        pytest.importorskip(name, reason="Plotly and Jinja2, which reports are made with, are not installed")
     from fmnist_xp.reporting import report_runs
 
     folder = tmp_path_factory.mktemp("page")

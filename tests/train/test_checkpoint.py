@@ -13,7 +13,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from fmnist_xp import SGD, Adam, Dense, History, ReLU, RunError, Sequential, Tanh
+from fmnist_xp import LBFGS, SGD, Adam, AdamW, Cosine, Dense, History, ReLU, RunError, Sequential, Tanh
 from fmnist_xp.backend import PRECISIONS, Backend, CpuBackend, get_backend
 from fmnist_xp.data.pixels import Pixels
 
@@ -24,6 +24,8 @@ OPTIMIZERS: dict[str, Callable[[], Any]] = {
     "sgd": lambda: SGD(0.3, decay=0.01),
     "momentum": lambda: SGD(0.3, momentum=0.5),
     "adam": lambda: Adam(0.02, decay=1e-3),
+    "averaged": lambda: AdamW(Cosine(0.05, 22, warmup=3), clip_norm=0.1, ema=0.8),
+    "lbfgs": lambda: LBFGS(history_size=3),
 }
 
 

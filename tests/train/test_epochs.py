@@ -8,7 +8,7 @@ import pytest
 
 from fmnist_xp.backend import CpuBackend
 from fmnist_xp.nn import Dense, Layer, Network, ReLU
-from fmnist_xp.optim import SGD, Adam, Optimizer
+from fmnist_xp.optim import LBFGS, SGD, AdaGrad, Adam, AdamW, Cosine, Optimizer, RMSProp
 from fmnist_xp.registry import REGISTRY
 from fmnist_xp.train.epochs import Epochs
 from fmnist_xp.train.fullbatch import FullBatch
@@ -43,7 +43,16 @@ def make(backend: CpuBackend, between: Layer | None = None, optimizer: Optimizer
 
 
 @pytest.mark.parametrize(
-    "optimizer", [lambda: SGD(0.3, decay=0.1), lambda: SGD(0.1, 0.1, 0.9), lambda: Adam(0.05, 0.1)]
+    "optimizer",
+    [
+        lambda: SGD(0.3, decay=0.1),
+        lambda: SGD(0.1, 0.1, 0.9),
+        lambda: Adam(0.05, 0.1),
+        lambda: SGD(0.3, momentum=0.9, nesterov=True, ema=0.9),
+        lambda: AdamW(Cosine(0.05, 12, warmup=3), clip_norm=0.1, ema=0.8),
+        lambda: RMSProp(0.01, clip_norm=0.1),
+        lambda: AdaGrad(0.05, ema=0.5),
+    ],
 )
 def test_stretches_make_the_epochs_that_single_steps_make(optimizer: Callable[[], Optimizer]) -> None:
     expected, step = make(CpuBackend(1))[0], optimizer()
@@ -57,6 +66,8 @@ def test_stretches_make_the_epochs_that_single_steps_make(optimizer: Callable[[]
             step.step(expected)
         np.testing.assert_array_equal(epochs._batch.metrics.totals, batch.metrics.totals)
         np.testing.assert_array_equal(network.parameters, expected.parameters)
+        for mine, theirs in zip(epochs._optimizer.state(network), step.state(expected), strict=True):
+            np.testing.assert_array_equal(mine, theirs)
         assert (backend.captured_works, backend.launches) == (int(stretch > 0), stretch)
 
 
@@ -130,6 +141,26 @@ def test_stretches_begin_with_logged_epochs(
     # A resumed training goes on to the next logged epoch first.
     resumed = list(_stretches(6, 9, 4, captures, overlapping))
     assert resumed == ([(6, 2), (8, 1)] if captures else [(6, 1), (7, 1), (8, 1)])
+
+
+def test_optimizer_that_needs_the_loss_is_given_it_in_every_epoch() -> None:
+    given: list[float] = []
+
+    class Watched(LBFGS):
+        """Notes the losses."""
+
+        def step(self, target: Any, loss: float | None = None) -> None:
+            given.append(loss or 0.0)
+            super().step(target, loss)
+
+    expected = Network([Dense(6, 5, 0.0, 0.01), ReLU(), Dense(5, 4)], backend=CpuBackend(1), seed=1)
+    history = train(expected, X, Y, epochs=9, optimizer=LBFGS(), log_every=1)
+    backend = Capturing()
+    _, epochs = make(backend, optimizer=Watched())
+    assert not epochs.captures
+    epochs.run(9, log=False)
+    assert given == history.loss
+    assert backend.captured_works == 0
 
 
 def test_what_overlaps_is_told_of_an_epoch_while_the_next_ones_run() -> None:
