@@ -160,9 +160,6 @@ def test_a_schedule_begins_at_the_rate_and_has_the_epochs() -> None:
         optimizer.post_update_params()
     falling = [0.1 + 0.4 * (1 + np.cos(np.pi * step / 4)) / 2 for step in range(5)]
     assert rates == pytest.approx([0.25, *falling])
-    short = Experiment("it", (4,), "adam", learning_rate=0.5, epochs=1, schedule=schedule).make_optimizer()
-    short.pre_update_params()
-    assert short.current_learning_rate == pytest.approx(0.5)  # no room is left for the warm-up
 
 
 def test_another_optimizer_begins_with_its_own_defaults() -> None:
