@@ -229,7 +229,8 @@ def test_record_of_the_cpu(images: Dataset, tmp_path: Path) -> None:
     (pair,) = record["pairs"]
     assert (pair["device"], pair["reference"], pair["precision"]) == ("cpu float32", "cpu float64", "float32")
     assert {line["operation"] for line in pair["operations"]} == {
-        "Dense", "Dense with penalties", "ReLU", "Tanh", "Softmax", "Cross-entropy", "Softmax and cross-entropy",
+        "Dense", "Dense with penalties", "ReLU", "LeakyReLU", "Tanh", "Sigmoid", "GELU", "LayerNorm",
+        "Softmax", "Cross-entropy", "Softmax and cross-entropy",
         "SGD", "SGD with momentum", "Adam",
     }  # fmt: skip
     assert {line["operation"] for line in pair["steps"]} == {

@@ -282,14 +282,15 @@ DENSE = {"type": "Dense", "n_inputs": 6, "n_neurons": 4}
         [{**DENSE, "n_neurons": 200_000}],
         [{**DENSE, "n_inputs": 2**62, "n_neurons": 2**62}],
         [DENSE, *[{"type": "Dense", "n_inputs": 2000, "n_neurons": 2000}] * 500],
+        [DENSE, {"type": "LayerNorm", "n_features": 2**62}],
     ],
-    ids=["wide", "beyond all memory", "deep"],
+    ids=["wide", "beyond all memory", "deep", "normalized"],
 )
 def test_architecture_beyond_its_tensors_allocates_nothing(tmp_path: Path, layers: list[dict[str, Any]]) -> None:
     path = write(tmp_path / "model.safetensors", layers, **STATE)
     tracemalloc.start()
     try:
-        with pytest.raises(RunError, match=r"layer [12] \(Dense\) is \d+ × \d+, not its weights"):
+        with pytest.raises(RunError, match=r"layer [12] \(\w+\) is \d+ × \d+, not its (weights|gains)"):
             load(path)
         assert tracemalloc.get_traced_memory()[1] < 4e6
     finally:

@@ -3,7 +3,7 @@ import logging
 import numpy as np
 import pytest
 
-from fmnist_xp import SGD, Dense, History, ReLU, Sequential
+from fmnist_xp import GELU, SGD, Dense, History, Layer, ReLU, Sequential
 from fmnist_xp.train.history import ended_in_dip
 
 GENERATOR = np.random.default_rng(3)
@@ -11,8 +11,8 @@ X = GENERATOR.standard_normal((50, 4)).astype("float32")
 Y = GENERATOR.integers(0, 3, 50)
 
 
-def make() -> Sequential:
-    return Sequential([Dense(4, 5), ReLU(), Dense(5, 3)], seed=1)
+def make(activation: type[Layer] = ReLU) -> Sequential:
+    return Sequential([Dense(4, 5), activation(), Dense(5, 3)], seed=1)
 
 
 def warnings_of(network: Sequential, caplog: pytest.LogCaptureFixture, epochs: int, rate: float) -> list[str]:
@@ -21,13 +21,14 @@ def warnings_of(network: Sequential, caplog: pytest.LogCaptureFixture, epochs: i
     return caplog.messages
 
 
-def test_dead_units_are_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
-    network = make()
+@pytest.mark.parametrize("activation", [ReLU, GELU])
+def test_dead_units_are_told_of_once(caplog: pytest.LogCaptureFixture, activation: type[Layer]) -> None:
+    network = make(activation)
     network.dense[0].biases = np.full((1, 5), -1e6)
     network.dense[1].biases = [[0, 9, 0]]
     assert warnings_of(network, caplog, 20, 1e-3) == [
-        "class 1 is predicted for every row: layer 2 (ReLU) gives 0 for every row, its units are dead; a lower "
-        "learning rate or other first weights may help"
+        f"class 1 is predicted for every row: layer 2 ({activation.__name__}) gives 0 for every row, its units are "
+        "dead; a lower learning rate or other first weights may help"
     ]
 
 

@@ -12,13 +12,17 @@ from parity.standin import StandInCupy
 from fmnist_xp.backend import Call, CpuBackend, CudaBackend, Formula, Product, RowSum, Step, elementwise
 from fmnist_xp.model import Sequential
 from fmnist_xp.nn import (
+    GELU,
     Activation,
     CategoricalCrossentropy,
     Dense,
     Layer,
+    LayerNorm,
+    LeakyReLU,
     Loss,
     Network,
     ReLU,
+    Sigmoid,
     Softmax,
     SoftmaxCategoricalCrossentropy,
     Tanh,
@@ -79,6 +83,19 @@ ARCHITECTURES: dict[str, Callable[[], list[Layer]]] = {
     "Softmax, then ReLU": lambda: [Dense(5, 4), Softmax(), ReLU(), Dense(4, 3)],
     "Softmax, then Tanh": lambda: [Dense(5, 4), Softmax(), Tanh(), Dense(4, 3)],
     "Softmax thrice": lambda: [Dense(5, 4), Softmax(), Softmax(), Softmax(), Dense(4, 3)],
+    "LeakyReLU between": lambda: [Dense(5, 4), LeakyReLU(0.2), Dense(4, 3)],
+    "Sigmoid between": lambda: [Dense(5, 4), Sigmoid(), Dense(4, 3)],
+    "GELU between": lambda: [Dense(5, 4), GELU(), Dense(4, 3)],
+    "GELU thrice": lambda: [Dense(5, 4), GELU(), GELU(), GELU(), Dense(4, 3)],
+    "GELU between others": lambda: [Dense(5, 4), Tanh(), GELU(), Sigmoid(), Dense(4, 3)],
+    "Softmax, then GELU": lambda: [Dense(5, 4), Softmax(), GELU(), Dense(4, 3)],
+    "GELU last": lambda: [Dense(5, 3), GELU()],
+    "LayerNorm between": lambda: [Dense(5, 4), LayerNorm(4), Dense(4, 3)],
+    "LayerNorm, then GELU": lambda: [Dense(5, 4), LayerNorm(4), GELU(), Dense(4, 3)],
+    "GELU, then LayerNorm": lambda: [Dense(5, 4), GELU(), LayerNorm(4), Dense(4, 3)],
+    "LayerNorm twice": lambda: [Dense(5, 4), Tanh(), LayerNorm(4), LayerNorm(4), Dense(4, 3)],
+    "LayerNorm last": lambda: [Dense(5, 3), LayerNorm(3)],
+    "own layer before LayerNorm": lambda: [Dense(5, 4), Identity(), LayerNorm(4), GELU(), Identity(), Dense(4, 3)],
     "own layer": lambda: [Dense(5, 4), Identity(), Dense(4, 3)],
     "own layer before an activation": lambda: [Dense(5, 4), Identity(), ReLU(), Dense(4, 3)],
     "own layer behind an activation": lambda: [Dense(5, 4), ReLU(), Identity(), Tanh(), Dense(4, 3)],
@@ -582,6 +599,16 @@ def test_steps_wait_until_they_are_finished_and_are_computed_together() -> None:
     calls()
     assert (values.tolist(), result.tolist()) == ([16, 16, 16], [34, 34, 34])
     assert asked == [2, 1]
+
+
+def test_layers_write_over_what_nobody_needs_again() -> None:
+    network = make_network(Dense(5, 4), LayerNorm(4), GELU(), Dense(4, 4), LeakyReLU(), Dense(4, 3))
+    plan = Plan(network)
+    gradients_of(plan, network)
+    outputs = {name for name in plan.workspace._arrays if name.endswith("output")}
+    # GELU alone must leave its inputs, which its gradient is made from, as they are.
+    assert outputs == {"0 output", "2 output", "3 output", "5 output"}
+    assert is_planned(network)
 
 
 class Leaky(ReLU):
