@@ -249,8 +249,8 @@ OPTIONS: dict[str, tuple[str, list[Any]]] = {
         ],
     ),
     "reproduce": (
-        "reproduce best sgd --seeds 2 --epochs 7 --device cpu --data x --no-synthetic --threads 2 --no-graphs --out other "
-        "--quiet",
+        "reproduce best sgd --seeds 2 --epochs 7 --device cpu --data x --no-synthetic --threads 2 --no-graphs "
+        "--out other --quiet",
         [
             backend("cpu", 2, False),
             load("x", allow_synthetic=False),

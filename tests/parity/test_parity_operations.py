@@ -341,7 +341,7 @@ FAULTS: dict[Fault, set[str]] = {
     slope_of_l1_that_is_minus_1_at_0: {"Dense with penalties"},
     relu_that_swallows_nan: {"ReLU"},
     product_without_its_last_term: {
-        *("Dense", "Dense with penalties", "SGD, clipped and averaged", "LBFGS", *SOFTMAX),
+        *("Dense", "Dense with penalties", "LBFGS", *SOFTMAX),
         *("Cross-entropy, smoothed", "Binary cross-entropy", "Mean squared error"),
     },
 }
