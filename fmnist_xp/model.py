@@ -95,7 +95,7 @@ class Sequential(nn.Network):
         epochs
             Number of updates.
         optimizer
-            An optimizer, its class, or its name ("sgd", "adam") for one with its own defaults; by default `SGD()`.
+            An optimizer, its class, or its name, such as "adam", for one with its own defaults; by default `SGD()`.
             An optimizer used before goes on with its moments and its learning rate.
         log_every
             Log epochs 0, log_every, 2·log_every, …

@@ -677,7 +677,7 @@ ARCHITECTURES: dict[str, Any] = {
     "two layers": {"layers": [dense(), {"type": "ReLU"}, dense(n_inputs=4)]},
     "no layers": {"layers": []},
     "layers missing": {"layers": None},
-    "unknown loss": {"loss": "MeanSquaredError"},
+    "unknown loss": {"loss": "Focal"},
     "loss that does not fit": {"loss": "CategoricalCrossentropy"},
     "dtype": {"dtype": "int8"},
     "dtype of other weights": {"dtype": "float64"},
