@@ -332,19 +332,21 @@ JOINED = {"Softmax and cross-entropy", "Softmax and cross-entropy, smoothed"}
 SOFTMAX = {"Softmax", *JOINED}
 PROBABLE = {"Cross-entropy", "Cross-entropy, smoothed", "Binary cross-entropy"}
 FAULTS: dict[Fault, set[str]] = {
-    exp_off_by_1e_5: SOFTMAX,
-    tanh_off_by_20_units: {"Tanh"},
+    exp_off_by_1e_5: {*SOFTMAX, "Sigmoid"},
+    tanh_off_by_20_units: {"Tanh", "GELU"},
     log_of_base_2: {*PROBABLE, *JOINED},
-    division_off_by_1e_5: {*SOFTMAX, *PROBABLE, "SGD, clipped and averaged", *ROOTS},
-    root_off_by_1e_5: {"SGD, clipped and averaged", *ROOTS},
-    relu_gradient_that_passes_at_0: {"ReLU"},
+    division_off_by_1e_5: {*SOFTMAX, *PROBABLE, "SGD, clipped and averaged", "Sigmoid", "LayerNorm", *ROOTS},
+    root_off_by_1e_5: {"SGD, clipped and averaged", "LayerNorm", *ROOTS},
+    relu_gradient_that_passes_at_0: {"ReLU", "LeakyReLU"},
     slope_of_l1_that_is_minus_1_at_0: {"Dense with penalties"},
-    relu_that_swallows_nan: {"ReLU"},
+    relu_that_swallows_nan: {"ReLU", "GELU"},
     product_without_its_last_term: {
-        *("Dense", "Dense with penalties", "LBFGS", *SOFTMAX),
+        *("Dense", "Dense with penalties", "LayerNorm", "LBFGS", *SOFTMAX),
         *("Cross-entropy, smoothed", "Binary cross-entropy", "Mean squared error"),
     },
 }
+STORED = {"Sigmoid", "LayerNorm"}
+"""Between layers in half precision, they hide what is off by 1e-5."""
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
@@ -358,4 +360,5 @@ def test_fault_of_a_device_is_found_where_it_is(fault: Fault, precision: str, st
         for line in compare_operation(operation, actual, reference)
         if not line.passed
     }
-    assert failed == FAULTS[fault]
+    hidden = STORED if precision == "float16" and fault.__name__.endswith("1e_5") else set()
+    assert failed == FAULTS[fault] - hidden
