@@ -120,7 +120,7 @@ class Sequential(nn.Network):
             fraction.
         keep_best
             Keep the weights of the logged epoch with the best validation accuracy, as `history.best_state`, for
-            `load_state_dict`. The network itself ends with the last ones.
+            `load_state_dict`. The network itself ends with the last ones, or with the optimizer's `result`.
         patience
             End the training once the validation accuracy has not become better for so many epochs.
         checkpoint, checkpoint_every
