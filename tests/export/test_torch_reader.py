@@ -125,7 +125,7 @@ def modules(torch: Any) -> dict[str, tuple[Any, str]]:
             r"0 is a Conv2d: only Linear, ReLU, .*can be taken over",
         ),
         "deep inside": (nn.Sequential(nn.Sequential(nn.Linear(3, 4), nn.GELU())), r"0\.1 is a GELU"),
-        "dropout": (nn.Sequential(nn.Linear(3, 4), nn.Dropout()), "1 is a Dropout"),
+        "statistics of the batch": (nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), "1 is a BatchNorm1d"),
         "one's own": (Mine(nn.Linear(3, 4)), "source is a Mine, not a module of torch.nn"),
         "softmax along rows": (nn.Sequential(nn.Linear(3, 4), nn.Softmax(dim=0)), "1 is a Softmax along dim=0"),
         "nothing": (nn.Sequential(), "no fully connected layer"),
