@@ -45,7 +45,7 @@ def test_every_registered_layer_that_names_a_class_is_that(torch: Any, X: np.nda
     arguments = {"softmax": {"dim": 1}, "gelu": {"approximate": "tanh"}, "layer_norm": {"normalized_shape": 8}}
     said = vars(KINDS[name])["torch_class"]
     made = getattr(torch.nn, getattr(said, "name", said))(**arguments.get(name, {}))
-    module = torch.nn.Sequential(torch.nn.Linear(12, 8), made, torch.nn.Linear(8, 3))
+    module = torch.nn.Sequential(torch.nn.Linear(12, 8), made, torch.nn.Linear(8, 3)).eval()
     with torch.no_grad():
         module[0].weight *= 20
     network = from_torch(module)
