@@ -36,8 +36,8 @@ class Experiment:
     the weights and biases of the first layer, the only one that the notebook regularizes. `activation`, `loss`,
     `optimizer` and `schedule["type"]` are registered names. `optimizer_options` are further arguments of the
     optimizer's class, the rest of `schedule` those of the schedule's; a schedule begins at `learning_rate`, and one
-    that asks for a number of `updates` has the epochs, the last of which no `warmup` reaches. Images are mirrored at
-    random with `mirror`, and moved by up to `shift` pixels.
+    that asks for a number of `updates` has the epochs. Images are mirrored at random with `mirror`, and moved by up
+    to `shift` pixels.
     """
 
     name: str
@@ -166,10 +166,7 @@ class Experiment:
         own = {"learning_rate": self.learning_rate, "updates": self.epochs}
         for name in self.schedule.keys() - {"type"}:
             one_of(f"an option of the schedule {kind}", name, [name for name in known if name not in own])
-        options = {**self.schedule, **{name: own[name] for name in own if name in known}}
-        if isinstance(options.get("warmup"), int):  # of a run that is made shorter
-            options["warmup"] = min(options["warmup"], self.epochs - 1)
-        return make_schedule(options)
+        return make_schedule({**self.schedule, **{name: own[name] for name in own if name in known}})
 
     def with_optimizer(self, optimizer: str) -> "Experiment":
         """Return the experiment with another optimizer, which begins with its own defaults; itself if it has it.

@@ -95,7 +95,7 @@ class Sequential(nn.Network):
         epochs
             Number of updates.
         optimizer
-            An optimizer, its class, or its name ("sgd", "adam") for one with its own defaults; by default `SGD()`.
+            An optimizer, its class, or its name, such as "adam", for one with its own defaults; by default `SGD()`.
             An optimizer used before goes on with its moments and its learning rate.
         log_every
             Log epochs 0, log_every, 2·log_every, …
@@ -120,7 +120,7 @@ class Sequential(nn.Network):
             fraction.
         keep_best
             Keep the weights of the logged epoch with the best validation accuracy, as `history.best_state`, for
-            `load_state_dict`. The network itself ends with the last ones.
+            `load_state_dict`. The network itself ends with the last ones, or with the optimizer's `result`.
         patience
             End the training once the validation accuracy has not become better for so many epochs.
         checkpoint, checkpoint_every

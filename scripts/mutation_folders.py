@@ -43,7 +43,7 @@ RUNS = (
     "errors",
     "plain_json",
 )
-MACHINE = ("machine", "devices", "measure", "speed", "blas", "ranks")
+MACHINE = ("machine", "devices", "measure", "speed", "blas", "ranks", "launcher")
 PARITY = ("bounds", "comparison", "curves", "operations", "step", "suite")
 FOLDERS = {
     "nn": Folder(

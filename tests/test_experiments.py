@@ -1,5 +1,6 @@
 import dataclasses
 import gzip
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from fmnist_xp.backend import CpuBackend
-from fmnist_xp.experiments import NOTEBOOK_EXPERIMENTS, Experiment
+from fmnist_xp.experiments import EXPERIMENTS, NOTEBOOK_EXPERIMENTS, Experiment
 from fmnist_xp.nn import Dense, ReLU, SoftmaxCategoricalCrossentropy
 
 CPU = CpuBackend(1)
@@ -89,7 +90,19 @@ def test_invalid_network_is_refused(change: dict[str, Any], message: str) -> Non
     [
         ({"learning_rate": 0.0}, "learning_rate must be above 0"),
         ({"momentum": 1.0}, "momentum must be at least 0 and below 1, got 1.0"),
-        ({"optimizer": "nadam"}, "nadam"),
+        ({"optimizer": "rmsprob"}, "optimizer must be one of sgd, .*, got 'rmsprob'; did you mean rmsprop"),
+        ({"optimizer": "adagrad", "momentum": 0.5}, "^adagrad has no momentum: leave it out$"),
+        (
+            {"optimizer_options": {"nestrov": True}},
+            "an option of sgd must be one of nesterov, .*did you mean nesterov",
+        ),
+        ({"optimizer_options": {"momentum": 0.5}}, "an option of sgd must be one of nesterov"),
+        ({"schedule": {"type": "linear"}}, "the type of a schedule must be one of constant, .*, got 'linear'"),
+        (
+            {"schedule": {"type": "cosine", "epochs": 5}},
+            "an option of the schedule cosine must be one of warmup, final",
+        ),
+        ({"decay": 0.1, "schedule": {"type": "cosine"}}, "decay is for a learning_rate that is a number"),
     ],
 )
 def test_invalid_optimizer_is_refused(change: dict[str, Any], message: str) -> None:
@@ -97,9 +110,102 @@ def test_invalid_optimizer_is_refused(change: dict[str, Any], message: str) -> N
         dataclasses.replace(NOTEBOOK_EXPERIMENTS["sgd"], **change).make_optimizer()
 
 
+def test_every_part_is_where_it_belongs() -> None:
+    experiment = Experiment(
+        "whole", (6, 5), "sgd", learning_rate=0.5, l2=0.25, activation="tanh", initializer="glorot_normal",
+        layer_norm=True, dropout=0.5, label_smoothing=0.125, mirror=True, shift=2,
+    )  # fmt: skip
+    network = experiment.make_network(CPU, seed=7, classes=3)
+    assert [type(layer).__name__ for layer in network.layers] == [
+        "Dense", "LayerNorm", "Tanh", "Dropout", "Dense", "LayerNorm", "Tanh", "Dropout", "Dense",
+    ]  # fmt: skip
+    assert network.widths == [784, 6, 5, 3]
+    assert [layer.initializer for layer in network.dense] == ["glorot_normal"] * 3
+    assert [layer.weight_regularizer_l2 for layer in network.dense] == [0.25, 0, 0]
+    dropped = [layer for layer in network.layers if type(layer).__name__ == "Dropout"]
+    assert [layer.rate for layer in dropped] == [0.5, 0.5]
+    assert dropped[0].seed != dropped[1].seed  # else both layers drop by the same draws
+    assert network.loss.label_smoothing == 0.125
+    augmentation = experiment.make_augmentation(7)
+    assert augmentation is not None
+    assert (augmentation.mirror, augmentation.shift, augmentation.seed) == (True, 2, 7)
+    assert EXPERIMENTS["adam"].make_augmentation(7) is None
+
+
+@pytest.mark.parametrize(
+    ("loss", "last"),
+    [
+        ("softmax_categorical_crossentropy", "Dense"),
+        ("categorical_crossentropy", "Softmax"),
+        ("binary_crossentropy", "Sigmoid"),
+        ("mean_squared_error", "Dense"),
+    ],
+)
+def test_a_network_ends_with_what_its_loss_takes(loss: str, last: str) -> None:
+    network = Experiment("it", (4,), "sgd", learning_rate=0.1, loss=loss).make_network(CPU, seed=1)
+    assert type(network.layers[-1]).__name__ == last
+    y = np.arange(20) % 10
+    history = network.fit(np.eye(20, 784, dtype="float32"), y, epochs=2, verbose=0)
+    assert np.isfinite(history.loss).all()
+
+
+def test_a_schedule_begins_at_the_rate_and_has_the_epochs() -> None:
+    """Half a cosine after a linear warm-up (Loshchilov & Hutter, 2017), by hand."""
+    schedule = {"type": "cosine", "warmup": 1, "final": 0.1}
+    optimizer = Experiment("it", (4,), "adam", learning_rate=0.5, epochs=5, schedule=schedule).make_optimizer()
+    rates = []
+    for _ in range(6):
+        optimizer.pre_update_params()
+        rates.append(optimizer.current_learning_rate)
+        optimizer.post_update_params()
+    falling = [0.1 + 0.4 * (1 + np.cos(np.pi * step / 4)) / 2 for step in range(5)]
+    assert rates == pytest.approx([0.25, *falling])
+
+
+def test_another_optimizer_begins_with_its_own_defaults() -> None:
+    momentum = EXPERIMENTS["momentum"]
+    assert momentum.with_optimizer("sgd") is momentum
+    changed = momentum.with_optimizer("adamw")
+    assert changed == dataclasses.replace(momentum, optimizer="adamw", learning_rate=0.001, decay=0.0, momentum=0.0)
+    assert EXPERIMENTS["best"].with_optimizer("sgd").optimizer_options == {}
+    with pytest.raises(ValueError, match="optimizer must be one of"):
+        momentum.with_optimizer("sdg")
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_can_be_trained_and_is_plain_json(name: str) -> None:
+    experiment = EXPERIMENTS[name]
+    experiment.check()
+    values = json.loads(json.dumps(dataclasses.asdict(experiment)))
+    assert Experiment(**values | {"hidden": tuple(values["hidden"])}) == experiment
+
+
+def test_widths_must_fit_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def checked(*hidden: int) -> None:
+        dataclasses.replace(EXPERIMENTS["sgd"], hidden=hidden).check()
+
+    # Weights and gradients of 784 × 10 + 10 × 5, of 4 bytes each.
+    monkeypatch.setattr("fmnist_xp.experiments.memory_bytes", lambda: 63_120)
+    checked(10, 5)
+    monkeypatch.setattr("fmnist_xp.experiments.memory_bytes", lambda: 63_119)
+    with pytest.raises(ValueError, match="choose narrower layers"):
+        checked(10, 5)
+    monkeypatch.setattr("fmnist_xp.experiments.memory_bytes", lambda: 3 * 2**30)
+    message = "^hidden 1000000 takes 6 GiB for weights and gradients alone, and this machine has 3: choose narrower"
+    with pytest.raises(ValueError, match=message):
+        checked(1_000_000)
+    with pytest.raises(ValueError, match=rf"^hidden {'999999,' * 11}999 takes 141,567 GiB for"):
+        checked(*[999_999] * 20)
+    monkeypatch.setattr("fmnist_xp.experiments.memory_bytes", lambda: None)
+    widest = 2**40 // (8 * 784)
+    checked(widest)
+    with pytest.raises(ValueError, match=r"takes 1,024 GiB .* has 1,024: choose"):
+        checked(widest + 1)
+
+
 def test_experiments_are_immutable() -> None:
     with pytest.raises(TypeError):
-        NOTEBOOK_EXPERIMENTS["new"] = NOTEBOOK_EXPERIMENTS["sgd"]  # type: ignore[index]
+        EXPERIMENTS["new"] = NOTEBOOK_EXPERIMENTS["sgd"]  # type: ignore[index]
     with pytest.raises(dataclasses.FrozenInstanceError):
         NOTEBOOK_EXPERIMENTS["sgd"].epochs = 1  # type: ignore[misc]
 

@@ -168,3 +168,20 @@ def test_command_of_a_synthetic_run() -> None:
 @pytest.mark.parametrize("name", ["mine", None, ["sgd"]])
 def test_no_command_trains_an_experiment_of_ones_own(name: Any) -> None:
     assert command_line({**CONFIG, "experiment": {"name": name}}, "custom") == ""
+
+
+@pytest.mark.parametrize(
+    "experiment",
+    [{"name": "mine"}, {"name": "sgd", "schedule": {"type": "constant"}}, {"name": "adam", "optimizer": "adamw"}],
+)
+def test_settings_without_options_come_from_the_runs_folder(experiment: dict[str, Any]) -> None:
+    config = {**CONFIG, "experiment": experiment, "device": "cpu", "precision": "float64"}
+    assert command_line(config, "custom") == ""
+    command = command_line(config, "synthetic", Path("my runs"))
+    assert command == "fmnist-xp train --config 'my runs' --device cpu --data synthetic"
+
+
+def test_options_that_are_new_are_in_the_command() -> None:
+    experiment = {**CONFIG["experiment"], "activation": "tanh", "dropout": 0.25, "label_smoothing": 0.5}
+    command = command_line({**CONFIG, "experiment": experiment}, "custom", Path("run"))
+    assert command.endswith("--activation tanh --dropout 0.25 --label-smoothing 0.5 --seed 0")

@@ -121,6 +121,8 @@ def test_a_base_keeps_what_the_file_does_not_tell(tmp_path: Path) -> None:
     text = 'base = "best"\nname = "constant"\n[schedule]\ntype = "constant"\n'
     found = read_settings(written(tmp_path, text)).experiment
     assert found == replace(base, name="constant", schedule={"type": "constant"})
+    found = read_settings(written(tmp_path, 'base = "sgd"\n[schedule]\ntype = "cosine"\n')).experiment
+    assert found == replace(EXPERIMENTS["sgd"], decay=0.0, schedule={"type": "cosine"})
 
 
 WRONG = {

@@ -720,7 +720,7 @@ def test_settings_and_results_in_full(tmp_path: Path, tiny: tuple[Any, Any], mon
     assert arguments == {
         "epochs": 3, "log_every": 2, "verbose": False, "block_rows": 13, "dense": True, "validation_fraction": None,
         "validation_seed": 2, "keep_best": False, "patience": None, "checkpoint": tmp_path / "run" / "checkpoints",
-        "checkpoint_every": None, "resume": True, "keep_going": False, "comm": None,
+        "checkpoint_every": None, "resume": True, "keep_going": False, "comm": None, "augmentation": None,
     }  # fmt: skip
     result = run.result.to_json()
     accuracy, loss = reference_metrics(tmp_path / "run" / "model.safetensors", tiny[1].images, tiny[1].labels)

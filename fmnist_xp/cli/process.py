@@ -68,7 +68,8 @@ def run(app: Callable[..., int | None], program: str) -> int:
             return code
         except UsageError as error:
             place = " ".join([program, *_commands(app, arguments)])
-            code, message, orderly = USAGE, f"{error.format_message().rstrip('.')}; see {place} --help", True
+            wrong = error.format_message().replace("Value error, ", "").rstrip(".")  # pydantic's words
+            code, message, orderly = USAGE, f"{wrong}; see {place} --help", True
             if launched()[1] > 1 and "--mpi" in arguments and "mpi4py.MPI" not in sys.modules:
                 tells = _is_first_to_fail(error)
         except Interrupted as error:

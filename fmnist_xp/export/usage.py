@@ -33,6 +33,7 @@ The state of a `torch.nn.Sequential` in {dtype}. It takes rows (n, {n_inputs}) o
 model = torch.nn.Sequential(
 {layers}).to(torch.{dtype})
 model.load_state_dict({state})
+model.eval()
 pixels = torch.zeros((1, {side}, {side}), dtype=torch.uint8)  # yours, (n, {side}, {side})
 with torch.no_grad():
     probabilities = model((pixels.flatten(1).to(torch.{dtype}) - 127.5) / 127.5)

@@ -8,7 +8,7 @@ from fmnist_xp.backend import Array, Backend, Formula, Step, elementwise
 from fmnist_xp.nn.draws import Draws, column_codes, mixed, row_keys, seed_of
 from fmnist_xp.nn.layers import copy_values
 from fmnist_xp.nn.loss import scale_values
-from fmnist_xp.nn.module import Bounded, BoundedBackward
+from fmnist_xp.nn.module import Bounded, BoundedBackward, Counterpart
 from fmnist_xp.nn.stepwise import StepwiseLayer
 from fmnist_xp.nn.workspace import Workspace
 from fmnist_xp.registry import register
@@ -49,7 +49,7 @@ class Dropout(StepwiseLayer):
     """
 
     only_scales = is_random = True
-    onnx_operator, torch_class = "Identity", "Dropout"
+    onnx_operator, torch_class = "", Counterpart("Dropout", {"p": "rate"})
 
     def __init__(self, rate: float, seed: int = 0, *, backend: Backend | None = None) -> None:
         super().__init__(backend)

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from fmnist_xp.backend import Array
+
 NOTEBOOK = "normal"
 """The notebook's: 0.01 × standard normal."""
 VARIANCES: Mapping[str, Callable[[int, int], float]] = MappingProxyType(
@@ -33,7 +35,7 @@ def checked_initializer(name: Any) -> str:
     return name
 
 
-def draw_weights(initializer: str, generator: Any, n_inputs: int, n_neurons: int) -> Any:
+def draw_weights(initializer: str, generator: Any, n_inputs: int, n_neurons: int) -> Array:
     """Return weights (n_inputs, n_neurons) of float64, drawn from a NumPy generator as `initializer` says."""
     shape = n_inputs, n_neurons
     if initializer == NOTEBOOK:

@@ -1,4 +1,7 @@
-"""The logistic function as an activation, and the activation that weighs its inputs by it."""
+"""The logistic function as an activation, and the activation that weighs its input by a sigmoid of it.
+
+The formulas work in place where they can: on a CPU more arrays than its cache holds cost more than what is computed.
+"""
 
 import math
 from typing import Any
@@ -8,32 +11,19 @@ from fmnist_xp.nn.activations import Activation
 from fmnist_xp.nn.module import Bounded, Counterpart
 from fmnist_xp.registry import register
 
-LINEAR, CUBIC = 2 * math.sqrt(2 / math.pi), 2 * math.sqrt(2 / math.pi) * 0.044715
-"""GELU is x · σ(LINEAR · x + CUBIC · x³)."""
-FAR = 22.0
-"""Where that σ is 0 or 1 in every precision; a number beyond could overflow in its cube."""
-
-
-def powers_of(xp: Any, values: Array) -> tuple[Array, Array, Array]:
-    """Return (e, n, 1 + e) with σ(values) = n / (1 + e), for e = exp(−|values|), in which nothing overflows.
-
-    n is 1 where `values` are not negative, and e elsewhere.
-    """
-    powers = xp.exp(-xp.abs(values))
-    return powers, xp.maximum(powers, values >= 0), 1 + powers
-
-
-def powers_bound(values: Bounded) -> tuple[Bounded, Bounded, Bounded]:
-    """Return the same three, each stored."""
-    powers = (-values.moved(abs)).exp().stored()
-    return powers, powers.where_positive(-values, values.exactly(1.0)), (values.exactly(1.0) + powers).stored()
+LINEAR, CUBIC = math.sqrt(2 / math.pi), math.sqrt(2 / math.pi) * 0.044715
+"""GELU is ½x(1 + tanh(LINEAR · x + CUBIC · x³))."""
+FAR = 8.0
+"""Where that tanh is 1 or −1 in every precision; a number beyond could overflow in its cube."""
 
 
 @elementwise
 def sigmoid(xp: Any, inputs: Array, output: Array) -> None:
-    """Write 1 / (1 + exp(−inputs)) to `output`."""
-    _powers, numerators, denominators = powers_of(xp, inputs)
-    xp.divide(numerators, denominators, out=output)
+    """Write 1 / (1 + exp(−inputs)) to `output`, from e = exp(−|inputs|), which cannot overflow."""
+    powers = xp.abs(inputs)
+    xp.exp(xp.negative(powers, out=powers), out=powers)
+    xp.maximum(powers, inputs >= 0, out=output)  # 1, or e below 0
+    xp.divide(output, xp.add(powers, 1, out=powers), out=output)
 
 
 @elementwise
@@ -43,9 +33,9 @@ def sigmoid_gradient(xp: Any, dvalues: Array, output: Array, dinputs: Array) -> 
 
 
 def sigmoid_bound(inputs: Bounded) -> Bounded:
-    """Return 1 / (1 + exp(−inputs))."""
-    _powers, numerators, denominators = powers_bound(inputs)
-    return (numerators / denominators).stored()
+    """Return 1 / (1 + exp(−inputs)), from e = exp(−|inputs|)."""
+    powers, one = (-inputs.moved(abs)).exp().stored(), inputs.exactly(1.0)
+    return (powers.where_positive(-inputs, one) / (one + powers).stored()).stored()
 
 
 def sigmoid_gradient_bound(dvalues: Bounded, _inputs: Bounded, output: Bounded) -> Bounded:
@@ -54,47 +44,58 @@ def sigmoid_gradient_bound(dvalues: Bounded, _inputs: Bounded, output: Bounded) 
     return (dvalues * slope).stored()
 
 
+def gelu_arguments(xp: Any, inputs: Array) -> tuple[Array, Array]:
+    """Return x, `inputs` held between −FAR and FAR, and LINEAR · x + CUBIC · x³, in new arrays."""
+    held = xp.clip(inputs, -FAR, FAR)
+    values = held * held
+    xp.add(xp.multiply(values, CUBIC, out=values), LINEAR, out=values)
+    return held, xp.multiply(values, held, out=values)
+
+
 @elementwise
 def gelu(xp: Any, inputs: Array, output: Array) -> None:
-    """Write inputs · σ(LINEAR · inputs + CUBIC · inputs³) to `output`."""
-    held = xp.clip(inputs, -FAR, FAR)
-    _powers, numerators, denominators = powers_of(xp, held * (LINEAR + CUBIC * (held * held)))
-    # The least input, −∞ · 0, would be no number.
-    xp.multiply(xp.clip(inputs, -FAR, xp.inf), numerators / denominators, out=output)
+    """Write ½ · inputs · (1 + tanh(LINEAR · inputs + CUBIC · inputs³)) to `output`."""
+    held, values = gelu_arguments(xp, inputs)
+    xp.add(xp.tanh(values, out=values), 1, out=values)
+    xp.multiply(values, 0.5, out=values)
+    xp.clip(inputs, -FAR, xp.inf, out=held)  # else the least input, −∞ · 0, would be no number
+    xp.multiply(held, values, out=output)
 
 
 @elementwise
 def gelu_gradient(xp: Any, dvalues: Array, inputs: Array, dinputs: Array) -> None:
-    """Write dvalues · (σ + inputs · σ · (1 − σ) · (LINEAR + 3 · CUBIC · inputs²)), with gelu's σ, to `dinputs`."""
-    held = xp.clip(inputs, -FAR, FAR)
-    squares = held * held
-    powers, numerators, denominators = powers_of(xp, held * (LINEAR + CUBIC * squares))
-    steepness = powers / (denominators * denominators)  # σ · (1 − σ)
-    slope = numerators / denominators + held * (LINEAR + 3 * CUBIC * squares) * steepness
-    xp.multiply(dvalues, slope, out=dinputs)
+    """Write dvalues · ½(1 + t + x · (1 − t²) · v′), where t is the tanh in gelu and v′ = LINEAR + 3 · CUBIC · x²."""
+    held, values = gelu_arguments(xp, inputs)
+    tanh = xp.tanh(values)
+    xp.multiply(values, 3, out=values)
+    xp.subtract(values, xp.multiply(held, 2 * LINEAR, out=held), out=values)  # x · v′ = 3v − 2 · LINEAR · x
+    xp.subtract(1, xp.multiply(tanh, tanh, out=held), out=held)
+    xp.add(xp.multiply(values, held, out=values), tanh, out=values)
+    xp.multiply(xp.add(values, 1, out=values), 0.5, out=values)
+    xp.multiply(dvalues, values, out=dinputs)
 
 
 def gelu_bound(inputs: Bounded) -> Bounded:
-    """Return inputs · σ(LINEAR · inputs + CUBIC · inputs³)."""
-    held = inputs.clip(-FAR, FAR)
-    _powers, numerators, denominators = powers_bound(_polynomial(held, (held * held).stored(), CUBIC))
-    return (inputs.clip(-FAR, math.inf) * (numerators / denominators).stored()).stored()
+    """Return ½ · inputs · (1 + tanh(LINEAR · inputs + CUBIC · inputs³)); constants are stored too."""
+    tanh = _gelu_values(inputs).tanh().stored()
+    halves = (tanh + tanh.exactly(1.0)).stored() * 0.5
+    return (inputs.clip(-FAR, math.inf) * halves.stored()).stored()
 
 
 def gelu_gradient_bound(dvalues: Bounded, inputs: Bounded, _output: Bounded) -> Bounded:
-    """Return dvalues · (σ + inputs · σ · (1 − σ) · (LINEAR + 3 · CUBIC · inputs²))."""
+    """Return dvalues · ½(1 + t + x · (1 − t²) · v′), where t is the tanh in gelu and v′ = LINEAR + 3 · CUBIC · x²."""
+    held, values = inputs.clip(-FAR, FAR), _gelu_values(inputs)
+    tanh, one = values.tanh().stored(), values.exactly(1.0)
+    slopes = ((values * 3.0).stored() - (held * (2 * LINEAR)).stored().stored()).stored()
+    inner = (slopes * (one - (tanh * tanh).stored()).stored()).stored()
+    halves = (((inner + tanh).stored() + one).stored() * 0.5).stored()
+    return (dvalues * halves).stored()
+
+
+def _gelu_values(inputs: Bounded) -> Bounded:
     held = inputs.clip(-FAR, FAR)
-    squares = (held * held).stored()
-    powers, numerators, denominators = powers_bound(_polynomial(held, squares, CUBIC))
-    steepness = (powers / (denominators * denominators).stored()).stored()
-    inner = (_polynomial(held, squares, 3 * CUBIC) * steepness).stored()
-    return (dvalues * ((numerators / denominators).stored() + inner).stored()).stored()
-
-
-def _polynomial(held: Bounded, squares: Bounded, cubic: float) -> Bounded:
-    """Return held · (LINEAR + cubic · squares); a constant is stored too."""
-    factors = ((squares * cubic).stored().stored() + LINEAR).stored().stored()
-    return (held * factors).stored()
+    factors = (((held * held).stored() * CUBIC).stored().stored() + LINEAR).stored().stored()
+    return (factors * held).stored()
 
 
 @register("sigmoid")
@@ -111,9 +112,8 @@ class Sigmoid(Activation):
 
 @register("gelu")
 class GELU(Activation):
-    """Gaussian error linear unit, x · ½(1 + tanh(√(2/π)(x + 0.044715 x³))): the tanh form of x · Φ(x).
+    """Gaussian error linear unit, ½x(1 + tanh(√(2/π)(x + 0.044715 x³))): the tanh form of x · Φ(x).
 
-    ½(1 + tanh u) is computed as σ(2u), which keeps its digits where it is small.
     Hendrycks & Gimpel, *Gaussian Error Linear Units (GELUs)*, arXiv:1606.08415 (2016).
     """
 

@@ -1,7 +1,7 @@
 """Optimizers: rules on flat vectors, schedules of their learning rate, and L-BFGS."""
 
 from fmnist_xp.optim.lbfgs import LBFGS
-from fmnist_xp.optim.optimizer import Key, Moments, Optimizer, Trainable
+from fmnist_xp.optim.optimizer import Key, Optimizer, Trainable  # Key by this name is in older pickles
 from fmnist_xp.optim.rules import SGD, AdaGrad, Adam, AdamW, RMSProp
 from fmnist_xp.optim.schedules import Constant, Cosine, Exponential, InverseTime, Schedule, Step, make_schedule
 from fmnist_xp.registry import registered
@@ -17,7 +17,6 @@ __all__ = [
     "Exponential",
     "InverseTime",
     "Key",
-    "Moments",
     "Optimizer",
     "RMSProp",
     "Schedule",

@@ -150,14 +150,16 @@ class LBFGS(Optimizer):
             self.stopped = f"the loss is {loss}, the largest element of its gradient {largest}"
         elif largest <= self.tolerance_gradient:
             self.stopped = f"converged: no element of the gradient is above {self.tolerance_gradient:g}"
-        if self.stopped:
-            return pairs, Search(START, 0, 0.0, *[Point(0.0, loss, 0.0)] * 3)
         self._two_loops(backend, vectors, pairs)
         slope = _dot(backend, gradient, direction)
         if not slope < 0:
             pairs = 0
             backend.compute(scale, direction, gradient, -1.0)
             slope = _dot(backend, gradient, direction)
+        if not slope < 0:
+            self.stopped = self.stopped or "converged: the gradient is too small to be squared"
+        if self.stopped:
+            return pairs, Search(START, 0, 0.0, *[Point(0.0, loss, 0.0)] * 3)
         step = self.learning_rate if pairs else self.learning_rate / math.sqrt(-slope)
         return pairs, begin(Point(0.0, loss, slope), step)
 

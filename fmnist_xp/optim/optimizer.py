@@ -89,8 +89,9 @@ class Optimizer(ABC):
         The decay d, from 0 to below 1, of an exponential moving average of the weights, with which `fit` ends:
         aₜ = (1 − d) · Σₖ dᵗ⁻ᵏ · θₖ / (1 − dᵗ) over the weights θ₁ … θₜ after each update (Polyak & Juditsky,
         *Acceleration of stochastic approximation by averaging*, SIAM J. Control Optim. 30, 1992, averaged all alike;
-        the correction 1 − dᵗ is Adam's). Rows held out are measured with it. Another `fit` goes on from it, one that
-        resumes from a checkpoint from the weights themselves.
+        the correction 1 − dᵗ is Adam's). Rows held out are measured with it; the loss that is logged, and what a
+        callback sees, are the weights' own. Another `fit` goes on from the average, one that resumes from a
+        checkpoint from the weights themselves.
 
     Raises
     ------

@@ -72,11 +72,14 @@ def advance(search: Search, loss: float, slope: float, c1: float, c2: float) -> 
 
 
 def _between(low: Point, high: Point) -> float:
-    """Return a step within the interval: where a cubic is lowest, or half way, not too close to either end."""
+    """Return a step within the interval: where a cubic is lowest, or half way, not too close to either end.
+
+    Close to `low` where nothing is known of the other end but that it is too far.
+    """
     width = high.step - low.step
     step = cubic_minimum(low, high)
     share = 0.5 if step is None else (step - low.step) / width
-    return low.step + min(max(share, MARGIN), 1 - MARGIN) * width
+    return low.step + min(max(share if math.isfinite(high.loss) else 0.0, MARGIN), 1 - MARGIN) * width
 
 
 def _beyond(before: Point, point: Point) -> float:

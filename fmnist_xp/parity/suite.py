@@ -19,7 +19,8 @@ from fmnist_xp.files import write_text
 from fmnist_xp.parity.bounds import Bounded
 from fmnist_xp.parity.comparison import Comparison, compare, worst_cases
 from fmnist_xp.parity.curves import TWINS, Curves, compare_curves, drift_of_twins, train_curve
-from fmnist_xp.parity.operations import Operation, operations
+from fmnist_xp.parity.operations import operations
+from fmnist_xp.parity.passes import Operation
 from fmnist_xp.parity.step import ROWS, UPDATED, bound_step, compute_step, start_network
 from fmnist_xp.parity.tolerances import ROUNDOFF
 from fmnist_xp.report.parity import parity_markdown, plot_parity

@@ -73,8 +73,8 @@ def _from_toml(given: dict[str, Any], name: str) -> Settings:
     experiment = experiment.with_optimizer(found.get("optimizer", experiment.optimizer))
     more = {key: value for key, value in options.items() if key not in TABLES["optimizer"]}
     found["optimizer_options"] = {**experiment.optimizer_options, **more}
-    if schedule is not None:
-        found["schedule"] = schedule
+    if schedule is not None:  # in place of the base's, and of its decay
+        found = {"decay": 0.0, **found, "schedule": schedule}
     of_experiment = {field: value for field, value in found.items() if field in OF_EXPERIMENT}
     others = {field: value for field, value in found.items() if field not in OF_EXPERIMENT}
     return Settings(replace(experiment, **of_experiment), **others)

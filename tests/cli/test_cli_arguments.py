@@ -144,7 +144,11 @@ DEFAULTS: dict[str, tuple[Callable[[], object], tuple[str, ...], list[Any]]] = {
     "reproduce": (
         train.reproduce,
         ("reproduce",),
-        [backend(), load(), reproduce("reproduce", seeds=1, epochs=None, source="auto", verbose=True)],
+        [
+            backend(),
+            load(),
+            reproduce("reproduce", seeds=1, epochs=None, source="auto", verbose=True, names=[*EXPERIMENTS]),
+        ],
     ),
     "runs": (run_commands.runs, ("runs",), [("list_runs", (Path("runs"),), {})]),
     "data info": (
@@ -245,12 +249,12 @@ OPTIONS: dict[str, tuple[str, list[Any]]] = {
         ],
     ),
     "reproduce": (
-        "reproduce --seeds 2 --epochs 7 --device cpu --data x --no-synthetic --threads 2 --no-graphs --out other "
-        "--quiet",
+        "reproduce best sgd --seeds 2 --epochs 7 --device cpu --data x --no-synthetic --threads 2 --no-graphs "
+        "--out other --quiet",
         [
             backend("cpu", 2, False),
             load("x", allow_synthetic=False),
-            reproduce("other", seeds=2, epochs=7, source="x", verbose=False),
+            reproduce("other", seeds=2, epochs=7, source="x", verbose=False, names=["sgd", "best"]),
         ],
     ),
     "train in silence": (

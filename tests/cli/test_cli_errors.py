@@ -108,6 +108,13 @@ def test_help_exits_with_0(command: Command, arguments: tuple[str, ...]) -> None
     assert "Usage: fmnist-xp" in answer.out
 
 
+def test_an_unknown_experiment_is_told_with_those_that_there_are(command: Command) -> None:
+    assert command("train", "adm").err == (
+        "fmnist-xp: Invalid value for 'EXPERIMENT': 'adm' is not one of 'sgd', 'momentum', 'adam', 'quick', 'best'; "
+        "see fmnist-xp train --help\n"
+    )
+
+
 def test_momentum_is_for_sgd(command: Command) -> None:
     assert command("train", "--momentum", 0.5).err == (
         "fmnist-xp: adam has no momentum: leave it out; see fmnist-xp train --help\n"

@@ -256,7 +256,7 @@ def test_ranks_with_other_settings_are_refused(
     ("rank", "option", "value", "words"),
     [
         (0, "--epochs", "0", "Invalid value for '--epochs'"),
-        (1, "--validation", "5", "--validation must be above 0"),
+        (1, "--validation", "5", "validation must be above 0"),
         (2, "--epochs", "0", "Invalid value for '--epochs'"),
     ],
 )

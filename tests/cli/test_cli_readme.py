@@ -54,6 +54,7 @@ def test_every_line_works_after_every_other(
     for folder in (".", "wardrobe", "more"):
         (workplace / folder).mkdir(exist_ok=True)
         cv2.imwrite(str(workplace / folder / "shoe.jpg"), photograph)
+    (workplace / "mine.toml").write_text('base = "quick"\n[network]\nhidden = [8]\ndropout = 0.1\n', encoding="utf-8")
     (workplace / "letters").mkdir()
     for name, content in letters(
         (printed(ascii_uppercase, 3, first=1), printed(ascii_uppercase, 1, first=1))

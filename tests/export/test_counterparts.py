@@ -152,3 +152,23 @@ def test_a_layer_that_leaves_its_input_as_it_is_is_left_out(onnx: Any) -> None:
     )
     assert torch_layers(network) == torch_layers(without)
     assert onnx_model(network, "floats") == onnx_model(without, "floats")
+
+
+def test_dropout_is_pytorchs_own_and_nothing_in_onnx(
+    onnx: Any, onnxruntime: Any, torch: Any, X: np.ndarray, tmp_path: Path
+) -> None:
+    layers = [fx.Dense(12, 8), fx.ReLU(), fx.Dropout(0.25), fx.Dense(8, 3)]
+    network, nn = fx.Sequential(layers, seed=0), torch.nn
+    calls = torch_layers(network)
+    assert calls == ["Linear(12, 8)", "ReLU()", "Dropout(p=0.25)", "Linear(8, 3)", "Softmax(dim=1)"]
+    module = nn.Sequential(*(eval(f"nn.{call}", {"nn": nn}) for call in calls))
+    module.load_state_dict({name: torch.tensor(values) for name, values in torch_state(network).items()})
+    with torch.no_grad():
+        found = module.eval()(torch.tensor(X, dtype=torch.float32)).numpy()
+    np.testing.assert_allclose(found, network.predict_proba(X), atol=1e-6)
+    check_same(from_torch(module), network)
+    save(network, tmp_path / "model.onnx", takes="floats")
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"floats": X.astype("float32")})
+    np.testing.assert_allclose(found, network.predict_proba(X), atol=1e-6)
+    assert [type(layer) for layer in from_onnx(tmp_path / "model.onnx").layers] == [fx.Dense, fx.ReLU, fx.Dense]

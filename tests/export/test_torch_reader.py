@@ -45,7 +45,7 @@ def test_every_registered_layer_that_names_a_class_is_that(torch: Any, X: np.nda
     arguments = {"softmax": {"dim": 1}, "gelu": {"approximate": "tanh"}, "layer_norm": {"normalized_shape": 8}}
     said = vars(KINDS[name])["torch_class"]
     made = getattr(torch.nn, getattr(said, "name", said))(**arguments.get(name, {}))
-    module = torch.nn.Sequential(torch.nn.Linear(12, 8), made, torch.nn.Linear(8, 3))
+    module = torch.nn.Sequential(torch.nn.Linear(12, 8), made, torch.nn.Linear(8, 3)).eval()
     with torch.no_grad():
         module[0].weight *= 20
     network = from_torch(module)
@@ -125,7 +125,7 @@ def modules(torch: Any) -> dict[str, tuple[Any, str]]:
             r"0 is a Conv2d: only Linear, ReLU, .*can be taken over",
         ),
         "deep inside": (nn.Sequential(nn.Sequential(nn.Linear(3, 4), nn.GELU())), r"0\.1 is a GELU"),
-        "dropout": (nn.Sequential(nn.Linear(3, 4), nn.Dropout()), "1 is a Dropout"),
+        "statistics of the batch": (nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), "1 is a BatchNorm1d"),
         "one's own": (Mine(nn.Linear(3, 4)), "source is a Mine, not a module of torch.nn"),
         "softmax along rows": (nn.Sequential(nn.Linear(3, 4), nn.Softmax(dim=0)), "1 is a Softmax along dim=0"),
         "nothing": (nn.Sequential(), "no fully connected layer"),

@@ -145,6 +145,14 @@ def test_end_of_what_float32_can_tell_is_told() -> None:
     assert rounded(target.parameters) == min(losses) == pytest.approx(100, abs=2e-5)
 
 
+def test_gradient_whose_square_is_0_is_the_end() -> None:
+    target, optimizer = Target([1.0], "float32"), LBFGS(tolerance_gradient=0)
+    target.gradients[...] = 1e-30
+    optimizer.step(target, 1.0)
+    assert optimizer.stopped == "converged: the gradient is too small to be squared"
+    assert target.parameters.tolist() == [1.0]
+
+
 def test_loss_that_is_not_finite_at_first_is_told() -> None:
     target = Target([1.0])
     target.gradients[...] = 1.0
@@ -322,6 +330,24 @@ def test_training_stops_where_it_has_converged() -> None:
     network.backward(network.forward(X), Y)
     network.add_penalty_gradients()
     assert np.abs(network.gradients).max() <= 1.001e-3
+
+
+class Breaking(fx.Layer):
+    """Passes on what it is given, but nothing that is finite where that is large."""
+
+    def forward(self, inputs: Any) -> Any:
+        return inputs if np.abs(inputs).max() < 30 else np.full_like(inputs, math.nan)
+
+    def backward(self, dvalues: Any) -> Any:
+        return dvalues
+
+
+def test_step_that_makes_the_loss_nan_is_too_long_and_no_divergence() -> None:
+    network = fx.Sequential([fx.Dense(6, 9), fx.Tanh(), fx.Dense(9, 4), Breaking()], backend=CPU, seed=1)
+    history = fit(network, 60, LBFGS(learning_rate=1e4))
+    assert not np.isfinite(history.loss).all()
+    assert (history.diverged, history.stopped) == (False, "")
+    assert network.evaluate(X, Y).loss < 0.9 * history.loss[0]
 
 
 def test_diverged_from_the_first_weights_on() -> None:

@@ -95,7 +95,9 @@ def train(backend: CudaBackend, dtype: str, labels: Any) -> None:
         networks.append(([Dense(6, 4), *([kind.ends_with()] if kind.ends_with else [])], kind(**arguments)))
     for layers, loss in networks:
         model = Sequential(layers, loss=loss, backend=backend, seed=1, dtype=dtype)
-        for optimizer in (optim.SGD(0.1, momentum=0.9), *(kind() for kind in registered(optim.Optimizer).values())):
+        nesterov = optim.SGD(0.1, momentum=0.9, nesterov=True, clip_norm=1.0, ema=0.9)
+        kinds = registered(optim.Optimizer).values()
+        for optimizer in (optim.SGD(0.1, momentum=0.9), nesterov, *(kind() for kind in kinds)):
             model.fit(X, labels, epochs=2, optimizer=optimizer, log_every=2, verbose=False, block_rows=5)
         model.evaluate(X, labels)
 

@@ -343,6 +343,25 @@ def test_relu_gradient_is_free_where_the_input_may_just_be_0() -> None:
     assert exact([3.0, 3.0]).where_positive(inputs).tolerance.tolist() == [3, 0]
 
 
+def test_choice_of_two_is_off_by_their_difference_where_either_may_be_right() -> None:
+    gate = bounded([-0.25, 0.25, 0.5, -0.5], [0.25] * 4, [0.25] * 4, [0] * 4)
+    this, other = (
+        bounded([3.0] * 4, [0.5] * 4, [0.5] * 4, [0] * 4),
+        bounded([2.0] * 4, [0.25] * 4, [0] * 4, [0.125] * 4),
+    )
+    chosen = this.where_positive(gate, other)
+    assert chosen.value.tolist() == [2, 3, 3, 2]
+    # The larger error and what lies between the two, where the gate may be on either side.
+    assert chosen.errors.tolist() == [[1.5, 1.5, 0.5, 0.25], [1.5, 1.5, 0.5, 0], [0.125, 0.125, 0, 0.125]]
+
+
+def test_choice_between_numbers_without_end_is_sure() -> None:
+    infinite = exact([math.inf, -math.inf])
+    chosen = infinite.where_positive(infinite, exact([0.0, -math.inf]))
+    assert chosen.value.tolist() == [math.inf, -math.inf]
+    assert not chosen.errors.any()
+
+
 @pytest.mark.parametrize(
     ("probability", "error", "loss", "off"),
     [
@@ -413,6 +432,9 @@ def test_ends_of_a_range_are_rounded_too() -> None:
     clipped = value.clip(1.0, 2.0)
     assert clipped.value.tolist() == [1, 2]
     assert (clipped.errors - value.errors).tolist() == [[UNIT, 2 * UNIT]] * 3
+    below = (-value).clip(-2.0, -1.0)
+    assert below.value.tolist() == [-1, -2]
+    np.testing.assert_array_equal(below.errors, clipped.errors)
 
 
 def test_negated_numbers_are_off_by_as_much() -> None:

@@ -15,8 +15,10 @@ from fmnist_xp.backend import PRECISIONS, Backend, CpuBackend, CudaBackend
 from fmnist_xp.nn import Activation, CategoricalCrossentropy, Dense, Layer, Loss, ReLU, Softmax
 from fmnist_xp.optim import LBFGS, SGD, AdaGrad, Adam, AdamW, Cosine, Optimizer, RMSProp
 from fmnist_xp.parity import operations as module
+from fmnist_xp.parity import passes
 from fmnist_xp.parity.comparison import compare
-from fmnist_xp.parity.operations import LayerPass, Operation, OptimizerPass, operations
+from fmnist_xp.parity.operations import operations
+from fmnist_xp.parity.passes import LayerPass, Operation, OptimizerPass
 from fmnist_xp.parity.suite import choose_sides, compare_operation
 from fmnist_xp.parity.tolerances import ROUNDOFF
 from fmnist_xp.registry import REGISTRY, registered
@@ -172,7 +174,7 @@ def test_layer_is_given_rows_of_the_precision_and_with_gaps_in_one_case(
 def test_rows_that_are_not_contiguous_are_in_the_dtype_of_the_device(device: Backend) -> None:
     values = np.arange(6.0).reshape(2, 3)
     with device.computing():
-        rows = module._strided(device, values, "float16")
+        rows = passes._strided(device, values, "float16")
     assert (rows.dtype, rows.strides) == (np.float16, (12, 4))
     np.testing.assert_array_equal(device.to_host(rows), values)
 
@@ -330,19 +332,21 @@ JOINED = {"Softmax and cross-entropy", "Softmax and cross-entropy, smoothed"}
 SOFTMAX = {"Softmax", *JOINED}
 PROBABLE = {"Cross-entropy", "Cross-entropy, smoothed", "Binary cross-entropy"}
 FAULTS: dict[Fault, set[str]] = {
-    exp_off_by_1e_5: SOFTMAX,
-    tanh_off_by_20_units: {"Tanh"},
+    exp_off_by_1e_5: {*SOFTMAX, "Sigmoid"},
+    tanh_off_by_20_units: {"Tanh", "GELU"},
     log_of_base_2: {*PROBABLE, *JOINED},
-    division_off_by_1e_5: {*SOFTMAX, *PROBABLE, "SGD, clipped and averaged", *ROOTS},
-    root_off_by_1e_5: {"SGD, clipped and averaged", *ROOTS},
-    relu_gradient_that_passes_at_0: {"ReLU"},
+    division_off_by_1e_5: {*SOFTMAX, *PROBABLE, "SGD, clipped and averaged", "Sigmoid", "LayerNorm", *ROOTS},
+    root_off_by_1e_5: {"SGD, clipped and averaged", "LayerNorm", *ROOTS},
+    relu_gradient_that_passes_at_0: {"ReLU", "LeakyReLU"},
     slope_of_l1_that_is_minus_1_at_0: {"Dense with penalties"},
-    relu_that_swallows_nan: {"ReLU"},
+    relu_that_swallows_nan: {"ReLU", "GELU"},
     product_without_its_last_term: {
-        *("Dense", "Dense with penalties", "SGD, clipped and averaged", "LBFGS", *SOFTMAX),
+        *("Dense", "Dense with penalties", "LayerNorm", "LBFGS", *SOFTMAX),
         *("Cross-entropy, smoothed", "Binary cross-entropy", "Mean squared error"),
     },
 }
+STORED = {"Sigmoid", "LayerNorm"}
+"""Between layers in half precision, they hide what is off by 1e-5."""
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
@@ -356,4 +360,5 @@ def test_fault_of_a_device_is_found_where_it_is(fault: Fault, precision: str, st
         for line in compare_operation(operation, actual, reference)
         if not line.passed
     }
-    assert failed == FAULTS[fault]
+    hidden = STORED if precision == "float16" and fault.__name__.endswith("1e_5") else set()
+    assert failed == FAULTS[fault] - hidden

@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,9 @@ import pytest
 from fmnist_xp.backend import PRECISIONS, Backend, Call, CpuBackend, CudaBackend, Product, elementwise
 from fmnist_xp.experiments import NOTEBOOK_EXPERIMENTS, Experiment
 from fmnist_xp.model import Sequential
-from fmnist_xp.nn import Activation, CategoricalCrossentropy, Dense, Layer, Network, ReLU, Softmax, Tanh
+from fmnist_xp.nn import Activation, CategoricalCrossentropy, Dense, Layer, Loss, Network, ReLU, Softmax, Tanh
 from fmnist_xp.nn.activations import tanh_gradient
+from fmnist_xp.parity.operations import registered_losses
 from fmnist_xp.parity.step import UPDATED, bound_step, compute_step, start_network
 from fmnist_xp.parity.suite import Side, choose_sides, compare_step
 from fmnist_xp.parity.tolerances import ROUNDOFF
@@ -218,6 +220,7 @@ class Other(Experiment):
 
     activations: tuple[type[Activation], ...] = ()
     joined: bool = True
+    make_loss: Callable[[], Loss] | None = None
 
     def make_network(self, backend: Backend, seed: int, dtype: str = "float32") -> Sequential:
         layers: list[Layer] = []
@@ -225,7 +228,10 @@ class Other(Experiment):
         for inputs, neurons, kind in zip(widths, self.hidden, self.activations, strict=False):
             layers += [Dense(inputs, neurons, 1e-4, 5e-4, 1e-4, 5e-4), kind()]
         layers += [Dense(widths[-1], 10)] if self.joined else [Dense(widths[-1], 10), Tanh(), Softmax()]
-        loss = None if self.joined else CategoricalCrossentropy
+        loss: Any = None if self.joined else CategoricalCrossentropy
+        if self.make_loss:
+            loss = self.make_loss()
+            layers += [loss.ends_with()] if loss.ends_with else []
         return Sequential(layers, loss=loss, backend=backend, seed=seed, dtype=dtype)
 
 
@@ -233,6 +239,11 @@ SETTINGS = (16, 12), "sgd", 1.0, 0.01, 0.5
 OTHERS = {name: Other(name, *SETTINGS, activations=(kind, kind)) for name, kind in registered(Activation).items()}
 OTHERS["mixed"] = Other("mixed", *SETTINGS, activations=(Tanh, ReLU), joined=False)
 TANH = OTHERS["tanh"]
+LOSSES = {
+    name: Other(name, *SETTINGS, activations=(ReLU, ReLU), make_loss=partial(kind, **arguments))
+    for name, kind, arguments in registered_losses()
+    if arguments or not issubclass(kind, CategoricalCrossentropy)  # which the others have
+}
 EACH_OTHER = pytest.mark.parametrize("name", OTHERS)
 
 
@@ -265,6 +276,14 @@ def test_other_layers_are_what_is_written_out(name: str, small_rows: Rows) -> No
 def test_other_layers_with_operands_rounded_as_on_tensor_cores(name: str, precision: str, small_rows: Rows) -> None:
     for line in compare_step(OTHERS[name], Side(Imitation(1), precision), Side(CPU, "float32"), small_rows):
         assert line.passed, line
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_other_losses_agree_within_their_bounds(name: str, small_rows: Rows) -> None:
+    """In float32, and in halves with operands rounded as on tensor cores."""
+    for sides in (choose_sides(CPU)[0], (Side(Imitation(1), "float16"), Side(CPU, "float32"))):
+        for line in compare_step(LOSSES[name], *sides, small_rows):
+            assert line.passed, line
 
 
 def test_tolerances_of_tanh_are_narrow_enough_to_mean_something(small_rows: Rows) -> None:
