@@ -182,6 +182,13 @@ class Sequential(nn.Network):
                     if not isinstance(augmentation, Augmentation):
                         raise ValueError(f"augmentation must be an Augmentation, got {augmentation!r}")
                     augmentation.sources(self.n_inputs)
+                chance: list[Any] = [layer for layer in self.layers if layer.is_random]
+                chance += [augmentation] if augmentation else []
+                if chosen.needs_loss and chance:
+                    raise ValueError(
+                        f"{type(chosen).__name__} compares losses of one function, and {chance[0]!r} makes another "
+                        "in every epoch: leave that out, or take another optimizer"
+                    )
                 _check_validation(validation_fraction, validation_data, keep_best, patience)
                 of_classes = checked_class_weight(class_weight, self.n_classes)
                 if checkpoint is None and (resume or every):

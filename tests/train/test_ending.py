@@ -10,7 +10,18 @@ from rank_helpers import in_ranks
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from fmnist_xp import SGD, Adam, AdamW, Constant, Cosine, Dense, Exponential, History, ReLU, Sequential
+from fmnist_xp import (
+    SGD,
+    Adam,
+    AdamW,
+    Constant,
+    Cosine,
+    Dense,
+    Exponential,
+    History,
+    ReLU,
+    Sequential,
+)
 from fmnist_xp.backend import CpuBackend
 from fmnist_xp.ranks import Ranks
 from fmnist_xp.train.together import Numbers
@@ -134,3 +145,16 @@ def test_number_that_a_callback_sets_takes_the_place_of_a_schedule_on_all_ranks(
         return before, optimizer.rate(3)
 
     assert in_ranks(3, work) == [(0.5, 0.125)] * 3
+
+
+@pytest.mark.parametrize(
+    ("layers", "augmentation", "named"),
+    [
+        ([Dropout(0.5)], None, r"Dropout\(0\.5\)"),
+        ([], Augmentation(mirror=True), r"Augmentation\(mirror=True\)"),
+    ],
+)
+def test_a_line_search_is_refused_what_changes_by_chance(layers: Any, augmentation: Any, named: str) -> None:
+    network = Sequential([Dense(36, 8), ReLU(), *layers, Dense(8, 3)], seed=0)
+    with pytest.raises(ValueError, match=f"LBFGS compares losses of one function, and {named} makes another"):
+        network.fit(np.zeros((6, 36)), np.arange(6) % 3, epochs=1, optimizer="lbfgs", augmentation=augmentation)
