@@ -62,7 +62,6 @@ ROUNDS = (
     Round("label smoothing", {f"{share:g}": {"label_smoothing": share} for share in (0.0, 0.05, 0.1)}),
     Round("weight decay", {f"{rate:g}": {"optimizer_options": {"weight_decay": rate}} for rate in (0.05, 0.5, 2.0)}),
     Round("activation", {name: {"activation": name} for name in ("relu", "gelu")}),
-    Round("layer normalisation", {"no": {}, "yes": {"layer_norm": True}}),
     Round(
         "widths, and 1,000 epochs",
         {
@@ -70,7 +69,9 @@ ROUNDS = (
             for widths in ((256, 128), (400, 128), (512, 256))
         },
     ),
+    # What a short training has no time for may help a long one.
     Round("dropout, once more", {f"{rate:g}": {"dropout": rate} for rate in (0.0, 0.1, 0.2)}),
+    Round("images, once more", {"mirrored": {}, "mirrored and shifted by up to 1": {"shift": 1}}),
 )
 TRIALS, REPORT = "trials.csv", "README.md"
 HEAD = """# The search for the experiment `best`
