@@ -43,7 +43,7 @@ RUNS = (
     "errors",
     "plain_json",
 )
-MACHINE = ("machine", "devices", "measure", "speed", "blas", "ranks", "launcher")
+MACHINE = ("machine", "devices", "measure", "speed", "blas", "ranks")
 PARITY = ("bounds", "comparison", "curves", "operations", "step", "suite")
 FOLDERS = {
     "nn": Folder(
@@ -68,7 +68,7 @@ FOLDERS = {
         ["fmnist_xp/runs/*.py", *modules(*RUNS, "__init__", "__main__", "public")],
         tests(*RUNS, "runs", "run_files", "backend/cuda"),  # the last for half precision
     ),
-    "machine": Folder(modules(*MACHINE), tests(*MACHINE, "cli/cli_bench", "cli/cli_devices")),
+    "machine": Folder(modules(*MACHINE, "launcher"), tests(*MACHINE, "cli/cli_bench", "cli/cli_devices")),
 }
 COPIED = ("fmnist_xp", "tests", "bench", "scripts", "docs", "README.md", "CHANGELOG.md", "LICENSE")
 

@@ -10,6 +10,7 @@ import argparse
 import base64
 import importlib.util
 import io
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,9 +42,9 @@ def execute(notebook: Any, epochs: int) -> None:
 
     (cell,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
     cell.source = re.sub(r"(?m)^EPOCHS = .*$", f"EPOCHS = {epochs}", cell.source)
-    NotebookClient(
-        notebook, timeout=None, kernel_name="python3", record_timing=False, coalesce_streams=True
-    ).execute()
+    client = NotebookClient(notebook, timeout=None, kernel_name="python3", record_timing=False, coalesce_streams=True)
+    # Pictures in the notebook, whichever backend this process has.
+    client.execute(env={**os.environ, "MPLBACKEND": "module://matplotlib_inline.backend_inline"})
 
 
 def shrink(notebook: Any) -> None:

@@ -26,6 +26,7 @@ from fmnist_xp.model import Sequential
 from fmnist_xp.nn import (
     CategoricalCrossentropy,
     Dense,
+    Dropout,
     Layer,
     LayerNorm,
     Loss,
@@ -377,8 +378,9 @@ def test_pickle_of_a_layer_has_its_own_parameters_alone() -> None:
 @EACH_WAY
 @pytest.mark.parametrize("kind", [kind for kind in registered(Layer).values() if kind is not Dense])
 def test_other_layer(again: Callable[[Any], Any], kind: type[Layer]) -> None:
-    arguments: dict[str, Any] = {"n_features": X.shape[1]} if kind is LayerNorm else {}
-    layer = kind(**arguments)
+    arguments: dict[Any, dict[str, Any]] = {LayerNorm: {"n_features": X.shape[1]}, Dropout: {"rate": 0.5}}
+    layer = kind(**arguments.get(kind, {}))
+    layer.training = True
     loaded = again(layer)
     np.testing.assert_array_equal(loaded.forward(X), layer.forward(X), strict=True)
     np.testing.assert_array_equal(loaded.backward(X), layer.backward(X), strict=True)

@@ -5,7 +5,7 @@ depends on its number, the epoch and the seed alone (`nn/draws.py`).
 """
 
 import math
-from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ def choose(xp: Any, keys: Array, count: Any, chosen: Array) -> None:
     chosen[...] = xp.right_shift(xp.multiply(xp.right_shift(keys, xp.uint32(16)), count), xp.uint32(16))
 
 
+@dataclass(frozen=True, repr=False)
 class Augmentation:
     """Images mirrored from left to right, each second one, and shifted by up to `shift` pixels both ways, by chance.
 
@@ -35,22 +36,22 @@ class Augmentation:
     Raises `ValueError` for arguments that are none, or that change nothing.
     """
 
-    def __init__(self, mirror: bool = False, shift: int = 0, seed: int = 0) -> None:
-        if not isinstance(mirror, bool | np.bool_):
-            raise ValueError(f"mirror must be True or False, got {mirror!r}")
-        self.mirror = bool(mirror)
-        self.shift = whole_number("shift", shift, 0)
-        self.seed = whole_number("seed", seed, 0)
+    mirror: bool = False
+    shift: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the arguments."""
+        if not isinstance(self.mirror, bool | np.bool_):
+            raise ValueError(f"mirror must be True or False, got {self.mirror!r}")
+        for name in ("shift", "seed"):
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), 0))
         if not (self.mirror or self.shift):
             raise ValueError("an augmentation must change something: mirror=True, or a shift of at least 1")
 
     def __repr__(self) -> str:
-        """Return the call that makes one like it."""
-        return call_text(self, self.config)
-
-    def config(self) -> Mapping[str, Any]:
-        """Return the constructor's arguments."""
-        return configuration(self)
+        """Return the call that makes one like it, without what is at its default."""
+        return call_text(self, lambda: configuration(self))
 
     def sources(self, columns: int) -> NDArray[np.int64]:
         """Return, for each way to change an image of so many pixels, where each of its pixels comes from.

@@ -31,7 +31,7 @@ from bench.engines.scikit_learn import ScikitLearn
 from fmnist_xp.backend import PRECISIONS, CpuBackend, CudaBackend, CudaGraphBackend
 from fmnist_xp.data import Pixels
 from fmnist_xp.errors import DeviceError
-from fmnist_xp.experiments import EXPERIMENTS
+from fmnist_xp.experiments import NOTEBOOK_EXPERIMENTS
 
 # The frameworks' own warnings are no failures.
 pytestmark = pytest.mark.filterwarnings("default")
@@ -46,8 +46,8 @@ def make_task(precision: str, name: str = "adam", rows: int = 300, margin: int =
     centres = generator.integers(0, 256, (10, 784))
     images = np.clip(centres[labels] + generator.integers(-60, 61, (rows, 784)), 0, 255).astype(np.uint8)
     images[:, :margin] = 0
-    network = EXPERIMENTS[name].make_network(CPU, seed=0, dtype=PRECISIONS[precision].parameters)
-    return Task(EXPERIMENTS[name], network.state_dict(), Pixels(images), labels, CPU, precision)
+    network = NOTEBOOK_EXPERIMENTS[name].make_network(CPU, seed=0, dtype=PRECISIONS[precision].parameters)
+    return Task(NOTEBOOK_EXPERIMENTS[name], network.state_dict(), Pixels(images), labels, CPU, precision)
 
 
 def start(kind: type[Engine], task: Task) -> Any:
@@ -64,7 +64,7 @@ def losses(engine: Engine) -> list[float]:
         return [float(loss) for loss in found]
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", NOTEBOOK_EXPERIMENTS)
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("kind", [PyTorch, Jax])
 def test_losses_are_the_notebooks(kind: type[Engine], precision: str, name: str) -> None:
@@ -79,7 +79,7 @@ def test_losses_are_the_notebooks(kind: type[Engine], precision: str, name: str)
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 10])
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", NOTEBOOK_EXPERIMENTS)
 @pytest.mark.parametrize("precision", ["float64", "float32", "float16"])
 @pytest.mark.parametrize("kind", [PyTorchSteps, JaxLoop])
 def test_several_epochs_a_call_are_the_notebooks(
@@ -170,7 +170,7 @@ def fake_torch(torch: Any, monkeypatch: pytest.MonkeyPatch) -> FakeTorch:
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", NOTEBOOK_EXPERIMENTS)
 def test_a_captured_call_is_replayed_from_the_tasks_weights(name: str, precision: str, fake_torch: FakeTorch) -> None:
     task = make_task(precision, name)
     notebook = Notebook(task)
@@ -208,7 +208,7 @@ def test_ours_and_scikit_learn_agree_in_both_precisions_of_the_cpu(precision: st
     assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", NOTEBOOK_EXPERIMENTS)
 def test_rows_without_their_background_are_the_notebooks_too(name: str) -> None:
     """Eight of 28 lines are background: 560 of 784 columns are multiplied, in float64 with the same losses."""
     task = make_task("float64", name, margin=8 * 28)
@@ -288,7 +288,7 @@ def test_float16_rounds_and_notes_the_loss_scale(kind: type[Engine]) -> None:
 
 
 @pytest.mark.parametrize("kind", [PyTorch, PyTorchSteps, Jax, JaxLoop])
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", NOTEBOOK_EXPERIMENTS)
 def test_loss_scale_is_divided_out_of_the_update(
     kind: type[Engine], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,7 @@ from batch_helpers import logged
 
 from bench.notebook import NotebookNetwork, OptimizerSGD, make_network
 from fmnist_xp.backend import CpuBackend
-from fmnist_xp.experiments import EXPERIMENTS
+from fmnist_xp.experiments import NOTEBOOK_EXPERIMENTS
 from fmnist_xp.train.fullbatch import FullBatch
 
 
@@ -44,12 +44,12 @@ def test_first_epochs_follow_the_formulas_by_hand() -> None:
     assert second.biases[0] == pytest.approx([c0, c1], rel=1e-12)
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", NOTEBOOK_EXPERIMENTS)
 def test_agrees_with_our_float64_network(name: str) -> None:
     generator = np.random.default_rng(1)
     X = generator.uniform(-1, 1, (300, 784)).astype(np.float32)
     y = generator.integers(0, 10, 300).astype(np.uint8)
-    experiment = EXPERIMENTS[name]
+    experiment = NOTEBOOK_EXPERIMENTS[name]
     backend = CpuBackend(2)
     network = experiment.make_network(backend, seed=3, dtype="float64")
     notebook = make_network(network.state_dict(), asdict(experiment))

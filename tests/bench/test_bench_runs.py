@@ -24,7 +24,7 @@ from bench.point import measure_disk_point, measure_point
 from bench.results import Options, load
 from fmnist_xp.backend import CpuBackend
 from fmnist_xp.data import Dataset, Pixels, export
-from fmnist_xp.experiments import EXPERIMENTS
+from fmnist_xp.experiments import NOTEBOOK_EXPERIMENTS
 
 # The frameworks' own warnings are no failures.
 pytestmark = pytest.mark.filterwarnings("default")
@@ -365,7 +365,7 @@ def test_losses_of_low_precision_may_drift_after_updates(
     precision: str, error: tuple[float, ...], passes: bool
 ) -> None:
     """By a share of how far the loss has moved; the first loss has not."""
-    experiment = EXPERIMENTS["adam"]
+    experiment = NOTEBOOK_EXPERIMENTS["adam"]
     generator = np.random.default_rng(0)
     X, y = Pixels(generator.integers(0, 256, (50, 784), np.uint8)), np.arange(50, dtype=np.uint8) % 10
     backend = _StandIn()
@@ -531,8 +531,8 @@ def test_unknown_side_and_zero_rounds_are_usage_errors(tmp_path: Path, arguments
 
 def test_records_of_a_gpu_stand_in(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Options, "backend", lambda _self: _StandIn())
-    short = {name: replace(experiment, epochs=23) for name, experiment in throughput.EXPERIMENTS.items()}
-    monkeypatch.setattr(throughput, "EXPERIMENTS", short)
+    short = {name: replace(experiment, epochs=23) for name, experiment in throughput.NOTEBOOK_EXPERIMENTS.items()}
+    monkeypatch.setattr(throughput, "NOTEBOOK_EXPERIMENTS", short)
     for benchmark in (throughput, peers):
         monkeypatch.setattr(benchmark, "peak_settings", lambda *_: {"size": 64, "repeats": 1})
     run("throughput", "--quick", "--data", str(folder), "--out", str(tmp_path))
@@ -563,7 +563,7 @@ def test_whole_training_run_starts_from_the_initial_weights(monkeypatch: pytest.
     """Timing epochs before does not change it: it ends where `fit` ends."""
     generator = np.random.default_rng(0)
     X, y = Pixels(generator.integers(0, 256, (60, 784), np.uint8)), np.arange(60, dtype=np.uint8) % 10
-    experiment = replace(EXPERIMENTS["adam"], hidden=(6,), epochs=31)
+    experiment = replace(NOTEBOOK_EXPERIMENTS["adam"], hidden=(6,), epochs=31)
     measured = throughput._Run(experiment, CpuBackend(1), X, y, "float32")
     measured.timed(3)()
     training = measured.training(measured.train())
@@ -578,7 +578,7 @@ def test_whole_training_run_starts_from_the_initial_weights(monkeypatch: pytest.
 @pytest.mark.filterwarnings("ignore")
 def test_diverged_training_has_no_metrics() -> None:
     X, y = Pixels(np.full((10, 784), 255, np.uint8)), np.arange(10, dtype=np.uint8)
-    experiment = replace(EXPERIMENTS["sgd"], hidden=(4,), epochs=21, learning_rate=1e30)
+    experiment = replace(NOTEBOOK_EXPERIMENTS["sgd"], hidden=(4,), epochs=21, learning_rate=1e30)
     measured = throughput._Run(experiment, CpuBackend(1), X, y, "float32")
     assert measured.training(measured.train())["loss"] is None
 
@@ -587,7 +587,9 @@ def test_float16_moves_half_the_bytes() -> None:
     class Backend(CpuBackend):
         precisions = ("float32", "float16")
 
-    one, half = (EXPERIMENTS["adam"].make_network(Backend(1), seed=0, dtype=dtype) for dtype in Backend.precisions)
+    one, half = (
+        NOTEBOOK_EXPERIMENTS["adam"].make_network(Backend(1), seed=0, dtype=dtype) for dtype in Backend.precisions
+    )
     found = [throughput.metrics(network, 100, [2.0], [1e9], [1e6]) for network in (one, half)]
     # Rows twice, and each of the layers' 138 outputs six times.
     assert [metrics["bytes_per_epoch"] for metrics in found] == [size * 100 * (2 * 784 + 6 * 138) for size in (4, 2)]

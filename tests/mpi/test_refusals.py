@@ -68,7 +68,9 @@ NOT_FINITE = "X has values that are not finite in float32 (NaN or infinity)"
 # What is wrong on one rank, whatever the others have.
 WRONG = {
     "option: negative epochs": "epochs must be at least 0, got -1",
-    "option: unknown optimizer": "optimizer must be one of sgd, adam, or an Optimizer, got 'adams'",
+    "option: unknown optimizer": (
+        "optimizer must be one of sgd, adam, adamw, rmsprop, adagrad, lbfgs, or an Optimizer, got 'adams'"
+    ),
     "option: patience alone": "patience needs rows held out: ",
     "option: resume alone": "resume needs a folder: checkpoint=…",
     "option: no callback": "callbacks must be functions of the history, ",

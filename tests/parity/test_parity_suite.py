@@ -229,9 +229,11 @@ def test_record_of_the_cpu(images: Dataset, tmp_path: Path) -> None:
     (pair,) = record["pairs"]
     assert (pair["device"], pair["reference"], pair["precision"]) == ("cpu float32", "cpu float64", "float32")
     assert {line["operation"] for line in pair["operations"]} == {
-        "Dense", "Dense with penalties", "ReLU", "LeakyReLU", "Tanh", "Sigmoid", "GELU", "LayerNorm",
-        "Softmax", "Cross-entropy", "Softmax and cross-entropy",
-        "SGD", "SGD with momentum", "Adam",
+        "Dense", "Dense with penalties", "ReLU", "LeakyReLU", "Tanh", "Sigmoid", "GELU", "LayerNorm", "Dropout",
+        "Softmax", "Cross-entropy", "Softmax and cross-entropy", "Cross-entropy, smoothed",
+        "Softmax and cross-entropy, smoothed", "Binary cross-entropy", "Mean squared error", "Images changed",
+        "SGD", "SGD with momentum", "SGD with Nesterov momentum", "SGD, clipped and averaged",
+        "Adam", "Adam with a schedule", "AdamW", "RMSProp", "AdaGrad", "LBFGS",
     }  # fmt: skip
     assert {line["operation"] for line in pair["steps"]} == {
         "784-128-128-10",

@@ -161,7 +161,7 @@ def test_parameter_that_is_no_number_shows_in_the_metrics_even_where_relu_hides_
 
     batch = FullBatch(network, *make_batch())
     with pytest.MonkeyPatch.context() as patch, np.errstate(all="ignore"):
-        patch.setattr("fmnist_xp.train.plan.biased", lambda _activation: hide)
+        patch.setattr("fmnist_xp.nn.activations.biased", lambda _activation: hide)
         loss, _accuracy, penalty = logged(batch)
     assert np.isfinite(loss)
     assert not np.isfinite(penalty)
