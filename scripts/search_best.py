@@ -63,7 +63,11 @@ ROUNDS = (
     Round("weight decay", {f"{rate:g}": {"optimizer_options": {"weight_decay": rate}} for rate in (0.05, 0.5, 2.0)}),
     Round("activation", {name: {"activation": name} for name in ("relu", "gelu")}),
     Round("Adam's β₂", {"0.999": {}, "0.99": {"optimizer_options": {"beta_2": 0.99}}}),
-    Round("largest norm of the gradient", {"any": {}, "1": {"optimizer_options": {"clip_norm": 1.0}}}),
+    Round(
+        "largest norm of the gradient",
+        {"any": {}} | {f"{norm:g}": {"optimizer_options": {"clip_norm": norm}} for norm in (1.0, 0.3, 0.1)},
+    ),
+    Round("learning rate, once more", {f"{rate:g}": {"learning_rate": rate} for rate in (0.01, 0.015)}),
     Round(
         "widths, and 1,000 epochs",
         {
