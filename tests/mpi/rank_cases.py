@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -19,7 +20,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from image_helpers import CLASSES, images, labels_of, make_network, noise, scaled
 
-from fmnist_xp import LBFGS, Adam, AdamW, Cosine, Dense, History, Sequential, Tanh
+from fmnist_xp import LBFGS, Adam, AdamW, Augmentation, Cosine, Dense, Dropout, History, ReLU, Sequential, Tanh
 from fmnist_xp.backend import CpuBackend
 from fmnist_xp.data import Pixels
 from fmnist_xp.experiments import NOTEBOOK_EXPERIMENTS
@@ -122,6 +123,13 @@ def many_classes(comm: Any, _folder: Path) -> Outcome:
     network = Sequential([Dense(144, 9), Tanh(), Dense(9, 300)], backend=backend(comm), seed=2, dtype="float64")
     labels = np.random.default_rng(1).integers(0, 300, ROWS)
     return outcome(network, fit(network, comm, scaled(SMALL), labels, optimizer="sgd"))
+
+
+def dropping(how: str, comm: Any, _folder: Path) -> Outcome:
+    """Train on rows whose order is not that in which they lie, with dropout behind ReLU and behind another layer."""
+    layers = [Dense(784, 9), ReLU(), Dropout(0.3), Dense(9, 8), Tanh(), Dropout(0.2), Dense(8, CLASSES)]
+    network = Sequential(layers, backend=backend(comm), seed=2)
+    return outcome(network, fit(network, comm, GARMENTS, LABELS, how, optimizer=Adam(0.02)))
 
 
 def weighted(comm: Any, folder: Path) -> Outcome:
@@ -233,6 +241,8 @@ CASES: dict[str, Case] = {
     "weighted": weighted,
     "mapped": mapped,
     "many classes": many_classes,
+    "images changed": small(augmentation=Augmentation(mirror=True, shift=2)),
+    **{f"units dropped, {how}": partial(dropping, how) for how in FEW},
     "trained twice": trained_twice,
     "held out": small(**HELD_OUT, validation_seed=3),
     "kept": small(**HELD_OUT, keep_best=True, patience=4, optimizer="sgd"),
