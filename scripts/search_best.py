@@ -68,16 +68,21 @@ ROUNDS = (
         {"any": {}} | {f"{norm:g}": {"optimizer_options": {"clip_norm": norm}} for norm in (1.0, 0.3, 0.1)},
     ),
     Round("learning rate, once more", {f"{rate:g}": {"learning_rate": rate} for rate in (0.01, 0.015)}),
+    # A long training learns the images by heart: what keeps it from that is looked for once more.
     Round(
-        "widths, and 1,000 epochs",
+        "600 epochs of 400, 128: images",
         {
-            ", ".join(map(str, widths)): {"hidden": widths, "epochs": 1000}
-            for widths in ((256, 128), (400, 128), (512, 256))
+            "mirrored": {"hidden": (400, 128), "epochs": 600},
+            "mirrored and shifted by up to 1": {"hidden": (400, 128), "epochs": 600, "shift": 1},
         },
     ),
-    # What a short training has no time for may help a long one.
-    Round("dropout, once more", {f"{rate:g}": {"dropout": rate} for rate in (0.0, 0.1, 0.2)}),
-    Round("images, once more", {"mirrored": {}, "mirrored and shifted by up to 1": {"shift": 1}}),
+    Round("label smoothing, then", {f"{share:g}": {"label_smoothing": share} for share in (0.0, 0.05, 0.1)}),
+    Round("dropout, then", {f"{rate:g}": {"dropout": rate} for rate in (0.1, 0.2, 0.3)}),
+    Round("weight decay, then", {f"{rate:g}": {"optimizer_options": {"weight_decay": rate}} for rate in (0.05, 0.3)}),
+    Round(
+        "widths, and 1,000 epochs",
+        {", ".join(map(str, widths)): {"hidden": widths, "epochs": 1000} for widths in ((400, 128), (512, 256))},
+    ),
 )
 TRIALS, REPORT = "trials.csv", "README.md"
 HEAD = """# The search for the experiment `best`
