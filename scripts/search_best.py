@@ -79,10 +79,7 @@ ROUNDS = (
     Round("label smoothing, then", {f"{share:g}": {"label_smoothing": share} for share in (0.0, 0.05, 0.1)}),
     Round("dropout, then", {f"{rate:g}": {"dropout": rate} for rate in (0.1, 0.2, 0.3)}),
     Round("weight decay, then", {f"{rate:g}": {"optimizer_options": {"weight_decay": rate}} for rate in (0.05, 0.3)}),
-    Round(
-        "widths, and 1,000 epochs",
-        {", ".join(map(str, widths)): {"hidden": widths, "epochs": 1000} for widths in ((400, 128), (512, 256))},
-    ),
+    Round("epochs", {"600": {}, "1,000": {"epochs": 1000}}),
 )
 TRIALS, REPORT = "trials.csv", "README.md"
 HEAD = """# The search for the experiment `best`
