@@ -80,6 +80,8 @@ ROUNDS = (
     Round("dropout, then", {f"{rate:g}": {"dropout": rate} for rate in (0.1, 0.2, 0.3)}),
     Round("weight decay, then", {f"{rate:g}": {"optimizer_options": {"weight_decay": rate}} for rate in (0.05, 0.3)}),
     Round("epochs", {"600": {}, "1,000": {"epochs": 1000}}),
+    Round("shifts", {f"by up to {pixels}": {"shift": pixels} for pixels in (1, 2)}),
+    Round("widths", {", ".join(map(str, widths)): {"hidden": widths} for widths in ((400, 128), (512, 256))}),
 )
 TRIALS, REPORT = "trials.csv", "README.md"
 HEAD = """# The search for the experiment `best`
