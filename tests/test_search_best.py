@@ -26,7 +26,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[Experiment]:
         found.append(experiment)
         accuracy = 0.5 + experiment.hidden[0] / 100 - experiment.dropout
         accuracy -= experiment.optimizer_options["weight_decay"] / 100
-        return Trial("", "", accuracy, 0.25, 0.75, 12.5, text)
+        return Trial("", "", accuracy, 0.25, 0.75, text)
 
     monkeypatch.setattr(search_best, "measured", made_up)
     return found
