@@ -87,7 +87,7 @@ HEAD = """# The search for the experiment `best`
 
 `scripts/search-best` has written this table. It looks for one setting after another, and goes on with the value that
 has the highest accuracy on 10,000 of the 60,000 training images, which are held out; the test images are not read.
-All trainings are full batch, of seed 0, on the other 50,000; losses are those of the smoothed labels, where labels are
+All trainings are full batch, of seed 0, on the other 50,000; losses are those of the smoothed labels where labels are
 smoothed. [trials.csv](trials.csv) has all settings of each.
 
 | setting | value | accuracy, held out | loss, held out | accuracy, trained on | epochs |

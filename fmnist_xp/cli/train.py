@@ -1,4 +1,4 @@
-"""Commands that train: one experiment, or the notebook's three compared with the notebook."""
+"""Commands that train: one experiment, or all of them over several seeds."""
 
 import math
 from dataclasses import fields, replace
