@@ -12,10 +12,8 @@ from numpy.typing import NDArray
 
 from fmnist_xp import nn
 from fmnist_xp.arguments import real_number, whole_number
-from fmnist_xp.backend import PRECISIONS, Array, Backend, get_backend
-from fmnist_xp.data.pixels import Pixels
+from fmnist_xp.backend import PRECISIONS, Backend, get_backend
 from fmnist_xp.errors import RunError
-from fmnist_xp.nn.labels import index_dtype
 from fmnist_xp.nn.module import Module
 from fmnist_xp.optim import Optimizer, make_optimizer
 from fmnist_xp.ranks import Ranks
@@ -31,15 +29,13 @@ from fmnist_xp.train.progress import ProgressDisplay, checked_verbose
 from fmnist_xp.train.source import Source
 from fmnist_xp.train.together import check_alike, spread
 from fmnist_xp.train.trainer import Callback, train
+from fmnist_xp.train.user_rows import check_weigh, checked_inputs, rows_of_ranks
 from fmnist_xp.train.validation import held_out_rows
 
 logger = logging.getLogger("fmnist_xp")
 
 OneCallback: TypeAlias = Callback | Callable[..., Any]
 Callbacks: TypeAlias = OneCallback | Iterable[OneCallback]
-
-UNSCALED = 100
-"""Inputs of this size are more likely pixels that nobody has scaled than anything that a network learns from."""
 
 
 @dataclass(frozen=True)
@@ -211,32 +207,32 @@ class Sequential(nn.Network):
                 resume=resume,
                 augmentation=repr(augmentation),
             )
-            inputs, labels, weights = self._rows_of_ranks(ranks, X, y, sample_weight)
+            rows = rows_of_ranks(self, ranks, X, y, sample_weight)
             with ranks.together():
-                weighing = "class_weight" if weights is None else "sample_weight"
-                if (weights is not None or of_classes is not None) and not computes_as_its_layers(self):
+                weighing = "class_weight" if rows.weights is None else "sample_weight"
+                if (rows.weights is not None or of_classes is not None) and not computes_as_its_layers(self):
                     raise ValueError(
                         f"{weighing} is for networks that compute as their layers do, and {type(self).__name__} "
                         "has a forward or backward of its own"
                     )
-            source = Source(inputs, self.backend, ranks)
+            source = Source(rows.inputs, self.backend, ranks)
 
             def all_labels() -> NDArray[np.integer[Any]]:
-                return ranks.concatenated(self.backend.to_host(labels))
+                return ranks.concatenated(self.backend.to_host(rows.labels))
 
             held_out = None
             if validation_data is not None:
-                held_out = self._rows_of_ranks(ranks, *validation_data)
+                held_out = rows_of_ranks(self, ranks, *validation_data)
             elif validation_fraction is not None:
                 held = held_out_rows(all_labels(), validation_fraction, validation_seed)
-                own = held[source.start : source.start + len(inputs)]
-                held_out = self._picked(own, inputs, labels, weights)
-                inputs, labels, weights = self._picked(~own, inputs, labels, weights)
-                source = Source(inputs, self.backend, ranks)
+                own = held[source.start : source.start + len(rows.inputs)]
+                held_out, rows = rows.at(own, self.backend), rows.at(~own, self.backend)
+                source = Source(rows.inputs, self.backend, ranks)
+            inputs, labels, weights = rows
             if of_classes is not None:
                 weights = class_weighted(of_classes, self.backend.to_host(labels), weights, ranks)
-            for of_rows in (weights, held_out[2] if held_out else None):
-                _check_weights(of_rows, ranks, weighing)
+            for of_rows in (weights, held_out.weights if held_out else None):
+                check_weigh(of_rows, ranks, weighing)
             checkpoints, state = None, None
             if checkpoint is not None:
                 of_each = [all_labels(), *([] if weights is None else [ranks.concatenated(weights)])]
@@ -277,8 +273,8 @@ class Sequential(nn.Network):
         """
         with Ranks(comm) as ranks, ranks.quiet(), self.backend.computing():
             check_alike(ranks, self, sample_weight=sample_weight is not None)
-            inputs, labels, weights = self._rows_of_ranks(ranks, X, y, sample_weight)
-            _check_weights(weights, ranks, "sample_weight")
+            inputs, labels, weights = rows_of_ranks(self, ranks, X, y, sample_weight)
+            check_weigh(weights, ranks, "sample_weight")
             batch = FullBatch(self, inputs, labels, dense=True, ranks=ranks, weights=weights)
             loss, accuracy, _penalty = self.backend.to_host(batch.compute_metrics()).tolist()
         return Metrics(accuracy=accuracy, loss=loss)
@@ -289,7 +285,7 @@ class Sequential(nn.Network):
         Where the loss leaves the output as it is, as mean squared error does, that is returned.
         """
         with self.backend.computing():
-            return self.backend.to_host(FullBatch(self, self._inputs(X)).compute_probabilities())
+            return self.backend.to_host(FullBatch(self, checked_inputs(self, X)).compute_probabilities())
 
     def predict(self, X: Any) -> NDArray[np.integer[Any]]:
         """Return the class of the highest of `predict_proba` for each row of `X`, as a NumPy array (n,).
@@ -343,93 +339,8 @@ class Sequential(nn.Network):
             raise RunError(f"the architecture and the weights in {path} do not fit each other: {error}") from error
         return network
 
-    def _rows_of_ranks(
-        self, ranks: Ranks, X: Any, y: Any, sample_weight: Any = None
-    ) -> tuple[Pixels | Array, Array, NDArray[np.float64] | None]:
-        """Return this rank's inputs and labels, of the same kind on every rank, and on the host the weights."""
-        several = ranks.size > 1
-        with ranks.together():
-            inputs = self._inputs(X, least=0 if several else 1)
-            labels = self._labels(y, len(inputs))
-            weights = None if sample_weight is None else self._weights(sample_weight, len(inputs))
-        kinds = [isinstance(inputs, Pixels)] if len(inputs) else []
-        found = [kind for of_rank in ranks.gather(kinds) for kind in of_rank]
-        with ranks.together():
-            if several and not found:
-                raise ValueError("X has no rows on any rank")
-            if len({*found}) > 1 and ranks.is_first:
-                raise ValueError("X is pixels on some ranks and floats on others: all must have the same kind")
-        if not len(inputs):
-            shape = 0, self.n_inputs
-            inputs = (
-                Pixels(np.empty(shape, np.uint8))
-                if found[0]
-                else self.backend.asarray(np.empty(shape), self.parameters.dtype)
-            )
-        return inputs, labels, weights
-
-    def _inputs(self, X: Any, least: int = 1) -> Pixels | Array:
-        """Return `X` as `Pixels` where it is bytes, else on the backend in the dtype of the parameters."""
-        if getattr(X, "dtype", None) == np.uint8 and len(np.shape(X)) >= 2:
-            X = Pixels(self.backend.to_host(X))
-        shape = np.shape(X)
-        if len(shape) != 2 or shape[1] != self.n_inputs or shape[0] < least:
-            raise ValueError(f"X must have the shape (n, {self.n_inputs}) with n ≥ {least}, got {shape}")
-        if isinstance(X, Pixels) or not len(X):
-            return X
-        xp = self.backend.xp
-        with np.errstate(over="ignore"):  # what overflows is refused in the next line
-            inputs = self.backend.numbers(X, "X", self.parameters.dtype)
-        # NaN and infinity show in the bounds; two numbers leave the device, and no mask of all rows is made.
-        low, high = float(xp.min(inputs)), float(xp.max(inputs))
-        if not np.isfinite([low, high]).all():
-            raise ValueError(f"X has values that are not finite in {inputs.dtype} (NaN or infinity)")
-        if max(-low, high) >= UNSCALED and self.tells_unscaled:
-            self.tells_unscaled = False
-            logger.warning(
-                "X has values from %g to %g: networks learn from values of about -1 to 1; scale pixels as preprocess "
-                "does, (X - 127.5) / 127.5",
-                low,
-                high,
-            )
-        return inputs
-
-    def _picked(self, rows: NDArray[np.bool_], inputs: Pixels | Array, labels: Array, weights: Any) -> Any:
-        """Return these rows, given as a mask of the host, of inputs, labels and weights."""
-        places = np.flatnonzero(rows)
-        there = self.backend.asarray(places)
-        inputs = inputs[places if isinstance(inputs, Pixels) else there]
-        return inputs, labels[there], None if weights is None else weights[places]
-
-    def _labels(self, y: Any, rows: int) -> Array:
-        """Return `y` as class indices on the backend, checked on the host."""
-        if not rows and not len(y):
-            return self.backend.asarray(np.empty(0), index_dtype(self.n_classes))
-        labels = nn.class_indices(self.backend.to_host(y), self.n_classes, "y")
-        if len(labels) != rows:
-            raise ValueError(f"X has {rows} rows, but y has {len(labels)}")
-        return self.backend.asarray(labels)
-
-    def _weights(self, sample_weight: Any, rows: int) -> NDArray[np.float64]:
-        """Return `sample_weight` on the host, checked."""
-        values = self.backend.to_host(self.backend.numbers(sample_weight, "sample_weight", "float64"))
-        weights: NDArray[np.float64] = values
-        if weights.shape != (rows,):
-            raise ValueError(f"sample_weight must have the shape ({rows},), got {weights.shape}")
-        if not (np.isfinite(weights) & (weights >= 0)).all():
-            raise ValueError("sample_weight must be finite and at least 0")
-        return weights
-
 
 load = Sequential.load
-
-
-def _check_weights(weights: NDArray[np.float64] | None, ranks: Ranks, weighing: str) -> None:
-    """Raise `ValueError` where the rows of all ranks weigh nothing."""
-    weigh = weights is None or any(ranks.gather(bool(weights.any())))
-    with ranks.together():
-        if not weigh and ranks.is_first:
-            raise ValueError(f"{weighing} is 0 for every row that is trained on, or every one that is held out")
 
 
 def _check_validation(fraction: Any, data: Any, keep_best: bool, patience: int | None) -> None:

@@ -389,8 +389,6 @@ class FullBatchMLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         own |= {"learning_rate": rate, "nesterov": self.nesterovs_momentum and self.momentum != 0}
         if issubclass(kind, LBFGS):
             own = {"tolerance_gradient": real_number("tol", self.tol, 0)}
-            if self.dropout:
-                raise ValueError("dropout is not for lbfgs, which compares losses: it draws anew for each of them")
         known, options = arguments_of(kind), self.solver_options or {}
         if not isinstance(options, Mapping):
             raise ValueError(f"solver_options must be {{name: value}}, got {options!r}")

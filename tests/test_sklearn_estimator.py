@@ -552,7 +552,7 @@ def test_parameter_that_is_none_is_named(name: str, value: Any) -> None:
 
 
 def test_lbfgs_refuses_dropout() -> None:
-    with pytest.raises(ValueError, match="dropout is not for lbfgs"):
+    with pytest.raises(ValueError, match="LBFGS compares losses of one function, and Dropout"):
         small(solver="lbfgs", dropout=0.1).fit(X, Y)
 
 
