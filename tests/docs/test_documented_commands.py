@@ -62,6 +62,9 @@ def parse(program: str, words: list[str], whole: bool) -> None:
     while words and hasattr(command, "commands") and not words[0].startswith("-"):
         command = command.commands[words[0]]
         context, words = typer.Context(command, info_name=words[0], parent=context), words[1:]
+    if len(words) == 1 and words[0].endswith("-completion"):  # its callback would change the shell's own files
+        assert words[0] in {name for parameter in command.params for name in parameter.opts}, words[0]
+        return
     try:
         command.make_context(context.info_name, [word for word in words if word != "…"], parent=context.parent)
     except Exception as error:
