@@ -7,8 +7,8 @@ from operator import index
 from typing import Any
 
 
-def whole_number(name: str, value: Any, least: int) -> int:
-    """Return `value` as an int; raise `ValueError`, naming the argument, unless it is an integer of at least `least`.
+def whole_number(name: str, value: Any, least: int, most: int | None = None) -> int:
+    """Return `value` as an int; raise `ValueError`, naming the argument, unless it is an integer in these bounds.
 
     NumPy's integers are accepted; True and False, 2.0 and "2" are not.
     """
@@ -20,6 +20,8 @@ def whole_number(name: str, value: Any, least: int) -> int:
         raise ValueError(f"{name} must be a whole number, got {value!r}")
     if number < least:
         raise ValueError(f"{name} must be at least {least}, got {value!r}")
+    if most is not None and number > most:
+        raise ValueError(f"{name} must be at most {most}, got {value!r}")
     return number
 
 

@@ -219,7 +219,7 @@ EXPERIMENTS = _by_name(
     ),
     Experiment(
         "best",
-        (400, 128),
+        (512, 256),
         "adamw",
         learning_rate=0.01,
         l2=0.0,
@@ -227,7 +227,7 @@ EXPERIMENTS = _by_name(
         initializer="he_normal",
         dropout=0.1,
         label_smoothing=0.1,
-        optimizer_options={"weight_decay": 0.05, "beta_2": 0.99, "clip_norm": 0.3, "ema": 0.98},
+        optimizer_options={"weight_decay": 0.3, "beta_2": 0.99, "clip_norm": 0.3, "ema": 0.98},
         schedule={"type": "cosine", "warmup": 0.033},
         mirror=True,
         shift=1,

@@ -25,6 +25,12 @@ def test_whole_number_below_the_least_is_named() -> None:
         whole_number("epochs", 0, 1)
 
 
+def test_whole_number_above_the_most_is_named() -> None:
+    assert whole_number("shift", 7, 0, 7) == 7
+    with pytest.raises(ValueError, match="shift must be at most 7, got 8"):
+        whole_number("shift", 8, 0, 7)
+
+
 @pytest.mark.parametrize("value", [0.5, np.float32(0.5), Fraction(1, 2)])
 def test_real_numbers_of_any_kind_become_floats(value: Any) -> None:
     number = real_number("rate", value, 0.5)

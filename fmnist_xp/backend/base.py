@@ -294,7 +294,7 @@ class Backend(ABC):
         xp.max(by_class, axis=0, out=row[:, 0])
 
     def take_rows(self, xp: Any, values: Array, rows: Array, output: Array) -> None:
-        """Write the `rows` (k,) of `values` (n, m) to `output` (k, m): a formula that devices differ in."""
+        """Write the `rows` (k,) of `values` (n, …) to `output` (k, …): a formula that devices differ in."""
         xp.take(values, rows, axis=0, out=output)
 
     def take_each(

@@ -169,7 +169,7 @@ class ChangedImages(Operation):
     def bound(self, roundoff: Roundoff) -> dict[str, Bounded]:
         """Draw with Python's integers, and cut each image out of a larger one."""
         shift, side = self.augmentation.shift, math.isqrt(self.images.shape[1])
-        steps = sorted(range(-shift, shift + 1), key=abs)
+        steps = [step for step in sorted(range(-shift, shift + 1), key=abs) for _ in range(shift + 1 - abs(step))]
         ways = [
             (down, right, step)
             for step in (1, -1)[: 1 + self.augmentation.mirror]

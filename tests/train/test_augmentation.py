@@ -1,5 +1,6 @@
 """Images mirrored and shifted, anew in every epoch."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -47,17 +48,24 @@ def changed(backend: Any, values: np.ndarray, epoch: int, seed: int = 0, numbers
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
-def test_all_ways_are_as_likely_and_each_epoch_and_seed_draws_anew(dtype: str) -> None:
+def test_small_shifts_are_more_likely_and_each_epoch_and_seed_draws_anew(dtype: str) -> None:
     image = pictures(1)[0].astype(dtype)
-    rows = np.repeat(image.reshape(1, -1), 9000, axis=0)
+    rows = np.repeat(image.reshape(1, -1), 9600, axis=0)
     first = changed(CpuBackend(1), rows, 0)
     found, counts = np.unique(first, axis=0, return_counts=True)
     assert {row.tobytes() for row in found} == ways_of(image, True, 1)
+    # Of 32 equal parts, none in either direction has four, one direction alone two, and both one; mirrored, the same.
+    parts = {}
+    for vertical, horizontal in itertools.product((-1, 0, 1), repeat=2):
+        padded = np.pad(image, 1, mode="edge")[1 - vertical :, 1 - horizontal :][:SIDE, :SIDE]
+        for way in (padded, padded[:, ::-1]):
+            parts[way.tobytes()] = (2 - abs(vertical)) * (2 - abs(horizontal))
+    expected = np.array([9600 / 32 * parts[row.tobytes()] for row in found])
     # χ² with 17 degrees of freedom exceeds 54 with a probability of 10⁻⁵.
-    assert ((counts - 500) ** 2 / 500).sum() < 54
+    assert ((counts - expected) ** 2 / expected).sum() < 54
     for epoch, seed in ((1, 0), (0, 1)):
         same = (changed(CpuBackend(1), rows, epoch, seed) == first).all(axis=1).mean()
-        assert abs(same - 1 / 18) < 0.015
+        assert abs(same - sum((part / 32) ** 2 for part in parts.values())) < 0.015
 
 
 def test_devices_and_blocks_draw_the_same() -> None:
@@ -73,7 +81,8 @@ def test_devices_and_blocks_draw_the_same() -> None:
     [
         ({}, "must change something"),
         ({"mirror": "yes"}, "mirror must be True or False, got 'yes'"),
-        ({"shift": -1}, "shift must be"),
+        ({"shift": -1}, "shift must be at least 0, got -1"),
+        ({"shift": 8}, "shift must be at most 7, got 8"),
         ({"mirror": True, "seed": 0.5}, "seed must be"),
     ],
 )
