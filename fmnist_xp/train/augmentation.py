@@ -34,11 +34,11 @@ def draw(xp: Any, keys: Array, count: Any, drawn: Array) -> None:
 class Augmentation:
     """Images mirrored from left to right, each second one, and shifted by up to `shift` pixels both ways, by chance.
 
-    A row's image is another one of (1 or 2) · (2·shift + 1)² in each epoch, drawn with the `seed`. Up and down as well
-    as right and left, a shift by s pixels has the probability (shift + 1 − |s|) / (shift + 1)²: small ones come more
-    often. What it brings in from outside repeats the edge. The metrics that `fit` logs of the training rows are those
-    of what the network sees. Simard, Steinkraus & Platt, *Best Practices for Convolutional Neural Networks*, ICDAR
-    2003.
+    A network sees a row's image as one of (1 or 2) · (2·shift + 1)² in each epoch, drawn with the `seed`. Vertically
+    and horizontally, a step of s pixels has the probability (shift + 1 − |s|) / (shift + 1)²: small ones come more
+    often. What a shift brings in from outside repeats the edge. The metrics that `fit` logs of the training rows are
+    those of what the network sees. Simard, Steinkraus & Platt, *Best Practices for Convolutional Neural Networks*,
+    ICDAR 2003.
 
     Raises `ValueError` for arguments that are none, or that change nothing, and for a shift above 7.
     """
