@@ -92,7 +92,7 @@ def train(
     keeps = any(ranks.gather(checkpoints is not None))
     with backend.computing(), noted_interrupts(always=keeps) as interrupts:
         batch = FullBatch(
-            *(network, inputs, labels, block_rows, dense, ranks, weights, augmentation), epoch=optimizer.iterations
+            network, inputs, labels, block_rows, dense, ranks, weights, augmentation, epoch=optimizer.iterations
         )
         history.column_share = batch.rows.column_share
         kept: Any = {"keep_best": keep_best, "best": start.best, "block_rows": block_rows, "ranks": ranks}

@@ -74,7 +74,7 @@ class Worker:
         backward = self._backwards.get(staged.place)
         if backward is None:
             self._backwards[staged.place] = self._plan.backward(
-                *(forward, staged.labels, self.gradients, staged.weights)
+                forward, staged.labels, self.gradients, staged.weights
             )
         else:
             backward()
