@@ -22,7 +22,7 @@ def test_classifiers_are_known() -> None:
 
 
 def test_everything_that_the_readme_links_is_packed() -> None:
-    assert "docs/reproduce/comparison-accuracy.png" in SHOWN
+    assert "docs/reproduce/test-accuracy.png" in SHOWN
     packed = PROJECT["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
     for link in SHOWN:
         assert (ROOT / link).is_file(), link
