@@ -3,10 +3,12 @@
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from run_helpers import parse_json
 
 from fmnist_xp.cli import main
@@ -44,6 +46,8 @@ class Answer:
 
 
 Command = Callable[..., Answer]
+made_once = cache(typer.main.get_command)
+"""A process makes its parsers once; these tests, which run the command in theirs, would make them each time."""
 
 
 @pytest.fixture
@@ -51,6 +55,7 @@ def command(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, workplace: Path, sigint: None
 ) -> Command:
     """Return a function that runs `fmnist-xp` with arguments, in `workplace`."""
+    monkeypatch.setattr(typer.main, "get_command", made_once)
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     monkeypatch.setattr(sys, "warnoptions", ["error"])  # as pytest has it: the command leaves them so
 
