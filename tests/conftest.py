@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from threadpoolctl import ThreadpoolController
 
 # The tests must not depend on the terminal or on proxies, but rich, typer, Python and requests read these variables,
 # some of them only once, when they are imported.
@@ -39,6 +40,32 @@ MakeData = Callable[..., tuple[np.ndarray, np.ndarray]]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", default="cpu", help="cuda or cuda:<index>: run the tests marked cuda on that GPU")
+
+
+class BlasThreads:
+    """How many threads BLAS has for itself in this process: as many as it began with, and one while held."""
+
+    def __init__(self) -> None:
+        self._libraries = ThreadpoolController().select(user_api="blas").lib_controllers
+        self._before = [library.num_threads for library in self._libraries]
+
+    def hold(self) -> None:
+        for library in self._libraries:
+            library.set_num_threads(1)
+
+    def release(self) -> None:
+        for library, number in zip(self._libraries, self._before, strict=True):
+            library.set_num_threads(number)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def blas_of_worker() -> BlasThreads | None:
+    """Hold BLAS to one thread where workers share the cores: its threads spin while those of others have them."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return None
+    threads = BlasThreads()
+    threads.hold()
+    return threads
 
 
 @pytest.fixture(scope="session")
