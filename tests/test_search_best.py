@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from search_best import ROUNDS, START, Round, Trial, search
 
 from fmnist_xp.backend import CpuBackend
 from fmnist_xp.data import make_synthetic
-from fmnist_xp.experiments import Experiment
+from fmnist_xp.experiments import EXPERIMENTS, Experiment
 
 CPU = CpuBackend(1)
 SMALL = Experiment("best", (4,), "adamw", 0.01, epochs=2, l2=0.0, optimizer_options={"weight_decay": 0.1, "ema": 0.9})
@@ -76,6 +77,14 @@ def test_a_trial_is_measured_on_rows_that_it_was_not_trained_on(monkeypatch: pyt
     assert (len(X), len(y), more["epochs"]) == (50, 50, 2)
     assert 0 <= trial.held_out_accuracy <= 1
     assert trial.experiment == "text"
+
+
+def test_the_experiment_is_what_the_search_came_to() -> None:
+    trials = search_best.read_trials(Path(__file__).parents[1] / "docs" / "best" / search_best.TRIALS)
+    assert list(dict.fromkeys(trial.setting for trial in trials)) == [one.setting for one in ROUNDS]
+    last = [trial for trial in trials if trial.setting == ROUNDS[-1].setting]
+    best = max(last, key=lambda trial: trial.held_out_accuracy)
+    assert json.loads(best.experiment) == json.loads(json.dumps(asdict(EXPERIMENTS["best"])))
 
 
 def test_the_settings_that_are_tried_can_be_trained() -> None:

@@ -53,6 +53,12 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
+def _no_collection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the garbage: to look for it among what frameworks allocate takes longer than what is timed here."""
+    monkeypatch.setattr("bench.measure.gc.collect", lambda: 0)
+
+
+@pytest.fixture(autouse=True)
 def notebook_rounds(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Run the notebook's rounds in this process, and return the arguments that their processes would get."""
     asked: list[dict[str, Any]] = []

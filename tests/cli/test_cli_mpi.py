@@ -132,7 +132,7 @@ def assert_said(done: Done, code: int, *words: str) -> None:
 
 
 @needs_mpi
-@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("count", [1, 3])
 def test_run_has_the_files_of_one_process(train: Run, workplace: Path, whole: tuple[Path, Done], count: int) -> None:
     done = train(count)
     assert (done.returncode, done.stderr) == (0, "")
@@ -256,8 +256,7 @@ def test_ranks_with_other_settings_are_refused(
     ("rank", "option", "value", "words"),
     [
         (0, "--epochs", "0", "Invalid value for '--epochs'"),
-        (1, "--validation", "5", "validation must be above 0"),
-        (2, "--epochs", "0", "Invalid value for '--epochs'"),
+        (2, "--validation", "5", "validation must be above 0"),
     ],
 )
 def test_rank_that_fails_before_mpi_has_begun_ends_all(

@@ -503,7 +503,7 @@ def test_every_loss_has_the_bits_of_the_cpu_with_and_without_graphs(
     assert all(result == results[0] for result in results[1:])
 
 
-EVERY_PRECISION = pytest.mark.parametrize("dtype", ["float32", "float64", "tf32", "float16"])
+EVERY_PRECISION = pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])  # tf32: see above
 EVERY_OPTIMIZER = pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
 
 
