@@ -267,10 +267,11 @@ def test_peak_resident_size_is_between_the_present_one_and_the_kernels_maximum()
 
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="of Linux, where it can be written")
 def test_peak_resident_size_is_reset_to_the_present_one() -> None:
-    held = np.ones(64 * 2**20, dtype="uint8")
+    held = np.ones(2**28, dtype="uint8")
     before, size = machine.peak_resident_bytes() or 0, held.nbytes
     del held
-    assert 0 < (machine.reset_peak_resident_bytes() or 0) <= before - 0.9 * size
+    # The kernel counts pages in batches of each processor: on a large machine it is tens of MB out.
+    assert 0 < (machine.reset_peak_resident_bytes() or 0) <= before - size / 2
 
 
 def test_peak_resident_size_that_cannot_be_reset_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
