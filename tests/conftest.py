@@ -19,6 +19,7 @@ for name in ("FORCE_COLOR", "PY_COLORS", "PYTHON_COLORS", "GITHUB_ACTIONS", "TTY
     os.environ.pop(name, None)
 os.environ.pop("MPLBACKEND", None)  # Jupyter exports a backend that only its own environment has
 os.environ |= {"COLUMNS": "80", "LINES": "25", "no_proxy": "*"}
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or else each of hundreds of subprocesses compiles the package
 
 # A shell that runs the tests in the background makes them and their subprocesses ignore Ctrl-C; nohup, SIGHUP.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
