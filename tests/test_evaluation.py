@@ -385,7 +385,10 @@ NAMES = ["$x$", r"$\foo$", "caf\udce9", "\x1b[31m", "a" * 200]
 
 @pytest.mark.filterwarnings("ignore:(Glyph|constrained_layout)")
 @pytest.mark.parametrize("name", NAMES)
-def test_names_of_any_kind_are_drawn(run_folder: Path, tmp_path: Path, name: str) -> None:
+def test_names_of_any_kind_are_drawn(
+    run_folder: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fmnist_xp.report.plots.DPI", 30)
     change(run_folder / "result.json", experiment=name, device=name)
     second = Path(shutil.copytree(run_folder, tmp_path / name))
     assert len(plot_runs([run_folder, second], Path("out"))) == 2 * 3 + 2

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from optim_helpers import CPU, Target
 from rank_helpers import in_ranks
-from scipy.optimize import minimize, rosen, rosen_der
 
 import fmnist_xp as fx
 from fmnist_xp.backend import CpuBackend
@@ -21,6 +20,25 @@ from fmnist_xp.ranks import Ranks
 
 Function = tuple[Callable[[Any], float], Callable[[Any], Any], Any]
 """A function, its gradient, and where to begin."""
+
+
+@pytest.fixture
+def minimize() -> Any:
+    """SciPy's."""
+    return pytest.importorskip("scipy.optimize", reason="SciPy, the oracle of this test, is not installed").minimize
+
+
+def rosen(x: Any) -> float:
+    """Return Σ 100·(xᵢ₊₁ − xᵢ²)² + (1 − xᵢ)², of Rosenbrock (1960)."""
+    return float(np.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2))
+
+
+def rosen_der(x: Any) -> Any:
+    outer = 200 * (x[1:] - x[:-1] ** 2)
+    gradient = np.zeros_like(x)
+    gradient[1:] += outer
+    gradient[:-1] -= 2 * x[:-1] * outer + 2 * (1 - x[:-1])
+    return gradient
 
 
 def quadratic(condition: float, size: int = 50) -> Function:
@@ -65,7 +83,7 @@ def evaluations(losses: list[float]) -> int:
 
 
 @EACH
-def test_as_few_evaluations_as_scipys(function: Any, gradient: Any, start: Any) -> None:
+def test_as_few_evaluations_as_scipys(function: Any, gradient: Any, start: Any, minimize: Any) -> None:
     noted, losses = counted(function)
     options = {"maxcor": 10, "ftol": 0.0, "gtol": 1e-14, "maxiter": 3000, "maxfun": 3000}
     minimize(noted, start, jac=gradient, method="L-BFGS-B", options=options)
@@ -224,7 +242,7 @@ def test_network_ends_with_the_best_weights_that_were_found() -> None:
         assert total_loss(network) == pytest.approx(min(history.loss), rel=1e-12)
 
 
-def test_network_comes_to_where_scipy_comes_to() -> None:
+def test_network_comes_to_where_scipy_comes_to(minimize: Any) -> None:
     network, twin = make(), make()
 
     def loss_and_gradient(parameters: Any) -> tuple[float, Any]:

@@ -349,8 +349,15 @@ STORED = {"Sigmoid", "LayerNorm"}
 """Between layers in half precision, they hide what is off by 1e-5."""
 
 
-@pytest.mark.parametrize("precision", ["float32", "float16"])
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+@pytest.mark.parametrize(
+    ("fault", "precision"),
+    [
+        *((fault, "float32") for fault in FAULTS),
+        (division_off_by_1e_5, "float16"),
+        (relu_that_swallows_nan, "float16"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.__name__,
+)
 def test_fault_of_a_device_is_found_where_it_is(fault: Fault, precision: str, standin: CudaBackend) -> None:
     fault(standin.xp)
     ((actual, reference),) = choose_sides(standin, precision)
