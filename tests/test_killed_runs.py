@@ -161,14 +161,10 @@ def test_run_with_force_killed_at_any_moment_mixes_nothing(
         assert_equal(folder, whole)
 
 
-def train_command(folder: Path, *arguments: object) -> subprocess.Popen[bytes]:
-    """Start `fmnist-xp train` in a folder, as a separate process."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "fmnist_xp", "train", *map(str, arguments)],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stderr=subprocess.PIPE,
-    )
+def train_process(folder: Path, *arguments: object) -> dict[str, Any]:
+    """Return the arguments of `subprocess.run` or `Popen` for `fmnist-xp train` in a folder."""
+    words = [sys.executable, "-m", "fmnist_xp", "train", *map(str, arguments)]
+    return {"args": words, "cwd": folder, "env": {**os.environ, "PYTHONPATH": str(ROOT)}}
 
 
 @pytest.fixture(scope="module")
@@ -180,9 +176,7 @@ def arguments(idx_folder: Path) -> list[object]:
 def whole_of_command(tmp_path_factory: pytest.TempPathFactory, arguments: list[object]) -> Path:
     """The folder of the run of a command that was never ended."""
     folder = tmp_path_factory.mktemp("command")
-    with train_command(folder, *arguments, "--out", "whole") as process:
-        pass
-    assert process.returncode == 0
+    subprocess.run(**train_process(folder, *arguments, "--out", "whole"), check=True)
     return folder / "whole"
 
 
@@ -190,7 +184,8 @@ def whole_of_command(tmp_path_factory: pytest.TempPathFactory, arguments: list[o
 def test_command_that_is_ended_goes_on_to_the_same_bits(
     tmp_path: Path, arguments: list[object], whole_of_command: Path, name: str
 ) -> None:
-    process = train_command(tmp_path, *arguments, "--out", "run", "--checkpoint-every", 50)
+    begun = train_process(tmp_path, *arguments, "--out", "run", "--checkpoint-every", 50)
+    process = subprocess.Popen(**begun, stderr=subprocess.PIPE)
     history = tmp_path / "run" / "history.csv"
     while process.poll() is None and not (history.exists() and history.read_text().count("\n") > 5):
         time.sleep(0.01)
@@ -206,8 +201,6 @@ def test_command_that_is_ended_goes_on_to_the_same_bits(
         assert code == 128 + getattr(signal, name)
         assert "interrupted: what was learned is kept in run; fmnist-xp train --resume run goes on" in said
         assert load_run(tmp_path / "run").result.interrupted
-    with train_command(tmp_path, "--resume", "run", "--quiet") as resumed:
-        pass
-    assert resumed.returncode == 0
+    subprocess.run(**train_process(tmp_path, "--resume", "run", "--quiet"), check=True)
     for file in ("model.safetensors", "history.csv"):
         assert (tmp_path / "run" / file).read_bytes() == (whole_of_command / file).read_bytes()
