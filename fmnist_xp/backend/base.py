@@ -92,13 +92,15 @@ class Precision(NamedTuple):
 
     `parameters` is the dtype of parameters, gradients and moments, `operands` that of what enters a matrix product
     (inputs, weights, hidden activations). `tf32` lets products round float32 operands to 10 bits of mantissa. `wide`
-    keeps what a layer computes in the dtype of the parameters, as a network's last layer does.
+    keeps what a layer computes in the dtype of the parameters, as a network's last layer does. `fused` says that only
+    the fused engine trains in it.
     """
 
     parameters: str
     operands: str
     tf32: bool = False
     wide: bool = False
+    fused: bool = False
 
     @property
     def outputs(self) -> str:
@@ -112,6 +114,8 @@ PRECISIONS: Mapping[str, Precision] = MappingProxyType(
         "float64": Precision("float64", "float64"),
         "tf32": Precision("float32", "float32", tf32=True),
         "float16": Precision("float32", "float16"),
+        # The fused engine's alone, whose operands are no dtype of NumPy's; all else is computed in tf32.
+        "bfloat16": Precision("float32", "float32", tf32=True, fused=True),
     }
 )
 
@@ -136,7 +140,8 @@ class Backend(ABC):
     `stages_blocks` whether a block's rows are copied to a buffer that stays in a cache before they are worked on,
     `captures` whether `captured` makes one launch of much work, `own_memory` whether arrays lie in memory of the
     device's own, `asynchronous` whether calls return before the device has done the work, and `cuda_index` the number
-    of a CUDA device.
+    of a CUDA device. `multiprocessors` is how many of them run kernels for tensor cores (`kernel`), 0 where there are
+    none, and `shared_bytes` how much shared memory a block of threads of such a kernel may have.
     """
 
     name: str
@@ -150,6 +155,8 @@ class Backend(ABC):
     own_memory: bool = False
     asynchronous: bool = False
     cuda_index: int | None = None
+    multiprocessors: int = 0
+    shared_bytes: int = 0
 
     def __init__(self) -> None:
         """Start with nothing compiled."""
@@ -283,6 +290,13 @@ class Backend(ABC):
     def _compile(self, formula: Callable[..., Any]) -> Callable[..., Any]:
         """Return `formula` with `xp` bound."""
         return functools.partial(formula, self.xp)
+
+    def kernel(self, source: str, name: str, shared_bytes: int = 0) -> Callable[..., None]:
+        """Return the kernel `name` of a source in CUDA C++, which is called with (grid, block, arguments).
+
+        Its blocks have `shared_bytes` of dynamic shared memory. Raises `DeviceError` where there are no such kernels.
+        """
+        raise DeviceError(f"{self.name} ({self.device_name}) runs no CUDA kernels")
 
     def row_maxima(self, xp: Any, values: Array, by_class: Array, row: Array) -> None:
         """Write the maximum of each row of `values` (rows, n) to `row` (rows, 1): a formula that devices differ in.

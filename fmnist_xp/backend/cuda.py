@@ -24,6 +24,9 @@ logger = logging.getLogger("fmnist_xp")
 MOST_COLUMNS = 32
 """As many as a kernel is given one by one: its arguments have room for more, its compiler takes longer."""
 
+USUAL_SHARED_BYTES = 48 * 1024
+"""Of shared memory a block of threads has as much without being given more."""
+
 CUDA_INSTALL = 'pip install "fmnist-xp[cuda]" for CUDA 12, "fmnist-xp[cuda13]" for CUDA 13'
 
 # Of these no two can be installed at once: those that CuPy knows, for the Pythons that we do.
@@ -100,7 +103,9 @@ class CudaBackend(Backend):
         if properties["major"] >= 7:
             self.precisions += ("float16",)
         if properties["major"] >= 8:
-            self.precisions += ("tf32",)
+            self.precisions += ("tf32", "bfloat16")
+            self.multiprocessors = int(properties["multiProcessorCount"])
+            self.shared_bytes = int(properties["sharedMemPerBlockOptin"])
         self._factors: dict[tuple[float, str], np.ndarray[Any, Any]] = {}
         self._told: set[str] = set()  # of which there has been a warning
 
@@ -181,6 +186,14 @@ class CudaBackend(Backend):
             cublas.CUBLAS_GEMM_DEFAULT,
         )
         return [(_multiply, (self._gemm(), arguments, a, b, out))]
+
+    def kernel(self, source: str, name: str, shared_bytes: int = 0) -> Callable[..., None]:
+        """Return the kernel, compiled with its first call."""
+        kernel = self.xp.RawKernel(source, name)
+        if shared_bytes > USUAL_SHARED_BYTES:  # which compiles it at once
+            with self.computing():
+                kernel.max_dynamic_shared_size_bytes = shared_bytes
+        return functools.partial(kernel, shared_mem=shared_bytes)
 
     def row_maxima(self, xp: Any, values: Array, by_class: Array, row: Array) -> None:
         """See `Backend.row_maxima`; for a few classes one kernel, in which a thread has a row."""

@@ -189,11 +189,27 @@ class Optimizer(ABC):
                 *moments, squared_norm = moments
                 backend.dot(gradients.reshape(1, -1), gradients.reshape(-1, 1), squared_norm.reshape(1, 1))
                 backend.compute(clip, gradients, squared_norm, self.clip_norm)
-            if self.ema is None:
-                return self._update(backend, (parameters, gradients, *moments), coefficients)
-            (*moments, averages), (*coefficients, weight) = moments, coefficients
-            self._update(backend, (parameters, gradients, *moments), coefficients)
-            return backend.compute(average, averages, parameters, weight)
+            self.compute_update(backend, (parameters, gradients, *moments), coefficients)
+
+    def compute_update(self, backend: Any, vectors: Sequence[Any], coefficients: Sequence[Any]) -> None:
+        """Ask `backend` to compute the update, and the average, of `vectors` in place.
+
+        These are the parameters, their gradients, clipped, and what `vectors_of` has but for the squared norm.
+        """
+        if self.ema is None:
+            self._update(backend, tuple(vectors), coefficients)
+            return
+        (*vectors, averages), (*coefficients, weight) = vectors, coefficients
+        self._update(backend, tuple(vectors), coefficients)
+        backend.compute(average, averages, vectors[0], weight)
+
+    def vectors_of(self, target: Trainable) -> list[Array]:
+        """Return what is kept of `target` from one update to the next, in place: moments, and with `ema` the average.
+
+        With `clip_norm` there is room for the squared norm of its gradients, too, (1,).
+        """
+        with target.backend.current():
+            return self._moments_of(target)
 
     def post_update_params(self) -> None:
         """Count the update."""

@@ -13,27 +13,28 @@ import numpy as np
 from fmnist_xp.backend import Array
 from fmnist_xp.optim import Optimizer
 from fmnist_xp.registry import is_registered
-from fmnist_xp.train.fullbatch import FullBatch
+from fmnist_xp.train.engines import Batch
 
 
 class Epochs:
     """Epochs of `batch.network` under `optimizer`; hold `backend.computing()` around the calls."""
 
-    def __init__(self, batch: FullBatch, optimizer: Optimizer, longest: int) -> None:
+    def __init__(self, batch: Batch, optimizer: Optimizer, longest: int) -> None:
         """Run at most `longest` epochs at once."""
         self._batch, self._optimizer = batch, optimizer
         self._backend = batch.network.backend
         usual = type(optimizer).update_params is Optimizer.update_params
         self.captures = batch.captures and is_registered(optimizer) and usual and not optimizer.needs_loss
+        self._has_table = self.captures or batch.needs_table
         self._works: dict[tuple[int, bool], Callable[[], None]] = {}
         self._launches: dict[tuple[int, bool], Callable[[], None]] = {}
-        if self.captures:
+        if self._has_table:
             shape = longest, len(optimizer.coefficients())
             self._table = self._backend.xp.empty(shape, dtype=batch.network.parameters.dtype)
 
     def run(self, count: int, log: bool) -> None:
         """Run `count` epochs; with `log`, the batch's metrics become those of the first."""
-        if not self.captures:
+        if not self._has_table:
             return _run(self._batch, self._optimizer, [None] * count, log)
         numbers = [self._optimizer.next_coefficients() for _ in range(count)]
         self._backend.send(np.array(numbers, dtype=self._table.dtype), self._table[:count])
@@ -49,14 +50,7 @@ class Epochs:
         return self._launches[kind]()
 
 
-def _run(batch: FullBatch, optimizer: Optimizer, coefficients: Sequence[Sequence[Array] | None], log: bool) -> None:
+def _run(batch: Batch, optimizer: Optimizer, coefficients: Sequence[Sequence[Array] | None], log: bool) -> None:
     """Run an epoch with each of `coefficients`, or with the optimizer's own."""
     for number, places in enumerate(coefficients):
-        batch.compute_gradients(log=(log and number == 0) or optimizer.needs_loss)
-        if optimizer.needs_loss:
-            loss, _accuracy, penalty = batch.network.backend.to_host(batch.metrics.totals).tolist()
-            optimizer.step(batch.network, loss + penalty)
-        elif places is None:
-            optimizer.step(batch.network)
-        else:
-            optimizer.update_params(batch.network, places)
+        batch.epoch(optimizer, places, log and number == 0)

@@ -6,13 +6,14 @@ groups of neighbours. The gradients of a group are added in the order of its blo
 which the groups are shared out (`reduction.py`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fmnist_xp.backend import Array
 from fmnist_xp.data.pixels import Pixels
 from fmnist_xp.nn.draws import Draws
 from fmnist_xp.nn.network import Network
+from fmnist_xp.optim import Optimizer
 from fmnist_xp.ranks import ALONE, Ranks
 from fmnist_xp.train.augmentation import Augmentation, Changes
 from fmnist_xp.train.metrics import BatchMetrics
@@ -41,6 +42,9 @@ class FullBatch:
     `metrics` are those of the rows, where there are labels. Hold `network.backend.computing()` around the calls.
     """
 
+    needs_table = False
+    """Whether an epoch takes the optimizer's coefficients from the device's memory alone."""
+
     def __init__(
         self,
         network: Network,
@@ -59,6 +63,7 @@ class FullBatch:
         self._draws: Draws | None = None
         if changed or any(layer.is_random for layer in network.layers):
             self._draws = Draws(self.rows.numbers(network.backend), network.backend.xp.full(1, epoch, "uint32"))
+        self.column_share = self.rows.column_share
         backend, shares = network.backend, self.rows.shares
         self._groups, self._first = shares.groups, shares.numbers.start
         self._sum = TreeSum(backend, network.gradients, shares.tree, shares.numbers)
@@ -96,6 +101,20 @@ class FullBatch:
         self.captures = backend.captures and is_planned(network) and (ranks.size == 1 or channel.captures)
         """Whether an epoch is the same calls on the same buffers each time, which the backend can capture."""
 
+    def epoch(self, optimizer: Optimizer, coefficients: Sequence[Array] | None, log: bool) -> None:
+        """Update the network from the gradient over all rows, by `coefficients` or the optimizer's own.
+
+        With `log`, the `metrics` are of before the update.
+        """
+        self.compute_gradients(log or optimizer.needs_loss)
+        if optimizer.needs_loss:
+            loss, _accuracy, penalty = self.network.backend.to_host(self.metrics.totals).tolist()
+            optimizer.step(self.network, loss + penalty)
+        elif coefficients is None:
+            optimizer.step(self.network)
+        else:
+            optimizer.update_params(self.network, coefficients)
+
     def compute_gradients(self, log: bool = False) -> None:
         """Set the network's `gradients` to those of data loss plus regularization loss over all rows.
 
@@ -122,6 +141,9 @@ class FullBatch:
         network.add_penalty_gradients()
         if self._draws is not None:
             network.backend.xp.add(self._draws.epoch, 1, out=self._draws.epoch)
+
+    def take_over(self) -> None:
+        """Take the network's parameters as they are now: they are read anew in every epoch."""
 
     def compute_metrics(self) -> Array:
         """Return the totals of `metrics` over all rows, (3,) of float64 on the device."""

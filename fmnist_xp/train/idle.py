@@ -7,6 +7,7 @@ import numpy as np
 from fmnist_xp.nn.activations import Activation
 from fmnist_xp.nn.network import Network
 from fmnist_xp.ranks import Ranks
+from fmnist_xp.train.fused.batch import Figures
 from fmnist_xp.train.history import History
 from fmnist_xp.train.metrics import BatchMetrics
 from fmnist_xp.train.source import Source, as_numbers
@@ -20,7 +21,7 @@ EARLY = 50
 
 
 def tell_of_idle_units(
-    network: Network, source: Source, metrics: BatchMetrics, history: History, ranks: Ranks
+    network: Network, source: Source, metrics: BatchMetrics | Figures, history: History, ranks: Ranks
 ) -> None:
     """Warn where the last epoch logged, if not the first, predicted one class for all rows, and of dead units.
 

@@ -329,12 +329,27 @@ def _bytes_of(
     """Return what returns the bytes of a block, on a device all at once, and what writes them to a buffer."""
     if not backend.own_memory:
         return lambda number: pixels.bytes(blocks[number]), _forgetting(write, pixels.images)
+    there = _sent(backend, pixels)
+    return lambda number: there[blocks[number]], write
+
+
+def _sent(backend: Backend, pixels: Pixels) -> Array:
     there = backend.xp.empty(pixels.shape, "uint8")
     for start in range(0, len(pixels), _PIECE):
         part = slice(start, start + _PIECE)
         backend.send(np.ascontiguousarray(pixels.bytes(part)), there[part])
         forget(pixels.images)
-    return lambda number: there[blocks[number]], write
+    return there
+
+
+def as_bytes(backend: Backend, inputs: Pixels | Array) -> Array | None:
+    """Return the bytes (n, n_inputs) on the backend that `scale_pixels` made `inputs` of, None where it did not."""
+    if isinstance(inputs, Pixels):
+        return _sent(backend, inputs)
+    xp = backend.xp
+    pixels = xp.rint(inputs * HALF + HALF)
+    close = xp.abs(pixels - HALF - inputs * HALF) <= 4 * float(np.finfo("float32").eps) * HALF
+    return pixels.astype("uint8") if bool((close & (pixels >= 0) & (pixels <= 255)).all()) else None
 
 
 def _write_scaled(backend: Backend, buffer: Array, values: Array) -> None:

@@ -10,8 +10,8 @@ from fmnist_xp.optim import Optimizer
 from fmnist_xp.ranks import ALONE, Ranks
 from fmnist_xp.train.augmentation import Augmentation
 from fmnist_xp.train.checkpoint import Checkpoints, State
+from fmnist_xp.train.engines import make_batch
 from fmnist_xp.train.epochs import Epochs
-from fmnist_xp.train.fullbatch import FullBatch
 from fmnist_xp.train.history import History
 from fmnist_xp.train.idle import tell_of_idle_units
 from fmnist_xp.train.interrupts import noted_interrupts
@@ -57,6 +57,7 @@ def train(
     ranks: Ranks = ALONE,
     weights: Array | None = None,
     augmentation: Augmentation | None = None,
+    engine: str = "plain",
 ) -> History:
     """Train `network` full batch up to epoch `epochs` on rows as `rows.lay_out` takes them; return what was logged.
 
@@ -79,8 +80,9 @@ def train(
     The network ends with what `Optimizer.result` gives: an average of the weights, or the best that were found. Rows
     held out are measured with that; a checkpoint has the weights themselves.
 
-    A backend that captures runs all epochs from one logged to the next at once: an interrupt then lets these end,
-    `epoch_seconds` has their mean, and a callback that overlaps is called while the next ones run.
+    `engine` makes the epochs, see `make_batch`. A backend that captures runs all epochs from one logged to the next
+    at once: an interrupt then lets these end, `epoch_seconds` has their mean, and a callback that overlaps is called
+    while the next ones run.
     """
     backend, callbacks = network.backend, list(callbacks)
     start = state or State(0, History())
@@ -91,10 +93,10 @@ def train(
     progress = [callback.on_progress for callback in callbacks if hasattr(callback, "on_progress")]
     keeps = any(ranks.gather(checkpoints is not None))
     with backend.computing(), noted_interrupts(always=keeps) as interrupts:
-        batch = FullBatch(
-            network, inputs, labels, block_rows, dense, ranks, weights, augmentation, epoch=optimizer.iterations
+        batch = make_batch(
+            *(engine, network, optimizer, inputs, labels, block_rows, dense, ranks, weights, augmentation)
         )
-        history.column_share = batch.rows.column_share
+        history.column_share = batch.column_share
         kept: Any = {"keep_best": keep_best, "best": start.best, "block_rows": block_rows, "ranks": ranks}
         held_out = HeldOut(network, optimizer, *validation, **kept) if validation else None
         report = Report(network, history, callbacks, held_out, patience, keep_going)
@@ -131,8 +133,9 @@ def train(
                 report.check_weights(done)
             for on_progress in progress:
                 on_progress(done)
-            if log and not overlapping:
+            if log and not overlapping:  # callbacks may have changed them
                 numbers.take_over()
+                batch.take_over()
             if optimizer.stopped:
                 history.stop(optimizer.stopped)
             stopped, signal = ranks.any_stopped(bool(history.stopped), interrupts[0] if interrupts else 0)

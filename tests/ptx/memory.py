@@ -1,0 +1,349 @@
+"""Address spaces: which bytes there are, which of them have been written, and who touched them.
+
+A `Region` is one piece of memory: a host array, or the shared memory of all blocks behind one another. A space turns
+the addresses of threads into offsets in regions. Every access is checked against the region's ends, and each read
+against what was written; what threads of a block must not do to one another is `ptx.races`.
+"""
+
+from bisect import bisect_right
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ptx.errors import Misaligned, OutOfBounds, PtxError, Race, Uninitialised
+from ptx.races import Accesses
+
+if TYPE_CHECKING:
+    from ptx.machine import Launch
+
+Array = np.ndarray
+UNWRITTEN, WRITTEN, PENDING = 0, 1, 2
+"""States of a byte; pending is what `cp.async` will write."""
+
+WORDS = {size: np.dtype(f"u{size}") for size in (1, 2, 4, 8)}
+ALL_WRITTEN = {size: word.type(0x0101010101010101 % (1 << 8 * size)) for size, word in WORDS.items()}
+
+SHARED_BASE = 1024
+"""The first address of shared memory: below it lies nothing, so that a null pointer is found."""
+
+SHARED_WINDOW, LOCAL_WINDOW = 1 << 56, 1 << 57
+"""Where generic addresses of shared and of local memory begin: above every address of the host."""
+
+
+class Region:
+    """Bytes from one address on; `state` says of each what is known of it, None where all are written."""
+
+    def __init__(self, name: str, base: int, data: Array, state: Array | None, writable: bool = True) -> None:
+        self.name, self.base, self.data, self.state, self.writable = name, base, data, state, writable
+        self.end = base + len(data)
+        self.accesses: Accesses | None = None
+        self._views: dict[tuple[int, int], tuple[int, int, Array, Array | None]] = {}
+
+    def view(self, size: int, count: int) -> tuple[int, int, Array, Array | None]:
+        """Return where words lie: the offset of the first, the shift from bytes to words, the words, their states.
+
+        Words of `count` elements are rows. Addresses are multiples of a word's size, offsets need not be.
+        """
+        found = self._views.get((size, count))
+        if found is None:
+            total = size * count
+            start = -self.base % total
+
+            def words(data: Array) -> Array:
+                rows = data[start : start + (len(data) - start) // total * total].view(WORDS[size])
+                return rows if count == 1 else rows.reshape(-1, count)
+
+            state = None if self.state is None else words(self.state)
+            found = self._views[size, count] = (start, total.bit_length() - 1, words(self.data), state)
+        return found
+
+    def load(self, offsets: Array, size: int, count: int) -> list[Array]:
+        """Return the elements of each thread's word; what was not written is an error."""
+        start, shift, words, state = self.view(size, count)
+        index = (offsets - start) >> shift if start else offsets >> shift
+        if state is not None and not (state.take(index, axis=0) == ALL_WRITTEN[size]).all():
+            self._complain(offsets, size * count)
+        if count == 1:
+            return [words.take(index)]
+        return list(np.ascontiguousarray(words.take(index, axis=0).T))
+
+    def store(self, offsets: Array, values: list[Array], size: int) -> None:
+        """Write the elements of each thread's word; of several threads at one address the last one's stay."""
+        start, shift, words, state = self.view(size, len(values))
+        index = (offsets - start) >> shift if start else offsets >> shift
+        words[index] = values[0] if len(values) == 1 else np.stack(values, axis=1)
+        if state is not None:
+            state[index] = ALL_WRITTEN[size]
+
+    def bytes_at(self, offsets: Array, size: int) -> tuple[Array, Array | None]:
+        """Return bytes and states as (threads, size) arrays, for sizes that are no word's."""
+        places = offsets[:, None] + np.arange(size)
+        return self.data[places], None if self.state is None else self.state[places]
+
+    def _complain(self, offsets: Array, total: int) -> None:
+        _data, states = self.bytes_at(offsets, total)
+        assert states is not None
+        bad = (states != WRITTEN).any(axis=1)
+        lane = int(bad.argmax())
+        state = states[lane][states[lane] != WRITTEN][0]
+        what = "cp.async has not been waited for" if state == PENDING else "nothing has written"
+        error = Uninitialised(f"reads {total} bytes at {self.place(int(offsets[lane]))}, which {what}", lane)
+        raise error
+
+    def place(self, offset: int) -> str:
+        """Return how a message calls an offset."""
+        return f"{self.name}+{offset}"
+
+
+class Memory:
+    """Global memory: arrays of the host, at their own addresses."""
+
+    def __init__(self) -> None:
+        self.regions: list[Region] = []
+        self._kept: list[Array] = []
+
+    def add(self, array: Array, initialised: bool | Array = True, name: str = "array", writable: bool = True) -> None:
+        """Let kernels use an array, whose bytes they then write themselves.
+
+        `initialised` says whether its bytes count as written: all of them or none, or one bool a byte, kept up to
+        date.
+        """
+        if not array.flags.forc:
+            raise ValueError(f"{name} is not contiguous")
+        data = np.ndarray((array.nbytes,), np.uint8, buffer=array if array.flags.c_contiguous else array.T)
+        if initialised is True:
+            state = None
+        elif initialised is False:
+            state = np.zeros(array.nbytes, np.uint8)
+        else:
+            if initialised.shape != (array.nbytes,) or initialised.dtype != bool:
+                raise ValueError(f"{name} has {array.nbytes} bytes, and as many bools have to say which are written")
+            state = initialised.view(np.uint8)
+        region = Region(name, array.ctypes.data, data, state, writable and array.flags.writeable)
+        same = [other for other in self.regions if other.base < region.end and region.base < other.end]
+        if same and (same[0].base, same[0].end) != (region.base, region.end):
+            raise ValueError(f"{name} overlaps {same[0].name}")
+        self.regions = sorted([r for r in self.regions if r not in same] + [region], key=lambda r: r.base)
+        self._kept.append(array)
+
+
+class Space:
+    """What turns addresses into regions; subclasses say how."""
+
+    name = ""
+
+    def resolve(
+        self, launch: "Launch", addresses: Array, threads: Array | None, total: int
+    ) -> list[tuple[Region, Array, Array | None]]:
+        """Return regions, offsets in them and which of the threads these are for (None: for all)."""
+        raise NotImplementedError
+
+    def pieces(
+        self, launch: "Launch", addresses: Array, threads: Array | None, total: int
+    ) -> list[tuple[Region, Array, Array | None]]:
+        """Return what `resolve` does, for addresses that are multiples of a word's size."""
+        wrong = addresses & (total - 1)
+        if wrong.any():
+            place = int(wrong.argmax())
+            raise Misaligned(f"{int(addresses[place]):#x} is not a multiple of {total}", lane_of(threads, place))
+        return self.resolve(launch, addresses, threads, total)
+
+    def load(
+        self, launch: "Launch", addresses: Array, threads: Array | None, size: int, count: int, site: Any
+    ) -> list[Array]:
+        """Return what the threads read, element by element of their words."""
+        results: list[Array] = []
+        for region, offsets, chosen in self.pieces(launch, addresses, threads, size * count):
+            own = select(threads, chosen)
+            try:
+                values = region.load(offsets, size, count)
+            except PtxError as error:
+                error.lane = lane_of(own, error.lane or 0)
+                raise
+            if region.accesses is not None:
+                region.accesses.note("read", offsets, size * count, own, launch, site)
+            if chosen is None:
+                return values
+            if not results:
+                results = [np.zeros(len(addresses), value.dtype) for value in values]
+            for result, value in zip(results, values, strict=True):
+                result[chosen] = value
+        return results
+
+    def store(
+        self,
+        launch: "Launch",
+        addresses: Array,
+        threads: Array | None,
+        values: list[Array],
+        size: int,
+        site: Any,
+        kind: str = "write",
+    ) -> None:
+        """Write the threads' words."""
+        for region, offsets, chosen in self.pieces(launch, addresses, threads, size * len(values)):
+            own = select(threads, chosen)
+            self.writable(region, offsets, own)
+            region.store(offsets, values if chosen is None else [value[chosen] for value in values], size)
+            if region.accesses is not None:
+                region.accesses.note(kind, offsets, size * len(values), own, launch, site)
+
+    def writable(self, region: Region, offsets: Array, threads: Array | None) -> None:
+        """Raise where a region may not be written."""
+        if not region.writable:
+            raise OutOfBounds(f"writes at {region.place(int(offsets[0]))}, which is read-only", lane_of(threads, 0))
+
+
+class GlobalSpace(Space):
+    """Regions at addresses of their own."""
+
+    name = "global"
+
+    def __init__(self, regions: list[Region]) -> None:
+        self.regions = sorted(regions, key=lambda region: region.base)
+        self.bases = [region.base for region in self.regions]
+
+    def find(self, address: int) -> Region | None:
+        """Return the last region that begins at or below an address."""
+        place = bisect_right(self.bases, address)
+        return self.regions[place - 1] if place else None
+
+    def resolve(
+        self, launch: "Launch", addresses: Array, threads: Array | None, total: int
+    ) -> list[tuple[Region, Array, Array | None]]:
+        """See `Space.resolve`."""
+        region = self.find(int(addresses.min()))
+        if region is not None and int(addresses.max()) + total <= region.end:
+            return [(region, addresses - region.base, None)]
+        numbers = np.searchsorted(np.array(self.bases, np.int64), addresses, side="right") - 1
+        ends = np.array([region.end for region in self.regions] + [0], np.int64)[numbers]
+        outside = (numbers < 0) | (addresses + total > ends)
+        if outside.any():
+            place = int(outside.argmax())
+            raise self.outside(int(addresses[place]), total, lane_of(threads, place))
+        found = []
+        for number in np.unique(numbers):
+            chosen = np.flatnonzero(numbers == number)
+            region = self.regions[number]
+            found.append((region, addresses[chosen] - region.base, chosen))
+        return found
+
+    def outside(self, address: int, total: int, lane: int) -> OutOfBounds:
+        """Return the error for an address that lies in no region."""
+        below = self.find(address)
+        near = f"{address - below.base - len(below.data)} bytes behind {below.name}" if below else "below all arrays"
+        return OutOfBounds(f"{total} bytes at {address:#x} in {self.name} memory: {near}", lane)
+
+
+class PrivateSpace(Space):
+    """One region, of which each thread sees a part: shared memory of its block, or local memory of its own."""
+
+    def __init__(self, name: str, base: int, size: int, starts: Array, stride: int) -> None:
+        self.name, self.base, self.size, self.starts = name, base, size, starts
+        length = (int(starts[-1]) + stride) if len(starts) else 0
+        self.region = Region(name, 0, np.zeros(length, np.uint8), np.zeros(length, np.uint8))
+        self.region.place = lambda offset: f"{name}+{offset % stride if stride else 0}"  # type: ignore[method-assign]
+
+    def resolve(
+        self, launch: "Launch", addresses: Array, threads: Array | None, total: int
+    ) -> list[tuple[Region, Array, Array | None]]:
+        """See `Space.resolve`."""
+        offsets = addresses - self.base
+        if int(offsets.min()) < 0 or int(offsets.max()) + total > self.size:
+            place = int(((offsets < 0) | (offsets + total > self.size)).argmax())
+            raise OutOfBounds(
+                f"{total} bytes at {int(addresses[place]):#x} in {self.name} memory, which has {self.size} bytes"
+                f" from {self.base:#x} on",
+                lane_of(threads, place),
+            )
+        return [(self.region, offsets + (self.starts if threads is None else self.starts[threads]), None)]
+
+
+class GenericSpace(Space):
+    """All spaces in one: addresses in the windows are shared and local memory, all others global memory."""
+
+    name = "generic"
+
+    def __init__(self, everywhere: GlobalSpace, shared: PrivateSpace, local: PrivateSpace) -> None:
+        self.windows = ((LOCAL_WINDOW, local), (SHARED_WINDOW, shared))
+        self.everywhere = everywhere
+
+    def resolve(
+        self, launch: "Launch", addresses: Array, threads: Array | None, total: int
+    ) -> list[tuple[Region, Array, Array | None]]:
+        """See `Space.resolve`."""
+        if int(addresses.max()) < SHARED_WINDOW:
+            return self.everywhere.resolve(launch, addresses, threads, total)
+        found, left = [], np.ones(len(addresses), bool)
+        for window, space in (*self.windows, (0, self.everywhere)):
+            inside = left & (addresses >= window)
+            left &= ~inside
+            chosen = np.flatnonzero(inside if window else inside | left)
+            if len(chosen) == len(addresses):
+                return space.resolve(launch, addresses - window, threads, total)
+            if len(chosen):
+                own = chosen if threads is None else threads[chosen]
+                for region, offsets, part in space.resolve(launch, addresses[chosen] - window, own, total):
+                    found.append((region, offsets, chosen if part is None else chosen[part]))
+        return found
+
+
+def lane_of(threads: Array | None, place: int) -> int:
+    """Return the thread at a place among those that take part."""
+    return place if threads is None else int(threads[place])
+
+
+def select(threads: Array | None, chosen: Array | None) -> Array | None:
+    """Return which threads a part of those that take part are."""
+    if chosen is None:
+        return threads
+    return chosen if threads is None else threads[chosen]
+
+
+class Copies:
+    """Copies of `cp.async` on their way to shared memory, in each thread's groups."""
+
+    def __init__(self, lanes: int) -> None:
+        self.committed = np.zeros(lanes, np.int64)
+        self.pending: list[dict[str, Any]] = []
+
+    def start(self, region: Region, offsets: Array, data: Array, threads: Array, site: Any) -> None:
+        """Note bytes, (threads, size), that will be in the region when they have been waited for."""
+        places = offsets[:, None] + np.arange(data.shape[1])
+        assert region.state is not None
+        region.state[places] = PENDING
+        copy = {"region": region, "offsets": offsets, "places": places, "data": data, "threads": threads, "site": site}
+        self.pending.append(copy | {"group": self.committed[threads]})
+
+    def commit(self, threads: Array) -> None:
+        """Put what the threads have started into a group."""
+        self.committed[threads] += 1
+
+    def wait(self, launch: "Launch", threads: Array, left: int | None) -> None:
+        """Finish the threads' copies but for the last `left` groups; for None, also what is in no group."""
+        waiting = np.zeros(len(self.committed), bool)
+        waiting[threads] = True
+        still = []
+        for copy in self.pending:
+            done = waiting[copy["threads"]]
+            if left is not None:
+                done = done & (copy["group"] < self.committed[copy["threads"]] - left)
+            if done.any():
+                region = copy["region"]
+                region.data[copy["places"][done]] = copy["data"][done]
+                region.state[copy["places"][done]] = WRITTEN
+                size = copy["data"].shape[1]
+                region.accesses.note("write", copy["offsets"][done], size, copy["threads"][done], launch, copy["site"])
+            if not done.all():
+                rest = ~done
+                still.append({k: v[rest] if isinstance(v, np.ndarray) else v for k, v in copy.items()})
+        self.pending = still
+
+    def check_store(self, region: Region, offsets: Array, total: int, threads: Array | None) -> None:
+        """Raise where a store meets bytes that a copy will write."""
+        if self.pending and region.state is not None:
+            bad = (region.state[offsets[:, None] + np.arange(total)] == PENDING).any(axis=1)
+            if bad.any():
+                place = int(bad.argmax())
+                where = region.place(int(offsets[place]))
+                raise Race(f"writes at {where}, where a cp.async is on its way", lane_of(threads, place))
