@@ -16,8 +16,9 @@ from bench.engines import ENGINES
 from bench.pictures import save_figure
 from bench.results import Options, load
 from fmnist_xp.backend import PRECISIONS
-from fmnist_xp.cli.options import PrecisionName
+from fmnist_xp.cli.options import EngineName, PrecisionName
 from fmnist_xp.errors import FmnistXpError
+from fmnist_xp.train.engines import check_precision
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Measure fmnist_xp on this machine.")
 
@@ -26,6 +27,12 @@ def _label(text: str) -> str:
     if not re.fullmatch(r"[a-z0-9]*", text) or text in PRECISIONS:
         raise typer.BadParameter(f"a label has small letters and digits alone, and is no precision, got {text!r}")
     return text
+
+
+def _of_plain(name: PrecisionName) -> PrecisionName:
+    if PRECISIONS[name.value].fused:
+        raise typer.BadParameter(f"{name} is for the fused engine alone, which throughput --engine fused measures")
+    return name
 
 
 def _sides(names: list[str]) -> list[str]:
@@ -37,8 +44,12 @@ def _sides(names: list[str]) -> list[str]:
 
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<index>.")]
-FLOAT32 = PrecisionName("float32")
-Numbers = Annotated[PrecisionName, typer.Option("--precision", help="Arithmetic; tf32 and float16 need a GPU.")]
+FLOAT32, PLAIN = PrecisionName("float32"), EngineName("plain")
+ARITHMETIC = "Arithmetic; tf32 and float16 need a GPU"
+Numbers = Annotated[PrecisionName, typer.Option("--precision", callback=_of_plain, help=f"{ARITHMETIC}.")]
+AllNumbers = Annotated[
+    PrecisionName, typer.Option("--precision", help=f"{ARITHMETIC}, bfloat16 needs one and --engine fused.")
+]
 Quick = Annotated[bool, typer.Option("--quick", help="Small sizes, to try it, not to measure; goes to bench/quick.")]
 Data = Annotated[str, typer.Option(help="auto, synthetic, or a folder or zip of Fashion-MNIST.")]
 Unused = Annotated[str, typer.Option(help="Taken like that of the others, and not needed here.")]
@@ -50,6 +61,7 @@ Graphs = Annotated[
     bool | None,
     typer.Option("--graphs/--no-graphs", help="CUDA graphs; by default where they can be.", show_default=False),
 ]
+ByEngine = Annotated[EngineName, typer.Option("--engine", help="plain, or fused: three kernels an epoch on a GPU.")]
 Without = Annotated[
     list[str], typer.Option(callback=_sides, help="A side to leave out, by its name or how that begins; repeatable.")
 ]
@@ -67,13 +79,19 @@ def measure_throughput(
     quick: Quick = False,
     data: Data = "auto",
     out: Out = RESULTS,
-    precision: Numbers = FLOAT32,
+    precision: AllNumbers = FLOAT32,
     label: Label = "",
     rounds: Rounds = None,
     graphs: Graphs = None,
+    engine: ByEngine = PLAIN,
 ) -> None:
     """Each experiment: samples/s, GFLOP/s, distance from the floor, memory, joules."""
-    options = Options(device, quick, data, out, precision.value, label, rounds, graphs=graphs)
+    try:
+        check_precision(precision.value, engine.value)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--precision") from error
+    how: Any = {"graphs": graphs, "engine": engine.value}
+    options = Options(device, quick, data, out, precision.value, label, rounds, **how)
     _finish(throughput.run, throughput.draw, options)
 
 

@@ -106,12 +106,18 @@ def epoch_bytes(widths: Sequence[int], rows: int, itemsize: int) -> int:
     return itemsize * rows * (2 * widths[0] + 6 * sum(widths[1:]))
 
 
-def floor_seconds(
-    widths: Sequence[int], rows: int, itemsize: int, flops: int, gemm: float, copy: float | None
-) -> float:
-    """Return the shortest time of an epoch: `flops` at the rate `gemm` or, with a `copy` rate, its bytes at that."""
-    memory = epoch_bytes(widths, rows, itemsize) / copy if copy else 0.0
-    return max(flops / gemm, memory)
+def fused_epoch_bytes(widths: Sequence[int], rows: int, terms: int) -> int:
+    """The same for the fused engine, whose other values stay in registers.
+
+    The bytes of the rows are read twice, and the gradient of the first layer's output is written and read, each number
+    as so many operands of 16 bits.
+    """
+    return rows * (2 * widths[0] + 2 * 2 * terms * widths[1])
+
+
+def floor_seconds(flops: int, moved: int, gemm: float, copy: float | None) -> float:
+    """Return the shortest time of an epoch: `flops` at the rate `gemm` or, with a `copy` rate, the `moved` bytes."""
+    return max(flops / gemm, moved / copy if copy else 0.0)
 
 
 def reset_peak(backend: Backend) -> int | None:

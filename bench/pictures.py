@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from bench.results import hardware
+from bench.results import hardware, other_engine
 from fmnist_xp.files import replacing
 
 # Okabe and Ito's colours, which stay apart for colour-blind readers.
@@ -28,8 +28,8 @@ def figure_with_axes(
     """Return a figure with a title that names the hardware, and its axes row by row."""
     figure = Figure(figsize=(width, height), layout="constrained")
     note = " — quick sizes, not a result" if record["quick"] else ""
-    precision = f", {record['precision']}" if record["precision"] else ""
-    figure.suptitle(f"{title}\n{hardware(record)}{precision}, {record['date']}{note}", fontsize=12)
+    what = ", ".join(filter(None, [hardware(record), record["precision"], other_engine(record), record["date"]]))
+    figure.suptitle(f"{title}\n{what}{note}", fontsize=12)
     axes = figure.subplots(rows, columns, squeeze=False)
     return figure, list(axes.flat)
 

@@ -6,13 +6,13 @@ from typing import Any
 
 from bench import loading, markdown, peers, photographs, probe, rank_report, scaling, throughput
 from bench.markdown import Record
-from bench.results import hardware, load
+from bench.results import hardware, load, other_engine
 from fmnist_xp.backend import PRECISIONS
 from fmnist_xp.experiments import NOTEBOOK_EXPERIMENTS
 from fmnist_xp.files import write_text
 
-EVERYWHERE = {"cpu": ("float32",), "cuda": tuple(PRECISIONS)}
-"""The precisions to be measured on each device; others are listed where there is a file."""
+EVERYWHERE = {"cpu": ("float32",), "cuda": tuple(name for name, kind in PRECISIONS.items() if not kind.fused)}
+"""The precisions to be measured on each device, of the plain engine; others are listed where there is a file."""
 NOT_YET = "not yet measured"
 WITHOUT_PICTURE = ("probe", "photographs")
 MACHINE = {
@@ -47,7 +47,8 @@ that fails, and one that computes something else than ours, for which the comman
 takes its turn (`throughput` and `ranks` have it too), and `--without NAME` leaves one out.
 `--precision float64` measures in another precision, on a GPU also `tf32` and `float16`; each has files of its own,
 and `--label NAME` keeps those of one machine beside another's. `throughput --no-graphs` measures a GPU without CUDA
-graphs, in files that end with `eager`. `scaling --disk-rows N` takes so many rows on disk instead of all its
+graphs, in files that end with `eager`; `throughput --engine fused` measures the fused engine, in files that end with
+`fused`, and alone takes `--precision bfloat16`. `scaling --disk-rows N` takes so many rows on disk instead of all its
 numbers, up to 6,000,000, for whose files and sorted rows the cache's folder needs 10 GB. `--quick` tries everything
 at small sizes, and writes to `bench/quick/`, which git ignores, so that what was measured in earnest stays. Measure
 with nothing else running. `OPENBLAS_CORETYPE` and `OPENBLAS_L2_SIZE` are unset for the measurements, so that
@@ -82,6 +83,10 @@ OpenBLAS takes the kernels of the processor at hand. `scripts/gpu-check` is the 
 - A **whole training run** is all epochs of an experiment from its first weights, by the clock, with the kernels
   compiled. It begins with the rows as bytes in the host's memory; in records without a share of columns, with
   numbers on the device.
+- The **fused engine** makes an epoch in three kernels on a GPU, in which activations stay in registers. Its floor is at
+  least the time to read the bytes of the rows twice, and to write and read the gradient of the first layer's output.
+  In **bfloat16** the GEMM rate is that of float16. In float32 each number enters its products as three bfloat16, so
+  that its rate may be above float32's GEMM rate.
 - **CUDA graphs** are what a GPU trains with where nvmath-python is installed: ten epochs, from one with metrics to
   the next, are one launch. Among the peers they are a side of their own, and our other sides go without.
 - Time or memory is said to be **proportional to a power** of the rows or the width where at least three sizes were
@@ -126,7 +131,7 @@ def text(folder: Path) -> str:
                 parts.append(f"#### {_title(record, found)}\n" if len(found) > 1 else "")
                 parts += [_origin(record, folder.name), *tables(record)]
             # A benchmark expected in no precision counts as measured with any.
-            measured = {record["precision"] for record in found} | ({""} if found else set())
+            measured = {record["precision"] for record in found if not other_engine(record)} | ({""} if found else set())
             if missing := [precision for precision in precisions if precision not in measured]:
                 parts.append(_missing(benchmark, device, missing))
     parts += ["## Machines\n", _machines(records)]
@@ -134,8 +139,8 @@ def text(folder: Path) -> str:
 
 
 def _title(record: Record, beside: Sequence[Record]) -> str:
-    """Return device and precision of a record, and CUDA graphs and hardware where those `beside` it differ."""
-    parts = [record["device"].upper(), record["precision"]]
+    """Return device, precision and engine of a record, and CUDA graphs and hardware where those `beside` it differ."""
+    parts = [record["device"].upper(), record["precision"], other_engine(record)]
     parts += [what(record) for what in (_graphs, hardware) if len({*map(what, beside)}) > 1]
     return ", ".join(filter(None, parts))
 

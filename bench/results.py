@@ -42,6 +42,8 @@ class Options:
     """Numbers of rows on disk; empty for the benchmark's own."""
     first_row: int | None = None
     """The first of the test images that a run predicts; None where it is no run that is measured."""
+    engine: str = "plain"
+    """What makes the epochs, of `fmnist_xp.train.engines.ENGINES`."""
 
     def backend(self) -> Backend:
         """Return the backend asked for, with all cores; raise `DeviceError` where it lacks the precision."""
@@ -78,7 +80,9 @@ class Options:
         if self.first_row is not None:
             device = " RUN" + (f" --first {self.first_row}" if self.first_row else "")
         graphs = "" if self.graphs is None else " --graphs" if self.graphs else " --no-graphs"
-        return f"python -m bench {benchmark}{device}{precision}{data}{label}{rounds}{without}{graphs}{disk}{quick}"
+        engine = "" if self.engine == "plain" else f" --engine {self.engine}"
+        more = f"{data}{label}{rounds}{without}{graphs}{engine}{disk}{quick}"
+        return f"python -m bench {benchmark}{device}{precision}{more}"
 
 
 def kind(backend: Backend) -> str:
@@ -96,7 +100,8 @@ def save(
 ) -> Path:
     """Write `<benchmark>-<device>.json` and return its path.
 
-    The name goes on with the precision unless float32, "eager" where graphs were refused, and the label.
+    The name goes on with the precision unless float32, "eager" where graphs were refused, the engine unless plain, and
+    the label.
     """
     record = {
         "benchmark": benchmark,
@@ -104,6 +109,7 @@ def save(
         "command": options.command(benchmark, backend),
         "device": kind(backend),
         "precision": options.precision,
+        "engine": options.engine,
         "quick": options.quick,
         "machine": describe(backend),
         "settings": settings,
@@ -111,7 +117,8 @@ def save(
     }
     precision = "" if options.precision == "float32" else options.precision
     eager = "eager" if options.graphs is False else ""
-    stem = "-".join(filter(None, [benchmark, kind(backend), precision, eager, options.label]))
+    engine = "" if options.engine == "plain" else options.engine
+    stem = "-".join(filter(None, [benchmark, kind(backend), precision, eager, engine, options.label]))
     path = options.out / f"{stem}.json"
     text = json.dumps(record, indent=1, allow_nan=False)
     write_text(path, re.sub(r"\[[-+.,\s\deE]+\]", _on_one_line, text) + "\n")
@@ -132,3 +139,8 @@ def hardware(record: dict[str, Any]) -> str:
     """Return the processor that a record was measured on, in words."""
     machine = record["machine"]
     return str(machine["gpu"] or f"{machine['cpu']}, {machine['cores_usable']} cores")
+
+
+def other_engine(record: dict[str, Any]) -> str:
+    """Return the engine of a record, in words, unless it is the plain one; older records do not say."""
+    return "fused engine" if record.get("engine") == "fused" else ""

@@ -19,6 +19,7 @@ from bench.measure import (
     alternate,
     epoch_bytes,
     floor_seconds,
+    fused_epoch_bytes,
     peak_settings,
     reset_peak,
     rounded,
@@ -26,12 +27,15 @@ from bench.measure import (
 )
 from bench.pictures import COLOURS, bars, explain, figure_with_axes, seconds_in_words
 from bench.results import Options, save
-from fmnist_xp.backend import Backend
+from fmnist_xp.backend import PRECISIONS, Backend
 from fmnist_xp.data import Pixels
+from fmnist_xp.errors import DeviceError
 from fmnist_xp.experiments import NOTEBOOK_EXPERIMENTS, Experiment
 from fmnist_xp.measure import copy_rate, epoch_flops, gemm_sampler, time_epochs
 from fmnist_xp.model import Sequential
 from fmnist_xp.optim import Optimizer
+from fmnist_xp.train.fused.batch import unfit
+from fmnist_xp.train.fused.source import OPERANDS
 from fmnist_xp.train.history import History
 from fmnist_xp.train.trainer import train
 
@@ -54,11 +58,14 @@ def run(options: Options) -> Path:
         "trainings": (1 if options.quick else 5) if backend.asynchronous else 0,
     }
     peak = settings["peak"]
-    runs = {e.name: _Run(e, backend, X, y, options.precision) for e in NOTEBOOK_EXPERIMENTS.values()}
+    how = options.precision, options.engine
+    runs = {e.name: _Run(e, backend, X, y, *how) for e in NOTEBOOK_EXPERIMENTS.values()}
     memory = {name: one.peak_memory() for name, one in runs.items()}
     joules = {name: one.joules() for name, one in runs.items()}
 
-    gemm_rate = gemm_sampler(backend, options.precision, **peak)  # holds memory, and so after that was measured
+    # Of bfloat16, which the arrays lack, tensor cores multiply as many as of float16.
+    of_gemm = "float16" if PRECISIONS[options.precision].fused else options.precision
+    gemm_rate = gemm_sampler(backend, of_gemm, **peak)  # holds memory, and so after that was measured
     sides: dict[str, Callable[[], list[float]]] = {"gemm": lambda: [gemm_rate()]}
     if backend.own_memory:
         sides["copy"] = lambda: [copy_rate(backend, repeats=peak["repeats"])]
@@ -88,7 +95,7 @@ def run(options: Options) -> Path:
         },
         "experiments": {
             name: {
-                **metrics(one.network, len(X), samples[name], gemm_rates, copy_rates),
+                **metrics(one.network, len(X), samples[name], gemm_rates, copy_rates, options.engine),
                 "column_share": rounded(one.column_share),
                 "peak_memory_bytes": memory[name],
                 "joules_per_epoch": joules[name],
@@ -103,10 +110,15 @@ def run(options: Options) -> Path:
 class _Run:
     """An experiment whose network goes on training whenever it is timed."""
 
-    def __init__(self, experiment: Experiment, backend: Backend, X: Pixels, y: Any, dtype: str) -> None:
-        self._experiment, self._dtype = experiment, dtype
+    def __init__(
+        self, experiment: Experiment, backend: Backend, X: Pixels, y: Any, dtype: str, engine: str = "plain"
+    ) -> None:
+        """Raise `DeviceError` where the fused engine, which is to be measured, would not train."""
+        self._experiment, self._dtype, self._engine = experiment, dtype, engine
         self._backend, self._X, self._y = backend, X, y
         self.network, self._optimizer = self._fresh()
+        if engine == "fused" and (why := unfit(self.network, self._optimizer)):
+            raise DeviceError(f"the fused engine does not take {why}")
         self._history = History()
         self.column_share = 1.0
 
@@ -116,7 +128,8 @@ class _Run:
 
     def timed(self, epochs: int) -> Callable[[], list[float]]:
         def seconds() -> list[float]:
-            timed = time_epochs(self.network, self._X, self._y, self._optimizer, epochs, log_every=LOG_EVERY)
+            what = self.network, self._X, self._y, self._optimizer
+            timed = time_epochs(*what, epochs, log_every=LOG_EVERY, engine=self._engine)
             self.column_share = timed.column_share
             return timed.seconds
 
@@ -140,6 +153,7 @@ class _Run:
             epochs=self._experiment.epochs,
             optimizer=optimizer,
             log_every=LOG_EVERY,
+            engine=self._engine,
             keep_going=True,  # all epochs, whatever becomes of the loss
         )
         self._backend.synchronize()
@@ -167,11 +181,19 @@ class _Run:
 
 
 def metrics(
-    network: Sequential, rows: int, seconds: list[float], gemm_rates: list[float], copy_rates: list[float] | None
+    network: Sequential,
+    rows: int,
+    seconds: list[float],
+    gemm_rates: list[float],
+    copy_rates: list[float] | None,
+    engine: str = "plain",
 ) -> dict[str, Any]:
     """Return the record of one experiment's epochs, from their seconds and the rates measured between them."""
-    # In the operands' dtype: nearly all bytes that an epoch moves enter or leave a product.
-    widths, itemsize = network.widths, np.dtype(network.precision.operands).itemsize
+    widths = network.widths
+    if engine == "fused":
+        moved = fused_epoch_bytes(widths, rows, OPERANDS[network.dtype][1])
+    else:  # in the operands' dtype: nearly all bytes that an epoch moves enter or leave a product
+        moved = epoch_bytes(widths, rows, np.dtype(network.precision.operands).itemsize)
     flops = epoch_flops(widths, rows)
     summary = summarize(seconds)
     epoch = summary["median"]
@@ -185,9 +207,9 @@ def metrics(
         "flops_per_second": rounded(flops / epoch),
         "fraction_of_gemm": rounded(flops / epoch / median(gemm_rates)),
         "fraction_of_best_gemm": rounded(flops / epoch / max(gemm_rates)),
-        "bytes_per_epoch": epoch_bytes(widths, rows, itemsize),
-        "fraction_of_bandwidth": rounded(epoch_bytes(widths, rows, itemsize) / epoch / copy) if copy else None,
-        "floor_seconds": rounded(floor_seconds(widths, rows, itemsize, flops, median(gemm_rates), copy)),
+        "bytes_per_epoch": moved,
+        "fraction_of_bandwidth": rounded(moved / epoch / copy) if copy else None,
+        "floor_seconds": rounded(floor_seconds(flops, moved, median(gemm_rates), copy)),
     }
 
 

@@ -34,6 +34,10 @@ class DeviceError(FmnistXpError):
     """The requested device is missing, unusable, or out of memory."""
 
 
+class EngineError(FmnistXpError, ValueError):
+    """The fused engine does not take a training in a precision that no other has."""
+
+
 class RunError(FmnistXpError):
     """A run folder or a saved model is missing, incomplete or damaged, or already exists."""
 

@@ -98,6 +98,7 @@ def time_epochs(
     log_every: int = 10,
     block_rows: int | None = None,
     dense: bool | None = None,
+    engine: str = "plain",
 ) -> Timed:
     """Train for `epochs` more epochs and time each, after one to warm up, or those of two launches.
 
@@ -115,6 +116,7 @@ def time_epochs(
         log_every=log_every,
         block_rows=block_rows,
         dense=dense,
+        engine=engine,
         keep_going=True,  # as many epochs as asked for, whatever becomes of the loss
     )
     return Timed(history.epoch_seconds[warm_up:], history.column_share)

@@ -24,7 +24,7 @@ MOST_MISTAKES = 24
 # Options of `train` that have the names of settings: the experiment's, and others with their defaults.
 OF_EXPERIMENT = {"hidden", "learning_rate", "decay", "momentum", "l2", "epochs"}
 OF_EXPERIMENT |= {"activation", "dropout", "label_smoothing"}
-OTHERS = {"precision": "float32", "log_every": 10, "block_rows": None}
+OTHERS = {"precision": "float32", "engine": "plain", "log_every": 10, "block_rows": None}
 OTHERS |= {"validation": None, "keep_best": False, "patience": None}
 
 

@@ -36,9 +36,11 @@ def reproduce(
     source: str,
     verbose: bool,
     names: Sequence[str] = (*EXPERIMENTS,),
+    engine: str = "plain",
 ) -> Path:
     """Train the experiments `names` with the seeds 0 … `seeds` − 1, write pictures and a report, and return its path.
 
+    `engine` is that of `Sequential.fit`.
     Runs are kept in `folder`/runs. A finished run with the same settings and data is reused, and an unfinished one
     resumed, so that an interrupted reproduction goes on where it stopped; any other is trained again.
     """
@@ -49,7 +51,7 @@ def reproduce(
             experiment = replace(experiment, epochs=epochs)
         for seed in range(seeds):
             run_folder = folder / "runs" / f"{name}-s{seed}"
-            settings = Settings(experiment, seed=seed)
+            settings = Settings(experiment, seed=seed, engine=engine)
             run = _finished(run_folder, settings, dataset_sha256(train, test), backend)
             run = run or _resumed(run_folder, settings, train, test, backend, verbose)
             run = run or train_run(
@@ -88,7 +90,7 @@ def write_report(runs: Mapping[str, Sequence[Run]], folder: Path) -> Path:
     parts = [
         "# The experiments, side by side\n",
         f"{_count(runs)} of each experiment, full batch on {first.dataset.train_rows:,} images of "
-        f"{first.dataset.name} on {first.device_name} ({first.device}, {first.precision}; "
+        f"{first.dataset.name} on {first.device_name} ({first.device}, {first.precision}{_engine(runs)}; "
         f"BLAS: {first.blas}): {_lengths(runs)}. The metrics of each are in [{SEEDS}]({SEEDS}).\n",
         reproduce_table(results, histories),
         *(f"![{picture.stem}]({picture.name})\n" for picture in pictures),
@@ -149,6 +151,11 @@ def _resumed(
 def _title(name: str, runs: Mapping[str, Sequence[Run]]) -> str:
     result = next(iter(runs.values()))[0].result
     return " · ".join(filter(None, [name, _count(runs), result.device, result.dataset.name]))
+
+
+def _engine(runs: Mapping[str, Sequence[Run]]) -> str:
+    """Return what to say of the engine, in words, where it is not the plain one."""
+    return ", fused engine" if next(iter(runs.values()))[0].config.get("engine") == "fused" else ""
 
 
 def _lengths(runs: Mapping[str, Sequence[Run]]) -> str:

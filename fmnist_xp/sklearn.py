@@ -398,8 +398,9 @@ class FullBatchMLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
 
     def _precision(self, X: Any) -> str:
         """Return the precision to train in."""
-        if self.precision not in ("auto", *PRECISIONS):
-            raise ValueError(f"precision must be one of auto, {', '.join(PRECISIONS)}, got {self.precision!r}")
+        names = "auto", *(name for name, precision in PRECISIONS.items() if not precision.fused)
+        if self.precision not in names:
+            raise ValueError(f"precision must be one of {', '.join(names)}, got {self.precision!r}")
         return str(X.dtype) if self.precision == "auto" else self.precision
 
     def _row_weights(self, X: Any, y: NDArray[Any], sample_weight: Any) -> NDArray[np.float64] | None:

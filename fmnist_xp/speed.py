@@ -37,11 +37,12 @@ def measure_speed(
     rows: int = ROWS,
     block_rows: int | None = None,
     dense: bool | None = None,
+    engine: str = "plain",
 ) -> Iterator[Speed]:
     """Yield the speed of each experiment over `epochs` epochs, as `fit` trains.
 
     The `rows` images are synthetic garments, all different, with a background as wide as the real ones have: how many
-    columns can be left out depends on the images. `block_rows` and `dense` are those of `fit`.
+    columns can be left out depends on the images. `block_rows`, `dense` and `engine` are those of `fit`.
     """
     garments, _ = make_synthetic(rows, 1)
     X, y = pixels(garments)
@@ -51,7 +52,9 @@ def measure_speed(
     for experiment in NOTEBOOK_EXPERIMENTS.values():
         network = experiment.make_network(backend, seed=0, dtype=precision)
         optimizer = experiment.make_optimizer()
-        timed = time_epochs(network, X, labels, optimizer, epochs, block_rows=block_rows, dense=dense)
+        timed = time_epochs(
+            *(network, X, labels, optimizer, epochs), block_rows=block_rows, dense=dense, engine=engine
+        )
         seconds = statistics.median(timed.seconds)
         before, peak = peak, gemm_rate()
         yield Speed(

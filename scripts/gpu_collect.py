@@ -23,11 +23,17 @@ PLACES = {
     r"parity/([\w-]+)/(parity\.json|curves-\w+\.png)": "docs/parity/cuda-{}/{}",
 }
 """What is taken over, and where to; all else stays in the archive."""
+WAYS = {
+    "": ("", "the GPU"),
+    "eager": ("With --no-graphs: ", "the GPU without CUDA graphs"),
+    "fused": ("With --engine fused: ", "the GPU's fused engine"),
+}
+"""How the folder of a parity record ends, and what is said of it before its text and below its picture."""
 SECTION = "## Last measured: GPU\n"
 HEAD = """
 Written by `scripts/gpu-check --collect`. The round calls `fmnist-xp parity --device cuda` once for each precision, by
-default with CUDA graphs, and once more with `--no-graphs`: what follows each picture is the `parity.md` of one call,
-and a test holds it to the record beside the picture.
+default with CUDA graphs, and once more with `--no-graphs`, and with `--engine fused` where that has the precision: what
+follows each picture is the `parity.md` of one call, and a test holds it to the record beside the picture.
 """
 
 
@@ -111,7 +117,7 @@ def write_parity_page(page: Path) -> Path:
 
 
 def gpu_sections(folder: Path) -> Iterator[str]:
-    """Yield the pictures and tables of each of the GPU's records below `folder`: as it is called, then eager."""
+    """Yield the pictures and tables of each of the GPU's records below `folder`: as it is called, eager, fused."""
 
     def place(path: Path) -> Sequence[Any]:
         precision, _, more = path.parent.name.removeprefix("cuda-").partition("-")
@@ -119,12 +125,11 @@ def gpu_sections(folder: Path) -> Iterator[str]:
 
     for path in sorted(folder.glob("cuda-*/parity.json"), key=place):
         record = json.loads(path.read_text(encoding="utf-8"))
-        eager = path.parent.name.endswith("-eager")
+        begin, gpu = WAYS.get(str(place(path)[0]), WAYS[""])
         for pair in record["pairs"]:
-            gpu = "the GPU without CUDA graphs" if eager else "the GPU"
             what = f"Training losses in {pair['precision']} on the CPU and on {gpu}, and their differences"
             yield f"\n![{what}](parity/{path.parent.name}/curves-{pair['precision']}.png)\n"
-        yield f"\n{'With --no-graphs: ' if eager else ''}{parity_markdown(record).strip()}\n"
+        yield f"\n{begin}{parity_markdown(record).strip()}\n"
 
 
 def main() -> int:

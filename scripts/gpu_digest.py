@@ -36,7 +36,7 @@ def _choose(name: str, lines: list[str]) -> list[str]:
         failures = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
         more = [f"and {len(failures) - SHOWN} more"] if len(failures) > SHOWN else []
         return [*failures[:SHOWN], *more, *lines[-1:]]
-    return lines[-4:] if kind == "fit" else lines[-1:]
+    return lines[-7:] if kind == "fit" else lines[-1:]
 
 
 def _probe(results: dict[str, Any]) -> list[str]:
@@ -77,4 +77,4 @@ def _peers(results: dict[str, Any]) -> list[str]:
     return shown
 
 
-_SUMMARIES = {"probe": _probe, "throughput": _throughput, "peers": _peers}
+_SUMMARIES = {"probe": _probe, "throughput": _throughput, "fused": _throughput, "peers": _peers}

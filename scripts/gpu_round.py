@@ -38,6 +38,8 @@ MOST_BYTES = 15 << 20
 MOST_LOG = 1 << 20
 
 PRECISIONS = ("float32", "tf32", "float16", "float64")
+FUSED = ("float16", "bfloat16", "float32")
+"""The precisions of the fused engine."""
 PYTHON = os.environ.get("PYTHON", sys.executable)
 
 
@@ -89,11 +91,11 @@ def choose_parts(kept: Path, wheels: Path | None, packages: Path, quick: bool) -
     def python(module: str, *arguments: object) -> list[str]:
         return [PYTHON, "-m", module, *map(str, arguments)]
 
-    def parity(precision: str, *more: str) -> list[str]:
-        folder = kept / "parity" / (f"{precision}-eager" if more else precision)
+    def parity(precision: str, *more: str, suffix: str = "") -> list[str]:
+        folder = kept / "parity" / f"{precision}{suffix}"
         epochs = 2 if quick else 10
-        options = ("--device", "cuda", "--precision", precision, "--epochs", epochs, "--out", folder)
-        return python("fmnist_xp", "parity", *options, *more)
+        options = ("--device", "cuda", "--precision", precision, *more, "--epochs", epochs, "--out", folder)
+        return python("fmnist_xp", "parity", *options)
 
     def benchmark(name: str, *options: object) -> list[str]:
         return python("bench", name, *options, "--device", "cuda", "--out", results, *(["--quick"] if quick else []))
@@ -104,11 +106,9 @@ def choose_parts(kept: Path, wheels: Path | None, packages: Path, quick: bool) -
             "peers", "--precision", precision, "--without", "notebook", "--without", "scikit-learn", *rounds
         )
 
-    def throughput(precision: str, *more: str) -> Part:
+    def throughput(name: str, precision: str, *more: str, missing: Callable[[], str] = str) -> Part:
         command = benchmark("throughput", "--precision", precision, *(() if quick else ("--rounds", 5)), *more)
-        return Part(
-            f"throughput{'-eager' if more else ''}-{precision}", 15, 70, command, eager_again if more else str
-        )
+        return Part(f"{name}-{precision}", 15, 70, command, missing)
 
     def train(experiment: str, precision: str = "float32") -> Part:
         name = f"{experiment}-{precision}"
@@ -126,6 +126,8 @@ def choose_parts(kept: Path, wheels: Path | None, packages: Path, quick: bool) -
     yield Part("probe", 45, 80, benchmark("probe"))
     for precision in PRECISIONS:
         yield Part(f"parity-{precision}", 25, 60, parity(precision))
+    for precision in FUSED:
+        yield Part(f"parity-fused-{precision}", 25, 60, parity(precision, "--engine", "fused", suffix="-fused"))
     yield Part("ranks", 20, 90, [PYTHON, str(ROOT / "scripts" / "gpu_ranks.py")], without_mpi)
     if not quick:
         # Without the comparisons of the parts before. Plugins that warn about each other are left out.
@@ -133,7 +135,9 @@ def choose_parts(kept: Path, wheels: Path | None, packages: Path, quick: bool) -
         plugins = ("-p", "no:cacheprovider", "-p", "no:benchmark")
         yield Part("tests", 40, 110, python("pytest", *options, *plugins), without_pytest)
     for precision in ("tf32", "float16", "float32"):
-        yield throughput(precision)
+        yield throughput("throughput", precision)
+    for precision in FUSED:
+        yield throughput("fused", precision, "--engine", "fused")
     for precision in ("tf32", "float16", "float32"):
         if precision == "tf32" or not quick:
             yield Part(f"peers-{precision}", 65, 110, peers(precision))
@@ -141,10 +145,11 @@ def choose_parts(kept: Path, wheels: Path | None, packages: Path, quick: bool) -
         yield train("adam", precision)
 
     for precision in ("tf32", "float16", "float32"):
-        yield throughput(precision, "--no-graphs")
+        yield throughput("throughput-eager", precision, "--no-graphs", missing=eager_again)
     for precision in PRECISIONS:
-        yield Part(f"parity-eager-{precision}", 25, 60, parity(precision, "--no-graphs"), eager_again)
-    yield throughput("float64")
+        command = parity(precision, "--no-graphs", suffix="-eager")
+        yield Part(f"parity-eager-{precision}", 25, 60, command, eager_again)
+    yield throughput("throughput", "float64")
     if not quick:
         yield Part("peers-float64", 40, 120, peers("float64"))
     yield train("adam", "float64")

@@ -3,7 +3,7 @@
 from bench.engines.base import LOG_EVERY, Engine, NotHereError, Task
 from bench.engines.jax import Jax, JaxLoop
 from bench.engines.notebook import Notebook
-from bench.engines.ours import Ours, OursCudaGraphs, OursDense, OursWithoutMetrics
+from bench.engines.ours import Ours, OursCudaGraphs, OursDense, OursFused, OursWithoutMetrics
 from bench.engines.pytorch import PyTorch, PyTorchCompiled, PyTorchCudaGraphs, PyTorchWholeGraph
 from bench.engines.scikit_learn import ScikitLearn
 
@@ -12,6 +12,7 @@ ENGINES: tuple[type[Engine], ...] = (
     OursDense,
     OursWithoutMetrics,
     OursCudaGraphs,
+    OursFused,
     Notebook,
     PyTorch,
     PyTorchCompiled,
@@ -31,6 +32,7 @@ __all__ = [
     "Ours",
     "OursCudaGraphs",
     "OursDense",
+    "OursFused",
     "OursWithoutMetrics",
     "Task",
 ]

@@ -10,6 +10,8 @@ from fmnist_xp.data import Pixels
 from fmnist_xp.errors import DeviceError
 from fmnist_xp.train.epochs import Epochs
 from fmnist_xp.train.fullbatch import FullBatch
+from fmnist_xp.train.fused.batch import FusedBatch, unfit
+from fmnist_xp.train.rows import as_bytes
 
 
 class Ours(Engine):
@@ -26,12 +28,15 @@ class Ours(Engine):
         self._network.load_state_dict(task.state)
         self._optimizer = task.experiment.make_optimizer()
         with self.session():
-            y = task.backend.asarray(task.y)
-            self._batch = FullBatch(self._network, self._inputs(task), y, dense=self.dense)
-        self.column_share = self._batch.rows.column_share
+            self._batch = self._make_batch(task)
+        self.column_share = self._batch.column_share
         if self.column_share < 1:
             columns = f"{self.column_share:.1%} of the columns, of rows that it has sorted"
             self.note = "; ".join(filter(None, [self.note, columns]))
+
+    def _make_batch(self, task: Task) -> Any:
+        y = task.backend.asarray(task.y)
+        return FullBatch(self._network, self._inputs(task), y, dense=self.dense)
 
     def _inputs(self, task: Task) -> Pixels | Array:
         return task.pixels
@@ -102,3 +107,21 @@ class OursCudaGraphs(Ours):
         self._epochs.run(self.epochs_a_call, log=True)
         totals = self._batch.metrics.totals
         return totals[0] + totals[2], totals[1] + 0  # copies: the next call writes there
+
+
+class OursFused(OursCudaGraphs):
+    """The same ten epochs by the fused engine."""
+
+    name = "fmnist_xp, fused engine"
+    note = "10 epochs of three kernels each in one launch, figures in the first of them, as training logs"
+
+    def __init__(self, task: Task) -> None:
+        """Raise `NotHereError` for what the kernels cannot compute, and as `OursCudaGraphs` does."""
+        network = task.experiment.make_network(task.backend, seed=0, dtype=task.precision)
+        if why := unfit(network, task.experiment.make_optimizer()):
+            raise NotHereError(f"the fused engine does not take {why}")
+        super().__init__(task)
+
+    def _make_batch(self, task: Task) -> Any:
+        y = task.backend.asarray(task.y)
+        return FusedBatch(self._network, self._optimizer, as_bytes(task.backend, task.pixels), y)

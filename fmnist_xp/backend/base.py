@@ -135,8 +135,8 @@ class Backend(ABC):
     """What the layers, losses, optimizers and the engine ask of a device.
 
     `name` is "cpu" or "cuda:<index>", `xp` the array module, `device_name` the hardware in words, `precisions` the
-    names of those of `PRECISIONS` that it has, `threads` how many blocks of rows are worked on at once,
-    `threads_given` whether that was chosen rather than found,
+    names of those of `PRECISIONS` that the plain engine computes in, `threads` how many blocks of rows are worked on
+    at once, `threads_given` whether that was chosen rather than found,
     `stages_blocks` whether a block's rows are copied to a buffer that stays in a cache before they are worked on,
     `captures` whether `captured` makes one launch of much work, `own_memory` whether arrays lie in memory of the
     device's own, `asynchronous` whether calls return before the device has done the work, and `cuda_index` the number
@@ -223,13 +223,17 @@ class Backend(ABC):
             f"{self.xp.__name__} arrays: pass backend.asarray({name})"
         )
 
+    def has_precision(self, name: str) -> bool:
+        """Return whether an engine trains in the precision of this name: the plain one, or the fused one."""
+        return name in self.precisions or (PRECISIONS[name].fused and self.multiprocessors > 0)
+
     def precision(self, dtype: Any) -> Precision:
         """Return the precision of this name, see `precision_name`.
 
         Raises `ValueError` where there is no such precision and `DeviceError` where this device lacks it.
         """
         name = precision_name(dtype)
-        if name not in self.precisions:
+        if not self.has_precision(name):
             raise DeviceError(
                 f"{self.name} ({self.device_name}) does not compute in {name}: use {' or '.join(self.precisions)}"
             )

@@ -103,7 +103,7 @@ class CudaBackend(Backend):
         if properties["major"] >= 7:
             self.precisions += ("float16",)
         if properties["major"] >= 8:
-            self.precisions += ("tf32", "bfloat16")
+            self.precisions += ("tf32",)
             self.multiprocessors = int(properties["multiProcessorCount"])
             self.shared_bytes = int(properties["sharedMemPerBlockOptin"])
         self._factors: dict[tuple[float, str], np.ndarray[Any, Any]] = {}

@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from rich.table import Table
 
@@ -32,6 +32,7 @@ def bench(
     epochs: Annotated[int, options.number(help="Epochs timed for each experiment, at least 1.")] = 20,
     threads: options.Threads = None,
     graphs: options.Graphs = None,
+    engine: options.Engine = options.EngineName["plain"],
     block_rows: options.BlockRows = None,
     dense_rows: options.DenseRows = None,
     quiet: options.Quiet = False,
@@ -40,9 +41,13 @@ def bench(
     """Time each experiment on this machine, in epochs of 60,000 drawn garments."""
     from fmnist_xp.blas import blas_name
     from fmnist_xp.speed import ROWS, measure_speed
+    from fmnist_xp.train.engines import check_precision
 
+    with options.usage():
+        check_precision(precision.value, engine.value)
     backend = options.chosen_backend(device, threads, graphs)
-    speeds = list(measure_speed(backend, precision.value, epochs, block_rows=block_rows, dense=dense_rows))
+    how: Any = {"block_rows": block_rows, "dense": dense_rows, "engine": engine.value}
+    speeds = list(measure_speed(backend, precision.value, epochs, **how))
     if as_json:
         print_json(
             {
@@ -52,6 +57,7 @@ def bench(
                 "graphs": backend.captures,
                 "blas": blas_name(),
                 "precision": precision.value,
+                "engine": engine.value,
                 "rows": ROWS,
                 "epochs": epochs,
                 "experiments": [
@@ -83,7 +89,8 @@ def bench(
         )
     if not quiet:
         on = f"{backend.name}: {backend.device_name}, {backend.manner()}"
-        out.print_prose(f"{ROWS:,} images an epoch on {on}, {precision.value}")
+        fused = ", fused engine" if engine == "fused" else ""
+        out.print_prose(f"{ROWS:,} images an epoch on {on}, {precision.value}{fused}")
     out.print(table)
     if not quiet:
         out.print_prose(

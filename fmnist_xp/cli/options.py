@@ -25,6 +25,14 @@ class PrecisionName(StrEnum):
     float64 = "float64"
     tf32 = "tf32"
     float16 = "float16"
+    bfloat16 = "bfloat16"
+
+
+class EngineName(StrEnum):
+    """The names in `ENGINES`, for the same reason."""
+
+    plain = "plain"
+    fused = "fused"
 
 
 MOST_THREADS = 1024  # more than any machine has
@@ -77,6 +85,11 @@ def precision(help: str) -> Any:
     return typer.Option("--precision", metavar="NAME", help=help, rich_help_panel=MACHINE)
 
 
+def engine(help: str) -> Any:
+    """Return the option --engine."""
+    return typer.Option("--engine", metavar="NAME", help=help, rich_help_panel=MACHINE)
+
+
 def switch(name: str, help: str, group: str | None = None) -> Any:
     """Return an option without a value, or two with opposite meanings; what neither means, the help says."""
     return typer.Option(name, help=help, show_default=False, rich_help_panel=group)
@@ -112,7 +125,10 @@ Classes = Annotated[
 ]
 Url = Annotated[str | None, text("--url", "Address to download the IDX files from.", "ADDRESS", DATA)]
 NoSynthetic = Annotated[bool, switch("--no-synthetic", "Fail where only images drawn here would be at hand.", DATA)]
-Precision = Annotated[PrecisionName, precision("Arithmetic: float32 or float64; on a GPU tf32 and float16, too.")]
+Precision = Annotated[
+    PrecisionName,
+    precision("Arithmetic: float32 or float64; on a GPU tf32 and float16, too, and bfloat16 with --engine fused."),
+]
 Threads = Annotated[
     int | None,
     number(help="Threads on the CPU, at least 1; by default all usable cores.", most=MOST_THREADS, group=MACHINE),
@@ -120,6 +136,9 @@ Threads = Annotated[
 Graphs = Annotated[
     bool | None,
     switch("--graphs/--no-graphs", "CUDA graphs on a GPU; by default where nvmath-python is installed.", MACHINE),
+]
+Engine = Annotated[
+    EngineName, engine("plain, which takes everything, or fused: Dense and ReLU on a GPU, in three kernels an epoch.")
 ]
 BlockRows = Annotated[
     int | None,

@@ -147,10 +147,19 @@ def train(
     device: options.Device = "auto",
     precision: Annotated[
         options.PrecisionName | None,
-        options.precision("Arithmetic: float32, the default, or float64; on a GPU tf32 and float16, too."),
+        options.precision(
+            "Arithmetic: float32, the default, or float64; on a GPU tf32 and float16, too, and bfloat16 with "
+            "--engine fused."
+        ),
     ] = None,
     threads: options.Threads = None,
     graphs: options.Graphs = None,
+    engine: Annotated[
+        options.EngineName | None,
+        options.engine(
+            "plain, the default, which takes everything, or fused: Dense and ReLU on a GPU, in three kernels an epoch."
+        ),
+    ] = None,
     block_rows: options.BlockRows = None,
     dense_rows: options.DenseRows = None,
     mpi: options.Mpi = False,
@@ -201,6 +210,7 @@ def train(
             l2=l2,
             seed=seed,
             precision=precision and precision.value,
+            engine=engine and engine.value,
             log_every=log_every,
             block_rows=block_rows,
             dense_rows=dense_rows,
@@ -347,6 +357,7 @@ def reproduce(
     no_synthetic: options.NoSynthetic = False,
     threads: options.Threads = None,
     graphs: options.Graphs = None,
+    engine: options.Engine = options.EngineName["plain"],
     out_folder: Annotated[Path, options.out_folder("Folder of runs, pictures and report.")] = Path("reproduce"),
     quiet: options.Quiet = False,
 ) -> None:
@@ -361,6 +372,7 @@ def reproduce(
         seeds=seeds,
         epochs=epochs,
         source=data,
+        engine=engine.value,
         verbose=not quiet,
         names=[*EXPERIMENTS] if not experiments else [name for name in EXPERIMENTS if name in experiments],
     )

@@ -44,7 +44,8 @@ class Network:
     dtype
         A precision that the backend has: "float32" or "float64" (or as NumPy has them, `np.float64`), on a GPU also
         "tf32" (float32 whose products round their operands) or "float16" (half-precision activations and products,
-        summed in float32, with float32 parameters).
+        summed in float32, with float32 parameters). "bfloat16" is for the fused engine alone, see `Sequential.fit`;
+        all but training is in tf32 then.
 
     Raises
     ------

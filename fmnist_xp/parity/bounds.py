@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fmnist_xp.parity.tolerances import FUNCTION_ULPS, LAMBDA, Roundoff
+from fmnist_xp.parity.tolerances import FUNCTION_ULPS, HALF_BITS, LAMBDA, Roundoff
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -198,6 +198,8 @@ class Bounded:
         # What all devices have in the same bits, and in few enough of them, goes in as it is.
         with np.errstate(over="ignore"):
             fits = (self.errors[WORST] == 0) & (self.value.astype(np.float16) == self.value)
+        if r.operand_bits < HALF_BITS:
+            fits &= np.ldexp(np.frexp(self.value)[0], r.operand_bits) % 1 == 0
         size = np.abs(self.value) + self.errors
         errors = self.errors + _shares(size, r.operand + r.operand_bias, 0, r.operand)
         return np.where(fits, 0.0, errors + r.stored_underflow)

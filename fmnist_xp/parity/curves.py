@@ -19,7 +19,7 @@ from fmnist_xp.experiments import Experiment
 from fmnist_xp.parity.bounds import Floats
 from fmnist_xp.parity.comparison import difference
 from fmnist_xp.parity.step import start_network
-from fmnist_xp.parity.tolerances import DRIFT, PARTED, ROUNDOFF, sum_error
+from fmnist_xp.parity.tolerances import DRIFT, PARTED, ROUNDOFF, Roundoff, sum_error
 from fmnist_xp.train.history import History
 
 TWINS = 2
@@ -105,6 +105,7 @@ def train_curve(
     *,
     disturbance: float = 0.0,
     twin: int = 0,
+    engine: str = "plain",
 ) -> History:
     """Train on `X` (rows, 784) and `y` (rows,) and return the history of every epoch.
 
@@ -120,7 +121,8 @@ def train_curve(
             size = 1 if name.endswith("biases") else np.abs(array)
             array += generator.uniform(-disturbance, disturbance, array.shape) * size
         network.load_state_dict(start)
-    history = network.fit(X, y, epochs=epochs, optimizer=experiment.make_optimizer(), log_every=1, verbose=False)
+    optimizer = experiment.make_optimizer()
+    history = network.fit(X, y, epochs=epochs, optimizer=optimizer, log_every=1, verbose=False, engine=engine)
     if history.interrupted:
         raise KeyboardInterrupt
     return history
@@ -142,16 +144,16 @@ def compare_curves(
     reference: History,
     device: History,
     drift: Floats,
-    precisions: tuple[str, str],
+    roundoffs: tuple[Roundoff, Roundoff],
     rows: int,
 ) -> Curves:
-    """Compare two histories of the same epochs over `rows`; `precisions` are those of reference and device.
+    """Compare two histories of the same epochs over `rows`; `roundoffs` are those of reference and device.
 
     The tolerance of an epoch is that of one loss, computed on each side, and `DRIFT` times the drift of the twins.
     That is infinite where a twin has diverged and its original has not: anything goes.
     """
     mean = sum_error(rows, ROUNDOFF["float64"].addition)
-    rounding = sum(ROUNDOFF[precision].loss + mean for precision in precisions)
+    rounding = sum(roundoff.loss + mean for roundoff in roundoffs)
     losses = np.nan_to_num(np.abs(reference.loss), posinf=0.0)  # one that diverged is to be followed exactly
     tolerance = rounding * (1 + losses) + DRIFT * drift
     return Curves(experiment, reference.epoch, reference, device, drift, tolerance)

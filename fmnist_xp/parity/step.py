@@ -1,6 +1,6 @@
 """One whole step of an experiment, tensor by tensor: forward, backward, the engine's gradient, the update."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -8,12 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmnist_xp.backend import Backend, CpuBackend
+from fmnist_xp.data import Pixels
 from fmnist_xp.experiments import Experiment
 from fmnist_xp.model import Sequential
 from fmnist_xp.nn import Layer, Network
+from fmnist_xp.optim import Optimizer
 from fmnist_xp.parity.bounds import Bounded
-from fmnist_xp.parity.tolerances import ROUNDOFF
+from fmnist_xp.parity.tolerances import ROUNDOFF, Roundoff
+from fmnist_xp.ranks import ALONE
 from fmnist_xp.train.background import find_base, sample_places
+from fmnist_xp.train.engines import make_batch
+from fmnist_xp.train.epochs import Epochs
 from fmnist_xp.train.fullbatch import FullBatch
 
 Parameters: TypeAlias = Mapping[str, Mapping[str, Bounded]]
@@ -24,6 +29,8 @@ ROWS = 1000
 
 SORTED_ROWS = 64
 """Rows in a block where these are sorted: some columns are then background in all of one, on any device."""
+
+METRICS = "loss", "accuracy", "penalty"
 
 UPDATED = " after the update"
 """How the names of parameters end."""
@@ -61,7 +68,7 @@ def compute_step(
         ):
             batch.compute_gradients(log=True)
             totals = backend.to_host(batch.metrics.totals)
-            for name, total in zip(("loss", "accuracy", "penalty"), totals, strict=True):
+            for name, total in zip(METRICS, totals, strict=True):
                 keep(f"{engine}.{name}", total)
             prefix = "sorted." if engine == "sorted" else ""
             for name, layer in _named(network):
@@ -73,15 +80,40 @@ def compute_step(
     return tensors
 
 
+def compute_epoch(
+    network: Sequential, optimizer: Optimizer, engine: str, X: Pixels | NDArray[Any], y: NDArray[Any]
+) -> dict[str, NDArray[Any]]:
+    """Return what an epoch by an engine gives, on the host, with the names of `compute_step`."""
+    backend = network.backend
+    with backend.computing():
+        inputs = X if isinstance(X, Pixels) else backend.asarray(X, dtype=network.precision.parameters)
+        rows = inputs, backend.asarray(y), None, None, ALONE, None, None
+        batch = make_batch(engine, network, optimizer, *rows)
+        Epochs(batch, optimizer, 1).run(1, log=True)
+        totals = backend.to_host(batch.metrics.totals)
+        tensors = {f"engine.{name}": total for name, total in zip(METRICS, totals, strict=True)}
+        for name, layer in _named(network):
+            for key in layer.tensors():
+                tensors[f"{name}.d{key}"] = np.array(backend.to_host(getattr(layer, f"d{key}")))
+    return tensors | {f"{name}{UPDATED}": array for name, array in network.state_dict().items()}
+
+
 def bound_step(experiment: Experiment, precision: str, X: NDArray[Any], y: NDArray[Any]) -> dict[str, Bounded]:
     """Return the tensors of `compute_step` by the same names, each with the bound on what its errors add up to."""
-    roundoff = ROUNDOFF[precision]
     network = start_network(experiment, CpuBackend(1), "float64")
-    optimizer = experiment.make_optimizer()
+    tensors = bound_epoch(network, experiment.make_optimizer(), ROUNDOFF[precision], X, y)
+    exact = partial(Bounded.exact, roundoff=ROUNDOFF[precision])
+    base = exact(find_base(X[sample_places(len(y))])[None, :])
+    _tensors, metrics, gradients = _bound_pass(network, exact(X), _exact_parameters(network, exact), y, base)
+    return tensors | {f"sorted.{name}": bounded for name, bounded in (metrics | gradients).items()}
+
+
+def bound_epoch(
+    network: Network, optimizer: Optimizer, roundoff: Roundoff, X: NDArray[Any], y: NDArray[Any]
+) -> dict[str, Bounded]:
+    """Return the bounds of all that passes through `network`, of its gradients and metrics, and of its update."""
     exact = partial(Bounded.exact, roundoff=roundoff)
-    parameters = {
-        name: {key: exact(array) for key, array in layer.tensors().items()} for name, layer in _named(network)
-    }
+    parameters = _exact_parameters(network, exact)
     tensors, metrics, gradients = _bound_pass(network, exact(X), parameters, y)
     tensors |= {f"engine.{name}": bounded for name, bounded in metrics.items()} | gradients
     tensors["loss"] = metrics["loss"]
@@ -93,9 +125,11 @@ def bound_step(experiment: Experiment, precision: str, X: NDArray[Any], y: NDArr
         place = slice(start, start + values.value.size)
         tensors[f"{name}.{key}{UPDATED}"] = updated.moved(partial(_placed, place=place, shape=values.value.shape))
         start = place.stop
-    base = exact(find_base(X[sample_places(len(y))])[None, :])
-    _tensors, metrics, gradients = _bound_pass(network, exact(X), parameters, y, base)
-    return tensors | {f"sorted.{name}": bounded for name, bounded in (metrics | gradients).items()}
+    return tensors
+
+
+def _exact_parameters(network: Network, exact: Callable[[Any], Bounded]) -> Parameters:
+    return {name: {key: exact(array) for key, array in layer.tensors().items()} for name, layer in _named(network)}
 
 
 def _bound_pass(

@@ -11,18 +11,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fmnist_xp.arguments import one_of
 from fmnist_xp.backend import PRECISIONS, Backend, CpuBackend, default_backend
 from fmnist_xp.data import CLASS_NAMES, Dataset, preprocess
-from fmnist_xp.errors import DataError
+from fmnist_xp.errors import DataError, DeviceError
 from fmnist_xp.experiments import N_INPUTS, NOTEBOOK_EXPERIMENTS, Experiment
 from fmnist_xp.files import write_text
 from fmnist_xp.parity.bounds import Bounded
 from fmnist_xp.parity.comparison import Comparison, compare, worst_cases
 from fmnist_xp.parity.curves import TWINS, Curves, compare_curves, drift_of_twins, train_curve
+from fmnist_xp.parity.fused import fused_operations
 from fmnist_xp.parity.operations import operations
 from fmnist_xp.parity.passes import Operation
-from fmnist_xp.parity.step import ROWS, UPDATED, bound_step, compute_step, start_network
-from fmnist_xp.parity.tolerances import ROUNDOFF
+from fmnist_xp.parity.step import (
+    ROWS,
+    UPDATED,
+    bound_epoch,
+    bound_step,
+    compute_epoch,
+    compute_step,
+    start_network,
+)
+from fmnist_xp.parity.tolerances import FUSED, ROUNDOFF, Roundoff
 from fmnist_xp.report.parity import parity_markdown, plot_parity
 from fmnist_xp.runs import versions
 from fmnist_xp.train.history import History
@@ -35,23 +45,37 @@ Rows = tuple[NDArray[np.float32], NDArray[np.uint8]]
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two that are compared: a backend, in a precision that it has."""
+    """One of the two that are compared: a backend, in a precision that it has, and an engine."""
 
     backend: Backend
     precision: str
+    engine: str = "plain"
 
     def __str__(self) -> str:
-        """Return the name of the backend and the precision."""
-        return f"{self.backend.name} {self.precision}"
+        """Return the name of the backend, the precision, and the engine unless it is the plain one."""
+        return f"{self.backend.name} {self.precision}{'' if self.engine == 'plain' else f', {self.engine} engine'}"
+
+    @property
+    def roundoff(self) -> Roundoff:
+        """How it rounds."""
+        return (FUSED if self.engine == "fused" else ROUNDOFF)[self.precision]
 
 
-def choose_sides(backend: Backend, precision: str | None = None) -> list[tuple[Side, Side]]:
+def choose_sides(backend: Backend, precision: str | None = None, engine: str = "plain") -> list[tuple[Side, Side]]:
     """Return what is compared, in `precision` or in all that `backend` has: pairs of the device and its reference.
 
     A GPU is held against the CPU in the same precision, or in float32 where the CPU lacks it; the CPU's float32
-    against its float64. Raises `DeviceError` for a precision that the device lacks, and `ValueError` for the CPU's
-    float64, which has nothing to be held against.
+    against its float64. With the `engine` "fused" a GPU's epochs by that are. Raises `DeviceError` for a precision or
+    an engine that the device lacks, and `ValueError` for a precision that the engine lacks and for the CPU's float64,
+    which has nothing to be held against.
     """
+    if engine == "fused":
+        if not backend.multiprocessors:
+            raise DeviceError(f"{backend.name} ({backend.device_name}) has no fused engine: it needs --device cuda")
+        names = [one_of("precision", precision, FUSED)] if precision else list(FUSED)
+        return [(Side(backend, name, engine), Side(default_backend(), "float32")) for name in names]
+    if precision is not None and PRECISIONS[precision].fused:
+        raise ValueError(f"{precision} is for the fused engine alone: add --engine fused")
     if precision is not None:
         backend.precision(precision)
     if isinstance(backend, CpuBackend):
@@ -72,18 +96,29 @@ def compare_operation(operation: Operation, device: Side, reference: Side) -> li
         with side.backend.computing():
             computed = operation.compute(side.backend, side.precision)
         tensors.append({name: side.backend.to_host(array) for name, array in computed.items()})
-    bounds = [operation.bound(ROUNDOFF[side.precision]) for side in (device, reference)]
+    bounds = [operation.bound(side.roundoff) for side in (device, reference)]
     return _compare_all(operation.name, operation.case, tensors, bounds, device.precision)
 
 
 def compare_step(experiment: Experiment, device: Side, reference: Side, rows: Rows) -> list[Comparison]:
     """Compare every tensor of one whole step."""
-    tensors = [compute_step(experiment, side.backend, side.precision, *rows) for side in (device, reference)]
-    bounds = [bound_step(experiment, side.precision, *rows) for side in (device, reference)]
-    network = "-".join(map(str, (N_INPUTS, *experiment.hidden, len(CLASS_NAMES))))
-    lines = _compare_all(network, f"{len(rows[0]):,} images", tensors, bounds, device.precision)
+    sides = device, reference
+    if device.engine == "fused":
+        tensors = [_epoch(experiment, side, rows) for side in sides]
+        start, optimizer = start_network(experiment, CpuBackend(1), "float64"), experiment.make_optimizer()
+        bounds = [bound_epoch(start, optimizer, side.roundoff, *rows) for side in sides]
+    else:
+        tensors = [compute_step(experiment, side.backend, side.precision, *rows) for side in sides]
+        bounds = [bound_step(experiment, side.precision, *rows) for side in sides]
+    widths = "-".join(map(str, (N_INPUTS, *experiment.hidden, len(CLASS_NAMES))))
+    lines = _compare_all(widths, f"{len(rows[0]):,} images", tensors, bounds, device.precision)
     # The update is the experiment's; all before it is the network's, which more than one experiment may have.
     return [replace(line, operation=experiment.name) if line.tensor.endswith(UPDATED) else line for line in lines]
+
+
+def _epoch(experiment: Experiment, side: Side, rows: Rows) -> dict[str, NDArray[Any]]:
+    network = start_network(experiment, side.backend, side.precision)
+    return compute_epoch(network, experiment.make_optimizer(), side.engine, *rows)
 
 
 def compare_threads(experiment: Experiment, backend: Backend, rows: Rows) -> Comparison:
@@ -157,19 +192,22 @@ class Trainings:
         if key not in self._kept:
             self.note(f"{experiment.name}: {self.epochs} epochs on {side}{f', twin {twin}' if disturbance else ''}")
             self._kept[key] = train_curve(
-                experiment, side.backend, side.precision, *self.rows, self.epochs, disturbance=disturbance, twin=twin
+                *(experiment, side.backend, side.precision, *self.rows, self.epochs),
+                disturbance=disturbance,
+                twin=twin,
+                engine=side.engine,
             )
         return self._kept[key]
 
     def compare(self, experiment: Experiment, device: Side, reference: Side) -> Curves:
         """Return the curves of both sides, with a tolerance from twins on the CPU."""
         original = device if device.backend is reference.backend else reference
-        disturbance = ROUNDOFF[device.precision].disturbance
+        disturbance = device.roundoff.disturbance
         twins = [self.get(experiment, original, disturbance, number + 1) for number in range(TWINS)]
         drift = drift_of_twins(self.get(experiment, original), twins)
         expected, actual = (self.get(experiment, side) for side in (reference, device))
-        precisions = reference.precision, device.precision
-        return compare_curves(experiment.name, expected, actual, drift, precisions, len(self.rows[0]))
+        roundoffs = reference.roundoff, device.roundoff
+        return compare_curves(experiment.name, expected, actual, drift, roundoffs, len(self.rows[0]))
 
 
 def _compare_pair(
@@ -177,7 +215,8 @@ def _compare_pair(
 ) -> dict[str, Any]:
     note(f"operations and steps: {device} and {reference}")
     first = rows[0][:ROWS], rows[1][:ROWS]
-    singles = (line for operation in operations() for line in compare_operation(operation, device, reference))
+    every = fused_operations() if device.engine == "fused" else operations()
+    singles = (line for operation in every for line in compare_operation(operation, device, reference))
     steps = (
         line
         for experiment in NOTEBOOK_EXPERIMENTS.values()

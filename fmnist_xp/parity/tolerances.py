@@ -37,6 +37,9 @@ The drift is a random number times how much a disturbance grows. Of three draws 
 first is 10 times as large as both others in less than 1 % of cases, and the growth along all epochs so far counts.
 """
 
+HALF_BITS = 11
+"""Significant bits of a number in half precision."""
+
 PARTED = 0.01
 """Share of the loss by which two curves differ where they part: what a picture shows."""
 
@@ -53,7 +56,7 @@ class Roundoff(NamedTuple):
     as it is), and `operand_bias` what all operands lose besides. `addition` is that of each addition in a product,
     to nearest or, where `cut` is set, towards 0. `stored` is that of an activation between layers, beyond `unit`.
     `underflow` is the absolute error of a result too small for the dtype of `unit`, `stored_underflow` of an operand
-    or activation.
+    or activation. An operand of up to `operand_bits` significant bits goes into a product as it is.
     """
 
     unit: float
@@ -64,6 +67,7 @@ class Roundoff(NamedTuple):
     stored: float
     underflow: float
     stored_underflow: float
+    operand_bits: int = HALF_BITS
 
     @property
     def disturbance(self) -> float:
@@ -92,3 +96,16 @@ ROUNDOFF: Mapping[str, Roundoff] = MappingProxyType(
         "float16": Roundoff(2.0**-24, 2.0**-11, 0.0, 2.0**-23, True, 2.0**-11, _UNDERFLOW_32, 2.0**-25),
     }
 )
+
+FUSED: Mapping[str, Roundoff] = MappingProxyType(
+    {
+        # An activation is rounded once, and enters a product as it is stored.
+        "float16": ROUNDOFF["float16"],
+        "bfloat16": Roundoff(2.0**-24, 2.0**-9, 0.0, 2.0**-23, True, 2.0**-9, _UNDERFLOW_32, _UNDERFLOW_32, 8),
+        # Three bfloat16 have all 24 bits of a float32, and halves of at most 2^-9 and 2^-18 of it as their second and
+        # third. Of a product the terms below 2^-24 are left out: at most 2 · 2^-27 + 2^-36. Six products are cut off
+        # where there was one, each at most 2^-24 of the largest for itself, and 2^-23 of the sum for eight of them.
+        "float32": Roundoff(2.0**-24, 2.0**-26, 0.0, 6 * 1.25 * 2.0**-24, True, 0.0, _UNDERFLOW_32, _UNDERFLOW_32),
+    }
+)
+"""Those of an epoch by the fused engine."""

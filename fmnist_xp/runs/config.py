@@ -28,7 +28,7 @@ TABLES: Mapping[str, Mapping[str, str]] = MappingProxyType(
 )
 """The tables of a TOML file, and the field that each of their keys is; [optimizer] and [schedule] have more keys."""
 
-TOP = ("name", "epochs", "seed", "precision", "log_every", "block_rows", "dense_rows")
+TOP = ("name", "epochs", "seed", "precision", "engine", "log_every", "block_rows", "dense_rows")
 """The fields that stand above the tables, where `base` names the experiment that the file changes."""
 
 OF_EXPERIMENT = frozenset(field.name for field in fields(Experiment))

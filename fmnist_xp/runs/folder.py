@@ -32,7 +32,7 @@ OURS = (RESULT, CONFIG, HISTORY, MODEL, MODEL_BEST, METRICS, CONFUSION, MISTAKES
 MAX_BYTES = 2**20  # of a JSON file; they have some 2,000
 
 SHORT = {"learning_rate": "lr", "hidden": "hidden", "l2": "l2_", "validation": "val", "precision": ""}
-SHORT |= {"schedule": "", "optimizer_options": ""}
+SHORT |= {"engine": "", "schedule": "", "optimizer_options": ""}
 """Settings in the name of a folder; others go by their own."""
 
 MOST_LETTERS = 120

@@ -22,6 +22,7 @@ from fmnist_xp.experiments import EXPERIMENTS, Experiment
 from fmnist_xp.model import Metrics
 from fmnist_xp.plain_json import check_form
 from fmnist_xp.ranks import Ranks
+from fmnist_xp.train.engines import ENGINES, check_precision
 from fmnist_xp.train.history import History
 
 
@@ -36,6 +37,7 @@ class Settings:
     experiment: Experiment
     seed: int = 0
     precision: str = "float32"
+    engine: str = "plain"
     log_every: int = 10
     block_rows: int | None = None
     dense_rows: bool | None = None
@@ -56,6 +58,7 @@ class Settings:
         """Raise `ValueError`, naming the field, for a value that it cannot have, before any data is read."""
         self.experiment.check()
         one_of("precision", self.precision, PRECISIONS)
+        check_precision(self.precision, one_of("engine", self.engine, ENGINES))
         whole_number("seed", self.seed, 0)
         if self.seed >= 2**63:
             raise ValueError(f"seed must be below 2**63, got {self.seed}")
@@ -263,7 +266,7 @@ def changes(config: Mapping[str, Any]) -> dict[str, Any]:
     usual = json.loads(json.dumps(usual))
     changed = {name: value for name, value in experiment.items() if name in usual and value != usual[name]}
     own = defaults(Settings)
-    of_run = {name: config.get(name, own[name]) for name in ("precision", "validation", "patience")}
+    of_run = {name: config.get(name, own[name]) for name in ("precision", "engine", "validation", "patience")}
     return changed | {name: value for name, value in of_run.items() if value != own[name]}
 
 

@@ -93,7 +93,7 @@ def resume_run(
                 f"{folder} is trained on other images than {train.name} from {train.source} (SHA-256 {found[:12]}…): "
                 "name its own with --data"
             )
-        if settings.precision not in backend.precisions:
+        if not backend.has_precision(settings.precision):
             logger.warning("%s has no %s: it goes on in float32", backend.name, settings.precision)
             settings = replace(settings, precision="float32")
         config = config | settings.config(*own, backend, config["data"]["source"], config["data"].get("classes"))
@@ -200,6 +200,7 @@ def _train(
             keep_best=settings.keep_best,
             patience=settings.patience,
             augmentation=experiment.make_augmentation(settings.seed),
+            engine=settings.engine,
             checkpoint=folder / files.CHECKPOINTS,
             checkpoint_every=checkpoint_every,
             resume=True,

@@ -3,8 +3,9 @@
 import logging
 from typing import Any, TypeAlias
 
-from fmnist_xp.backend import Array
+from fmnist_xp.backend import PRECISIONS, Array
 from fmnist_xp.data.pixels import Pixels
+from fmnist_xp.errors import EngineError
 from fmnist_xp.nn.network import Network
 from fmnist_xp.optim import Optimizer
 from fmnist_xp.ranks import Ranks
@@ -18,6 +19,12 @@ ENGINES = ("plain", "fused")
 Batch: TypeAlias = FullBatch | FusedBatch
 
 logger = logging.getLogger("fmnist_xp")
+
+
+def check_precision(precision: str, engine: str) -> None:
+    """Raise `ValueError` for a precision that only the fused engine has, where another is asked for."""
+    if PRECISIONS[precision].fused and engine != "fused":
+        raise ValueError(f'{precision} is for the fused engine alone, ask for it: engine="fused", or --engine fused')
 
 
 def make_batch(
@@ -34,8 +41,10 @@ def make_batch(
 ) -> Batch:
     """Return what makes the epochs of `network`: the engine asked for, or the plain one with a warning that says why.
 
-    Raises `ValueError` for a precision that only the fused engine has where it cannot be taken.
+    Raises `ValueError` for a precision that only the fused engine has, where another is asked for, and `EngineError`
+    where it cannot be taken.
     """
+    check_precision(network.dtype, engine)
     why, pixels = "", None
     if engine == "fused":
         why = unfit(network, optimizer) or _unfit_rows(block_rows, dense, ranks, weights, augmentation)
@@ -45,10 +54,8 @@ def make_batch(
         if pixels is not None:
             return FusedBatch(network, optimizer, pixels, labels)
     if network.precision.fused:
-        raise ValueError(
-            f"{network.dtype} is for the fused engine alone, "
-            + (f"which does not take {why}" if why else 'ask for it: engine="fused", or --engine fused')
-        )
+        with ranks.together():  # all ranks come here alike
+            raise EngineError(f"{network.dtype} is for the fused engine alone, which does not take {why}")
     if why:
         logger.warning("the fused engine does not take %s; the plain one trains", why)
     epoch = optimizer.iterations

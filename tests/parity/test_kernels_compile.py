@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from parity.cuda_source import Types, fused_source
 from parity.standin import DeviceArray, StandInCupy, make_nvmath
 
 from fmnist_xp import optim
@@ -38,8 +39,6 @@ from fmnist_xp.registry import registered
 from fmnist_xp.train.augmentation import Augmentation
 
 Formula = Callable[..., None]
-# A call of a formula: for each argument its dtype, and its number of dimensions, None for a scalar.
-Types = tuple[tuple[np.dtype, int | None], ...]
 
 ACTIVATIONS = list(registered(Activation).values())
 for activation in ACTIVATIONS:
@@ -50,10 +49,10 @@ OWN = {name: formula for name, formula in FORMULAS.items() if expression(formula
 """What kernels of our own compute."""
 
 
-def type_of(argument: Any) -> tuple[np.dtype, int | None]:
+def type_of(argument: Any) -> tuple[np.dtype, int | None, bool]:
     if isinstance(argument, DeviceArray):
-        return argument.dtype, argument.ndim
-    return np.dtype(type(argument)), None
+        return argument.dtype, argument.ndim, True
+    return np.dtype(type(argument)), None, True
 
 
 class Recording(StandInCupy):
@@ -159,50 +158,6 @@ def cupy() -> Any:
     return pytest.importorskip("cupy", reason="CuPy (cupy-cuda12x), which fuses the formulas, is not installed")
 
 
-def fused_source(cupy: Any, formula: Formula, types: Types) -> tuple[str, str]:
-    """Return the CUDA source that CuPy makes of a formula, and of it the operations alone.
-
-    Raises what CuPy raises where the formula cannot be fused.
-    """
-    core = cupy._core
-    launched: list[tuple[Any, Any]] = []
-    real_kernel = core._kernel.ElementwiseKernel
-
-    def held(*args: Any, **kwargs: Any) -> Callable[..., None]:
-        kernel = real_kernel(*args, **kwargs)
-        return lambda *arguments: launched.append((kernel, arguments))
-
-    def give_up(*_args: Any) -> None:
-        raise  # what kept the formula from being fused; CuPy would go on to its other fusion, for reductions
-
-    memory = cupy.cuda.MemoryPointer(cupy.cuda.UnownedMemory(2**20, 2**20, None, 0), 0)
-    arguments = [
-        dtype.type(1) if ndim is None else cupy.ndarray((2, 3)[:ndim], dtype=dtype, memptr=memory)
-        for dtype, ndim in types
-    ]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(core._kernel, "ElementwiseKernel", held)
-        patch.setattr(core.new_fusion, "Fusion", give_up)
-        cupy.fuse(kernel_name=formula.__name__)(functools.partial(formula, cupy))(*arguments)
-    [(kernel, given)] = launched
-    assert list(map(id, given)) == list(map(id, arguments))
-    # What `ElementwiseKernel.__call__` does before it launches: an array is of kind 1, the index 2, a scalar 3.
-    info = core._kernel._ArgInfo
-    infos = [
-        info(3, core._scalar.CScalar, dtype, 0, True, True)
-        if ndim is None
-        else info(1, cupy.ndarray, dtype, ndim, True, True)
-        for dtype, ndim in types
-    ]
-    infos.append(info(2, core._carray.Indexer, None, max(ndim for _, ndim in types if ndim is not None), True, True))
-    array_types = tuple(None if ndim is None else dtype for dtype, ndim in types)
-    *_, type_map = kernel._decide_params_type(array_types, ())
-    source = core._kernel._get_elementwise_kernel_code(
-        tuple(infos), type_map, kernel.params, kernel.operation, kernel.name, kernel.preamble, **kernel.kwargs
-    )
-    return source, kernel.operation
-
-
 def compiled(cupy: Any, source: str, architecture: str) -> bytes:
     """Return the machine code for an architecture, such as "80" for sm_80, compiled as CuPy would compile it."""
     compiler = cupy.cuda.compiler
@@ -246,7 +201,7 @@ def test_formula_computes_in_no_wider_type_than_its_arrays_have(
 ) -> None:
     for kinds in types[name]:
         _source, operation = fused_source(cupy, FORMULAS[name], kinds)
-        if not any(dtype == "float64" for dtype, _ in kinds):
+        if not any(dtype == "float64" for dtype, *_ in kinds):
             # Doubles are slow on most GPUs, and round in other places than NumPy. Constants are converted at once.
             assert not re.search(r"(?<!const )double", operation), kinds
 
@@ -295,7 +250,7 @@ def test_formula_that_cannot_be_fused_is_found(cupy: Any) -> None:
 
     float32 = np.dtype("float32")
     with pytest.raises(Exception, match="bool"):
-        fused_source(cupy, branching, ((float32, 1), (float32, 1)))
+        fused_source(cupy, branching, ((float32, 1, True), (float32, 1, True)))
 
 
 @pytest.mark.usefixtures("nvrtc")

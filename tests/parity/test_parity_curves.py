@@ -14,7 +14,7 @@ from fmnist_xp.experiments import NOTEBOOK_EXPERIMENTS
 from fmnist_xp.model import Sequential
 from fmnist_xp.parity.curves import Curves, compare_curves, drift_of_twins, train_curve
 from fmnist_xp.parity.suite import Trainings, choose_sides, run_parity
-from fmnist_xp.parity.tolerances import DRIFT, LOSS_ROUNDINGS
+from fmnist_xp.parity.tolerances import DRIFT, LOSS_ROUNDINGS, ROUNDOFF
 from fmnist_xp.train.history import History
 
 CPU = CpuBackend(2)
@@ -29,7 +29,9 @@ def history(losses: Sequence[float]) -> History:
 
 
 def curves(reference: Sequence[float], device: Sequence[float], drift: Sequence[float]) -> Curves:
-    return compare_curves("sgd", history(reference), history(device), np.array(drift), ("float64", "float32"), ROWS)
+    return compare_curves(
+        "sgd", history(reference), history(device), np.array(drift), (ROUNDOFF["float64"], ROUNDOFF["float32"]), ROWS
+    )
 
 
 ROWS = 10_000
@@ -47,7 +49,7 @@ def test_tolerance_is_that_of_one_loss_and_of_the_twins() -> None:
 
 def test_mean_over_the_rows_of_doubles_counts() -> None:
     few, many = (
-        compare_curves("sgd", history([1.0]), history([1.0]), np.zeros(1), ("float64", "float64"), rows)
+        compare_curves("sgd", history([1.0]), history([1.0]), np.zeros(1), (ROUNDOFF["float64"],) * 2, rows)
         for rows in (9, 60_000)
     )
     each = 2 * 2 * 2.0**-53  # of two sides, and of the loss of 1 plus 1

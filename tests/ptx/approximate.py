@@ -1,9 +1,9 @@
 """The approximate instructions: as wrong as the PTX ISA manual allows, and always in the same way.
 
-The manual states a largest error for each; hardware stays below it, differently from chip to chip. A value here lies as
-far from the exact one as the manual permits, above or below it by a hash of the input's bits, so that what passes with
-it passes with whatever the hardware may do. Inputs of the manual's tables (zeros, infinities, NaN) have exactly the
-results that they have there.
+The manual states a largest error for each; hardware stays below it, and differs from chip to chip. A value here lies
+as far from the exact one as the manual permits, above or below it by a hash of the input's bits, so that what passes
+with it passes with whatever the hardware may do. Inputs of the manual's tables (zeros, infinities, NaN) have exactly
+the results that they have there.
 """
 
 import numpy as np
@@ -25,7 +25,8 @@ def _within(limit: np.ndarray, sides: np.ndarray, to: str) -> np.ndarray:
     if to == "bf16":
         return np.where(sides > 0, narrow(limit, to, "rm"), narrow(limit, to, "rp"))
     found = narrow(limit, to)
-    back = sides * found.dtype.type(-np.inf)
+    infinity = found.dtype.type(np.inf)
+    back = np.where(sides > 0, -infinity, infinity)
     return np.where(sides * (found - limit) > 0, np.nextafter(found, back), found)
 
 
@@ -39,7 +40,8 @@ def farthest(exact: np.ndarray, error: np.ndarray | float, sides: np.ndarray, to
 
 
 def _ulp32(exact: np.ndarray) -> np.ndarray:
-    return np.spacing(np.abs(exact).astype(np.float32)).astype(np.float64)
+    """Of f32, at a result; zero at zero, which is exact."""
+    return np.where(exact == 0, 0, np.spacing(np.abs(exact).astype(np.float32)).astype(np.float64))
 
 
 def rcp_approx32(a: np.ndarray, ftz: bool = False) -> np.ndarray:

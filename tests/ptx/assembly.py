@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ptx.control import Barrier, Block, Branch, End, Exit, Jump, Switch, Trap
 from ptx.errors import UnknownInstruction
 from ptx.memory import SHARED_BASE
+from ptx.warps import MEMBERS
 from ptx.parser import Address, Function, Immediate, Instruction, Module, Name, Not, Register, Variable, Vector
 
 if TYPE_CHECKING:
@@ -251,6 +252,16 @@ class Assembler:
             if guard is not None:
                 self.close(Branch(guard, not negated, after))
             CONTROL[head](self, instruction)
+            if guard is not None:
+                self.mark(after)
+        elif head in MEMBERS:
+            after = ("after", frame.number, len(self.blocks), len(self.block.steps), id(instruction))
+            if guard is not None:
+                self.close(Branch(guard, not negated, after))
+            named = MEMBERS[head](instruction)
+            step = self.decode(self, instruction)
+            self.synchronise(-1 if named is None else members(self, named))
+            self.add(step)
             if guard is not None:
                 self.mark(after)
         else:

@@ -8,7 +8,9 @@ import numpy as np
 from ptx.rounding import NAN16, NAN_BF16, NAN_TF32, flush, narrow, odd, saturate_unit, two_sum, widen
 
 INTEGERS = {
-    f"{kind}{bits}": np.dtype(f"{'uint' if kind == 'u' else 'int'}{bits}") for kind in "us" for bits in (8, 16, 32, 64)
+    f"{kind}{bits}": np.dtype(f"{'uint' if kind == 'u' else 'int'}{bits}")
+    for kind in "us"
+    for bits in (8, 16, 32, 64)
 }
 _PRECISION = {"bf16": 8, "f16": 11, "tf32": 11, "f32": 24, "f64": 53}
 _TO_INTEGER = {"rni": np.rint, "rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil}
@@ -60,7 +62,9 @@ def _from_integer(x: np.ndarray, to: str, rounding: str | None, saturate: bool) 
         head, tail = x.astype(np.float64), np.float64(0)
     else:  # in two halves, which float64 can hold
         half = x.dtype.type(32)
-        head, tail = two_sum((x >> half).astype(np.float64) * 2.0**32, (x & x.dtype.type(0xFFFFFFFF)).astype(np.float64))
+        head, tail = two_sum(
+            (x >> half).astype(np.float64) * 2.0**32, (x & x.dtype.type(0xFFFFFFFF)).astype(np.float64)
+        )
     if to == "f64":
         result = head if rounding == "rn" else _step64(head, tail, rounding)
     else:
@@ -99,7 +103,7 @@ def _between_floats(x: np.ndarray, to: str, from_: str, rounding: str | None) ->
         whole = _TO_INTEGER[rounding](widen(x, from_))
         return narrow(whole, to) if to in ("bf16", "f16") else whole
     if to == from_:
-        return x
+        return x.copy()
     value = widen(x, from_)
     if rounding is None:
         if _PRECISION[to] < _PRECISION[from_] or (from_, to) == ("bf16", "f16"):

@@ -1,7 +1,7 @@
 """What the instructions of PTX compute on f32 and f64, correctly rounded.
 
-Definitions: NVIDIA's PTX ISA manual, "Floating Point Instructions". Where the manual leaves a NaN unspecified, so does
-this: it is some NaN. Arrays have one element per thread; a NumPy scalar stands for the same value in all of them.
+Definitions: NVIDIA's PTX ISA manual, "Floating Point Instructions". A NaN that the manual leaves unspecified is some
+NaN here. Arrays have one element per thread; a NumPy scalar stands for the same value in all of them.
 
 The approximate instructions are in `ptx.approximate`, f16 and bf16 in `ptx.halves`, cvt in `ptx.conversions`; their
 functions can be had from here too. Call all of them inside `np.errstate(all="ignore")` (see `ptx.rounding`).
@@ -77,7 +77,9 @@ def _finish32(result: np.ndarray, ftz: bool, saturate: bool) -> np.ndarray:
     return saturate_unit(result) if saturate else result
 
 
-def add32(a: np.ndarray, b: np.ndarray, rounding: str = "rn", ftz: bool = False, saturate: bool = False) -> np.ndarray:
+def add32(
+    a: np.ndarray, b: np.ndarray, rounding: str = "rn", ftz: bool = False, saturate: bool = False
+) -> np.ndarray:
     if ftz:
         a, b = flush(a), flush(b)
     if rounding == "rn":
@@ -89,11 +91,15 @@ def add32(a: np.ndarray, b: np.ndarray, rounding: str = "rn", ftz: bool = False,
     return _finish32(result, ftz, saturate)
 
 
-def sub32(a: np.ndarray, b: np.ndarray, rounding: str = "rn", ftz: bool = False, saturate: bool = False) -> np.ndarray:
+def sub32(
+    a: np.ndarray, b: np.ndarray, rounding: str = "rn", ftz: bool = False, saturate: bool = False
+) -> np.ndarray:
     return add32(a, -b, rounding, ftz, saturate)
 
 
-def mul32(a: np.ndarray, b: np.ndarray, rounding: str = "rn", ftz: bool = False, saturate: bool = False) -> np.ndarray:
+def mul32(
+    a: np.ndarray, b: np.ndarray, rounding: str = "rn", ftz: bool = False, saturate: bool = False
+) -> np.ndarray:
     if ftz:
         a, b = flush(a), flush(b)
     result = a * b if rounding == "rn" else narrow(a.astype(np.float64) * b, "f32", rounding)
@@ -178,7 +184,9 @@ def smaller_or_larger(
     zero = result == 0
     if zero.any():  # fmin and fmax leave open which zero
         negative = (np.logical_and if larger else np.logical_or)(np.signbit(a) & (a == 0), np.signbit(b) & (b == 0))
-        result = np.where(zero & (a == b), np.where(negative, -canonical.dtype.type(0), canonical.dtype.type(0)), result)
+        result = np.where(
+            zero & (a == b), np.where(negative, -canonical.dtype.type(0), canonical.dtype.type(0)), result
+        )
     undefined = np.isnan(a) | np.isnan(b) if nan else np.isnan(result)
     if xorsign_abs:
         result = np.where(sign, -result, result)

@@ -1,9 +1,9 @@
 """How the threads of a warp hold the elements of matrices.
 
 A fragment is a list of registers of 32 bits, each an array with one element per thread, 32 neighbours being a warp;
-two elements of 16 bits share a register, the first of them low. The layouts of mma, ldmatrix and movmatrix are those of
-NVIDIA's PTX ISA manual ("Matrix Fragments for mma.m16n8k…"). It leaves the layouts of wmma open: any will do that load,
-mma and store agree upon (see `wmma_places`).
+two elements of 16 bits share a register, the first of them low. The layouts of mma, ldmatrix and movmatrix are those
+of NVIDIA's PTX ISA manual ("Matrix Fragments for mma.m16n8k…"). It leaves the layouts of wmma open: any will do that
+load, mma and store agree upon (see `wmma_places`).
 """
 
 from functools import cache
@@ -43,8 +43,8 @@ def wmma_places(operand: str, of: str) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns of a fragment of wmma.m16n16k16 (f16, bf16) or m16n16k8 (tf32), for load, mma and store.
 
     Here: of A, mma's fragment; of B and of C and D, mma's fragments of the left and of the right eight columns, one
-    after the other. The manual gives A and B of f16 eight registers where four hold 256 elements: there the second four
-    repeat the first.
+    after the other. The manual gives A and B of f16 eight registers where four hold 256 elements: there the second
+    four repeat the first.
     """
     rows, columns = places(operand, of, 8 if of == "tf32" else 16)
     if operand != "a":

@@ -28,7 +28,9 @@ def _finish(exact: np.ndarray, of: str, ftz: bool, saturate: bool, relu: bool) -
 
 
 def _values(of: str, ftz: bool, *operands: np.ndarray) -> list[np.ndarray]:
-    return [widen(flush(x) if ftz else x, of).astype(np.float64) for x in operands]
+    if ftz:
+        operands = tuple(flush(x) for x in operands)
+    return [(x if of == "f16" else widen(x, of)).astype(np.float64) for x in operands]
 
 
 def add(a: np.ndarray, b: np.ndarray, of: str, ftz: bool = False, saturate: bool = False) -> np.ndarray:

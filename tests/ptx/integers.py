@@ -232,6 +232,17 @@ def bmsk(position: Array, length: Array, wrap: bool) -> Array:
     return shl(ones(length, np.dtype(np.uint32)), position)
 
 
+def szext(a: Array, bits: Array, wrap: bool) -> Array:
+    """Return the lowest bits of a, extended with copies of the highest of them, or with zeros if unsigned."""
+    bits = bits & np.uint32(31) if wrap else np.minimum(bits, np.uint32(32))
+    inside = ones(bits, np.dtype(np.uint32))
+    value = unsigned(a) & inside
+    if a.dtype.kind == "u":
+        return value
+    sign = (bits > 0) & (value >> (np.maximum(bits, np.uint32(1)) - np.uint32(1)) == 1)
+    return np.where(sign, value | ~inside, value).view(a.dtype)
+
+
 TWO = (  # of two operands, by the four bits of their truth table: that of (1, 1) is the highest, of (0, 0) the lowest
     lambda b, c: np.zeros_like(b),
     lambda b, c: ~(b | c),
@@ -290,6 +301,17 @@ def prmt_selector(mode: str, given: Array) -> Array:
     return np.array(PRMT[mode], np.uint32)[given & np.uint32(3)]
 
 
-def dp4a(a: Array, b: Array, c: Array) -> Array:
-    """Return c plus the products of four bytes; operands are (n, 4) arrays of the bytes' types."""
-    return c + (a.astype(np.int64) * b).sum(1).astype(c.dtype)
+def parts(a: Array, size: int, signed: bool) -> Array:
+    """Return the bytes (`size` 1) or halves (2) of words, (n, number of parts), as int64."""
+    return a.view(f"{'i' if signed else 'u'}{size}").reshape(len(a), -1).astype(np.int64)
+
+
+def dp4a(a: Array, b: Array, c: Array, signed_a: bool, signed_b: bool) -> Array:
+    """Return c plus the products of four bytes."""
+    return c + (parts(a, 1, signed_a) * parts(b, 1, signed_b)).sum(axis=1).astype(c.dtype)
+
+
+def dp2a(a: Array, b: Array, c: Array, signed_a: bool, signed_b: bool, upper: bool) -> Array:
+    """Return c plus the products of two halves of a and two bytes of b, the upper or the lower ones."""
+    two = parts(b, 1, signed_b)[:, 2:] if upper else parts(b, 1, signed_b)[:, :2]
+    return c + (parts(a, 2, signed_a) * two).sum(axis=1).astype(c.dtype)

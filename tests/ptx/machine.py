@@ -11,7 +11,7 @@ import numpy as np
 from ptx.control import Mask
 from ptx.errors import Divergence, LaunchError, PtxError
 from ptx.memory import SHARED_BASE, SHARED_WINDOW, Copies, GenericSpace, GlobalSpace, Memory, PrivateSpace, Region
-from ptx.races import Accesses
+from ptx.races import Accesses, Events, History
 
 if TYPE_CHECKING:
     from ptx.assembly import Assembler
@@ -55,7 +55,7 @@ class Launch:
         self.laneid = (self.lane % WARP).astype(np.uint32)
         self.alive = self.in_block < self.threads_per_block
         self.whole = bool(self.alive.all())
-        self.clock = 0
+        self.history = History(self.lanes_per_block)
         size = max(
             [code.static_shared]
             + [a - SHARED_BASE for v, a in code.shared_addresses.items() if not v.size]
@@ -166,6 +166,9 @@ class Launch:
             if not ready:
                 if self.held or self.waiting:
                     raise self.stuck()
+                for region in (self.shared.region, *self.everywhere.regions):
+                    if region.accesses is not None:
+                        region.accesses.settle(self, region)
                 return
             here = min(ready)
             mask = ready.pop(here)
@@ -174,11 +177,13 @@ class Launch:
             number = -1
             try:
                 if block.sync is not None:
-                    self.clock += 1
+                    named = None
                     if mask is not None or block.sync >= 0:
                         mask, some = self.converged(block.sync, here, mask)
                         if not some:
                             continue
+                        named = None if block.sync < 0 else self.registers[block.sync]
+                    self.history.tick(self.history.warps, (mask, named))
                 self.mask, self._threads = mask, None
                 for number, step in enumerate(steps):
                     step(self)
@@ -263,7 +268,7 @@ class Launch:
     def arrive(self, number: int, count: int | None, mask: Mask, onward: int) -> None:
         """Let threads wait at a barrier; where all are there that it waits for, they go on."""
         if mask is None and count is None and number not in self.waiting:
-            self.passed(self.alive)
+            self.passed(None)
             self.go(onward, None)
             return
         if mask is None:
@@ -296,9 +301,22 @@ class Launch:
             if left.any():
                 self.waiting.setdefault(number, {})[onward] = left
 
-    def passed(self, released: Array) -> None:
-        """Note that threads have passed a barrier together."""
-        self.clock += 1
+    def tick(self, *kinds: Events) -> None:
+        """Note that the threads which take part do something that orders their accesses with those of others."""
+        for events in kinds:
+            self.history.tick(events, self.mask)
+
+    def passed(self, released: Mask) -> None:
+        """Note that threads have passed a barrier together, and look at what their blocks did before it."""
+        self.history.tick(self.history.barriers, released)
+        region, blocks = self.shared.region, None
+        if released is not None:
+            shape = (self.blocks, self.lanes_per_block)
+            blocks = released.reshape(shape).any(axis=1)
+            if (self.alive & ~released).reshape(shape)[blocks].any():
+                return  # a barrier for some threads of a block orders no more than these
+        if region.accesses is not None and region.accesses.noted:
+            region.accesses.settle(self, region, None if blocks is None or blocks.all() else blocks)
 
     def stuck(self) -> Divergence:
         """Return the error for threads that all wait."""

@@ -67,6 +67,14 @@ class Region:
             return [words.take(index)]
         return list(np.ascontiguousarray(words.take(index, axis=0).T))
 
+    def load_for(self, offsets: Array, size: int, count: int, threads: Array | None, chosen: Array | None) -> list[Array]:
+        """Return what `load` does; an error names one of the threads, of which those are `chosen`."""
+        try:
+            return self.load(offsets, size, count)
+        except PtxError as error:
+            error.lane = lane_of(select(threads, chosen), error.lane or 0)
+            raise
+
     def store(self, offsets: Array, values: list[Array], size: int) -> None:
         """Write the elements of each thread's word; of several threads at one address the last one's stay."""
         start, shift, words, state = self.view(size, len(values))
@@ -81,14 +89,17 @@ class Region:
         return self.data[places], None if self.state is None else self.state[places]
 
     def _complain(self, offsets: Array, total: int) -> None:
+        """Raise for the first of the words that has a byte which is not written."""
         _data, states = self.bytes_at(offsets, total)
-        assert states is not None
-        bad = (states != WRITTEN).any(axis=1)
-        lane = int(bad.argmax())
-        state = states[lane][states[lane] != WRITTEN][0]
-        what = "cp.async has not been waited for" if state == PENDING else "nothing has written"
-        error = Uninitialised(f"reads {total} bytes at {self.place(int(offsets[lane]))}, which {what}", lane)
-        raise error
+        lane = int((states != WRITTEN).any(axis=1).argmax())
+        raise self.unwritten(int(offsets[lane]), total, lane)
+
+    def unwritten(self, offset: int, total: int, lane: int) -> Uninitialised:
+        """Return the error for bytes of which one is not written."""
+        assert self.state is not None
+        pending = (self.state[offset : offset + total] == PENDING).any()
+        what = "cp.async has not been waited for" if pending else "nothing has written"
+        return Uninitialised(f"reads {total} bytes at {self.place(offset)}, which {what}", lane)
 
     def place(self, offset: int) -> str:
         """Return how a message calls an offset."""
@@ -149,19 +160,15 @@ class Space:
         return self.resolve(launch, addresses, threads, total)
 
     def load(
-        self, launch: "Launch", addresses: Array, threads: Array | None, size: int, count: int, site: Any
+        self, launch: "Launch", addresses: Array, threads: Array | None, size: int, count: int, site: Any, kind: str = "read"
     ) -> list[Array]:
         """Return what the threads read, element by element of their words."""
         results: list[Array] = []
         for region, offsets, chosen in self.pieces(launch, addresses, threads, size * count):
             own = select(threads, chosen)
-            try:
-                values = region.load(offsets, size, count)
-            except PtxError as error:
-                error.lane = lane_of(own, error.lane or 0)
-                raise
+            values = region.load_for(offsets, size, count, own, None)
             if region.accesses is not None:
-                region.accesses.note("read", offsets, size * count, own, launch, site)
+                region.accesses.note(kind, offsets, size * count, own, launch, site)
             if chosen is None:
                 return values
             if not results:
@@ -169,6 +176,26 @@ class Space:
             for result, value in zip(results, values, strict=True):
                 result[chosen] = value
         return results
+
+    def load_bytes(
+        self, launch: "Launch", addresses: Array, threads: Array, size: int, count: int, site: Any
+    ) -> Array:
+        """Return the first `count` bytes of words of `size` bytes, (threads, count)."""
+        data = np.empty((len(addresses), count), np.uint8)
+        wrong = addresses & (size - 1)
+        if wrong.any():
+            place = int(wrong.argmax())
+            raise Misaligned(f"{int(addresses[place]):#x} is not a multiple of {size}", lane_of(threads, place))
+        for region, offsets, chosen in self.resolve(launch, addresses, threads, count):
+            own = select(threads, chosen)
+            found, states = region.bytes_at(offsets, count)
+            if states is not None and (states != WRITTEN).any():
+                place = int((states != WRITTEN).any(axis=1).argmax())
+                raise region.unwritten(int(offsets[place]), count, lane_of(own, place))
+            if region.accesses is not None:
+                region.accesses.note("read", offsets, count, own, launch, site)
+            data[slice(None) if chosen is None else chosen] = found
+        return data
 
     def store(
         self,
@@ -184,6 +211,8 @@ class Space:
         for region, offsets, chosen in self.pieces(launch, addresses, threads, size * len(values)):
             own = select(threads, chosen)
             self.writable(region, offsets, own)
+            if launch.copies.pending:
+                launch.copies.check_store(region, offsets, size * len(values), own)
             region.store(offsets, values if chosen is None else [value[chosen] for value in values], size)
             if region.accesses is not None:
                 region.accesses.note(kind, offsets, size * len(values), own, launch, site)

@@ -1,7 +1,7 @@
 """Rounding by the definition, in rational numbers: what the tests of the floating-point instructions compare with."""
 
 from fractions import Fraction
-from math import copysign, inf
+from math import inf
 
 # Bits of the significand; least and greatest exponent of normal numbers
 FORMATS = {
@@ -39,5 +39,5 @@ def rounded(x: Fraction, of: str, rounding: str = "rn") -> float:
     largest = (2 - Fraction(2) ** (1 - precision)) * Fraction(2) ** greatest
     if value > largest:
         to_infinity = rounding in ("rn", "rna") or (rounding == "rp" and x > 0) or (rounding == "rm" and x < 0)
-        return copysign(inf if to_infinity else float(largest), x)
-    return copysign(float(value), x)
+        value = inf if to_infinity else largest
+    return -float(value) if x < 0 else float(value)

@@ -1,8 +1,9 @@
 """Rounding to the formats of PTX.
 
-Values are held as NumPy arrays: f64 as float64, f32 as float32, f16 as float16; bf16 as the bits in uint16 and tf32 as
-the bits in uint32. A sum that float64 cannot hold is its head and its tail (what the head lacks): rounded to odd, they
-are one float64 that every narrower format rounds as it would round the exact sum, for float64 has two bits to spare.
+Values are held as NumPy arrays: f64 as float64, f32 as float32, f16 as float16; bf16 as the bits in uint16 and tf32
+as the bits in uint32. A sum that float64 cannot hold is its head and its tail (what the head lacks): rounded to odd,
+they are one float64 that every narrower format rounds as it would round the exact sum, for float64 has the two bits
+more that this takes.
 
 Modes: "rn" to nearest, ties to even; "rna" to nearest, ties away from zero; "rz" toward zero; "rm" down; "rp" up.
 
@@ -78,15 +79,21 @@ def narrow(x: np.ndarray, to: str, rounding: str = "rn") -> np.ndarray:
             case "rp":
                 beyond = rounded < x
         return np.where(beyond, np.nextafter(rounded, _NATIVE[to](bound)), rounded)
-    if x.dtype == np.float64:
-        cut = narrow(x, "f32", "rz")
-        bits = cut.view(np.uint32) | ((cut != x) & np.isfinite(x))
-    else:
-        bits = x.view(np.uint32)
-    bits = round_bits(bits, _DROPPED[to], rounding)
+    bits = round_bits((_odd32(x) if x.dtype == np.float64 else x).view(np.uint32), _DROPPED[to], rounding)
     if to == "bf16":
         return np.where(np.isnan(x), NAN_BF16, (bits >> np.uint32(16)).astype(np.uint16))
     return np.where(np.isnan(x), NAN_TF32, bits)
+
+
+def _odd32(x: np.ndarray) -> np.ndarray:
+    """float64 to float32, rounded to odd."""
+    magnitude = np.abs(x)
+    if (((magnitude < F32_MIN_NORMAL) & (x != 0)) | (magnitude >= 2.0**128)).any():
+        cut = narrow(x, "f32", "rz")
+        return (cut.view(np.uint32) | ((cut != x) & np.isfinite(x))).view(np.float32)
+    bits = x.view(np.int64)
+    beyond = (1 << 29) - 1  # the bits that float32 has not; any of them carries into its last
+    return ((bits | (bits & beyond) + beyond) & ~beyond).view(np.float64).astype(np.float32)
 
 
 def widen(x: np.ndarray, of: str) -> np.ndarray:
@@ -127,7 +134,7 @@ def direct64(
     """Results of float64 rounded to nearest, rounded in another direction, one by one in rational numbers.
 
     error(nearest, *operands) gives what the exact result has more than the rounded one, or any number of its sign; it
-    is asked for finite operands only. Of a sum, addends have the signs of its terms. These modes are rare enough to be
+    is asked for finite operands only. Of a sum, addends have the signs of its terms. These modes are rare, and may be
     slow.
     """
     operands = np.broadcast_arrays(*operands)

@@ -115,7 +115,7 @@ class TestRounded:
 @pytest.mark.parametrize("mode", MODES)
 class TestOneRounding:
     def test_add32(self, mode: str) -> None:
-        a, b = hard("f32", 2, 4000, 2)
+        a, b = hard("f32", 2, 2000, 2)
         expected = [
             expected_sum(x + y, np.signbit(p), np.signbit(q), "f32", mode)
             for (x, y), p, q in zip(exactly([a, b]), a, b, strict=True)
@@ -124,12 +124,12 @@ class TestOneRounding:
         assert_same(floats.sub32(a, -b, mode), f32(*expected))
 
     def test_mul32(self, mode: str) -> None:
-        a, b = hard("f32", 2, 4000, 3)
+        a, b = hard("f32", 2, 2000, 3)
         expected = [rounded(x * y, "f32", mode) for x, y in exactly([a, b])]
-        assert_same(floats.mul32(a, b, mode), np.copysign(f32(*expected), np.sign(a) * np.sign(b) + 0 * a * b))
+        assert_same(floats.mul32(a, b, mode), np.copysign(f32(*expected), np.copysign(1, a) * np.copysign(1, b)))
 
     def test_fma32(self, mode: str) -> None:
-        a, b, c = hard("f32", 3, 12000, 4)
+        a, b, c = hard("f32", 3, 5000, 4)
         expected = [
             expected_sum(x * y + z, product_sign(p, q), np.signbit(r), "f32", mode)
             for (x, y, z), p, q, r in zip(exactly([a, b, c]), a, b, c, strict=True)
@@ -137,7 +137,7 @@ class TestOneRounding:
         assert_same(floats.fma32(a, b, c, mode), f32(*expected))
 
     def test_div32(self, mode: str) -> None:
-        a, b = hard("f32", 2, 4000, 5)
+        a, b = hard("f32", 2, 2000, 5)
         b[b == 0] = 3
         expected = f32(*(rounded(x / y, "f32", mode) for x, y in exactly([a, b])))
         assert_same(floats.div32(a, b, mode), np.copysign(expected, np.copysign(1, a) * np.copysign(1, b)))
@@ -146,11 +146,13 @@ class TestOneRounding:
 
     def test_sqrt(self, mode: str) -> None:
         for of, root in (("f32", floats.sqrt32), ("f64", floats.sqrt64)):
-            (a,) = hard(of, 1, 1000, 6)
+            (a,) = hard(of, 1, 500, 6)
             a = np.abs(a)
             found = root(a, mode)
             up, down = np.nextafter(found, DTYPES[of](inf)), np.nextafter(found, DTYPES[of](-1))
-            for (x,), r, above, below in zip(*([exactly([a])] + [y.tolist() for y in (found, up, down)]), strict=True):
+            for (x,), r, above, below in zip(
+                *([exactly([a])] + [y.tolist() for y in (found, up, down)]), strict=True
+            ):
                 value = Fraction(r)
                 match mode:
                     case "rn":  # nearer than the middles to both neighbours
@@ -163,7 +165,7 @@ class TestOneRounding:
                         assert x == 0 or Fraction(below) ** 2 < x
 
     def test_add64(self, mode: str) -> None:
-        a, b = hard("f64", 2, 2000, 7)
+        a, b = hard("f64", 2, 1000, 7)
         expected = [
             expected_sum(x + y, np.signbit(p), np.signbit(q), "f64", mode)
             for (x, y), p, q in zip(exactly([a, b]), a, b, strict=True)
@@ -172,7 +174,7 @@ class TestOneRounding:
         assert_same(floats.sub64(a, -b, mode), f64(*expected))
 
     def test_mul64_and_div64(self, mode: str) -> None:
-        a, b = hard("f64", 2, 2000, 8)
+        a, b = hard("f64", 2, 1000, 8)
         sign = np.copysign(1, a) * np.copysign(1, b)
         expected = f64(*(rounded(x * y, "f64", mode) for x, y in exactly([a, b])))
         assert_same(floats.mul64(a, b, mode), np.copysign(expected, sign))
@@ -183,7 +185,7 @@ class TestOneRounding:
         assert_same(floats.rcp64(b, mode), f64(*(rounded(1 / y, "f64", mode) for _, y in exactly([a, b]))))
 
     def test_fma64(self, mode: str) -> None:
-        a, b, c = hard("f64", 3, 8000, 9)
+        a, b, c = hard("f64", 3, 3000, 9)
         expected = [
             expected_sum(x * y + z, product_sign(p, q), np.signbit(r), "f64", mode)
             for (x, y, z), p, q, r in zip(exactly([a, b, c]), a, b, c, strict=True)

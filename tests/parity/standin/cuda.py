@@ -364,7 +364,10 @@ def make_cuda(
             runtimeGetVersion=lambda: 12080,
             deviceGetPCIBusId=lambda device: f"0000:{device:02x}:00.0",
             getDeviceCount=lambda: _answer(devices),
-            getDeviceProperties=lambda index: {"name": name, "major": major} if index >= 0 else {},
+            getDeviceProperties=lambda _index: {
+                **{"name": name, "major": major},
+                **{"multiProcessorCount": 4, "sharedMemPerBlockOptin": 227 * 1024},
+            },
             CUDA_R_16F=2,
             CUDA_R_32F=0,
             CUDA_R_64F=1,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class RawKernel:
-    """Stands for `cupy.RawKernel`."""
+    """Stands for `cupy.RawKernel`, where kernels are NumPy's functions."""
 
     def __init__(self, cupy: "StandInCupy", code: str, name: str) -> None:
         self._cupy, self.name = cupy, name
@@ -28,7 +28,9 @@ class RawKernel:
         self._wide = {"float": "float32", "double": "float64"}[value[1]]
         self._expression = value[2]
 
-    def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...]) -> None:
+    def __call__(
+        self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], *, shared_mem: int = 0
+    ) -> None:
         cupy = self._cupy
         for array in args:
             if isinstance(array, cupy.ndarray):

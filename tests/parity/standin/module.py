@@ -67,8 +67,11 @@ class StandInCupy(ModuleType):
         major: int = 9,
         failure: Exception | None = None,
         late_failure: Exception | None = None,
+        kernels: str = "numpy",
+        architecture: str = "90",
     ) -> None:
         super().__init__("cupy")
+        self.compiles, self.architecture = kernels == "ptx", architecture
         self.failure = failure
         self.late_failure = late_failure
         self.synchronisations: list[str] = []
@@ -101,8 +104,12 @@ class StandInCupy(ModuleType):
         for constant in (*TYPES, *CONSTANTS, *OF_DTYPES):
             setattr(self, constant, getattr(np, constant))
 
-    def RawKernel(self, code: str, name: str) -> "RawKernel":
-        return RawKernel(self, code, name)
+    def RawKernel(self, code: str, name: str) -> Any:
+        if not self.compiles:
+            return RawKernel(self, code, name)
+        from parity.standin.compiled import CompiledKernel
+
+        return CompiledKernel(self, code, name)
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"the stand-in has no cupy.{name}: where CuPy has it, add it to the tables")
@@ -268,7 +275,12 @@ class StandInCupy(ModuleType):
             if not (source.flags.c_contiguous or source.flags.f_contiguous):
                 raise NotImplementedError("CuPy cannot copy non-contiguous array between devices.")
             args = self.wrap(source._values.copy("K"), [], "copy from another device"), *args[1:]
-        return self._call(compute, *args, **kwargs)
+        made: DeviceArray = self._call(compute, *args, **kwargs)
+        if self.compiles and compute.__name__.startswith("empty"):
+            from parity.standin.compiled import mark_unwritten
+
+            mark_unwritten(made._values)
+        return made
 
     def _call(self, compute: Any, *args: Any, **kwargs: Any) -> Any:
         self._refuse_in_kernel(compute.__name__)
@@ -341,6 +353,10 @@ class StandInCupy(ModuleType):
     def _run(self, name: str, function: Callable[..., Any], arguments: Sequence[Any]) -> Any:
         """Make one call of a fused function."""
         self.kernels.append(name)
+        if self.compiles:
+            from parity.standin.compiled import run_fused
+
+            return run_fused(self, name, function, tuple(arguments))
         self._kernel = Kernel(self, name, [argument for argument in arguments if isinstance(argument, DeviceArray)])
         try:
             returned = function(*(self._variable(argument) for argument in arguments))

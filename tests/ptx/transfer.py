@@ -1,0 +1,223 @@
+"""Decoders of what moves: between registers, and between registers and memory."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ptx.decode import DTYPES, INTEGERS, WIDTHS, Decoding, Step, instruction
+from ptx.errors import PtxError
+from ptx.memory import LOCAL_WINDOW, SHARED_WINDOW, GlobalSpace, PrivateSpace, Space
+from ptx.parser import Address, Vector
+
+if TYPE_CHECKING:
+    from ptx.machine import Launch
+
+Array = np.ndarray
+SPACES = ("global", "shared", "shared::cta", "local", "param", "param::entry", "param::func", "const")
+SCOPES = ("cta", "cluster", "gpu", "sys")
+CACHES = ("ca", "cg", "cs", "cv", "lu", "wb", "wt", "nc")
+HINTS = ("L1::evict_normal", "L1::evict_unchanged", "L1::evict_first", "L1::evict_last", "L1::no_allocate")
+HINTS += ("L2::evict_normal", "L2::evict_first", "L2::evict_last", "L2::64B", "L2::128B", "L2::256B")
+MEMORY_TYPES = (*INTEGERS, "b8", "b16", "b32", "b64", "f32", "f64")
+
+
+def space_of(launch: "Launch", name: str) -> Space:
+    """Return the space of a launch that an instruction names."""
+    if name.startswith("shared"):
+        return launch.shared
+    if name == "local":
+        return launch.local
+    return launch.generic if name == "generic" else launch.everywhere
+
+
+def access(at: Decoding) -> tuple[str, int, str]:
+    """Take off what `ld` and `st` have in common: space, number of elements, and the kind of access."""
+    space = at.option(*SPACES) or "generic"
+    order = at.option("weak", "volatile", "relaxed", "acquire", "release")
+    if order in ("relaxed", "acquire", "release"):
+        at.needed(*SCOPES)
+    for hint in (CACHES, *[[h for h in HINTS if h.startswith(level)] for level in ("L1", "L2")]):
+        at.option(*hint)
+    count = int((at.option("v2", "v4") or "v1")[1])
+    return space, count, order or "weak"
+
+
+@instruction("ld", "ldu")
+def load(at: Decoding) -> Step:
+    """`ld`: results wider than the type are extended, with copies of the sign where it is signed."""
+    kind = at.type(*MEMORY_TYPES)
+    space, count, order = access(at)
+    at.done(2)
+    polls = order in ("volatile", "relaxed", "acquire")
+    dtype = DTYPES[kind]
+    targets = [at.target(operand, dtype.itemsize * 8, wider=True) for operand in at.items(at.operands[0])]
+    if len(targets) != count:
+        raise at.unknown("the number of registers")
+    operand, size, site = at.operands[1], dtype.itemsize, at.instruction
+    bits = [at.assembler.bits[target] // 8 for target in targets]
+    extended = [np.dtype(f"{'i' if kind[0] == 's' else 'u'}{width}") for width in bits]
+    if isinstance(operand, Address) and operand.base in at.assembler.parameter_offsets and space.startswith("param"):
+        offset = at.assembler.parameter_offsets[operand.base] + operand.offset
+        sources = [at.assembler.parameter(offset + place * size, size) for place in range(count)]
+
+        def from_parameters(launch: "Launch") -> None:
+            for target, source, wide in zip(targets, sources, extended, strict=True):
+                value = launch.registers[source]
+                launch.write(target, value if wide.itemsize == size else value.view(dtype).astype(wide))
+
+        return from_parameters
+    get, space = at.address(operand, space)
+    pairs = [(target, None if wide.itemsize == size else wide) for target, wide in zip(targets, extended, strict=True)]
+
+    def step(launch: "Launch") -> None:
+        if polls:
+            launch.tick(launch.history.observed)
+        kind = "poll" if polls else "read"
+        values = space_of(launch, space).load(launch, get(launch), launch.threads, size, count, site, kind)
+        for (target, wide), value in zip(pairs, values, strict=True):
+            launch.put(target, value if wide is None else value.view(dtype).astype(wide))
+
+    return step
+
+
+@instruction("st")
+def store(at: Decoding) -> Step:
+    """`st`: of registers wider than the type the lower bits are stored."""
+    kind = at.type(*MEMORY_TYPES)
+    space, count, order = access(at)
+    at.done(2)
+    access_kind = "atomic" if order in ("relaxed", "release") else "write"
+    word = np.dtype(f"u{DTYPES[kind].itemsize}")
+    size, site = word.itemsize, at.instruction
+    sources = [at.source(operand, size * 8, wider=True) for operand in at.items(at.operands[1])]
+    if len(sources) != count:
+        raise at.unknown("the number of registers")
+    get, space = at.address(at.operands[0], space)
+
+    def step(launch: "Launch") -> None:
+        addresses, threads, values = get(launch), launch.threads, []
+        for source in sources:
+            value = launch.registers[source]
+            if threads is not None:
+                value = value[threads]
+            values.append(value if value.dtype == word else value.astype(word))
+        space_of(launch, space).store(launch, addresses, threads, values, size, site, access_kind)
+
+    return step
+
+
+@instruction("mov")
+def mov(at: Decoding) -> Step:
+    """`mov`, of one register, or packing and unpacking a vector."""
+    kind = at.type("pred", "b16", "b32", "b64", *INTEGERS, "f32", "f64", "f16", "bf16", "f16x2", "bf16x2")
+    at.done(2)
+    to, source = at.operands
+    if isinstance(source, Vector):
+        return pack(at, kind)
+    if isinstance(to, Vector):
+        return unpack(at, kind)
+    target, register = at.result(kind), at.read(1, kind)
+
+    def step(launch: "Launch") -> None:
+        launch.write(target, launch.registers[register])
+
+    return step
+
+
+def pack(at: Decoding, kind: str) -> Step:
+    """Return the step that puts registers behind one another, the first one lowest."""
+    items = at.items(at.operands[1])
+    total = DTYPES[kind].itemsize * 8
+    width = total // len(items)
+    if width * len(items) != total or f"b{width}" not in WIDTHS:
+        raise at.unknown()
+    target, sources = at.result(kind), [at.source(item, width) for item in items]
+
+    def step(launch: "Launch") -> None:
+        words = np.stack([launch.registers[source] for source in sources], axis=1)
+        launch.write(target, words.view(WIDTHS[f"b{total}"]).reshape(-1))
+
+    return step
+
+
+def unpack(at: Decoding, kind: str) -> Step:
+    """Return the step that divides a register, the lowest part first."""
+    items = at.items(at.operands[0])
+    total = DTYPES[kind].itemsize * 8
+    width = total // len(items)
+    if width * len(items) != total or f"b{width}" not in WIDTHS:
+        raise at.unknown()
+    targets, source = [at.target(item, width) for item in items], at.read(1, kind)
+
+    def step(launch: "Launch") -> None:
+        words = launch.registers[source].view(WIDTHS[f"b{width}"]).reshape(-1, len(targets))
+        for place, target in enumerate(targets):
+            launch.write(target, np.ascontiguousarray(words[:, place]))
+
+    return step
+
+
+@instruction("cvta")
+def cvta(at: Decoding) -> Step:
+    """`cvta` between an address of a space and the generic one."""
+    kind = at.type("u64", "u32")
+    back = at.flag("to")
+    space = at.needed("global", "shared", "shared::cta", "local", "const", "param", "param::entry")
+    window = {"s": SHARED_WINDOW, "l": LOCAL_WINDOW}.get(space[0], 0)
+    target, source = at.result(kind), at.read(1, kind)
+    at.done(2)
+    if kind == "u32":
+        raise at.unknown("addresses have 64 bits")
+    change = np.uint64(-window % 2**64 if back else window)
+
+    def step(launch: "Launch") -> None:
+        value = launch.registers[source]
+        launch.write(target, value + change if window else value)
+
+    return step
+
+
+@instruction("isspacep")
+def isspacep(at: Decoding) -> Step:
+    """`isspacep`."""
+    space = at.needed("global", "shared", "shared::cta", "local", "const")
+    at.done(2)
+    low, high = {"s": (SHARED_WINDOW, LOCAL_WINDOW), "l": (LOCAL_WINDOW, 2**63)}.get(space[0], (0, SHARED_WINDOW))
+    target, source = at.target(at.operands[0], 1), at.read(1, "u64")
+
+    def step(launch: "Launch") -> None:
+        value = launch.registers[source]
+        launch.write(target, (value >= np.uint64(low)) & (value < np.uint64(high)))
+
+    return step
+
+
+@instruction("membar", "fence")
+def fence(at: Decoding) -> Step:
+    """Fences: they order what `ptx.races` looks at; those for a block's own threads need not be noted."""
+    if at.head == "fence":
+        at.option("sc", "acq_rel")
+    scope = at.needed(*(("cta", "gl", "sys") if at.head == "membar" else SCOPES))
+    at.done(0)
+    if scope == "cta":
+        return nothing
+    return lambda launch: launch.tick(launch.history.fences)
+
+
+@instruction("nanosleep", "prefetch", "prefetchu", "discard", "applypriority")
+def hints(at: Decoding) -> Step:
+    """What has no effect on any value: `nanosleep` and `prefetch`."""
+    if at.head == "nanosleep":
+        at.type("u32")
+        at.done(1)
+    elif at.head == "prefetch":
+        at.option("global", "local")
+        at.needed("L1", "L2")
+        at.done(1)
+    else:
+        raise at.unknown()
+    return nothing
+
+
+def nothing(launch: "Launch") -> None:
+    """Do nothing."""
