@@ -55,7 +55,8 @@ FOLDERS = {
         ],
     ),
     "train": Folder(
-        ["fmnist_xp/train/*.py"], ["tests/train", *tests("model", "sample_weight", "nn/own_layers", "backend/graphs")]
+        ["fmnist_xp/train/*.py", "fmnist_xp/train/fused/*.py"],
+        ["tests/train", *tests("model", "sample_weight", "nn/own_layers", "backend/graphs")],
     ),
     "backend": Folder(["fmnist_xp/backend/*.py"], ["tests/backend", *tests("parity/training_on_standin")]),
     "parity": Folder(["fmnist_xp/parity/*.py"], tests(*(f"parity/parity_{name}" for name in PARITY))),

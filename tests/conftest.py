@@ -41,6 +41,8 @@ MakeData = Callable[..., tuple[np.ndarray, np.ndarray]]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", default="cpu", help="cuda or cuda:<index>: run the tests marked cuda on that GPU")
+    kernels = "what the stand-in for CuPy runs: NumPy's functions, or, at a hundredth of the speed, compiled kernels"
+    parser.addoption("--kernels", default="numpy", choices=("numpy", "ptx"), help=kernels)
 
 
 class BlasThreads:

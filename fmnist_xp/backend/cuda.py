@@ -24,9 +24,6 @@ logger = logging.getLogger("fmnist_xp")
 MOST_COLUMNS = 32
 """As many as a kernel is given one by one: its arguments have room for more, its compiler takes longer."""
 
-USUAL_SHARED_BYTES = 48 * 1024
-"""Of shared memory a block of threads has as much without being given more."""
-
 CUDA_INSTALL = 'pip install "fmnist-xp[cuda]" for CUDA 12, "fmnist-xp[cuda13]" for CUDA 13'
 
 # Of these no two can be installed at once: those that CuPy knows, for the Pythons that we do.
@@ -190,7 +187,7 @@ class CudaBackend(Backend):
     def kernel(self, source: str, name: str, shared_bytes: int = 0) -> Callable[..., None]:
         """Return the kernel, compiled with its first call."""
         kernel = self.xp.RawKernel(source, name)
-        if shared_bytes > USUAL_SHARED_BYTES:  # which compiles it at once
+        if shared_bytes:  # 48 KB, less what its source has, need no asking; this compiles it at once
             with self.computing():
                 kernel.max_dynamic_shared_size_bytes = shared_bytes
         return functools.partial(kernel, shared_mem=shared_bytes)

@@ -1,12 +1,13 @@
 """The devices that are compared with the CPU: the stand-in for CuPy everywhere, a GPU where one was asked for."""
 
 import os
+from typing import Any
 
 import numpy as np
 import pytest
-from parity.standin import StandInCupy
+from parity.standin import StandInCupy, make_nvmath
 
-from fmnist_xp.backend import Backend, CudaBackend
+from fmnist_xp.backend import Backend, CudaBackend, CudaGraphBackend
 
 REAL = os.environ.get("FMNIST_XP_DATA")  # read before a test takes it away
 
@@ -14,15 +15,50 @@ ON_GPU = pytest.param("cuda", marks=pytest.mark.cuda)
 
 
 @pytest.fixture
-def standin() -> CudaBackend:
+def standin(request: pytest.FixtureRequest) -> CudaBackend:
     """A CUDA backend without a GPU, of a device that is not current where nobody sees to it."""
-    return CudaBackend(1, cupy=StandInCupy(devices=2))
+    return CudaBackend(1, cupy=StandInCupy(devices=2, kernels=request.config.getoption("kernels")))
 
 
 @pytest.fixture(params=["stand-in", ON_GPU])
 def device(request: pytest.FixtureRequest) -> Backend:
     """The stand-in and the GPU, in turn."""
     backend: Backend = request.getfixturevalue("gpu" if request.param == "cuda" else "standin")
+    return backend
+
+
+@pytest.fixture(scope="session")
+def cupy() -> Any:
+    """The real CuPy, which needs no GPU to be imported."""
+    return pytest.importorskip("cupy", reason="CuPy (cupy-cuda12x), which fuses the formulas, is not installed")
+
+
+@pytest.fixture(scope="session")
+def nvrtc(cupy: Any) -> None:
+    """Skip where the compiler or CUDA's headers are missing."""
+    try:
+        from cupy_backends.cuda.libs import nvrtc
+
+        nvrtc.getVersion()
+    except (ImportError, RuntimeError):
+        pytest.skip("NVRTC (nvidia-cuda-nvrtc-cu12), which compiles the kernels, is not installed")
+    try:
+        cupy._core.core.assemble_cupy_compiler_options(())
+    except RuntimeError:
+        pytest.skip("CUDA's headers (nvidia-cuda-runtime-cu12), which the kernels include, are not installed")
+
+
+@pytest.fixture
+def compiling(nvrtc: None) -> CudaGraphBackend:
+    """A CUDA backend without a GPU, whose kernels are those that the compiler makes."""
+    cupy = StandInCupy(kernels="ptx")
+    return CudaGraphBackend(cupy=cupy, nvmath=make_nvmath(cupy))
+
+
+@pytest.fixture(params=["compiling", ON_GPU])
+def compiled_device(request: pytest.FixtureRequest) -> Backend:
+    """That and the GPU, in turn."""
+    backend: Backend = request.getfixturevalue("gpu" if request.param == "cuda" else "compiling")
     return backend
 
 

@@ -51,7 +51,9 @@ def fused_source(cupy: Any, formula: Callable[..., Any], types: Types, name: str
         else info(1, cupy.ndarray, dtype, ndim, contiguous, True)
         for dtype, ndim, contiguous in types
     ]
-    infos.append(info(2, core._carray.Indexer, None, max(ndim for _, ndim, _ in types if ndim is not None), True, True))
+    infos.append(
+        info(2, core._carray.Indexer, None, max(ndim for _, ndim, _ in types if ndim is not None), True, True)
+    )
     array_types = tuple(None if ndim is None else dtype for dtype, ndim, _ in types)
     *_, type_map = kernel._decide_params_type(array_types, ())
     source = core._kernel._get_elementwise_kernel_code(

@@ -153,11 +153,6 @@ def types() -> dict[str, set[Types]]:
     return cupy.types
 
 
-@pytest.fixture(scope="module")
-def cupy() -> Any:
-    return pytest.importorskip("cupy", reason="CuPy (cupy-cuda12x), which fuses the formulas, is not installed")
-
-
 def compiled(cupy: Any, source: str, architecture: str) -> bytes:
     """Return the machine code for an architecture, such as "80" for sm_80, compiled as CuPy would compile it."""
     compiler = cupy.cuda.compiler
@@ -172,21 +167,6 @@ def compiled(cupy: Any, source: str, architecture: str) -> bytes:
         patch.setattr(compiler, "_compile_module_with_cache", compile_alone)
         cupy._core.core.compile_with_cache(source)  # puts CuPy's headers before the source
     return programs[0]
-
-
-@pytest.fixture(scope="module")
-def nvrtc(cupy: Any) -> None:
-    """Skip where the compiler or CUDA's headers are missing."""
-    try:
-        from cupy_backends.cuda.libs import nvrtc
-
-        nvrtc.getVersion()
-    except (ImportError, RuntimeError):
-        pytest.skip("NVRTC (nvidia-cuda-nvrtc-cu12), which compiles the kernels, is not installed")
-    try:
-        cupy._core.core.assemble_cupy_compiler_options(())
-    except RuntimeError:
-        pytest.skip("CUDA's headers (nvidia-cuda-runtime-cu12), which the kernels include, are not installed")
 
 
 def test_every_formula_is_reached(types: dict[str, set[Types]]) -> None:

@@ -87,12 +87,12 @@ def rsqrt32(a: np.ndarray, ftz: bool = False) -> np.ndarray:
 
 
 def ex2_32(a: np.ndarray, ftz: bool = False) -> np.ndarray:
-    """ex2.approx: 2 ulp from the correctly rounded result; 2^0 is 1."""
+    """ex2.approx: 2 ulp from the correctly rounded result; exact for whole numbers, as CUDA's own tanh relies on."""
     a = flush(a) if ftz else a
     nearest = np.exp2(a.astype(np.float64)).astype(np.float32)
     bits = nearest.view(np.int32)
-    moved = np.maximum(0, np.minimum(bits + 2 * side(a), 0x7F7FFFFF)).view(np.float32)
-    exact = (a == 0) | (nearest == 0) | ~(nearest < np.inf)
+    moved = np.maximum(bits + 2 * side(a), 0).view(np.float32)
+    exact = (a == np.rint(a)) | (nearest == 0) | ~(nearest < np.inf)
     result = np.where(exact, nearest, moved)
     return flush(result) if ftz else result
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from ptx import floats, integers
 from ptx.decode import DTYPES, INTEGERS, Decoding, Step, instruction
-from ptx.errors import PtxError
+from ptx.errors import Undefined
 from ptx.floating import arithmetic as floating
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def divide(at: Decoding, function: Callable[[Array, Array], Array], kind: str) -
         if zero.any():
             wrong = zero if launch.mask is None else zero & launch.mask
             if wrong.any():
-                raise PtxError("divides an integer by zero, of which the result is not defined", int(wrong.argmax()))
+                raise Undefined("divides an integer by zero", int(wrong.argmax()))
             divisor = np.where(zero, dtype.type(1), divisor)
         launch.write(target, function(dividend, divisor))
 
@@ -252,8 +252,8 @@ def szext(at: Decoding) -> Step:
 @instruction("prmt")
 def prmt(at: Decoding) -> Step:
     """`prmt`, in all its modes."""
-    at.type("b32")
     mode = at.option(*integers.PRMT)
+    at.type("b32")
     function = integers.prmt
     if mode is not None:
         name = mode

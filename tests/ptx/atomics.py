@@ -11,8 +11,8 @@ import numpy as np
 from ptx import floats, halves
 from ptx.decode import DTYPES, Decoding, Step, instruction
 from ptx.memory import select
-from ptx.parser import Name
-from ptx.transfer import HINTS, SCOPES, space_of
+from ptx.syntax import Name
+from ptx.transfer import HINTS, SCOPES
 
 if TYPE_CHECKING:
     from ptx.machine import Launch
@@ -54,7 +54,6 @@ def operation(at: Decoding) -> tuple[Callable[..., Array], str, int]:
         if kind.startswith("bf16") and int(at.architecture) < 90:
             raise at.unknown("it needs sm_90")
         return function, kind, 1
-    # The manual: atom.add.f32 on global memory flushes subnormals, on shared memory it does not.
     return np.add, kind, 1
 
 
@@ -74,7 +73,6 @@ def atom(at: Decoding) -> Step:
         target = at.result(kind)
     get, space = at.address(at.operands[gives], space)
     sources = [at.read(1 + gives + place, kind) for place in range(count)]
-    flush = kind == "f32" and at.head is not None and space
 
     def step(launch: "Launch") -> None:
         addresses, threads = get(launch), launch.threads
@@ -84,13 +82,13 @@ def atom(at: Decoding) -> Step:
         history = launch.history
         launch.tick(*([history.fences] if releases else []), history.atomics)
         old = np.empty(len(addresses), dtype)
-        memory = space_of(launch, space)
+        memory = launch.space(space)
         for region, offsets, chosen in memory.pieces(launch, addresses, threads, size):
             own = select(threads, chosen)
             memory.writable(region, offsets, own)
             mine = operands if chosen is None else [operand[chosen] for operand in operands]
-            in_global = flush and region is not launch.shared.region
-            first = in_turns(region, offsets, mine, dtype, flushed(function) if in_global else function, own)
+            flushes = kind == "f32" and function is np.add and region is not launch.shared.region
+            first = in_turns(region, offsets, mine, dtype, flushed(function) if flushes else function, own)
             if region.accesses is not None:
                 region.accesses.note("atomic", offsets, size, own, launch, site)
             old[slice(None) if chosen is None else chosen] = first
@@ -101,7 +99,7 @@ def atom(at: Decoding) -> Step:
 
 
 def flushed(function: Callable[..., Array]) -> Callable[..., Array]:
-    """Return a function of f32 that takes and gives zeros for subnormals."""
+    """Return a function of f32 that takes and gives zeros for subnormals, as `add` does in global memory alone."""
     return lambda *operands: floats.flush(function(*[floats.flush(operand) for operand in operands]))
 
 
@@ -117,7 +115,7 @@ def in_turns(
     old = np.empty(len(offsets), dtype)
     for turn in range(int(lengths.max())):
         lanes = order[starts[lengths > turn] + turn]
-        [found] = region.load_for(offsets[lanes], size, 1, threads, lanes)
+        [found] = region.load_for(select(threads, lanes), offsets[lanes], size, 1)
         found = found.view(dtype)
         new = function(found, *[operand[lanes] for operand in operands])
         region.store(offsets[lanes], [np.ascontiguousarray(new).view(word)], size)

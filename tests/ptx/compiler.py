@@ -1,8 +1,8 @@
 """NVRTC: CUDA C++ to the PTX that CuPy's machine code comes from, and what that code needs, without a GPU.
 
 CuPy compiles for the device that is there, with `-ftz=true` in any case (`cupy.cuda.compiler`): a `RawKernel` or a
-`RawModule` as it is, an element-wise kernel with CuPy's headers before it. How the source and its options are had from
-CuPy 14 is its own business and may need a change here with another CuPy.
+`RawModule` as it is, an element-wise kernel with CuPy's headers before it. How the source and its options are had
+from CuPy 14 is its own business and may need a change here with another CuPy.
 """
 
 import io
@@ -34,26 +34,29 @@ class Compiled:
     log: str
     usage: dict[str, Usage] = field(default_factory=dict)
 
+    _program: Program | None = None
+
     def program(self) -> Program:
-        """Return the program, whose kernels know how many registers they use."""
-        program = Program(self.ptx)
-        for name, usage in self.usage.items():
-            program.kernels[name].registers = usage.registers
-        return program
+        """Return the program, whose kernels know how many registers they use: one and the same each time."""
+        if self._program is None:
+            self._program = Program(self.ptx)
+            for name, usage in self.usage.items():
+                self._program.kernels[name].registers = usage.registers
+        return self._program
 
 
 def compile_ptx(
-    source: str, architecture: str = "80", options: tuple[str, ...] = (), headers: bool = False
+    source: str, architecture: str = "80", options: tuple[str, ...] = (), headers: bool = False, report: bool = True
 ) -> Compiled:
     """Compile as CuPy would for an architecture, such as "80" for sm_80; `headers`: as an element-wise kernel.
 
-    Raises CuPy's `CompileException`. What was compiled once in this process is not compiled again.
+    Without a `report` the PTX is not made into machine code, which takes longer than all else. Raises CuPy's `CompileException`. What was compiled once in this process is not compiled again.
     """
-    return _compile(source, architecture, tuple(options), headers)
+    return _compile(source, architecture, tuple(options), headers, report)
 
 
 @cache
-def _compile(source: str, architecture: str, options: tuple[str, ...], headers: bool) -> Compiled:
+def _compile(source: str, architecture: str, options: tuple[str, ...], headers: bool, report: bool) -> Compiled:
     import cupy
     from cupy_backends.cuda.libs import nvrtc
 
@@ -66,9 +69,10 @@ def _compile(source: str, architecture: str, options: tuple[str, ...], headers: 
     with mock.patch.object(compiler, "_compile_module_with_cache", keep):
         cupy._core.core.compile_with_cache(source, options, prepend_cupy_headers=headers)
     [(source, options)] = given
-    options += ("-ftz=true", f"-arch=sm_{architecture}", "--device-as-default-execution-space")
-    program, log = compiler._NVRTCProgram(source, "kernel.cu", method="cubin"), io.StringIO()
-    program.compile((*options, "--ptxas-options=-v"), log)
+    real = "sm" if report else "compute"
+    options += ("-ftz=true", f"-arch={real}_{architecture}", "--device-as-default-execution-space")
+    program, log = compiler._NVRTCProgram(source, "kernel.cu", method="cubin" if report else "ptx"), io.StringIO()
+    program.compile((*options, *(["--ptxas-options=-v"] if report else [])), log)
     ptx = nvrtc.getPTX(program.ptr)
     return Compiled(ptx if isinstance(ptx, str) else ptx.decode(), log.getvalue(), usage(log.getvalue()))
 

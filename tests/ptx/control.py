@@ -34,8 +34,14 @@ class Block:
     steps: "list[Callable[[Launch], None]]" = field(default_factory=list)
     sites: list[Any] = field(default_factory=list)
     sync: int | None = None
-    end: End | None = None
+    end: Any = None
     end_site: Any = None
+
+    def site_of(self, step: Any) -> Any:
+        """Return the instruction of a step, or for None that which the block is for."""
+        if step is not None:
+            return self.sites[self.steps.index(step)]
+        return self.end_site or (self.sites[0] if self.sites else None)
 
 
 @dataclass

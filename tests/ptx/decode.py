@@ -1,4 +1,4 @@
-"""From an instruction to its step: a table by first word, and what its entries need to read modifiers and operands."""
+"""From an instruction to its step: a table by first word, and how its entries read modifiers and operands."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -7,7 +7,7 @@ import numpy as np
 
 from ptx.errors import UnknownInstruction
 from ptx.memory import LOCAL_WINDOW, SHARED_WINDOW
-from ptx.parser import Address, Immediate, Instruction, Name, Not, Pair, Register, Variable, Vector
+from ptx.syntax import Address, Immediate, Instruction, Name, Not, Pair, Register, Variable, Vector
 
 if TYPE_CHECKING:
     from ptx.assembly import Assembler
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 Array = np.ndarray
 Step = Callable[["Launch"], None]
 
-INTEGERS = {f"{kind}{bits}": np.dtype(f"{kind.replace('s', 'i')}{bits // 8}") for kind in "us" for bits in (8, 16, 32, 64)}
+INTEGERS = {f"u{bits}": np.dtype(f"u{bits // 8}") for bits in (8, 16, 32, 64)}
+INTEGERS |= {f"s{bits}": np.dtype(f"i{bits // 8}") for bits in (8, 16, 32, 64)}
 WIDTHS = {**{f"b{bits}": np.dtype(f"u{bits // 8}") for bits in (8, 16, 32, 64)}, "pred": np.dtype(bool)}
 FLOATS = {"f32": np.dtype(np.float32), "f64": np.dtype(np.float64), "f16": np.dtype(np.float16)}
 FLOATS |= {"bf16": np.dtype(np.uint16), "tf32": np.dtype(np.uint32)}

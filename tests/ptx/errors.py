@@ -45,3 +45,7 @@ class LaunchError(PtxError):
 
 class Divergence(PtxError):
     """Threads that wait for others which never come."""
+
+
+class Undefined(PtxError):
+    """An operation of which the manual leaves the result open."""

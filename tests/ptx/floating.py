@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ptx import approximate, conversions, floats, halves
+from ptx import conversions, floats, halves
 from ptx.decode import DTYPES, INTEGERS, Decoding, Step, instruction
 
 HALVES = ("f16", "f16x2", "bf16", "bf16x2")

@@ -1,7 +1,8 @@
 """What the instructions of PTX compute on f16 and bf16, alone and in pairs.
 
-f16 is float16, bf16 its bits in uint16; a pair (f16x2, bf16x2) is 32 bits in uint32, the first element low. Every
-operation is exact in float64 or rounded to odd there, and then rounded once to the format.
+f16 is float16, bf16 its bits in uint16; a pair (f16x2, bf16x2) is 32 bits in uint32, the first element low. What is
+computed in float64 is then rounded to the format as if once: products are exact, sums of two such short numbers exact
+or no tie, and the sum of a product and a number is rounded to odd.
 """
 
 from collections.abc import Callable
@@ -34,12 +35,13 @@ def _values(of: str, ftz: bool, *operands: np.ndarray) -> list[np.ndarray]:
 
 
 def add(a: np.ndarray, b: np.ndarray, of: str, ftz: bool = False, saturate: bool = False) -> np.ndarray:
-    return _finish(odd(*two_sum(*_values(of, ftz, a, b))), of, ftz, saturate, False)
+    x, y = _values(of, ftz, a, b)
+    return _finish(x + y, of, ftz, saturate, False)
 
 
 def sub(a: np.ndarray, b: np.ndarray, of: str, ftz: bool = False, saturate: bool = False) -> np.ndarray:
     x, y = _values(of, ftz, a, b)
-    return _finish(odd(*two_sum(x, -y)), of, ftz, saturate, False)
+    return _finish(x - y, of, ftz, saturate, False)
 
 
 def mul(a: np.ndarray, b: np.ndarray, of: str, ftz: bool = False, saturate: bool = False) -> np.ndarray:

@@ -196,8 +196,8 @@ def bfind_shiftamt(a: Array) -> Array:
 
 def brev(a: Array) -> Array:
     """Return the bits in reverse order."""
-    bits = np.unpackbits(a.astype(a.dtype.newbyteorder(">")).view(np.uint8).reshape(len(a), -1), axis=1)
-    return np.packbits(bits, axis=1, bitorder="little").view(a.dtype.newbyteorder(">")).astype(a.dtype).reshape(-1)
+    bits = np.unpackbits(np.ascontiguousarray(a).view(np.uint8), bitorder="little").reshape(len(a), -1)
+    return np.packbits(bits[:, ::-1], axis=1, bitorder="little").view(a.dtype).reshape(-1)
 
 
 def ones(count: Array, dtype: np.dtype) -> Array:
@@ -275,15 +275,17 @@ def lop3(table: int) -> Callable[[Array, Array, Array], Array]:
 
 
 def prmt(a: Array, b: Array, selector: Array) -> Array:
-    """Return bytes picked from two words; with its highest bit a nibble of the selector takes the byte's sign alone."""
-    pair, result = funnel(a, b), np.zeros_like(a)
-    for place in range(4):
-        nibble = (selector >> np.uint32(4 * place)) & np.uint32(15)
-        byte = (pair >> (np.uint64(8) * (nibble & np.uint32(7)).astype(np.uint64))).astype(np.uint8)
-        sign = np.where(byte & 0x80, np.uint8(0xFF), np.uint8(0))
-        byte = np.where(nibble & np.uint32(8), sign, byte)
-        result = result | (byte.astype(np.uint32) << np.uint32(8 * place))
-    return result
+    """Return bytes picked from two words; with its highest bit, a nibble of the selector takes the sign alone."""
+    pair = np.stack((a, b), axis=1).view(np.uint8)
+    if (selector == selector[0]).all():
+        nibbles = (selector[0] >> np.arange(0, 16, 4, dtype=np.uint32)) & np.uint32(15)
+        picked = pair[:, nibbles & 7]
+    else:
+        nibbles = (selector[:, None] >> np.arange(0, 16, 4, dtype=np.uint32)) & np.uint32(15)
+        picked = np.take_along_axis(pair, (nibbles & 7).astype(np.intp), axis=1)
+    if (nibbles & 8).any():
+        picked = np.where(nibbles & 8, np.where(picked & 0x80, np.uint8(0xFF), np.uint8(0)), picked)
+    return np.ascontiguousarray(picked).view(np.uint32).reshape(-1)
 
 
 PRMT = {  # the selector, by mode and by the lowest two bits of what the instruction is given

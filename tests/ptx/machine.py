@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ptx.control import Mask
+from ptx.copies import Copies
 from ptx.errors import Divergence, LaunchError, PtxError
-from ptx.memory import SHARED_BASE, SHARED_WINDOW, Copies, GenericSpace, GlobalSpace, Memory, PrivateSpace, Region
+from ptx.memory import SHARED_BASE, GenericSpace, GlobalSpace, Memory, PrivateSpace, Region, Space
 from ptx.races import Accesses, Events, History
+from ptx.special import SPECIAL, coordinate, lane_bits
 
 if TYPE_CHECKING:
     from ptx.assembly import Assembler
@@ -26,7 +28,7 @@ TYPES |= {32: np.dtype(np.uint32), 64: np.dtype(np.uint64)}
 NEVER_WRITTEN = {1: 0, 8: 0xAD, 16: 0x7FFF, 32: 0x7FFFDEAD, 64: 0x7FFFDEAD7FFFDEAD}
 """What registers hold before they are written: NaN as a number of any format, and no address."""
 
-LONGEST = 50_000_000
+LONGEST = 2_000_000
 """After how many blocks of instructions a launch counts as endless."""
 
 
@@ -56,18 +58,15 @@ class Launch:
         self.alive = self.in_block < self.threads_per_block
         self.whole = bool(self.alive.all())
         self.history = History(self.lanes_per_block)
-        size = max(
-            [code.static_shared]
-            + [a - SHARED_BASE for v, a in code.shared_addresses.items() if not v.size]
-        ) + shared_bytes
+        size = code.shared.dynamic + shared_bytes
         stride = -(-size // 16) * 16
         self.shared = PrivateSpace("shared", SHARED_BASE, size, self.block_of * stride, stride)
         self.shared.region.accesses = Accesses()
         stride = -(-code.local_size // 16) * 16
         self.local = PrivateSpace("local", 0, code.local_size, self.lane * stride, stride)
         self.everywhere = GlobalSpace([*memory.regions, *module_regions])
-        for region in memory.regions:
-            region.accesses = Accesses()
+        for region in self.everywhere.regions:
+            region.accesses = Accesses() if region.writable else None
         self.generic = GenericSpace(self.everywhere, self.shared, self.local)
         self.copies = Copies(self.lanes)
         self.mask: Mask = None
@@ -89,36 +88,8 @@ class Launch:
             value = int.from_bytes(self.kernel.parameter_block[offset : offset + size].tobytes(), "little")
             registers[number] = np.full(self.lanes, value, TYPES[8 * size])
         for name, number in code.specials.items():
-            registers[number] = np.broadcast_to(np.asarray(self.special(name)), self.lanes).astype(np.uint32)
+            registers[number] = np.broadcast_to(SPECIAL[name](self), self.lanes).astype(np.uint32)
         return registers
-
-    def special(self, name: str) -> Any:
-        """Return what a special register holds."""
-        stem, _, axis = name[1:].partition(".")
-        if axis:
-            sizes, numbers = (self.block, self.in_block) if "tid" in stem and "ct" not in stem else (self.grid, self.block_of)
-            place = "xyz".index(axis)
-            if stem.startswith("n"):
-                return sizes[place]
-            return numbers // int(np.prod(sizes[:place])) % sizes[place]
-        one = np.uint32(1)
-        if stem.startswith("lanemask"):
-            lane = self.laneid
-            below = (one << lane) - one
-            return {
-                "eq": one << lane,
-                "lt": below,
-                "le": below | (one << lane),
-                "gt": ~(below | (one << lane)),
-                "ge": ~below,
-            }[stem[-2:]]
-        return {
-            "laneid": self.laneid,
-            "warpid": self.in_block // WARP,
-            "nwarpid": self.lanes_per_block // WARP,
-            "dynamic_smem_size": self.shared_bytes,
-            "total_smem_size": self.shared.size,
-        }[stem]
 
     # What steps use
 
@@ -136,6 +107,18 @@ class Launch:
         """The numbers of the threads that take part."""
         threads = self.threads
         return self.lane if threads is None else threads
+
+    def space(self, name: str) -> Space:
+        """Return the address space that an instruction names."""
+        if name.startswith("shared"):
+            return self.shared
+        if name == "local":
+            return self.local
+        return self.generic if name == "generic" else self.everywhere
+
+    def choose(self, mask: Mask) -> None:
+        """Let the threads of a mask take part, and no others."""
+        self.mask, self._threads = mask, None
 
     def write(self, number: int, value: Array) -> None:
         """Give a register a value for the threads that take part; the array has one element for every thread."""
@@ -161,38 +144,38 @@ class Launch:
 
     def run(self) -> None:
         """Run all threads to their end."""
-        blocks, ready = self.code.blocks, self.ready
-        for _ in range(LONGEST):
+        ready = self.ready
+        for turn in range(LONGEST):
             if not ready:
-                if self.held or self.waiting:
-                    raise self.stuck()
-                for region in (self.shared.region, *self.everywhere.regions):
-                    if region.accesses is not None:
-                        region.accesses.settle(self, region)
+                self.finish()
                 return
-            here = min(ready)
-            mask = ready.pop(here)
-            block = blocks[here]
-            steps, sites, site = block.steps, block.sites, None
-            number = -1
-            try:
-                if block.sync is not None:
-                    named = None
-                    if mask is not None or block.sync >= 0:
-                        mask, some = self.converged(block.sync, here, mask)
-                        if not some:
-                            continue
-                        named = None if block.sync < 0 else self.registers[block.sync]
-                    self.history.tick(self.history.warps, (mask, named))
-                self.mask, self._threads = mask, None
-                for number, step in enumerate(steps):
-                    step(self)
-                number = -1
-                block.end.run(self, here, mask)
-            except PtxError as error:
-                site = sites[number] if number >= 0 else (block.end_site or (sites or [None])[0])
-                raise error.locate(self.where(site, error.lane))
+            # Where the lowest wait in a loop for what others do, these have a turn too.
+            self.turn(max(ready) if turn % 1024 >= 960 else min(ready))
         raise LaunchError(f"{self.kernel.name}: endless: {LONGEST} blocks of instructions have been run")
+
+    def turn(self, here: int) -> None:
+        """Run a block of instructions for the threads that are there."""
+        mask, block, step = self.ready.pop(here), self.code.blocks[here], None
+        try:
+            if block.sync is not None:
+                mask, some = self.converged(block.sync, here, mask)
+                if not some:
+                    return
+            self.choose(mask)
+            for step in block.steps:
+                step(self)
+            step = None
+            block.end.run(self, here, mask)
+        except PtxError as error:
+            raise error.locate(self.where(block.site_of(step), error.lane)) from None
+
+    def finish(self) -> None:
+        """Raise if threads still wait, or if a race is found at last."""
+        if self.held or self.waiting:
+            raise self.stuck()
+        for region in (self.shared.region, *self.everywhere.regions):
+            if region.accesses is not None:
+                region.accesses.settle(self, region)
 
     def where(self, site: Any, lane: int | None) -> str:
         """Return where in the kernel, and in which thread, something was found."""
@@ -201,13 +184,10 @@ class Launch:
 
     def thread(self, lane: int) -> str:
         """Return how a message calls a thread."""
-
-        def coordinates(number: int, sizes: tuple[int, int, int]) -> tuple[int, int, int]:
-            x, y, _z = sizes
-            return number % x, number // x % y, number // (x * y)
-
         block, thread = divmod(lane, self.lanes_per_block)
-        return f"thread {coordinates(thread, self.block)} of block {coordinates(block, self.grid)}"
+        in_block = tuple(int(coordinate(axis, thread, self.block)) for axis in range(3))
+        in_grid = tuple(int(coordinate(axis, block, self.grid)) for axis in range(3))
+        return f"thread {in_block} of block {in_grid}"
 
     def go(self, target: int, mask: Mask) -> None:
         """Let threads go on at a block."""
@@ -232,38 +212,45 @@ class Launch:
             self.release(number)
 
     def converged(self, members: int, here: int, mask: Mask) -> tuple[Mask, bool]:
-        """Return the threads whose warps are all here, as far as their masks name them; others are held."""
-        if mask is None:
-            mask = np.ones(self.lanes, bool)
-        if here in self.held:
-            mask = mask | self.held.pop(here)
-        named = np.full(self.lanes, 0xFFFFFFFF, np.uint32) if members < 0 else self.registers[members]
+        """Return the threads for which all lanes that they need are here, and if there are any; hold the others."""
+        named = None
+        if mask is not None or members >= 0:
+            if mask is None:
+                mask = np.ones(self.lanes, bool)
+            if here in self.held:
+                mask = mask | self.held.pop(here)
+            alive, arrived = lane_bits(self.alive), lane_bits(mask)
+            if members < 0:
+                complete = np.repeat(alive & ~arrived == 0, WARP) & mask
+            else:
+                named = self.registers[members]
+                complete = self.named_converged(named, alive, arrived, mask)
+            left = mask & ~complete
+            if left.any():
+                self.held[here] = left
+            if not complete.any():
+                return complete, False
+            mask = None if self.whole and complete.all() else complete
+        self.history.tick(self.history.warps, (mask, named))
+        return mask, True
+
+    def named_converged(self, named: Array, alive: Array, arrived: Array, mask: Array) -> Array:
+        """Return the threads for which the lanes that they name are here; these have to name the same ones."""
         alone = mask & ((named >> self.laneid) & np.uint32(1) == 0)
         if alone.any():
             lane = int(alone.argmax())
             raise Divergence(f"its own lane is not in its mask {named[lane]:#x}", lane)
-        warps = (-1, WARP)
-        alive, arrived = (np.packbits(m.reshape(warps), axis=1, bitorder="little").view(np.uint32) for m in (self.alive, mask))
-        needed = named.reshape(warps) & alive
-        complete = (needed & ~arrived == 0).reshape(-1) & mask
-        if members >= 0:
-            self.agree(named, needed, complete)
-        left = mask & ~complete
-        if left.any():
-            self.held[here] = left
-        if self.whole and complete.all():
-            return None, True
-        return complete, bool(complete.any())
-
-    def agree(self, named: Array, needed: Array, complete: Array) -> None:
-        """Raise where lanes that wait for one another have different masks."""
         masks = named.reshape(-1, WARP)
-        differs = masks[:, :, None] != masks[:, None, :]
-        counts = (needed[:, :, None] >> np.arange(WARP, dtype=np.uint32)) & np.uint32(1) == 1
-        wrong = (differs & counts).any(axis=2).reshape(-1) & complete
-        if wrong.any():
-            lane = int(wrong.argmax())
-            raise Divergence(f"its mask {named[lane]:#x} names lanes that have other masks", lane)
+        needed = masks & alive[:, None]
+        complete = (needed & ~arrived[:, None] == 0).reshape(-1) & mask
+        if (masks != masks[:, :1]).any():
+            differs = masks[:, :, None] != masks[:, None, :]
+            counts = (needed[:, :, None] >> np.arange(WARP, dtype=np.uint32)) & np.uint32(1) == 1
+            wrong = (differs & counts).any(axis=2).reshape(-1) & complete
+            if wrong.any():
+                lane = int(wrong.argmax())
+                raise Divergence(f"its mask {named[lane]:#x} names lanes that have other masks", lane)
+        return complete
 
     def arrive(self, number: int, count: int | None, mask: Mask, onward: int) -> None:
         """Let threads wait at a barrier; where all are there that it waits for, they go on."""
@@ -318,18 +305,13 @@ class Launch:
         if region.accesses is not None and region.accesses.noted:
             region.accesses.settle(self, region, None if blocks is None or blocks.all() else blocks)
 
-    def stuck(self) -> Divergence:
+    def stuck(self) -> PtxError:
         """Return the error for threads that all wait."""
         for here, mask in self.held.items():
-            lane, block = int(mask.argmax()), self.code.blocks[here]
-            site = block.sites[0] if block.sites else block.end_site
+            lane, site = int(mask.argmax()), self.code.blocks[here].site_of(None)
             error = Divergence("waits for lanes of its warp that never come", lane)
-            error.locate(self.where(site, lane))
-            return error
-        for places in self.waiting.values():
-            for onward, mask in places.items():
-                lane = int(mask.argmax())
-                error = Divergence("waits at a barrier for threads of its block that never come", lane)
-                error.locate(self.where(self.code.blocks[onward - 1].end_site, lane))
-                return error
-        raise AssertionError
+            return error.locate(self.where(site, lane))
+        onward, mask = next(item for places in self.waiting.values() for item in places.items())
+        lane, site = int(mask.argmax()), self.code.blocks[onward - 1].site_of(None)
+        error = Divergence("waits at a barrier for threads of its block that never come", lane)
+        return error.locate(self.where(site, lane))

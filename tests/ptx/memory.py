@@ -5,12 +5,12 @@ the addresses of threads into offsets in regions. Every access is checked agains
 against what was written; what threads of a block must not do to one another is `ptx.races`.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ptx.errors import Misaligned, OutOfBounds, PtxError, Race, Uninitialised
+from ptx.errors import Misaligned, OutOfBounds, PtxError, Uninitialised
 from ptx.races import Accesses
 
 if TYPE_CHECKING:
@@ -33,9 +33,12 @@ SHARED_WINDOW, LOCAL_WINDOW = 1 << 56, 1 << 57
 class Region:
     """Bytes from one address on; `state` says of each what is known of it, None where all are written."""
 
-    def __init__(self, name: str, base: int, data: Array, state: Array | None, writable: bool = True) -> None:
+    def __init__(
+        self, name: str, base: int, data: Array, state: Array | None, writable: bool = True, stride: int = 0
+    ) -> None:
         self.name, self.base, self.data, self.state, self.writable = name, base, data, state, writable
         self.end = base + len(data)
+        self.stride = stride  # of parts with the same addresses, one for each block or thread
         self.accesses: Accesses | None = None
         self._views: dict[tuple[int, int], tuple[int, int, Array, Array | None]] = {}
 
@@ -67,12 +70,12 @@ class Region:
             return [words.take(index)]
         return list(np.ascontiguousarray(words.take(index, axis=0).T))
 
-    def load_for(self, offsets: Array, size: int, count: int, threads: Array | None, chosen: Array | None) -> list[Array]:
-        """Return what `load` does; an error names one of the threads, of which those are `chosen`."""
+    def load_for(self, threads: Array | None, offsets: Array, size: int, count: int) -> list[Array]:
+        """Return what `load` does for these threads, one of which an error then names."""
         try:
             return self.load(offsets, size, count)
         except PtxError as error:
-            error.lane = lane_of(select(threads, chosen), error.lane or 0)
+            error.lane = lane_of(threads, error.lane or 0)
             raise
 
     def store(self, offsets: Array, values: list[Array], size: int) -> None:
@@ -103,22 +106,28 @@ class Region:
 
     def place(self, offset: int) -> str:
         """Return how a message calls an offset."""
-        return f"{self.name}+{offset}"
+        return f"{self.name}+{offset % self.stride if self.stride else offset}"
+
+
+Piece = tuple[Region, Array, Array | None]
+"""A region, offsets in it, and which of the threads that take part these are for (None: for all)."""
 
 
 class Memory:
     """Global memory: arrays of the host, at their own addresses."""
 
     def __init__(self) -> None:
-        self.regions: list[Region] = []
-        self._kept: list[Array] = []
+        self.regions: list[Region] = []  # by address
+        self._ends: list[int] = []
 
     def add(self, array: Array, initialised: bool | Array = True, name: str = "array", writable: bool = True) -> None:
         """Let kernels use an array, whose bytes they then write themselves.
 
         `initialised` says whether its bytes count as written: all of them or none, or one bool a byte, kept up to
-        date.
+        date. To add an array once more replaces what was said of it.
         """
+        if not array.nbytes:
+            return
         if not array.flags.forc:
             raise ValueError(f"{name} is not contiguous")
         data = np.ndarray((array.nbytes,), np.uint8, buffer=array if array.flags.c_contiguous else array.T)
@@ -131,11 +140,15 @@ class Memory:
                 raise ValueError(f"{name} has {array.nbytes} bytes, and as many bools have to say which are written")
             state = initialised.view(np.uint8)
         region = Region(name, array.ctypes.data, data, state, writable and array.flags.writeable)
-        same = [other for other in self.regions if other.base < region.end and region.base < other.end]
-        if same and (same[0].base, same[0].end) != (region.base, region.end):
-            raise ValueError(f"{name} overlaps {same[0].name}")
-        self.regions = sorted([r for r in self.regions if r not in same] + [region], key=lambda r: r.base)
-        self._kept.append(array)
+        place = bisect_left(self._ends, region.base + 1)  # of the first that does not end below this one
+        if place < len(self.regions) and self.regions[place].base < region.end:
+            other = self.regions[place]
+            if (other.base, other.end) != (region.base, region.end):
+                raise ValueError(f"{name} overlaps {other.name}")
+            self.regions[place] = region
+        else:
+            self.regions.insert(place, region)
+            self._ends.insert(place, region.end)
 
 
 class Space:
@@ -143,15 +156,11 @@ class Space:
 
     name = ""
 
-    def resolve(
-        self, launch: "Launch", addresses: Array, threads: Array | None, total: int
-    ) -> list[tuple[Region, Array, Array | None]]:
-        """Return regions, offsets in them and which of the threads these are for (None: for all)."""
+    def resolve(self, launch: "Launch", addresses: Array, threads: Array | None, total: int) -> list[Piece]:
+        """Return where the threads' words lie, or raise `OutOfBounds`."""
         raise NotImplementedError
 
-    def pieces(
-        self, launch: "Launch", addresses: Array, threads: Array | None, total: int
-    ) -> list[tuple[Region, Array, Array | None]]:
+    def pieces(self, launch: "Launch", addresses: Array, threads: Array | None, total: int) -> list[Piece]:
         """Return what `resolve` does, for addresses that are multiples of a word's size."""
         wrong = addresses & (total - 1)
         if wrong.any():
@@ -160,13 +169,20 @@ class Space:
         return self.resolve(launch, addresses, threads, total)
 
     def load(
-        self, launch: "Launch", addresses: Array, threads: Array | None, size: int, count: int, site: Any, kind: str = "read"
+        self,
+        launch: "Launch",
+        addresses: Array,
+        threads: Array | None,
+        size: int,
+        count: int,
+        site: Any,
+        kind: str = "read",
     ) -> list[Array]:
         """Return what the threads read, element by element of their words."""
         results: list[Array] = []
         for region, offsets, chosen in self.pieces(launch, addresses, threads, size * count):
             own = select(threads, chosen)
-            values = region.load_for(offsets, size, count, own, None)
+            values = region.load_for(own, offsets, size, count)
             if region.accesses is not None:
                 region.accesses.note(kind, offsets, size * count, own, launch, site)
             if chosen is None:
@@ -237,9 +253,7 @@ class GlobalSpace(Space):
         place = bisect_right(self.bases, address)
         return self.regions[place - 1] if place else None
 
-    def resolve(
-        self, launch: "Launch", addresses: Array, threads: Array | None, total: int
-    ) -> list[tuple[Region, Array, Array | None]]:
+    def resolve(self, launch: "Launch", addresses: Array, threads: Array | None, total: int) -> list[Piece]:
         """See `Space.resolve`."""
         region = self.find(int(addresses.min()))
         if region is not None and int(addresses.max()) + total <= region.end:
@@ -270,12 +284,9 @@ class PrivateSpace(Space):
     def __init__(self, name: str, base: int, size: int, starts: Array, stride: int) -> None:
         self.name, self.base, self.size, self.starts = name, base, size, starts
         length = (int(starts[-1]) + stride) if len(starts) else 0
-        self.region = Region(name, 0, np.zeros(length, np.uint8), np.zeros(length, np.uint8))
-        self.region.place = lambda offset: f"{name}+{offset % stride if stride else 0}"  # type: ignore[method-assign]
+        self.region = Region(name, 0, np.zeros(length, np.uint8), np.zeros(length, np.uint8), stride=stride)
 
-    def resolve(
-        self, launch: "Launch", addresses: Array, threads: Array | None, total: int
-    ) -> list[tuple[Region, Array, Array | None]]:
+    def resolve(self, launch: "Launch", addresses: Array, threads: Array | None, total: int) -> list[Piece]:
         """See `Space.resolve`."""
         offsets = addresses - self.base
         if int(offsets.min()) < 0 or int(offsets.max()) + total > self.size:
@@ -297,9 +308,7 @@ class GenericSpace(Space):
         self.windows = ((LOCAL_WINDOW, local), (SHARED_WINDOW, shared))
         self.everywhere = everywhere
 
-    def resolve(
-        self, launch: "Launch", addresses: Array, threads: Array | None, total: int
-    ) -> list[tuple[Region, Array, Array | None]]:
+    def resolve(self, launch: "Launch", addresses: Array, threads: Array | None, total: int) -> list[Piece]:
         """See `Space.resolve`."""
         if int(addresses.max()) < SHARED_WINDOW:
             return self.everywhere.resolve(launch, addresses, threads, total)
@@ -327,52 +336,3 @@ def select(threads: Array | None, chosen: Array | None) -> Array | None:
     if chosen is None:
         return threads
     return chosen if threads is None else threads[chosen]
-
-
-class Copies:
-    """Copies of `cp.async` on their way to shared memory, in each thread's groups."""
-
-    def __init__(self, lanes: int) -> None:
-        self.committed = np.zeros(lanes, np.int64)
-        self.pending: list[dict[str, Any]] = []
-
-    def start(self, region: Region, offsets: Array, data: Array, threads: Array, site: Any) -> None:
-        """Note bytes, (threads, size), that will be in the region when they have been waited for."""
-        places = offsets[:, None] + np.arange(data.shape[1])
-        assert region.state is not None
-        region.state[places] = PENDING
-        copy = {"region": region, "offsets": offsets, "places": places, "data": data, "threads": threads, "site": site}
-        self.pending.append(copy | {"group": self.committed[threads]})
-
-    def commit(self, threads: Array) -> None:
-        """Put what the threads have started into a group."""
-        self.committed[threads] += 1
-
-    def wait(self, launch: "Launch", threads: Array, left: int | None) -> None:
-        """Finish the threads' copies but for the last `left` groups; for None, also what is in no group."""
-        waiting = np.zeros(len(self.committed), bool)
-        waiting[threads] = True
-        still = []
-        for copy in self.pending:
-            done = waiting[copy["threads"]]
-            if left is not None:
-                done = done & (copy["group"] < self.committed[copy["threads"]] - left)
-            if done.any():
-                region = copy["region"]
-                region.data[copy["places"][done]] = copy["data"][done]
-                region.state[copy["places"][done]] = WRITTEN
-                size = copy["data"].shape[1]
-                region.accesses.note("write", copy["offsets"][done], size, copy["threads"][done], launch, copy["site"])
-            if not done.all():
-                rest = ~done
-                still.append({k: v[rest] if isinstance(v, np.ndarray) else v for k, v in copy.items()})
-        self.pending = still
-
-    def check_store(self, region: Region, offsets: Array, total: int, threads: Array | None) -> None:
-        """Raise where a store meets bytes that a copy will write."""
-        if self.pending and region.state is not None:
-            bad = (region.state[offsets[:, None] + np.arange(total)] == PENDING).any(axis=1)
-            if bad.any():
-                place = int(bad.argmax())
-                where = region.place(int(offsets[place]))
-                raise Race(f"writes at {where}, where a cp.async is on its way", lane_of(threads, place))

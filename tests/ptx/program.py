@@ -4,13 +4,17 @@ from typing import Any
 
 import numpy as np
 
-from ptx import arithmetic, atomics, copies, floating, transfer, warps  # noqa: F401  (they enter their decoders into the table)
-from ptx.assembly import Assembler, place_parameters, place_shared
+# These enter their decoders into the table.
+from ptx import arithmetic, atomics, copies, floating, matrices, transfer, warps  # noqa: F401
+from ptx.assembly import Assembler
 from ptx.decode import decode
-from ptx.errors import LaunchError, PtxError
+from ptx.errors import LaunchError
+from ptx.layout import SharedLayout, parameter_offsets
 from ptx.machine import Launch
 from ptx.memory import Memory, Region
-from ptx.parser import Function, Module, Parser, Variable
+from ptx.parser import Parser
+from ptx.syntax import Function, Module, Variable
+from ptx.warps import MEMBERS
 
 SHARED_BYTES = 48 * 1024
 """Shared memory that a block may have without asking for more."""
@@ -38,7 +42,9 @@ class Program:
             if variable.space in ("global", "const"):
                 self._place(variable)
         functions = self.module.functions.values()
-        self.kernels = {function.name: Kernel(self, self.module, function) for function in functions if function.entry}
+        self.kernels = {
+            function.name: Kernel(self, self.module, function) for function in functions if function.entry
+        }
 
     def _place(self, variable: Variable) -> None:
         """Give a variable of the module memory, with its initial value; bytes without one are zero."""
@@ -61,10 +67,10 @@ class Kernel:
     def __init__(self, program: Program, module: Module, function: Function) -> None:
         self.program, self.module, self.function, self.name = program, module, function, function.name
         self.parameters = [(p.name, p.size, p.alignment) for p in function.parameters]
-        self.shared_bytes = place_shared(module, function)[1]
+        self.shared_bytes = SharedLayout(module, function).static
         self.registers: int | None = None
         self.max_dynamic_shared_size_bytes = SHARED_BYTES - self.shared_bytes
-        size = max((o + v.size for v, o in place_parameters(function).items()), default=0)
+        size = max((o + v.size for v, o in parameter_offsets(function).items()), default=0)
         room = np.zeros(size + 64, np.uint8)
         self.parameter_block = room[-room.ctypes.data % 64 :][:size]
         self._code: Assembler | None = None
@@ -73,20 +79,16 @@ class Kernel:
     def code(self) -> Assembler:
         """The decoded kernel; what is not known in it raises `UnknownInstruction`."""
         if self._code is None:
-            address = self.parameter_block.ctypes.data
-            try:
-                self._code = Assembler(
-                    self.module, self.function, self.program.architecture, self.program.addresses, address, self._decode
-                )
-            except PtxError as error:
-                raise error.locate(self.name) from None
+            self._code = Assembler(
+                self.module,
+                self.function,
+                self.program.architecture,
+                self.program.addresses,
+                self.parameter_block.ctypes.data,
+                decode,
+                MEMBERS,
+            )
         return self._code
-
-    def _decode(self, assembler: Assembler, instruction: Any) -> Any:
-        try:
-            return decode(assembler, instruction)
-        except PtxError as error:
-            raise error.locate(f"{self.name}, line {instruction.line} ({instruction.text})") from None
 
     def launch(
         self,
@@ -101,10 +103,8 @@ class Kernel:
         self._check(grid, block, shared_bytes)
         if len(arguments) != len(self.parameters):
             raise LaunchError(f"{self.name} takes {len(self.parameters)} arguments, not {len(arguments)}")
-        offsets = place_parameters(self.function)
-        for (name, size, _alignment), offset, argument in zip(
-            self.parameters, offsets.values(), arguments, strict=True
-        ):
+        offsets = parameter_offsets(self.function).values()
+        for (name, size, _alignment), offset, argument in zip(self.parameters, offsets, arguments, strict=True):
             if len(argument) != size:
                 raise LaunchError(f"{self.name}: {name} has {size} bytes, not {len(argument)}")
             self.parameter_block[offset : offset + size] = np.frombuffer(argument, np.uint8)
@@ -133,10 +133,9 @@ class Kernel:
             needed = warps * -(-self.registers * 32 // 256) * 256
             if needed > REGISTERS:
                 refuse(f"{warps} warps of {self.registers} registers a thread need {needed}, a block has {REGISTERS}")
-        if shared_bytes > self.max_dynamic_shared_size_bytes:
-            refuse(
-                f"{shared_bytes} bytes of dynamic shared memory, where {self.max_dynamic_shared_size_bytes} may be used"
-            )
+        allowed = self.max_dynamic_shared_size_bytes
+        if shared_bytes > allowed:
+            refuse(f"{shared_bytes} bytes of dynamic shared memory, where {allowed} may be used")
         most = MORE_SHARED_BYTES.get(self.program.architecture, SHARED_BYTES)
         if self.shared_bytes + shared_bytes > most:
             refuse(f"{self.shared_bytes + shared_bytes} bytes of shared memory, where a block has {most} at most")

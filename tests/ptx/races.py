@@ -4,10 +4,11 @@ What orders an access of one thread before one of another, both at their places 
 order):
 
 - a barrier of the block in between that both threads passed;
-- an instruction for whole warps in between in which both threads took part. (The manual promises an order of memory of
-  `bar.warp.sync` alone; that the others do as much is what hardware does.)
-- a fence and an atomic operation by the block of the first, and then an atomic operation, or a read that is `volatile`,
-  `relaxed` or `acquire`, by the block of the second: as the last block does that adds up what all others have written.
+- an instruction for whole warps in between in which both threads took part. (The manual promises an order of memory
+  of `bar.warp.sync` alone; that the others do as much is what hardware does.)
+- a fence and an atomic operation by the block of the first, and then an atomic operation, or a read that is
+  `volatile`, `relaxed` or `acquire`, by the block of the second: as in the last block, which adds up what all others
+  have written.
 
 Atomic operations do not race with one another. Writes of the same value race.
 """
@@ -155,8 +156,10 @@ class Search:
     def __init__(self, launch: "Launch", region: Any, accesses: list[Access]) -> None:
         self.launch, self.region, self.accesses = launch, region, accesses
         self.cell = min(access.size for access in accesses)
-        self.first = region.base // self.cell
-        self.cells = -(-region.end // self.cell) - self.first
+        lowest = min(int(access.offsets.min()) for access in accesses)
+        highest = max(int(access.offsets.max()) + access.size for access in accesses)
+        self.first = (region.base + lowest) // self.cell
+        self.cells = -(-(region.base + highest) // self.cell) - self.first
 
     def places(self, access: Access) -> Iterable[Array]:
         """Return the cells of an access, one array for each part of its words."""

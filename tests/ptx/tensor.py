@@ -189,12 +189,12 @@ def _mma(
     total = _values(c, "c", c_type, k, wmma)
     for first in range(0, k, core.block[of]):
         block = slice(first, first + core.block[of])
-        largest = np.maximum(exponents[block].max(axis=0), _exponents(total, d_type))
+        largest = np.maximum(exponents[block].max(axis=0), _exponents(total, "f32"))
         largest = np.maximum(largest, core.least[d_type])
         scale = _power_of_two(core.kept - largest)  # makes integers of the bits kept
         whole = np.multiply(products[block], scale, out=aligned[block])
         whole = np.trunc(whole, out=whole).sum(axis=0) + np.trunc(total * scale)
-        exact = (whole + 0.0) * _power_of_two(largest - core.kept)
+        exact = whole * _power_of_two(largest - core.kept)
         result = _cut32(exact) if d_type == "f32" else narrow(exact, "f16")
         total = widen(result, d_type)
     if d_type == "f16":

@@ -185,9 +185,15 @@ class TestFloats:
         ulp, small = 2.0 ** (1 - precision), 2.0 ** (1 - FORMATS[from_][0])
         near = [x * (1 + d + e) for x in grid for d in (ulp / 2, -ulp / 2) for e in (0, small, -small)]
         top = 2.0 ** (greatest + 1) * (1 - ulp / 4)
-        values += representable(from_, [*grid, *near, top, -top, 2.0 ** (least - precision)])
+        tiny = 2.0 ** (least - precision + 1)
+        below = [
+            (n + 0.5) * tiny * (1 + e) for n in range(4) for e in (0, 2.0**-20, -(2.0**-20), 2.0**-40, -(2.0**-40))
+        ]
+        values += representable(from_, [*grid, *near, *below, top, -top, 3 * top, -3 * top])
         expected = [np.copysign(rounded(Fraction(x), to, mode), x) for x in values]
         assert_same(floats.convert(held(from_, values), to, from_, mode), held(to, expected))
+        for x, y in zip(values[800:], expected[800:], strict=True):  # alone too
+            assert_same(floats.convert(held(from_, [x]), to, from_, mode), held(to, [y]))
         found = floats.convert(held(from_, [inf, -inf]), to, from_, mode)
         assert_same(found, held(to, [inf, -inf]))
 
@@ -240,6 +246,7 @@ class TestFloats:
             floats.convert(x, "bf16", "f32", "rn", saturate=True)
 
     def test_relu(self) -> None:
+        assert_same(floats.convert(held("f32", [-0.0]), "f16", "f32", "rn", relu=True), held("f16", [0.0]))
         x = held("f32", [-1, 0.5, -inf, inf, nan])
         assert_same(floats.convert(x, "f16", "f32", "rn", relu=True), held("f16", [0, 0.5, 0, inf, nan]))
         assert floats.convert(x, "f16", "f32", "rn", relu=True).view(np.uint16)[-1] == 0x7FFF

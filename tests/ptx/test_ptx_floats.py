@@ -204,6 +204,14 @@ class TestFma:
         a, b, c = f32(2.0**127, 2.0**127), f32(2, 2), f32(-(2.0**127), 0)
         assert_same(floats.fma32(a, b, c), f32(2.0**127, inf))
 
+    def test_of_the_greatest_numbers(self) -> None:
+        largest = float(np.finfo(np.float64).max)  # 2^1024 - 2^971
+        a, b = (
+            f64(2.0**990, 2.0**500, 2.0**500, 2.0**1000, -(2.0**1000)),
+            f64(1, 2.0**469, 2.0**470, 2.0**100, 2.0**24),
+        )
+        assert_same(floats.fma64(a, b, np.float64(largest)), f64(inf, largest, inf, inf, -(2.0**971)))
+
     def test_of_infinities_and_nan(self) -> None:
         a, b, c = f32(inf, inf, inf, 0, nan, 1), f32(1, 0, 1, 5, 1, 1), f32(1, 1, -inf, -inf, 1, nan)
         expected = [inf, nan, nan, -inf, nan, nan]

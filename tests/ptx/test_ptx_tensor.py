@@ -380,10 +380,13 @@ class TestSums:
         assert dot([2.0**-100], [2.0**-50], 0.0, "bf16") == 0
         assert dot([1.5 * 2.0**-100], [2.0**-49], 0.0, "bf16") == 2.0**-149  # cut off
         assert dot([0.0], [0.0], 2.0**-149) == 2.0**-149
+        # the accumulator's exponent is -126, and below 2^-150 all is cut off on the A100
+        assert dot([-(2.0**-76)], [2.0**-74], 2.0**-149, "bf16") == 0
+        assert dot([-(2.0**-76)], [2.0**-75], 2.0**-149, "bf16") == 2.0**-149
 
     @pytest.mark.parametrize(("architecture", "lowest", "lowest_f16"), [("80", -156, -44), ("90", -158, -46)])
     def test_the_least_exponent_of_alignment(self, architecture: str, lowest: int, lowest_f16: int) -> None:
-        """min_exp_limit of Khattak & Mikaitis's models: -132 and -133, and -20 and -21 for f16; then the bits kept."""
+        """min_exp_limit of Khattak & Mikaitis's models, -132 and -133, of f16 -20 and -21, less the bits kept."""
         least = 2.0**-149
         for power, expected in ((lowest, 0), (lowest - 1, least)):
             a, b = [2.0**-75, -(2.0**-80)], [2.0**-74, 2.0 ** (power + 80)]
@@ -391,6 +394,20 @@ class TestSums:
         for power, expected in ((lowest_f16, 2.0**-24), (lowest_f16 - 1, 0)):  # makes a tie more than a tie
             a, b = [2.0**-12, 2.0**-24], [2.0**-13, 2.0 ** (power + 24)]
             assert dot(a, b, 0.0, result="f16", architecture=architecture) == expected
+
+    def test_a_subnormal_factor_has_the_least_exponent(self) -> None:
+        """So 2^-24 * 2^10 counts as 2^-4, and all below 2^-28 is cut off on the A100."""
+        assert dot([2.0**-24], [2.0**10], 2.0**-28) == 2.0**-14 + 2.0**-28
+        assert dot([2.0**-24], [2.0**10], 2.0**-29) == 2.0**-14
+        assert dot([2.0**-133], [2.0**100], 2.0**-50, "bf16") == 2.0**-33 + 2.0**-50
+        assert dot([2.0**-133], [2.0**100], 2.0**-51, "bf16") == 2.0**-33
+        assert dot([2.0**-136], [2.0**100], 2.0**-50, "tf32") == 2.0**-36 + 2.0**-50
+        assert dot([2.0**-136], [2.0**100], 2.0**-51, "tf32") == 2.0**-36
+
+    def test_an_accumulator_of_f16_has_its_own_exponent(self) -> None:
+        """2 + 1/2 + 2^-20 of f16's least numbers: the last part is kept, and makes three."""
+        least = 2.0**-24
+        assert dot([2.0**-12, 2.0**-24], [2.0**-13, 2.0**-20], 2 * least, result="f16") == 3 * least
 
     def test_overflow(self) -> None:
         assert dot([2.0**100, 2.0**127], [2.0**27, 1.0], 0.0, "bf16") == inf
@@ -422,8 +439,8 @@ class TestSums:
 
     def test_zero_is_positive(self) -> None:
         assert not np.signbit(dot([1, -1], [1, 1], 0.0))
-        assert not np.signbit(dot([-1], [0], -0.0))
-        assert not np.signbit(dot([-1], [0], -0.0, result="f16"))
+        assert not np.signbit(dot([-1] * 16, [0] * 16, -0.0))
+        assert not np.signbit(dot([-1] * 16, [0] * 16, -0.0, result="f16"))
 
     @pytest.mark.parametrize("architecture", ["80", "90"])
     @pytest.mark.parametrize(("of", "result"), [("f16", "f32"), ("f16", "f16"), ("bf16", "f32"), ("tf32", "f32")])

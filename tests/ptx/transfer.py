@@ -1,13 +1,12 @@
 """Decoders of what moves: between registers, and between registers and memory."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ptx.decode import DTYPES, INTEGERS, WIDTHS, Decoding, Step, instruction
-from ptx.errors import PtxError
-from ptx.memory import LOCAL_WINDOW, SHARED_WINDOW, GlobalSpace, PrivateSpace, Space
-from ptx.parser import Address, Vector
+from ptx.memory import LOCAL_WINDOW, SHARED_WINDOW
+from ptx.syntax import Address, Vector
 
 if TYPE_CHECKING:
     from ptx.machine import Launch
@@ -19,15 +18,6 @@ CACHES = ("ca", "cg", "cs", "cv", "lu", "wb", "wt", "nc")
 HINTS = ("L1::evict_normal", "L1::evict_unchanged", "L1::evict_first", "L1::evict_last", "L1::no_allocate")
 HINTS += ("L2::evict_normal", "L2::evict_first", "L2::evict_last", "L2::64B", "L2::128B", "L2::256B")
 MEMORY_TYPES = (*INTEGERS, "b8", "b16", "b32", "b64", "f32", "f64")
-
-
-def space_of(launch: "Launch", name: str) -> Space:
-    """Return the space of a launch that an instruction names."""
-    if name.startswith("shared"):
-        return launch.shared
-    if name == "local":
-        return launch.local
-    return launch.generic if name == "generic" else launch.everywhere
 
 
 def access(at: Decoding) -> tuple[str, int, str]:
@@ -67,13 +57,13 @@ def load(at: Decoding) -> Step:
 
         return from_parameters
     get, space = at.address(operand, space)
-    pairs = [(target, None if wide.itemsize == size else wide) for target, wide in zip(targets, extended, strict=True)]
+    pairs = list(zip(targets, [None if wide.itemsize == size else wide for wide in extended], strict=True))
 
     def step(launch: "Launch") -> None:
         if polls:
             launch.tick(launch.history.observed)
         kind = "poll" if polls else "read"
-        values = space_of(launch, space).load(launch, get(launch), launch.threads, size, count, site, kind)
+        values = launch.space(space).load(launch, get(launch), launch.threads, size, count, site, kind)
         for (target, wide), value in zip(pairs, values, strict=True):
             launch.put(target, value if wide is None else value.view(dtype).astype(wide))
 
@@ -101,7 +91,7 @@ def store(at: Decoding) -> Step:
             if threads is not None:
                 value = value[threads]
             values.append(value if value.dtype == word else value.astype(word))
-        space_of(launch, space).store(launch, addresses, threads, values, size, site, access_kind)
+        launch.space(space).store(launch, addresses, threads, values, size, site, access_kind)
 
     return step
 
@@ -180,7 +170,7 @@ def cvta(at: Decoding) -> Step:
 @instruction("isspacep")
 def isspacep(at: Decoding) -> Step:
     """`isspacep`."""
-    space = at.needed("global", "shared", "shared::cta", "local", "const")
+    space = at.needed("global", "shared", "shared::cta", "local")
     at.done(2)
     low, high = {"s": (SHARED_WINDOW, LOCAL_WINDOW), "l": (LOCAL_WINDOW, 2**63)}.get(space[0], (0, SHARED_WINDOW))
     target, source = at.target(at.operands[0], 1), at.read(1, "u64")

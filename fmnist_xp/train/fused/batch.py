@@ -1,5 +1,7 @@
 """Asks a GPU for the three kernels of an epoch, in the place of `FullBatch` and `Optimizer.update_params`."""
 
+from collections.abc import Callable
+from functools import partial
 from itertools import cycle
 from math import ceil
 from typing import Any
@@ -68,25 +70,23 @@ class FusedBatch:
         groups = ceil(rows / source.rows) * source.rows // 16
         operands = xp.zeros(source.operand_bytes, dtype="uint8")  # what stands for no weight is 0
         gradients = xp.empty(source.terms * groups * source.pieces[1] * 512, dtype="uint8")
-        partial = xp.empty((blocks, size - first), dtype="float32")
-        first_partial = xp.empty((splits, first), dtype="float32")
+        sums = xp.empty((blocks, size - first), dtype="float32")
+        first_sums = xp.empty((splits, first), dtype="float32")
         figures = xp.empty((blocks, FIGURES), dtype="float64")
         counts = np.int32(rows), np.int32(groups)
         parameters, labels = network.parameters, labels.astype("uint8", copy=False)
+
+        def kernel(name: str, grid: tuple[int, ...], threads: int, shared_bytes: int = 0) -> Callable[..., None]:
+            return partial(backend.kernel(source.text, name, shared_bytes), grid, (threads,))
+
+        through = kernel("pass", (blocks,), WARPS * 32, source.shared_bytes)
+        weights = kernel("weights", (source.slices, splits, source.columns), source.slice_warps * 32)
         self._passes = (
-            (
-                backend.kernel(source.text, "pass", source.shared_bytes),
-                *((blocks,), (WARPS * 32,)),
-                (pixels, labels, parameters, operands, gradients, partial, figures, *counts),
-            ),
-            (
-                backend.kernel(source.text, "weights"),
-                *((source.slices, splits, source.columns), (source.slice_warps * 32,)),
-                (pixels, gradients, first_partial, *counts),
-            ),
+            partial(through, (pixels, labels, parameters, operands, gradients, sums, figures, *counts)),
+            partial(weights, (pixels, gradients, first_sums, *counts)),
         )
-        self._update, self._grid = backend.kernel(source.text, "update"), (ceil(size / UPDATE_THREADS),)
-        self._parts = partial, first_partial, figures, parameters, network.gradients
+        self._update = kernel("update", (ceil(size / UPDATE_THREADS),), UPDATE_THREADS)
+        self._parts = sums, first_sums, figures, parameters, network.gradients
         self._results = operands, self.metrics._figures, np.int32(blocks), np.int32(splits), np.int32(rows)
         self._moments = optimizer.vectors_of(network)
         self.take_over()
@@ -97,11 +97,10 @@ class FusedBatch:
 
     def epoch(self, _optimizer: Optimizer, coefficients: Any, log: bool) -> None:
         """Update the network; `coefficients` are neighbours in memory. With `log`, `metrics` are of before that."""
-        for kernel, *launch in self._passes:
-            kernel(*launch)
+        for launch in self._passes:
+            launch()
         self._launch_update(coefficients[0], kept=False, log=log)
 
     def _launch_update(self, coefficients: Array, kept: bool, log: bool) -> None:
         flags = np.int32(kept), np.int32(log)
-        arguments = (*self._parts, coefficients, *self._results, *flags, *self._moments)
-        self._update(self._grid, (UPDATE_THREADS,), arguments)
+        self._update((*self._parts, coefficients, *self._results, *flags, *self._moments))

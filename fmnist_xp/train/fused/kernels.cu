@@ -1,5 +1,4 @@
-// An epoch in three kernels: `pass`, `weights`, `update`. source.py writes what stands in front: the sizes of a network,
-// and its formulas as functions of numbers.
+// An epoch in three kernels: `pass`, `weights`, `update`. source.py writes what stands in front: sizes and formulas.
 //
 // All products are m16n8k16 of the tensor cores. What one leaves in a warp's registers is, packed in pairs, what the
 // next one takes (Dao et al., FlashAttention, 2022, do the same), so a warp carries its rows through all layers and
@@ -9,10 +8,9 @@
 
 #define EACH(i, count) _Pragma("unroll") for (int i = 0; i < (count); i++)
 #define DOWN(i, count) _Pragma("unroll") for (int i = (count) - 1; i >= 0; i--)
-#define INLINE static __device__ __forceinline__
-
+#define MEMBER __device__ __forceinline__
+#define INLINE static MEMBER
 typedef unsigned int word;
-
 INLINE word pack(float low, float high) {
   word pair;
   asm("cvt.rn." OPERAND "x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
@@ -24,7 +22,7 @@ INLINE int lane() { return threadIdx.x % 32; }
 INLINE int row_of(int i) { return lane() / 4 + i / 2 % 2 * 8; }
 INLINE int column_of(int i) { return lane() % 4 * 2 + i / 4 * 8 + i % 2; }
 
-// What is left of a float32 once the bfloat16 before a term are taken off: three terms add up to it.
+// What is left of a float32 once the bfloat16 before a term are taken off; three terms add up to it.
 INLINE float term_of(float value, int term) {
   EACH(i, term) value -= __uint_as_float(pack(value, 0) << 16);
   return value;
@@ -33,50 +31,42 @@ INLINE float term_of(float value, int term) {
 struct Piece {
 #if TERMS == 1
   word pairs[4];
-  __device__ __forceinline__ void set(const float (&values)[8]) { EACH(i, 4) pairs[i] = pack(values[2 * i], values[2 * i + 1]); }
-  __device__ __forceinline__ void operand(int, word (&taken)[4]) const { EACH(i, 4) taken[i] = pairs[i]; }
-  __device__ __forceinline__ float at(int i) const {
+  MEMBER void set(const float (&values)[8]) { EACH(i, 4) pairs[i] = pack(values[2 * i], values[2 * i + 1]); }
+  MEMBER void operand(int, word (&taken)[4]) const { EACH(i, 4) taken[i] = pairs[i]; }
+  MEMBER float at(int i) const {
     float value;
-    const unsigned short bits = pairs[i / 2] >> i % 2 * 16;
-    asm("cvt.f32." OPERAND " %0, %1;" : "=f"(value) : "h"(bits));
+    asm("cvt.f32." OPERAND " %0, %1;" : "=f"(value) : "h"((unsigned short)(pairs[i / 2] >> i % 2 * 16)));
     return value;
   }
 #else
   float values[8];
-  __device__ __forceinline__ void set(const float (&given)[8]) { EACH(i, 8) values[i] = given[i]; }
-  __device__ __forceinline__ void operand(int term, word (&taken)[4]) const {
+  MEMBER void set(const float (&given)[8]) { EACH(i, 8) values[i] = given[i]; }
+  MEMBER void operand(int term, word (&taken)[4]) const {
     EACH(i, 4) taken[i] = pack(term_of(values[2 * i], term), term_of(values[2 * i + 1], term));
   }
-  __device__ __forceinline__ float at(int i) const { return values[i]; }
+  MEMBER float at(int i) const { return values[i]; }
 #endif
 };
 
 // sum (16, 8) += a (16, 16) · b (16, 8)
 INLINE void mma(float* sum, const word (&a)[4], word b0, word b1) {
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." OPERAND "." OPERAND ".f32 "
-               "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-               : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." OPERAND "." OPERAND ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+               "{%8, %9}, {%0, %1, %2, %3};" : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
-
 INLINE void multiply(float (&sum)[8], const word (&a)[4], const uint4 b) {
-  mma(sum, a, b.x, b.y);
-  mma(sum + 4, a, b.z, b.w);
+  mma(sum, a, b.x, b.y), mma(sum + 4, a, b.z, b.w);
 }
-
 INLINE word transposed(word pairs) {
-  word result;
-  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(result) : "r"(pairs));
-  return result;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %0;" : "+r"(pairs));
+  return pairs;
 }
-
 // 2 · pixel − 255, which both formats have, of a byte of a word: 2²³ + pixel has the pixel's bits.
 INLINE float odd_integer(word bytes, int at) {
   return fmaf(__uint_as_float(__byte_perm(bytes, 0x4B000000, 0x7440 + at)) - 8388608, 2, -255);
 }
 
-// sum (16 rows of each tile, 16) += values · the `piece`th 16 columns of a layer's weights; what is smallest first, and
-// what is below float32's rounding not at all.
+// sum += values · the `piece`th 16 columns of a layer's weights; what is smallest first, what is below rounding not.
 template <int STEPS, int PIECES>
 INLINE void product(float (&sum)[TILES][8], const Piece (&values)[TILES][STEPS], const uint4* weights, int piece) {
   EACH(step, STEPS) {
@@ -95,23 +85,19 @@ struct Pass {
   const float* parameters;
   const uint4* operands;
   uint4* gradients;  // in the first layer's sums
-  float* partial;    // of all parameters but the first layer's weights
-  int rows, groups;
-  int first;   // row of the warp's tiles
-  bool again;  // whether the block had rows before
-  double loss;
-  int right, lowest, highest;
+  float* partial;    // sums of all gradients but the first layer's weights'
+  int rows, groups, first;  // the last is the first row of the warp's tiles
+  bool again;               // whether the block had rows before
+  double loss; int right, lowest, highest;
 };
 
 INLINE float bias(const Pass& pass, int layer, int column) {
   return column < width(layer) ? pass.parameters[biases_of(layer) + column] : 0;
 }
-
 // A hidden layer's output from its products.
-template <int STEPS>
-INLINE void activate(
-    Piece (&outputs)[TILES][STEPS], float (&sum)[TILES][8], const Pass& pass, int layer, int piece, float scale
-) {
+template <int PIECES>
+INLINE void activate(Piece (&outputs)[TILES][PIECES], float (&sum)[TILES][8], const Pass& pass, int layer, int piece,
+                     float scale) {
   EACH(tile, TILES) {
     EACH(i, 8) sum[tile][i] = relu(sum[tile][i] * scale + bias(pass, layer, piece * 16 + column_of(i)));
     outputs[tile][piece].set(sum[tile]);
@@ -122,9 +108,8 @@ INLINE void read(uint4 (&bytes)[TILES][2], const Pass& pass, int slice) {
   const int column = slice * 64 + lane() % 4 * 16;
   EACH(tile, TILES) EACH(half, 2) {
     const int row = pass.first + tile * 16 + row_of(half * 2);
-    bytes[tile][half] = make_uint4(0, 0, 0, 0);
-    if (row < pass.rows && column < INPUTS)
-      bytes[tile][half] = __ldg((const uint4*)(pass.pixels + (size_t)row * INPUTS + column));
+    const auto place = (const uint4*)(pass.pixels + (size_t)row * INPUTS + column);
+    bytes[tile][half] = row < pass.rows && column < INPUTS ? __ldg(place) : make_uint4(0, 0, 0, 0);
   }
 }
 
@@ -186,9 +171,8 @@ INLINE void softmax_row(float (&logits)[pieces(LAYERS)][8], int half, int row, P
 // A layer's gradients, summed over the block's rows: of the weights inputsᵀ · dvalues, of the biases onesᵀ · dvalues.
 // Of the first layer, whose inputs are the pixels, that of the biases alone; its dvalues go to memory.
 template <int LAYER, int INS>
-INLINE void sum_over_rows(
-    const Piece (&inputs)[TILES][INS], const Piece (&dvalues)[TILES][pieces(LAYER)], const Pass& pass
-) {
+INLINE void sum_over_rows(const Piece (&inputs)[TILES][INS], const Piece (&dvalues)[TILES][pieces(LAYER)],
+                          const Pass& pass) {
   extern __shared__ uint4 staged[];  // pieces as a product takes them as b; words x, z, y, w are their transpose as a
   constexpr int OUTS = pieces(LAYER), FROM = LAYER > 1 ? INS : 0, STEPS = WARPS * TILES;
   const int warp = threadIdx.x / 32;
@@ -260,20 +244,17 @@ INLINE void through(Piece (&inputs)[TILES][pieces(LAYER - 1)], Pass& pass) {
     }
   }
 }
-
 // Figures: sum of the losses, rows that are right, penalty, lowest and highest class predicted.
 INLINE double merged(int figure, double one, double other) {
   return figure < 3 ? one + other : figure == 3 ? fmin(one, other) : fmax(one, other);
 }
-
-// Rows through the network and back, WARPS · TILES · 16 to a block at a time. Leaves the gradient in the first layer's
-// sums, the blocks' sums of all gradients but the first weights', and the blocks' figures.
-extern "C" __global__ void __launch_bounds__(WARPS * 32) pass(
-    const unsigned char* pixels, const unsigned char* labels, const float* parameters, const uint4* operands,
-    uint4* gradients, float* partial, double* figures, int rows, int groups
-) {
-  Pass pass = {pixels, labels, parameters, operands, gradients, partial + blockIdx.x * (SIZE - FIRST_WEIGHTS), rows,
-               groups, 0, false, 0, 0, CLASSES, -1};
+// Rows through the network and back. Leaves the gradient in the first layer's sums, and of each block the sums of all
+// other gradients, and the figures.
+extern "C" __global__ void __launch_bounds__(WARPS * 32)
+pass(const unsigned char* pixels, const unsigned char* labels, const float* parameters, const uint4* operands,
+     uint4* gradients, float* partial, double* figures, int rows, int groups) {
+  partial += blockIdx.x * (SIZE - FIRST_WEIGHTS);
+  Pass pass = {pixels, labels, parameters, operands, gradients, partial, rows, groups, 0, false, 0, 0, CLASSES, -1};
   const int warp = threadIdx.x / 32, many = WARPS * TILES * 16;
 #pragma unroll 1
   for (int start = blockIdx.x * many; start < rows; start += gridDim.x * many) {
@@ -296,23 +277,22 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32) pass(
   __syncthreads();
   if (threadIdx.x >= FIGURES) return;
   double sum = of_warps[0][threadIdx.x];
-  for (int other = 1; other < WARPS; other++) sum = merged(threadIdx.x, sum, of_warps[other][threadIdx.x]);
+  EACH(other, WARPS - 1) sum = merged(threadIdx.x, sum, of_warps[other + 1][threadIdx.x]);
   figures[blockIdx.x * FIGURES + threadIdx.x] = sum;
 }
 
 // The pixels' transpose times the gradient in the first layer's sums: a warp has 64 inputs and up to 64 columns, and
 // every gridDim.y-th group of 16 rows from the last to the first: the last rows are still in the level-2 cache.
-extern "C" __global__ void __launch_bounds__(SLICE_WARPS * 32) weights(
-    const unsigned char* pixels, const uint4* gradients, float* partial, int rows, int groups
-) {
+extern "C" __global__ void __launch_bounds__(SLICE_WARPS * 32)
+weights(const unsigned char* pixels, const uint4* gradients, float* partial, int rows, int groups) {
   const int slice = blockIdx.x * SLICE_WARPS + threadIdx.x / 32, column = slice * 64 + lane() / 4 * 8;
   float sum[4][SLICE_PIECES][8] = {};
   uint2 bytes[4], next[4];
   auto read = [&](int group) {
     EACH(i, 4) {  // a lane's four rows, eight inputs of each
       const int row = group * 16 + lane() % 4 * 2 + i % 2 + i / 2 * 8;
-      next[i] = make_uint2(0, 0);
-      if (row < rows && column < INPUTS) next[i] = __ldg((const uint2*)(pixels + (size_t)row * INPUTS + column));
+      const auto place = (const uint2*)(pixels + (size_t)row * INPUTS + column);
+      next[i] = row < rows && column < INPUTS ? __ldg(place) : make_uint2(0, 0);
     }
   };
   int group = (rows - 1) / 16 - int(blockIdx.y);
@@ -326,7 +306,8 @@ extern "C" __global__ void __launch_bounds__(SLICE_WARPS * 32) weights(
       const int piece = blockIdx.z * SLICE_PIECES + own;
       if (piece >= pieces(1)) continue;
       uint4 b[TERMS];
-      EACH(term, TERMS) b[term] = __ldg(gradients + ((size_t)(term * groups + group) * pieces(1) + piece) * 32 + lane());
+      const auto place = gradients + (size_t)(group * pieces(1) + piece) * 32 + lane();
+      EACH(term, TERMS) b[term] = __ldg(place + (size_t)term * groups * pieces(1) * 32);
       EACH(tile, 4) {
         word a[4];
         EACH(i, 4) {  // input 2 · tile or the next, of two neighbouring rows
@@ -353,11 +334,10 @@ INLINE int place_of(int k, int column, int steps, int pieces, int term) {
 
 // Each parameter's gradient from the parts of it, in their order, its update, and its copies as operands; where `kept`,
 // these alone. Where `log`, the figures of all rows.
-extern "C" __global__ void __launch_bounds__(UPDATE_THREADS) update(
-    const float* partial, const float* first_partial, const double* figures, float* parameters, float* gradients,
-    const float* coefficients, unsigned short* operands, double* totals, int blocks, int splits, int rows, int kept,
-    int log MOMENT_PARAMETERS
-) {
+extern "C" __global__ void __launch_bounds__(UPDATE_THREADS)
+update(const float* partial, const float* first_partial, const double* figures, float* parameters, float* gradients,
+       const float* coefficients, unsigned short* operands, double* totals, int blocks, int splits, int rows, int kept,
+       int log MOMENT_PARAMETERS) {
   const int i = blockIdx.x * UPDATE_THREADS + threadIdx.x;
   if (log && i < FIGURES) {
     double sum = figures[i];
@@ -373,7 +353,7 @@ extern "C" __global__ void __launch_bounds__(UPDATE_THREADS) update(
     float gradient = 0;
     for (int number = 0; number < (i < FIRST_WEIGHTS ? splits : blocks); number++)
       gradient += parts[(size_t)number * stride];
-    if (i < FIRST_WEIGHTS) gradient *= INPUT_SCALE;
+    gradient *= i < FIRST_WEIGHTS ? INPUT_SCALE : 1;
     gradients[i] = gradient = penalty_gradient(gradient * (1.0f / rows), parameter, part);
     STEP
     parameters[i] = parameter;

@@ -1,8 +1,8 @@
 """The source of the three kernels, for one network and optimizer: sizes and formulas, then kernels.cu."""
 
-from dataclasses import dataclass
 from importlib import resources
 from math import ceil
+from typing import NamedTuple
 
 from fmnist_xp.backend.formulas import HELPERS, Name, Statements, function, text
 from fmnist_xp.nn.activations import divide_rows, relu, relu_gradient, shifted_exp
@@ -14,8 +14,7 @@ from fmnist_xp.optim import Optimizer
 
 OPERANDS = {"float16": ("f16", 1), "bfloat16": ("bf16", 1), "float32": ("bf16", 3)}
 """For each precision the format of operands, and how many of them a number becomes."""
-ONES = {"f16": 0x3C003C00, "bf16": 0x3F803F80}
-"""Two ones in 32 bits."""
+ONES = {"f16": 0x3C003C00, "bf16": 0x3F803F80}  # two in 32 bits
 WARPS, UPDATE_THREADS, FIGURES = 4, 256, 5
 
 FORMULAS = (
@@ -30,8 +29,7 @@ FORMULAS = (
 )
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """The kernels, and what launching them takes: `pass` and `weights` have rows of threads in warps of 32.
 
     `terms` operands stand for a number, each layer's of as many `pieces` of 16 columns. A block of `pass` takes

@@ -62,7 +62,9 @@ def run_fused(cupy: "StandInCupy", name: str, function: Callable[..., Any], argu
     if not isinstance(function, functools.partial) or function.args[:1] != (cupy,):
         raise TypeError(f"{name} is not functools.partial(formula, cupy, …), which could be given the real CuPy")
     formula = functools.partial(function.func, *function.args[1:]) if function.args[1:] else function.func
-    given = [argument._values if isinstance(argument, DeviceArray) else np.asarray(argument) for argument in arguments]
+    given = [
+        argument._values if isinstance(argument, DeviceArray) else np.asarray(argument) for argument in arguments
+    ]
     is_array = [isinstance(argument, DeviceArray) for argument in arguments]
     arrays = [values for values, array in zip(given, is_array, strict=True) if array]
     shape = np.broadcast_shapes(*(values.shape for values in arrays))
@@ -117,4 +119,4 @@ def _elementwise(formula: Callable[..., Any], name: str, types: tuple[Any, ...],
 
 @functools.cache
 def _program(source: str, architecture: str, headers: bool) -> dict[str, Kernel]:
-    return compile_ptx(source, architecture, headers=headers).program().kernels
+    return compile_ptx(source, architecture, headers=headers, report=False).program().kernels
