@@ -109,8 +109,8 @@ def epoch_bytes(widths: Sequence[int], rows: int, itemsize: int) -> int:
 def fused_epoch_bytes(widths: Sequence[int], rows: int, terms: int) -> int:
     """The same for the fused engine, whose other values stay in registers.
 
-    The bytes of the rows are read twice, and the gradient of the first layer's output is written and read, each number
-    as so many operands of 16 bits.
+    The bytes of the rows are read twice, and the gradient of the first layer's output is written and read, each
+    number as so many operands of 16 bits.
     """
     return rows * (2 * widths[0] + 2 * 2 * terms * widths[1])
 

@@ -298,8 +298,8 @@ def _fastest_frameworks(result: Record) -> list[str]:
     """Return a sentence on the fastest of PyTorch, JAX and scikit-learn, beside ours with metrics as often.
 
     One for those with metrics in every epoch, and one for each number of epochs that some make in one call: there
-    ours is the fastest of the plain engine that does so too, or what its epochs with and without metrics come to. Ours
-    with dense rows, which has metrics in every epoch, and the fused engine stand beside.
+    ours is the fastest of the plain engine that does so too, or what its epochs with and without metrics come to.
+    Ours with dense rows, which has metrics in every epoch, and the fused engine stand beside.
     """
     sentences = []
     for calls in sorted({_calls(summary) for summary in result["engines"].values()}):

@@ -83,10 +83,10 @@ OpenBLAS takes the kernels of the processor at hand. `scripts/gpu-check` is the 
 - A **whole training run** is all epochs of an experiment from its first weights, by the clock, with the kernels
   compiled. It begins with the rows as bytes in the host's memory; in records without a share of columns, with
   numbers on the device.
-- The **fused engine** makes an epoch in three kernels on a GPU, in which activations stay in registers. Its floor is at
-  least the time to read the bytes of the rows twice, and to write and read the gradient of the first layer's output.
-  In **bfloat16** the GEMM rate is that of float16. In float32 each number enters its products as three bfloat16, so
-  that its rate may be above float32's GEMM rate.
+- The **fused engine** makes an epoch in three kernels on a GPU, in which activations stay in registers. Its floor is
+  at least the time to read the bytes of the rows twice, and to write and read the gradient of the first layer's
+  output. In **bfloat16** the GEMM rate is that of float16. In float32 each number enters its products as three
+  bfloat16, so that its rate may be above float32's GEMM rate.
 - **CUDA graphs** are what a GPU trains with where nvmath-python is installed: ten epochs, from one with metrics to
   the next, are one launch. Among the peers they are a side of their own, and our other sides go without.
 - Time or memory is said to be **proportional to a power** of the rows or the width where at least three sizes were
@@ -131,7 +131,8 @@ def text(folder: Path) -> str:
                 parts.append(f"#### {_title(record, found)}\n" if len(found) > 1 else "")
                 parts += [_origin(record, folder.name), *tables(record)]
             # A benchmark expected in no precision counts as measured with any.
-            measured = {record["precision"] for record in found if not other_engine(record)} | ({""} if found else set())
+            measured = {record["precision"] for record in found if not other_engine(record)}
+            measured |= {""} if found else set()
             if missing := [precision for precision in precisions if precision not in measured]:
                 parts.append(_missing(benchmark, device, missing))
     parts += ["## Machines\n", _machines(records)]
@@ -139,7 +140,7 @@ def text(folder: Path) -> str:
 
 
 def _title(record: Record, beside: Sequence[Record]) -> str:
-    """Return device, precision and engine of a record, and CUDA graphs and hardware where those `beside` it differ."""
+    """Return device, precision, engine of a record, and CUDA graphs and hardware where those `beside` it differ."""
     parts = [record["device"].upper(), record["precision"], other_engine(record)]
     parts += [what(record) for what in (_graphs, hardware) if len({*map(what, beside)}) > 1]
     return ", ".join(filter(None, parts))

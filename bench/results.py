@@ -100,8 +100,8 @@ def save(
 ) -> Path:
     """Write `<benchmark>-<device>.json` and return its path.
 
-    The name goes on with the precision unless float32, "eager" where graphs were refused, the engine unless plain, and
-    the label.
+    The name goes on with the precision unless float32, "eager" where graphs were refused, the engine unless plain,
+    and the label.
     """
     record = {
         "benchmark": benchmark,

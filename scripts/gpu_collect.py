@@ -32,8 +32,8 @@ WAYS = {
 SECTION = "## Last measured: GPU\n"
 HEAD = """
 Written by `scripts/gpu-check --collect`. The round calls `fmnist-xp parity --device cuda` once for each precision, by
-default with CUDA graphs, and once more with `--no-graphs`, and with `--engine fused` where that has the precision: what
-follows each picture is the `parity.md` of one call, and a test holds it to the record beside the picture.
+default with CUDA graphs, and once more with `--no-graphs`, and with `--engine fused` where that has the precision:
+what follows each picture is the `parity.md` of one call, and a test holds it to the record beside the picture.
 """
 
 

@@ -5,6 +5,7 @@ from fmnist_xp.errors import (
     DataError,
     DeviceError,
     ElsewhereError,
+    EngineError,
     FmnistXpError,
     RankError,
     RunError,
@@ -12,7 +13,7 @@ from fmnist_xp.errors import (
 )
 
 
-@pytest.mark.parametrize("kind", [DataError, DeviceError, RunError, RankError, ElsewhereError])
+@pytest.mark.parametrize("kind", [DataError, DeviceError, EngineError, RunError, RankError, ElsewhereError])
 def test_every_error_is_one_of_the_package(kind: type[Exception]) -> None:
     assert issubclass(kind, FmnistXpError)
     assert str(kind("a file: damaged")) == "a file: damaged"

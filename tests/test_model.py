@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from parity.standin import StandInCupy
 from rank_helpers import in_ranks, outcomes_of
 from safetensors.numpy import load_file, save_file
 
-from fmnist_xp.backend import CpuBackend
+from fmnist_xp.backend import CpuBackend, CudaBackend
 from fmnist_xp.data.pixels import Pixels
-from fmnist_xp.errors import ElsewhereError, RunError
+from fmnist_xp.errors import DeviceError, ElsewhereError, EngineError, RunError
 from fmnist_xp.model import Metrics, Sequential, load
 from fmnist_xp.nn import CategoricalCrossentropy, Dense, Layer, ReLU, Softmax
 from fmnist_xp.optim import SGD, Adam, Optimizer
@@ -445,6 +446,51 @@ def test_callback_may_stand_alone() -> None:
     assert epochs == noting.epochs == [0, 1, 2]
 
 
+# The engine
+
+
+def test_fused_engine_leaves_what_it_does_not_take_to_the_plain_one(caplog: pytest.LogCaptureFixture) -> None:
+    plain, fused = (make_model(dtype="float32", threads=2) for _ in range(2))
+    expected, found = fit(plain), fit(fused, engine="fused")
+    np.testing.assert_array_equal(fused.parameters, plain.parameters)
+    assert found.to_csv() == expected.to_csv()
+    reason = f"cpu ({fused.backend.device_name}): it needs compute capability 8.0"
+    assert caplog.messages == [f"the fused engine does not take {reason}; the plain one trains"]
+
+
+def test_unknown_engine_is_named_before_anything_is_trained() -> None:
+    model = make_model()
+    before = model.parameters.copy()
+    with pytest.raises(ValueError, match=r"^engine must be one of plain, fused, got 'fuse'; did you mean fused\?$"):
+        fit(model, engine="fuse")
+    np.testing.assert_array_equal(model.parameters, before)
+
+
+def test_engine_is_the_same_on_all_ranks() -> None:
+    def work(ranks: Ranks) -> History:
+        return fit(make_model(), comm=ranks.comm, engine="plain" if ranks.is_first else "fused")
+
+    outcomes = outcomes_of(2, work)
+    assert [type(outcome) for outcome in outcomes] == [ValueError, ElsewhereError]
+    assert "engine" in str(outcomes[0])
+
+
+def test_precision_of_the_fused_engine_is_not_the_cpus() -> None:
+    with pytest.raises(DeviceError, match=r"^cpu \(.*\) does not compute in bfloat16: use float32 or float64$"):
+        make_model(dtype="bfloat16")
+
+
+def test_several_ranks_are_told_once_that_no_engine_takes_them() -> None:
+    def work(ranks: Ranks) -> History:
+        backend = CudaBackend(cupy=StandInCupy())
+        model = Sequential([Dense(6, 5), ReLU(), Dense(5, 4)], backend=backend, seed=1, dtype="bfloat16")
+        return fit(model, comm=ranks.comm, engine="fused")
+
+    first, second = outcomes_of(2, work)
+    assert (type(first), type(second)) == (EngineError, ElsewhereError)
+    assert str(first).startswith("bfloat16 is for the fused engine alone, which does not take ")
+
+
 @pytest.mark.parametrize(
     ("dtype", "name"), [(np.float64, "float64"), (float, "float64"), (np.dtype("float32"), "float32")]
 )
@@ -456,7 +502,7 @@ def test_dtype_may_be_numpys(dtype: Any, name: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["f4", None, int, np.complex64, "double", ["float32"], object()])
 def test_what_is_no_dtype_of_a_network_is_named(dtype: Any) -> None:
-    with pytest.raises(ValueError, match="dtype must be one of float32, float64, tf32, float16, got "):
+    with pytest.raises(ValueError, match="dtype must be one of float32, float64, tf32, float16, bfloat16, got "):
         Sequential([Dense(6, 4)], dtype=dtype)
 
 
@@ -701,6 +747,7 @@ def test_network_trained_in_a_precision_of_gpus_is_one_of_float32_on_the_cpu(tmp
     for dtype, expected in (
         ("tf32", "float32"),
         ("float16", "float32"),
+        ("bfloat16", "float32"),
         ("float32", "float32"),
         ("float64", "float64"),
     ):
@@ -711,6 +758,14 @@ def test_network_trained_in_a_precision_of_gpus_is_one_of_float32_on_the_cpu(tmp
         save_file(state, tmp_path / "model.safetensors", metadata={MODEL.format: json.dumps(architecture)})
         loaded = load(tmp_path / "model.safetensors")
         assert (loaded.dtype, str(loaded.parameters.dtype)) == (expected, expected)
+
+
+def test_network_trained_in_bfloat16_is_one_of_float32_on_a_gpu_too(tmp_path: Path) -> None:
+    network = Sequential([Dense(6, 4)], backend=CudaBackend(cupy=StandInCupy()), seed=1, dtype="bfloat16")
+    network.save(tmp_path / "model.safetensors")
+    loaded = load(tmp_path / "model.safetensors", CudaBackend(cupy=StandInCupy()))
+    assert (network.dtype, loaded.dtype) == ("bfloat16", "float32")
+    np.testing.assert_array_equal(loaded.parameters.get(), network.parameters.get())
 
 
 class Leaky(ReLU):

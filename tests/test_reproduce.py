@@ -152,6 +152,15 @@ def test_other_settings_are_retrained(
     assert trained == ALL
 
 
+def test_engine_is_that_of_all_runs_and_in_the_report(
+    folder: Path, tiny: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = run(folder, tiny, names=["sgd"], seeds=2, engine="fused").read_text(encoding="utf-8")
+    for seed in (0, 1):
+        assert load_run(folder / "runs" / f"sgd-s{seed}").config["engine"] == "fused"
+    assert f"on {CPU.device_name} (cpu, float32, fused engine; BLAS: " in report
+
+
 def test_a_changed_experiment_is_retrained(
     folder: Path, tiny: tuple[Any, Any], trained: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,6 +230,7 @@ def change(path: Path, field: str, value: Any) -> None:
     [
         ("seed", 5),
         ("precision", "float64"),
+        ("engine", "fused"),
         ("log_every", 1),
         ("block_rows", 64),
         ("validation", 0.1),

@@ -18,6 +18,7 @@ name = "mine"
 epochs = 30
 seed = 5
 precision = "float64"
+engine = "fused"
 log_every = 3
 block_rows = 70
 dense_rows = true
@@ -90,6 +91,7 @@ def test_every_key_is_a_setting(tmp_path: Path) -> None:
         ),
         seed=5,
         precision="float64",
+        engine="fused",
         log_every=3,
         block_rows=70,
         dense_rows=True,
@@ -160,6 +162,8 @@ WRONG = {
     "momentum of adam": ('base = "adam"\n[optimizer]\nmomentum = 0.5', "adam has no momentum: leave it out"),
     "shift": ('base = "adam"\n[augmentation]\nshift = -1', "shift must be at least 0, got -1"),
     "precision": ('base = "adam"\nprecision = "float8"', "precision must be one of float32"),
+    "engine": ('base = "adam"\nengine = "fuse"', "engine must be one of plain, fused, got 'fuse'"),
+    "precision of an engine": ('base = "adam"\nprecision = "bfloat16"', "bfloat16 is for the fused engine alone"),
     "seed": ('base = "adam"\nseed = 9223372036854775808', "seed must be below 2**63"),
     "a fraction of all": ('base = "adam"\n[validation]\nfraction = 1.0', "validation must be above 0 and below 1"),
     "no fraction": ('base = "adam"\n[validation]\npatience = 3', "patience needs images held out for validation"),
@@ -204,6 +208,7 @@ def test_an_older_runs_config_is_read_and_is_the_same(tmp_path: Path) -> None:
     }  # fmt: skip
     config = {"experiment": experiment, "seed": 2, "precision": "float32", "log_every": 10, "block_rows": None}
     settings = Settings(EXPERIMENTS["momentum"], seed=2)
+    assert settings.engine == "plain"
     assert read_settings(written(tmp_path, json.dumps(config), "config.json")) == settings
     assert settings.are_in(config)
     assert not Settings(replace(EXPERIMENTS["momentum"], activation="tanh"), seed=2).are_in(config)

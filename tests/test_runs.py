@@ -3,6 +3,7 @@ import json
 import math
 import os
 import platform
+import re
 import shutil
 import sys
 from dataclasses import replace
@@ -277,6 +278,7 @@ def test_default_folder_names_changed_settings(tmp_path: Path, monkeypatch: pyte
         ({"hidden": (64, 32), "l2": 0.0}, {"seed": 3}, "sgd-cpu-s3-hidden64-32-l2_0.0"),
         ({"learning_rate": 0.5, "momentum": 0.9}, {}, "sgd-cpu-s0-lr0.5-momentum0.9"),
         ({}, {"precision": "float64", "validation": 0.1, "patience": 50}, "sgd-cpu-s0-float64-val0.1-patience50"),
+        ({}, {"precision": "bfloat16", "engine": "fused"}, "sgd-cpu-s0-bfloat16-fused"),
     ):
         settings = Settings(replace(EXPERIMENTS["sgd"], **changed), **run)
         found = default_folder(settings, CPU, settings.config(*tiny, CPU, "auto"))
@@ -348,6 +350,43 @@ def test_model_of_before_does_not_pass_for_one_of_a_run_that_diverged(
     assert run.result.to_json()["test_accuracy"] is None
     with pytest.raises(RunError, match="has no model, since its training has diverged"):
         load_run(tmp_path / "run").load_network(CPU)
+
+
+def test_run_of_the_fused_engine_is_the_plain_ones_where_that_is_not_taken(
+    tmp_path: Path, tiny: tuple[Any, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """From its first weights, and after it was trained in a precision of GPUs."""
+    whole = train(tmp_path / "whole", tiny)
+    found = train(tmp_path / "run", tiny, replace(QUICK, engine="fused"))
+    assert found.config["engine"] == read_json(tmp_path / "run" / "config.json")["engine"] == "fused"
+    why = f"cpu ({CPU.device_name}): it needs compute capability 8.0"
+    why = f"the fused engine does not take {why}; the plain one trains"
+    assert caplog.messages == [why]
+    path = tmp_path / "run" / "config.json"
+    path.write_text(json.dumps(read_json(path) | {"precision": "bfloat16"}))
+    again = resume_run(tmp_path / "run", *tiny, CPU, epochs=4, verbose=0)
+    assert caplog.messages[1:] == ["cpu has no bfloat16: it goes on in float32", why]
+    assert (again.config["precision"], again.config["engine"], again.result.epochs) == ("float32", "fused", 4)
+    resume_run(tmp_path / "whole", *tiny, CPU, epochs=4, verbose=0)
+    for name in ("model.safetensors", "history.csv"):
+        assert (tmp_path / "run" / name).read_bytes() == (whole.folder / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"engine": "fuse"}, "engine must be one of plain, fused, got 'fuse'; did you mean fused?"),
+        (
+            {"precision": "bfloat16"},
+            'bfloat16 is for the fused engine alone, ask for it: engine="fused", or --engine',
+        ),
+    ],
+)
+def test_engine_is_checked_before_any_data_is_read(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(words)}"):
+        replace(QUICK, **settings).check()
+    replace(QUICK, engine="fused").check()
+    replace(QUICK, engine="fused", precision="bfloat16").check()
 
 
 def test_run_that_learned_nothing_is_taken_over(tmp_path: Path, tiny: tuple[Any, Any]) -> None:
@@ -708,7 +747,7 @@ def test_settings_and_results_in_full(tmp_path: Path, tiny: tuple[Any, Any], mon
         "optimizer": {
             "type": "Adam", "learning_rate": 0.02, "decay": 1e-5, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7
         },
-        "seed": 2, "precision": "float64", "log_every": 2, "block_rows": 13, "dense_rows": True,
+        "seed": 2, "precision": "float64", "engine": "plain", "log_every": 2, "block_rows": 13, "dense_rows": True,
         "validation": None, "keep_best": False, "patience": None, "device": "cpu",
         "device_name": backend.device_name, "threads": 2, "graphs": False,
         "data": {"source": "auto", "read_from": tiny[0].source, **dataset, "longest_edge": edge},
@@ -721,6 +760,7 @@ def test_settings_and_results_in_full(tmp_path: Path, tiny: tuple[Any, Any], mon
         "epochs": 3, "log_every": 2, "verbose": False, "block_rows": 13, "dense": True, "validation_fraction": None,
         "validation_seed": 2, "keep_best": False, "patience": None, "checkpoint": tmp_path / "run" / "checkpoints",
         "checkpoint_every": None, "resume": True, "keep_going": False, "comm": None, "augmentation": None,
+        "engine": "plain",
     }  # fmt: skip
     result = run.result.to_json()
     accuracy, loss = reference_metrics(tmp_path / "run" / "model.safetensors", tiny[1].images, tiny[1].labels)
@@ -758,8 +798,8 @@ def test_verbose_training_prints(tmp_path: Path, tiny: tuple[Any, Any], capsys: 
 def test_json_fields_keep_their_order(tmp_path: Path, tiny: tuple[Any, Any]) -> None:
     folder = train(tmp_path / "run", tiny).folder
     assert list(read_json(folder / "config.json")) == [
-        "experiment", "optimizer", "seed", "precision", "log_every", "block_rows", "dense_rows", "validation",
-        "keep_best", "patience", "device", "device_name", "threads", "graphs", "data", "versions",
+        "experiment", "optimizer", "seed", "precision", "engine", "log_every", "block_rows", "dense_rows",
+        "validation", "keep_best", "patience", "device", "device_name", "threads", "graphs", "data", "versions",
     ]  # fmt: skip
     assert list(read_json(folder / "result.json")) == [
         "experiment", "device", "device_name", "blas", "precision", "seed", "dataset", "epochs", "interrupted",

@@ -539,6 +539,7 @@ def test_estimator_of_a_gpu_predicts_elsewhere(monkeypatch: pytest.MonkeyPatch) 
         ("epsilon", 0),
         ("validation_fraction", 1.0),
         ("precision", "float8"),
+        ("precision", "bfloat16"),  # of the fused engine alone
         ("device", "tpu"),
         ("threads", 0),
         ("verbose", 3),

@@ -27,10 +27,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
         assert precision in backend.precisions
         return lambda: next(peaks)
 
-    def time_epochs(
-        network: Any, X: Any, y: Any, optimizer: Any, epochs: int, *, block_rows: int | None, dense: bool | None
-    ) -> Timed:
-        other = (epochs, block_rows, dense)
+    def time_epochs(network: Any, X: Any, y: Any, optimizer: Any, epochs: int, **how: Any) -> Timed:
+        other = (epochs, how.pop("block_rows"), how.pop("dense"), how.pop("engine"))
+        assert not how
         found.append({"network": network, "X": X, "y": y, "optimizer": optimizer, "other": other})
         return Timed([1.0, 6.0, 2.0], 0.75)
 
@@ -52,13 +51,13 @@ def test_speeds_are_of_the_median_epoch_and_the_higher_peak(asked: Asked) -> Non
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 def test_training_is_that_of_the_experiments_in_the_precision_asked_for(asked: Asked, precision: str) -> None:
     backend = CpuBackend(1)
-    list(measure_speed(backend, precision, 3, ROWS, block_rows=70, dense=True))
+    list(measure_speed(backend, precision, 3, ROWS, block_rows=70, dense=True, engine="fused"))
     for experiment, one in zip(NOTEBOOK_EXPERIMENTS.values(), asked, strict=True):
         network = experiment.make_network(backend, seed=0, dtype=precision)
         assert one["network"].parameters.dtype == precision
         assert one["network"].parameters.tobytes() == network.parameters.tobytes()
         assert vars(one["optimizer"]) == vars(experiment.make_optimizer())
-        assert one["other"] == (3, 70, True)
+        assert one["other"] == (3, 70, True, "fused")
         assert one["y"].dtype == "uint8"
 
 
@@ -77,4 +76,4 @@ def test_images_are_different_garments_with_a_background(asked: Asked) -> None:
 
 def test_rows_are_laid_out_by_default_as_in_training(asked: Asked) -> None:
     list(measure_speed(CpuBackend(1), "float32", 1, ROWS))
-    assert asked[0]["other"] == (1, None, None)
+    assert asked[0]["other"] == (1, None, None, "plain")

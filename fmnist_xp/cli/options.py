@@ -138,7 +138,7 @@ Graphs = Annotated[
     switch("--graphs/--no-graphs", "CUDA graphs on a GPU; by default where nvmath-python is installed.", MACHINE),
 ]
 Engine = Annotated[
-    EngineName, engine("plain, which takes everything, or fused: Dense and ReLU on a GPU, in three kernels an epoch.")
+    EngineName, engine("plain takes everything; fused trains Dense and ReLU on a GPU in three kernels an epoch.")
 ]
 BlockRows = Annotated[
     int | None,

@@ -157,7 +157,7 @@ def train(
     engine: Annotated[
         options.EngineName | None,
         options.engine(
-            "plain, the default, which takes everything, or fused: Dense and ReLU on a GPU, in three kernels an epoch."
+            "plain, the default, takes everything; fused trains Dense and ReLU on a GPU in three kernels an epoch."
         ),
     ] = None,
     block_rows: options.BlockRows = None,

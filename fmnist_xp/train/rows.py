@@ -347,9 +347,9 @@ def as_bytes(backend: Backend, inputs: Pixels | Array) -> Array | None:
     if isinstance(inputs, Pixels):
         return _sent(backend, inputs)
     xp = backend.xp
-    pixels = xp.rint(inputs * HALF + HALF)
+    pixels = xp.clip(xp.rint(inputs * HALF + HALF), 0, 255)
     close = xp.abs(pixels - HALF - inputs * HALF) <= 4 * float(np.finfo("float32").eps) * HALF
-    return pixels.astype("uint8") if bool((close & (pixels >= 0) & (pixels <= 255)).all()) else None
+    return pixels.astype("uint8") if bool(close.all()) else None
 
 
 def _write_scaled(backend: Backend, buffer: Array, values: Array) -> None:

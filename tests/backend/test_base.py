@@ -343,7 +343,7 @@ def test_precision_is_named_as_such_or_by_a_dtype(dtype: Any, name: str) -> None
 
 @pytest.mark.parametrize("dtype", ["int8", "FLOAT32", "f4", None, int, np.int8, 32, object(), ["float32"]])
 def test_unknown_precision_is_refused(dtype: Any) -> None:
-    message = rf"^dtype must be one of float32, float64, tf32, float16, got {re.escape(repr(dtype))}$"
+    message = rf"^dtype must be one of float32, float64, tf32, float16, bfloat16, got {re.escape(repr(dtype))}$"
     for refusing in (precision_name, CpuBackend(1).precision):
         with pytest.raises(ValueError, match=message):
             refusing(dtype)

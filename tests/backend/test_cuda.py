@@ -331,14 +331,21 @@ def test_model_multiplies_in_its_precision(cuda: CudaBackend, dtype: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("major", "lacking"), [(6, ["tf32", "float16"]), (7, ["tf32"]), (8, [])], ids=["Pascal", "Volta", "Ampere"]
+    ("major", "lacking"),
+    [(6, ["tf32", "float16", "bfloat16"]), (7, ["tf32", "bfloat16"]), (8, [])],
+    ids=["Pascal", "Volta", "Ampere"],
 )
 def test_precisions_are_those_of_the_gpu(major: int, lacking: list[str]) -> None:
     backend = CudaBackend(cupy=StandInCupy(major=major))
-    assert {"float32", "float64", "tf32", "float16"} - set(backend.precisions) == set(lacking)
-    for name in backend.precisions:
+    fused = () if lacking else ("bfloat16",)  # in which the plain engine does not train
+    assert {"float32", "float64", "tf32", "float16"} - set(backend.precisions) == {*lacking} - {"bfloat16"}
+    assert "bfloat16" not in backend.precisions
+    for name in (*backend.precisions, *fused):
         assert backend.precision(name).parameters == ("float64" if name == "float64" else "float32")
+        assert backend.has_precision(name)
+        assert backend.precision(name).fused is (name == "bfloat16")
     for name in lacking:
+        assert not backend.has_precision(name)
         with pytest.raises(
             DeviceError, match=rf"^cuda:0 \(Stand-in GPU\) does not compute in {name}: use float32 or"
         ):

@@ -1,6 +1,7 @@
 """The frameworks in every precision against the notebook's float64, on the CPU, which computes in all, if slowly."""
 
 import inspect
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -19,6 +20,7 @@ from bench.engines import (
     Ours,
     OursCudaGraphs,
     OursDense,
+    OursFused,
     OursWithoutMetrics,
     Task,
     jax,
@@ -32,11 +34,13 @@ from fmnist_xp.backend import PRECISIONS, CpuBackend, CudaBackend, CudaGraphBack
 from fmnist_xp.data import Pixels
 from fmnist_xp.errors import DeviceError
 from fmnist_xp.experiments import NOTEBOOK_EXPERIMENTS
+from fmnist_xp.train.fullbatch import FullBatch
 
 # The frameworks' own warnings are no failures.
 pytestmark = pytest.mark.filterwarnings("default")
 
 CPU = CpuBackend(2)
+PLAIN = [name for name, precision in PRECISIONS.items() if not precision.fused]
 
 
 def make_task(precision: str, name: str = "adam", rows: int = 300, margin: int = 0) -> Task:
@@ -65,7 +69,7 @@ def losses(engine: Engine) -> list[float]:
 
 
 @pytest.mark.parametrize("name", NOTEBOOK_EXPERIMENTS)
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", PLAIN)
 @pytest.mark.parametrize("kind", [PyTorch, Jax])
 def test_losses_are_the_notebooks(kind: type[Engine], precision: str, name: str) -> None:
     task = make_task(precision, name)
@@ -249,7 +253,7 @@ def test_cuda_graphs_need_a_gpu() -> None:
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam"])
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", PLAIN)
 def test_ten_epochs_as_a_graph_are_ten_of_ours(precision: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[tuple[int, StandInCupy]] = []
 
@@ -268,6 +272,46 @@ def test_ten_epochs_as_a_graph_are_ten_of_ours(precision: str, name: str, monkey
     ((index, cupy),) = opened
     assert index == 1
     assert len(cupy.launches) == 3  # of four calls, the first of which launches kernel by kernel
+
+
+def test_fused_engine_is_no_side_of_a_cpu() -> None:
+    reason = f"the fused engine does not take cpu ({CPU.device_name}): it needs compute capability 8.0"
+    with pytest.raises(NotHereError, match=f"^{re.escape(reason)}$"):
+        OursFused(make_task("float32"))
+
+
+@pytest.mark.parametrize("precision", ["float64", "tf32"])
+def test_fused_engine_is_no_side_in_a_precision_that_it_lacks(precision: str) -> None:
+    reason = f"^the fused engine does not take {precision}: it has float16, bfloat16, float32$"
+    with pytest.raises(NotHereError, match=reason):
+        OursFused(replace(make_task(precision), backend=CudaBackend(cupy=StandInCupy())))
+
+
+def test_ten_epochs_of_the_fused_engine_are_one_graph_from_the_tasks_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the plain engine's epochs in its place."""
+    given: list[Any] = []
+
+    def fused_batch(network: Any, optimizer: Any, pixels: Any, y: Any) -> FullBatch:
+        given.append((network.backend.to_host(pixels), type(optimizer).__name__))
+        return FullBatch(network, Pixels(given[-1][0]), y)
+
+    def open_graphs(index: int) -> CudaGraphBackend:
+        cupy = StandInCupy(devices=2)
+        return CudaGraphBackend(index, cupy=cupy, nvmath=make_nvmath(cupy))
+
+    monkeypatch.setattr(ours, "CudaGraphBackend", open_graphs)
+    monkeypatch.setattr(ours, "FusedBatch", fused_batch)
+    task = replace(make_task("float16"), backend=CudaBackend(1, cupy=StandInCupy(devices=2)))
+    fused, graphs = OursFused(task), OursCudaGraphs(task)
+    results = []
+    for engine in (fused, graphs):
+        with engine.session():
+            results.append([tuple(map(float, engine.epoch())) for _ in range(2)])
+    assert results[0] == results[1]
+    ((pixels, optimizer),) = given
+    np.testing.assert_array_equal(pixels, task.pixels.images)
+    assert optimizer == "Adam"
+    assert (fused.name, fused.epochs_a_call, fused.column_share) == ("fmnist_xp, fused engine", 10, 1)
 
 
 def test_cuda_graphs_that_fail_are_left_out_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from bench.measure import (
     epoch_bytes,
     fitted_exponent,
     floor_seconds,
+    fused_epoch_bytes,
     peak_settings,
     reset_peak,
     rounded,
@@ -88,6 +89,9 @@ def test_reset_peak_is_what_the_pool_of_a_gpu_keeps(monkeypatch: pytest.MonkeyPa
 
 def test_bytes_and_floor_by_hand() -> None:
     assert epoch_bytes([3, 2, 1], 10, 4) == 4 * 10 * (2 * 3 + 6 * 2 + 6 * 1)
-    assert floor_seconds([3, 2, 1], 10, 4, flops=500, gemm=100.0, copy=None) == 5
-    assert floor_seconds([3, 2, 1], 10, 4, flops=500, gemm=100.0, copy=960.0) == 5
-    assert floor_seconds([3, 2, 1], 10, 4, flops=500, gemm=100.0, copy=96.0) == 10
+    # The bytes of 10 rows twice, and the two numbers of the first layer, of one or three operands, there and back.
+    assert fused_epoch_bytes([3, 2, 1], 10, 1) == 10 * (2 * 3 + 2 * 2 * 2)
+    assert fused_epoch_bytes([3, 2, 1], 10, 3) == 10 * (2 * 3 + 2 * 2 * 2 * 3)
+    assert floor_seconds(500, 960, gemm=100.0, copy=None) == 5
+    assert floor_seconds(500, 960, gemm=100.0, copy=960.0) == 5
+    assert floor_seconds(500, 960, gemm=100.0, copy=96.0) == 10

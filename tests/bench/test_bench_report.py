@@ -182,8 +182,41 @@ def test_each_precision_of_a_gpu_is_listed_or_not_yet_measured(folder: Path) -> 
     text = report.text(folder)
     peers = text[text.index("## Peers") : text.index("## Scaling")]
     assert peers.index("#### CUDA, float32") < peers.index("#### CUDA, float16")
-    for precision in PRECISIONS:
+    for precision in report.EVERYWHERE["cuda"]:
         assert (f"| cuda, {precision} | not yet measured |" in peers) is (precision not in measured)
+
+
+def test_precision_of_the_fused_engine_alone_is_not_missed_and_its_records_stand_for_no_others(folder: Path) -> None:
+    assert report.EVERYWHERE["cuda"] == ("float32", "float64", "tf32", "float16")
+    for stem, precision, engine in (
+        ("", "float32", {}),  # as older records are
+        ("-float16-fused", "float16", {"engine": "fused"}),
+        ("-bfloat16-fused", "bfloat16", {"engine": "fused"}),
+        ("-fused", "float32", {"engine": "fused"}),
+        ("-tf32", "tf32", {"engine": "plain"}),
+    ):
+        sample = samples()["throughput-cpu"] | {"device": "cuda", "precision": precision, **engine}
+        training = {"epochs": 1100, "seconds": summary(0.5), "accuracy": 0.9, "loss": 0.3}
+        sample["results"]["experiments"]["sgd"]["training"] = training
+        (folder / f"throughput-cuda{stem}.json").write_text(json.dumps(sample))
+    text = report.text(folder)
+    cuda = text[text.index("### CUDA") : text.index("## Peers")]
+    assert [line for line in cuda.splitlines() if line.startswith("####")] == [
+        "#### CUDA, float32",
+        "#### CUDA, float32, fused engine",
+        "#### CUDA, tf32",
+        "#### CUDA, float16, fused engine",
+        "#### CUDA, bfloat16, fused engine",
+    ]
+    assert "| sgd, CUDA, bfloat16, fused engine | 1,100 | 0.500 s |" in cuda
+    missing = [precision for precision in PRECISIONS if f"| cuda, {precision} | not yet measured |" in cuda]
+    assert missing == ["float64", "float16"]  # of the plain engine
+
+
+def test_picture_names_the_fused_engine() -> None:
+    for engine, words in (("plain", "float32, 2026-01-02"), ("fused", "float32, fused engine, 2026-01-02")):
+        figure = throughput.draw(samples()["throughput-cpu"] | {"engine": engine})
+        assert figure.get_suptitle().endswith(f"\nSample CPU, 2 cores, {words}")
 
 
 def test_whole_training_runs_are_in_one_table(folder: Path) -> None:
@@ -264,6 +297,13 @@ def test_several_epochs_a_call_are_compared_with_ours_at_the_same_logging(folder
     (folder / "peers-cpu.json").write_text(json.dumps(sample))
     text = report.text(folder)
     assert f"{every_10th}3.82× our time.\n" in text
+    result["engines"]["fmnist_xp, fused engine"] = {
+        **summary(0.05), "note": "", "losses": [2.3, 1.9], "epochs_a_call": 10,
+    }  # fmt: skip
+    result["ratios"]["fmnist_xp, fused engine"] = {"floor": 0.5, "ours": 0.25, "notebook": 2.0}
+    (folder / "peers-cpu.json").write_text(json.dumps(sample))
+    text = report.text(folder)
+    assert f"{every_10th}3.82× our time, and 7.64× that of the fused engine.\n" in text
     # Training runs as that side, not as the mean of the other two.
     assert "fmnist_xp with metrics in every 10th epoch, but without CUDA graphs: 0.191 s an epoch.\n" in text
 

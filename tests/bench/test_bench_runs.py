@@ -25,6 +25,7 @@ from bench.results import Options, load
 from fmnist_xp.backend import CpuBackend
 from fmnist_xp.data import Dataset, Pixels, export
 from fmnist_xp.experiments import NOTEBOOK_EXPERIMENTS
+from fmnist_xp.train.fullbatch import FullBatch
 
 # The frameworks' own warnings are no failures.
 pytestmark = pytest.mark.filterwarnings("default")
@@ -356,6 +357,67 @@ def test_unsupported_precision_is_a_one_line_error(tmp_path: Path, benchmark: st
     assert result.output.startswith("error: cpu (")
     assert result.output.endswith(f"does not compute in {precision}: use float32 or float64\n")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("benchmark", ["peers", "scaling", "ranks"])
+def test_precision_of_the_fused_engine_is_for_throughput_alone(tmp_path: Path, benchmark: str) -> None:
+    result = CliRunner().invoke(app, [benchmark, "--precision", "bfloat16", "--out", str(tmp_path)])
+    assert result.exit_code == 2
+    said = " ".join(result.output.replace("│", " ").split())
+    assert "bfloat16 is for the fused engine alone, which throughput --engine fused measures" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_precision_of_the_fused_engine_needs_that(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["throughput", "--precision", "bfloat16", "--out", str(tmp_path)])
+    assert result.exit_code == 2
+    said = " ".join(result.output.replace("│", " ").split())
+    assert "bfloat16 is for the fused engine alone, ask for it" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_fused_engine_that_would_not_train_is_not_measured(folder: Path, tmp_path: Path) -> None:
+    arguments = ["throughput", "--device", "cpu", "--engine", "fused", "--data", str(folder), "--out", str(tmp_path)]
+    result = CliRunner().invoke(app, arguments)
+    name = CpuBackend(1).device_name
+    expected = f"error: the fused engine does not take cpu ({name}): it needs compute capability 8.0\n"
+    assert (result.exit_code, result.output) == (1, expected)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("precision", "terms", "gemm"), [("bfloat16", 1, "float16"), ("float32", 3, "float32")])
+def test_throughput_of_the_fused_engine_has_a_file_of_its_own(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, terms: int, gemm: str
+) -> None:
+    """On a stand-in that says to have the precision, with the plain engine's epochs in its place."""
+    engines, rates = set[str](), set[str]()
+
+    def batch(engine: str, network: Any, _optimizer: Any, inputs: Any, labels: Any, *_more: Any) -> FullBatch:
+        engines.add(engine)
+        return FullBatch(network, inputs, labels)
+
+    def rate(_backend: Any, precision: str, **_how: Any) -> Callable[[], float]:
+        rates.add(precision)
+        return lambda: 1e12
+
+    class Gpu(_StandIn):
+        precisions = ("float32", "bfloat16")
+
+    monkeypatch.setattr(Options, "backend", lambda _self: Gpu())
+    short = {"adam": replace(NOTEBOOK_EXPERIMENTS["adam"], epochs=2)}
+    monkeypatch.setattr(throughput, "NOTEBOOK_EXPERIMENTS", short)
+    monkeypatch.setattr(throughput, "unfit", lambda *_: "")
+    monkeypatch.setattr(throughput, "gemm_sampler", rate)
+    monkeypatch.setattr("fmnist_xp.train.trainer.make_batch", batch)
+    options = "throughput --quick --no-graphs --engine fused --rounds 1 --precision"
+    run(*options.split(), precision, "--data", str(folder), "--out", str(tmp_path))
+    suffix = "" if precision == "float32" else f"-{precision}"
+    record = checked(tmp_path / f"throughput-cuda{suffix}-eager-fused.json", folder, tmp_path)
+    assert (record["precision"], record["engine"]) == (precision, "fused")
+    assert " --rounds 1 --no-graphs --engine fused --quick" in record["command"]
+    assert (engines, rates) == ({"fused"}, {gemm})
+    (found,) = record["results"]["experiments"].values()
+    assert found["bytes_per_epoch"] == 200 * (2 * 784 + 4 * terms * 64)
 
 
 @pytest.mark.parametrize(

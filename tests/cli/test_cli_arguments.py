@@ -23,6 +23,7 @@ from fmnist_xp.parity.suite import choose_sides
 from fmnist_xp.prediction import Prediction
 from fmnist_xp.ranks import Ranks
 from fmnist_xp.runs import Settings
+from fmnist_xp.train.engines import ENGINES
 
 Command = Callable[..., Any]
 Call = tuple[str, tuple[Any, ...], dict[str, Any]]
@@ -108,7 +109,10 @@ DEFAULTS: dict[str, tuple[Callable[[], object], tuple[str, ...], list[Any]]] = {
     "bench": (
         measure.bench,
         ("bench",),
-        [backend(), ("measure_speed", (BACKEND, "float32", 20), {"block_rows": None, "dense": None})],
+        [
+            backend(),
+            ("measure_speed", (BACKEND, "float32", 20), {"block_rows": None, "dense": None, "engine": "plain"}),
+        ],
     ),
     "parity": (measure.parity, ("parity",), [backend(), load(), compare(None, "parity-cpu", 20)]),
     "evaluate": (
@@ -147,7 +151,15 @@ DEFAULTS: dict[str, tuple[Callable[[], object], tuple[str, ...], list[Any]]] = {
         [
             backend(),
             load(),
-            reproduce("reproduce", seeds=1, epochs=None, source="auto", verbose=True, names=[*EXPERIMENTS]),
+            reproduce(
+                "reproduce",
+                seeds=1,
+                epochs=None,
+                source="auto",
+                engine="plain",
+                verbose=True,
+                names=[*EXPERIMENTS],
+            ),
         ],
     ),
     "runs": (run_commands.runs, ("runs",), [("list_runs", (Path("runs"),), {})]),
@@ -166,8 +178,12 @@ DEFAULTS: dict[str, tuple[Callable[[], object], tuple[str, ...], list[Any]]] = {
 
 OPTIONS: dict[str, tuple[str, list[Any]]] = {
     "bench": (
-        "bench --device cpu --precision float64 --epochs 3 --threads 2 --no-graphs --block-rows 70 --dense-rows",
-        [backend("cpu", 2, False), ("measure_speed", (BACKEND, "float64", 3), {"block_rows": 70, "dense": True})],
+        "bench --device cpu --precision float64 --epochs 3 --threads 2 --no-graphs --block-rows 70 --dense-rows "
+        "--engine fused",
+        [
+            backend("cpu", 2, False),
+            ("measure_speed", (BACKEND, "float64", 3), {"block_rows": 70, "dense": True, "engine": "fused"}),
+        ],
     ),
     "parity": (
         "parity --device cuda:1 --precision float32 --epochs 4 --data x --no-synthetic --threads 3 --graphs "
@@ -194,7 +210,7 @@ OPTIONS: dict[str, tuple[str, list[Any]]] = {
         "--precision float64 --log-every 2 --out other --force --checkpoint-every 4 --validation 0.25 --keep-best "
         "--patience 5 --keep-going --hidden 1,30 --learning-rate 0.5 --decay 0.25 --momentum 0.75 --l2 0.125 "
         "--activation tanh --dropout 0.5 --label-smoothing 0.0625 "
-        "--threads 2 --no-graphs --block-rows 70 --sorted-rows --tensorboard image.png --quiet",
+        "--threads 2 --no-graphs --engine fused --block-rows 70 --sorted-rows --tensorboard image.png --quiet",
         [
             backend("cpu", 2, False),
             load("x", allow_synthetic=False, url="http://x", classes="fashion"),
@@ -214,6 +230,7 @@ OPTIONS: dict[str, tuple[str, list[Any]]] = {
                     ),
                     seed=3,
                     precision="float64",
+                    engine="fused",
                     log_every=2,
                     block_rows=70,
                     dense_rows=False,
@@ -250,11 +267,11 @@ OPTIONS: dict[str, tuple[str, list[Any]]] = {
     ),
     "reproduce": (
         "reproduce best sgd --seeds 2 --epochs 7 --device cpu --data x --no-synthetic --threads 2 --no-graphs "
-        "--out other --quiet",
+        "--engine fused --out other --quiet",
         [
             backend("cpu", 2, False),
             load("x", allow_synthetic=False),
-            reproduce("other", seeds=2, epochs=7, source="x", verbose=False, names=["sgd", "best"]),
+            reproduce("other", seeds=2, epochs=7, source="x", engine="fused", verbose=False, names=["sgd", "best"]),
         ],
     ),
     "train in silence": (
@@ -295,6 +312,7 @@ def with_data(calls: list[Any], data: Any) -> list[Call]:
 def test_choices_are_the_names_in_the_tables() -> None:
     assert list(train.ExperimentName) == list(EXPERIMENTS) == ["sgd", "momentum", "adam", "quick", "best"]
     assert list(options.PrecisionName) == list(PRECISIONS)
+    assert list(options.EngineName) == list(ENGINES)
     assert list(data.ExportFormat) == list(package_data.FORMATS)
 
 
@@ -354,6 +372,7 @@ def test_options_of_a_resumed_run(
         ("--force", "leave --force out"),
         ("--classes fashion", "leave --classes out"),
         ("adam", "experiment adam: a-run has momentum, and goes on with that"),
+        ("--engine fused", "engine fused: a-run has plain, and goes on with that"),
         ("momentum --seed 4", "seed 4: a-run has 3"),
         ("momentum --hidden 64,64", "hidden (64, 64): a-run has (32, 16)"),
         ("momentum --keep-best", "keep best True: a-run has False"),

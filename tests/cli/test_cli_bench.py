@@ -57,7 +57,11 @@ def test_block_rows_option(command: Command, workplace: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--epochs", 0), ("--block-rows", 0), ("--precision", "float8"), ("--device", "tpu")]
+    "arguments",
+    [
+        *(("--epochs", 0), ("--block-rows", 0), ("--precision", "float8"), ("--device", "tpu")),
+        *(("--engine", "fuse"), ("--precision", "bfloat16")),
+    ],
 )
 def test_wrong_usage_is_one_line(command: Command, arguments: tuple[object, ...]) -> None:
     command("bench", *arguments).assert_failed(2, "--help")
@@ -81,6 +85,8 @@ def test_table_with_known_speeds(command: Command, monkeypatch: pytest.MonkeyPat
     for text, number in zip(header[2:], row[2:], strict=True):
         assert text.rstrip()[-1:] == text[-2]
         assert number[-2] != " "
+    fused = command("bench", "--device", "cpu", "--threads", 1, "--engine", "fused")
+    assert fused.lines[0].endswith(", float32, fused engine")
     quiet = command("bench", "--device", "cpu", "--threads", 1, "--quiet")
     quiet.assert_went_well()
     assert quiet.lines == answer.lines[1:-1]
@@ -96,7 +102,7 @@ def test_json_has_known_speeds(command: Command, monkeypatch: pytest.MonkeyPatch
     arguments = ("--device", "cpu", "--threads", 1, "--epochs", 3, "--precision", "float64")
     assert command("bench", *arguments, "--json").document() == {
         "device": "cpu", "device_name": backend.device_name, "threads": 1, "graphs": False, "blas": blas_name(),
-        "precision": "float64", "rows": 60_000, "epochs": 3,
+        "precision": "float64", "engine": "plain", "rows": 60_000, "epochs": 3,
         "experiments": [
             {
                 "experiment": "sgd", "widths": [784, 128, 10], "epoch_seconds": {"median": 12.5},

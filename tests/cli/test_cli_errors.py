@@ -51,6 +51,9 @@ USAGE = {
     "device of predict": (("predict", "run", "image.png", "--device", "gpu"), "gpu"),
     "device of reproduce": (("reproduce", "--device", "gpu"), "gpu"),
     "precision": (("train", "--precision", "float8"), "float8"),
+    "engine": (("train", "--engine", "fuse"), "fuse"),
+    "engine of reproduce": (("reproduce", "--engine", "other"), "other"),
+    "precision of another engine": (("train", "--precision", "bfloat16"), "bfloat16 is for the fused engine alone"),
     "hidden beyond memory": (("train", "--hidden", 999_999_999), "hidden 999999999 takes"),
     "hidden of many digits": (("train", "--hidden", "9" * 5000), "--hidden"),
     "seed beyond 64 bits": (("train", "--seed", 2**64), "--seed"),
@@ -135,7 +138,7 @@ def test_help_names_every_command(command: Command) -> None:
     for option in (
         "device", "data", "url", "epochs", "seed", "precision", "log-every", "out", "force", "hidden",
         "learning-rate", "decay", "momentum", "l2", "threads", "block-rows", "quiet", "resume", "checkpoint-every",
-        "validation", "keep-best", "patience", "keep-going", "tensorboard", "json",
+        "validation", "keep-best", "patience", "keep-going", "tensorboard", "json", "engine",
     ):  # fmt: skip
         assert f"--{option}" in out
 
@@ -257,12 +260,14 @@ def test_auto_without_cupy_is_the_cpu(
     assert (workplace / "runs" / "quick-cpu-s0-epochs1" / "result.json").is_file()
 
 
-@pytest.mark.parametrize("precision", ["tf32", "float16"])
+@pytest.mark.parametrize("precision", ["tf32", "float16", "bfloat16"])
 def test_gpu_precision_on_the_cpu_is_one_line(
     command: Command, workplace: Path, idx_folder: Path, precision: str
 ) -> None:
+    more = ("--engine", "fused") if precision == "bfloat16" else ()
     answer = command(
-        "train", "--precision", precision, "--device", "cpu", "--data", idx_folder, "--epochs", 1, "--quiet"
+        *("train", "--precision", precision, *more),
+        *("--device", "cpu", "--data", idx_folder, "--epochs", 1, "--quiet"),
     )
     answer.assert_failed(1, "cpu", precision, "float32")
     assert contents(workplace) == {}

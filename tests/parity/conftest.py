@@ -28,13 +28,13 @@ def device(request: pytest.FixtureRequest) -> Backend:
 
 
 @pytest.fixture(scope="session")
-def cupy() -> Any:
+def real_cupy() -> Any:
     """The real CuPy, which needs no GPU to be imported."""
     return pytest.importorskip("cupy", reason="CuPy (cupy-cuda12x), which fuses the formulas, is not installed")
 
 
 @pytest.fixture(scope="session")
-def nvrtc(cupy: Any) -> None:
+def nvrtc(real_cupy: Any) -> None:
     """Skip where the compiler or CUDA's headers are missing."""
     try:
         from cupy_backends.cuda.libs import nvrtc
@@ -43,7 +43,7 @@ def nvrtc(cupy: Any) -> None:
     except (ImportError, RuntimeError):
         pytest.skip("NVRTC (nvidia-cuda-nvrtc-cu12), which compiles the kernels, is not installed")
     try:
-        cupy._core.core.assemble_cupy_compiler_options(())
+        real_cupy._core.core.assemble_cupy_compiler_options(())
     except RuntimeError:
         pytest.skip("CUDA's headers (nvidia-cuda-runtime-cu12), which the kernels include, are not installed")
 

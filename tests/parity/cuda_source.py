@@ -1,8 +1,8 @@
 """The CUDA source that CuPy makes of a formula, without a device.
 
-CuPy fuses arrays that have types but no memory; its `ElementwiseKernel` is held before it would be launched, and gives
-its source instead. `cupy.fuse` is public; how the source is had from a kernel is CuPy 14's own business and may need a
-change here with another CuPy.
+CuPy fuses arrays that have types but no memory; its `ElementwiseKernel` is held before it would be launched, and
+gives its source instead. `cupy.fuse` is public; how the source is had from a kernel is CuPy 14's own business and may
+need a change here with another CuPy.
 """
 
 import functools
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 Types = tuple[tuple[np.dtype, int | None, bool], ...]
-"""A call of a formula: of each argument its dtype, its number of dimensions (None for a scalar), whether contiguous."""
+"""A call of a formula: each argument's dtype, its number of dimensions (None for a scalar), whether contiguous."""
 
 
 def fused_source(cupy: Any, formula: Callable[..., Any], types: Types, name: str = "") -> tuple[str, str]:

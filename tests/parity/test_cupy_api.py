@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from parity.standin import DeviceArray, StandInCupy, make_nccl
+from parity.standin.compiled import CompiledKernel
 from parity.standin.cublaslt import DESC_DTYPES, PREFERENCE_DTYPES, NvmathCublasLt
 from parity.standin.cuda import (
     COMPUTE_32F,
@@ -29,6 +30,7 @@ from parity.standin.cuda import (
     Graph,
     NvmathCublas,
 )
+from parity.standin.kernels import RawKernel
 from parity.standin.nccl import NCCL_FLOAT32, NCCL_FLOAT64, NcclCommunicator
 from parity.standin.tables import (
     ARRAY_METHODS,
@@ -297,6 +299,14 @@ def test_fuse_asnumpy_and_pool_are_cupys(cupy: Any) -> None:
     assert isinstance(cupy.__version__, str)
 
 
+def test_raw_kernels_are_cupys(cupy: Any) -> None:
+    assert cupy.RawKernel.__doc__.startswith("RawKernel(str code, str name, tuple options=()")
+    assert isinstance(cupy.RawKernel("", "").name, str)  # compiled when it is called
+    assert inspect.isdatadescriptor(cupy.RawKernel.max_dynamic_shared_size_bytes)
+    assert names_of(StandInCupy.RawKernel) == ["code", "name"]
+    assert names_of(CompiledKernel.__call__) == names_of(RawKernel.__call__)
+
+
 # The package against the stand-in
 
 PACKAGE = Path(fmnist_xp.__file__).parent
@@ -307,7 +317,7 @@ DEVICE_FREE = [
     *(PACKAGE / "train" / name for name in ("fullbatch.py", "trainer.py")),
 ]
 # What every module has, and what the stand-in writes out instead of listing it.
-BESIDES = {"__name__", "__version__", "asnumpy", "cuda", "fuse", "get_default_memory_pool", "ndarray"}
+BESIDES = {"__name__", "__version__", "asnumpy", "cuda", "fuse", "get_default_memory_pool", "ndarray", "RawKernel"}
 
 
 @functools.cache

@@ -119,7 +119,7 @@ def test_freed_memory_is_refused_and_a_views_is_not(cupy: StandInCupy) -> None:
 def test_faults_are_those_asked_for() -> None:
     runtime = StandInCupy(driver=12080, devices=2, major=7, name="GPU").cuda.runtime
     assert (runtime.driverGetVersion(), runtime.getDeviceCount()) == (12080, 2)
-    assert runtime.getDeviceProperties(1) == {"name": "GPU", "major": 7}
+    assert runtime.getDeviceProperties(1).items() >= {"name": "GPU", "major": 7}.items()
     runtime = StandInCupy(driver=CUDARuntimeError("none"), devices=CUDARuntimeError("neither")).cuda.runtime
     with pytest.raises(runtime.CUDARuntimeError, match="none"):
         runtime.driverGetVersion()

@@ -9,6 +9,7 @@ from ptx import floats, integers
 from ptx.decode import DTYPES, INTEGERS, Decoding, Step, instruction
 from ptx.errors import Undefined
 from ptx.floating import arithmetic as floating
+from ptx.rounding import flush, widen
 
 if TYPE_CHECKING:
     from ptx.machine import Launch
@@ -300,7 +301,7 @@ def comparison(at: Decoding, kind: str) -> Callable[[Array, Array], Array]:
     name = at.needed(*ORDERED, *UNORDERED)
     ftz = kind in ("f32", "f16", "f16x2") and at.flag("ftz")
     if kind in ("f16", "bf16"):
-        from ptx.rounding import flush, widen
+        at.needs(90 if kind == "bf16" else 53)
 
         def half(a: Array, b: Array) -> Array:
             if ftz:
@@ -354,7 +355,7 @@ def at_once(compare: Callable[[Array, Array], Array], target: int, a: int, b: in
 @instruction("set")
 def set_(at: Decoding) -> Step:
     """`set`: all ones, or 1.0, where a comparison holds."""
-    kind = at.type(*BITS, *WIDE, "f16", "bf16", "f32", "f64")
+    kind = at.type(*BITS, *WIDE, "f32", "f64")
     result = at.type("u32", "s32", "f32")
     compare = comparison(at, kind)
     one = np.uint32(0x3F800000 if result == "f32" else 0xFFFFFFFF)
@@ -364,7 +365,7 @@ def set_(at: Decoding) -> Step:
 @instruction("selp")
 def selp(at: Decoding) -> Step:
     """`selp`."""
-    kind = at.type(*BITS, *WIDE, "f32", "f64", "f16", "bf16")
+    kind = at.type(*BITS, *WIDE, "f32", "f64")
     target, a, b = at.result(kind), at.read(1, kind), at.read(2, kind)
     predicate, negated = at.predicate(at.operands[3])
     at.done(4)

@@ -51,8 +51,8 @@ def operation(at: Decoding) -> tuple[Callable[..., Array], str, int]:
     if kind in ("f16", "f16x2", "bf16", "bf16x2"):
         at.needed("noftz")
         function = halves.operation("add", kind)
-        if kind.startswith("bf16") and int(at.architecture) < 90:
-            raise at.unknown("it needs sm_90")
+        if kind.startswith("bf16"):
+            at.needs(90)
         return function, kind, 1
     return np.add, kind, 1
 

@@ -44,6 +44,11 @@ class Decoding:
         """Return the error that names the instruction."""
         return UnknownInstruction(f"unknown instruction {'.'.join(self.instruction.opcode)}{why and ': ' + why}")
 
+    def needs(self, architecture: int) -> None:
+        """Raise if the instruction is not there before an architecture."""
+        if int(self.architecture) < architecture:
+            raise self.unknown(f"it needs sm_{architecture}")
+
     # Modifiers
 
     def flag(self, word: str) -> bool:
@@ -87,9 +92,12 @@ class Decoding:
                 raise self.unknown(f"{operand.name} has {operand.bits} bits and not {bits}")
             return assembler.register(operand)
         if isinstance(operand, Immediate):
-            if operand.kind != "int" and bits != int(operand.kind[1:]):
+            value = operand.value
+            if (operand.kind, bits) == ("f64", 32):
+                value = int(np.array(value, np.uint64).view(np.float64).astype(np.float32).view(np.uint32))
+            elif operand.kind != "int" and bits != int(operand.kind[1:]):
                 raise self.unknown(f"a number of type {operand.kind}")
-            return assembler.constant(bits, operand.value)
+            return assembler.constant(bits, value)
         if isinstance(operand, Name):
             return self.of_width(assembler.special(operand.text), 32, bits)
         if isinstance(operand, Variable):
@@ -106,7 +114,10 @@ class Decoding:
 
     def read(self, place: int, kind: str, wider: bool = False) -> int:
         """Return the register of the operand at a place."""
-        return self.source(self.operands[place], bits_of(kind), wider)
+        operand = self.operands[place]
+        if isinstance(operand, Immediate) and kind in (FLOATS if operand.kind == "int" else INTEGERS):
+            raise self.unknown(f"a number of type {operand.kind}")
+        return self.source(operand, bits_of(kind), wider)
 
     def target(self, operand: Any, bits: int, wider: bool = False) -> int:
         """Return the register of an operand to write; `_` is one that nobody reads."""
@@ -149,8 +160,6 @@ class Decoding:
         if not isinstance(operand, Address):
             raise self.unknown(f"operand {operand} is no address")
         base, offset = operand.base, operand.offset
-        if base is None:
-            return addresses(self.assembler.constant(64, offset), 64, 0), space
         if isinstance(base, Variable):
             spaces = {space, "generic", "param" if space.startswith("param") else space}
             if base.space not in spaces:

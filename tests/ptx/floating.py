@@ -34,7 +34,7 @@ def arithmetic(at: Decoding) -> Step:
             options["saturate"] = at.flag("sat")
         if name in ("min", "max"):
             options["nan"] = at.flag("NaN")
-            options["xorsign_abs"] = at.flag("xorsign") and at.needed("abs") == "abs"
+            options["xorsign_abs"] = xorsign(at)
     function = getattr(floats, f"{name}{kind[1:]}")
     return at.compute(bound(function, options), kind, *[kind] * operands)
 
@@ -48,6 +48,15 @@ def bound(function: Any, options: dict[str, Any]) -> Any:
         plain = {floats.add64: np.add, floats.sub64: np.subtract, floats.mul64: np.multiply}
         return plain.get(function, function)
     return partial(function, **{name: value for name, value in options.items() if value})
+
+
+def xorsign(at: Decoding) -> bool:
+    """Take `.xorsign.abs` off `min` or `max`, if it is there."""
+    if not at.flag("xorsign"):
+        return False
+    at.needed("abs")
+    at.needs(86)
+    return True
 
 
 def half(at: Decoding, kind: str, operands: int) -> Step:
@@ -67,9 +76,9 @@ def half(at: Decoding, kind: str, operands: int) -> Step:
         options["relu"] = at.flag("relu")
     if at.head in ("min", "max"):
         options["nan"] = at.flag("NaN")
-        options["xorsign_abs"] = at.flag("xorsign") and at.needed("abs") == "abs"
-    if kind.startswith("bf16") and at.head in ("add", "sub", "mul") and int(at.architecture) < 90:
-        raise at.unknown("it needs sm_90")
+        options["xorsign_abs"] = xorsign(at)
+    if kind.startswith("bf16") and at.head in ("add", "sub", "mul"):
+        at.needs(90)
     function = halves.operation(at.head, kind)
     given = {name: value for name, value in options.items() if value}
     return at.compute(partial(function, **given) if given else function, kind, *[kind] * operands)
@@ -108,6 +117,7 @@ def approximations(at: Decoding) -> Step:
     kind = at.type("f32", *(HALVES if at.head in ("ex2", "tanh") else ()))
     at.needed("approx")
     if kind in HALVES:
+        at.needs(90 if kind.startswith("bf16") else 75)
         if at.head == "ex2" and kind.startswith("bf16"):
             at.needed("ftz")
         elif at.flag("ftz"):
@@ -150,8 +160,10 @@ def cvt(at: Decoding) -> Step:
         pair = partial(conversions.convert_pair, to=to, rounding=rounding, relu=options["relu"])
         return at.compute(pair, to, source, source)
     known = {*INTEGERS, "f16", "bf16", "tf32", "f32", "f64"}
-    if to not in known or source not in known or source == "tf32":
+    if to not in known or source not in known or ("tf32" in (to, source) and (to, source) != ("tf32", "f32")):
         raise at.unknown()
+    newer = ("bf16" in (to, source) and "f32" not in (to, source)) or (to == "tf32" and rounding != "rna")
+    at.needs(90 if newer else 80)
     at.done(2)
     given = {name: value for name, value in options.items() if value}
     function = partial(conversions.convert, to=to, from_=source, **given)

@@ -378,14 +378,8 @@ class Parser:
 
     def address(self) -> Address:
         """Return an address, after its opening bracket."""
-        kind, token, _place = self.tokens[self.next]
-        if kind == "int":
-            base, offset = None, self.number()
-        else:
-            self.next += 1
-            base, offset = self.scope.find(token), self.offset()
-            if base is None:
-                base = Name(token)
+        token = self.take()
+        base, offset = self.scope.find(token) or Name(token), self.offset()
         further: list[Any] = []
         while self.accept(","):
             further.append(self.operand())

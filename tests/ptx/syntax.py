@@ -38,7 +38,7 @@ class Immediate:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """`[base + offset]`; without a base, `[offset]`; `further` is what a comma inside the brackets divides off."""
+    """`[base + offset]`; `further` is what a comma inside the brackets divides off."""
 
     base: Any
     offset: int

@@ -184,7 +184,7 @@ class TestMinimumAndMaximum:
     def test_nan_and_signs(self, kind: str) -> None:
         a, b = array([1, math.nan, -3, -1], kind), array([2, 1, 2, -2], kind)
         body = f"min.NaN.{kind} %x, %a, %b; max.NaN.xorsign.abs.{kind} %y, %a, %b;"
-        found = run(body, [a, b], [DTYPES[kind]] * 2)
+        found = run(body, [a, b], [DTYPES[kind]] * 2, target="sm_86")
         assert str(floats(found[0], kind)) == "[1.0, nan, -3.0, -2.0]"
         # the larger magnitude, with the exclusive or of the signs
         assert [x for x in floats(found[1], kind) if x == x] == [2.0, -3.0, 2.0]
@@ -257,13 +257,13 @@ class TestRootsAndApproximations:
         given = array([-2, -0.5, 0, 0.25, 1, 3], kind)
         ftz = ".ftz" if kind == "bf16" else ""
         body = f"ex2.approx{ftz}.{kind} %x, %a; tanh.approx.{kind} %y, %a;"
-        power, tangent = run(body, [given], [DTYPES[kind]] * 2)
+        power, tangent = run(body, [given], [DTYPES[kind]] * 2, target="sm_90")
         for value, x, y in zip(floats(given, kind), floats(power, kind), floats(tangent, kind), strict=True):
             assert x == pytest.approx(2.0**value, rel=2.0**-6)
             assert y == pytest.approx(math.tanh(value), abs=2.0**-7)
         pairs = given.view("u4")
         body = f"ex2.approx{ftz}.{kind}x2 %x, %a; tanh.approx.{kind}x2 %y, %a;"
-        found = run(body, [pairs], ["u4", "u4"])
+        found = run(body, [pairs], ["u4", "u4"], target="sm_90")
         assert [values.view("u2").tolist() for values in found] == [
             power.view("u2").tolist(),
             tangent.view("u2").tolist(),
@@ -294,10 +294,15 @@ def test_comparisons(name: str, kind: str) -> None:
     pairs = list(itertools.product([-1.0, 0.0, -0.0, 1.0, math.inf, math.nan], repeat=2))
     a, b = (array(list(values), kind) for values in zip(*pairs, strict=True))
     wanted = [COMPARISONS[name](*pair) for pair in pairs]
-    [found] = run(f"setp.{name}.{kind} %p, %a, %b; selp.u32 %x, 1, 0, %p;", [a, b])
+    [found] = run(f"setp.{name}.{kind} %p, %a, %b; selp.u32 %x, 1, 0, %p;", [a, b], target="sm_90")
     assert found.tolist() == wanted
-    [found] = run(f"set.{name}.f32.{kind} %x, %a, %b;", [a, b], ["f4"])
-    assert found.tolist() == wanted
+
+
+@pytest.mark.parametrize("kind", ["f32", "f64"])
+def test_comparison_that_gives_a_number(kind: str) -> None:
+    a, b = np.array([1, 2, math.nan], DTYPES[kind]), np.array([1, 1, 1], DTYPES[kind])
+    found = run(f"set.gtu.f32.{kind} %x, %a, %b; set.eq.s32.{kind} %y, %a, %b;", [a, b], ["f4", "i4"])
+    assert [values.tolist() for values in found] == [[0, 1, 1], [-1, 0, 0]]
 
 
 def test_comparisons_flush_where_they_are_told_to() -> None:
@@ -460,6 +465,10 @@ class TestConversions:
         "cvt.rn.satfinite.e4m3x2.f32 %h0, %a, %b",
         "cvt.rna.f16.f32 %h0, %a",
         "cvt.rn.f32.tf32 %x, %a",
+        "cvt.rna.tf32.f16 %x, %h0",
+        "add.f32 %x, %a, 1",
+        "mov.f16 %h0, %h1",
+        "set.eq.f32.f16 %x, %h0, %h1",
         "cvt.u32.f32 %x, %a",
     ],
 )
@@ -468,3 +477,31 @@ def test_unknown_ones_are_named(instruction: str) -> None:
     with pytest.raises(UnknownInstruction) as error:
         run(f"{instruction};", [values, values], ["u4"], target="sm_90")
     assert f"({instruction}): unknown instruction {instruction.split()[0]}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("instruction", "architecture"),
+    [
+        ("setp.eq.bf16 %p, %h0, %h1", 90),
+        ("min.xorsign.abs.f32 %x, %a, %b", 86),
+        ("ex2.approx.ftz.bf16 %h0, %h1", 90),
+        ("tanh.approx.bf16x2 %x, %a", 90),
+        ("sub.bf16x2 %x, %a, %b", 90),
+        ("cvt.rn.bf16.u32 %h0, %a", 90),
+        ("cvt.f64.bf16 %l0, %h0", 90),
+        ("cvt.rn.tf32.f32 %x, %a", 90),
+    ],
+)
+def test_some_need_a_newer_architecture(instruction: str, architecture: int) -> None:
+    values = np.zeros(2, "u4")
+    run(f"{instruction}; mov.b32 %x, 0;", [values, values], target=f"sm_{architecture}")
+    with pytest.raises(UnknownInstruction, match=f"it needs sm_{architecture}"):
+        run(f"{instruction}; mov.b32 %x, 0;", [values, values], target="sm_80")
+
+
+def test_numbers_in_the_text() -> None:
+    """A double where a single is wanted is rounded to one."""
+    found = run(
+        "add.f32 %x, 0f3F800000, 0f40000000; mul.f32 %y, %a, 0d3FB999999999999A;", [np.float32([1])], ["f4", "f4"]
+    )
+    assert [values.tolist() for values in found] == [[3], [np.float32(0.1)]]

@@ -37,7 +37,6 @@ class TestBounds:
             ("atom.global.add.u32 %t0, [%l0+4], 1", 3),
             ("red.global.add.u32 [%l0+12], 1", 1),
             ("ld.u32 %t0, [%l0+4]", 3),
-            ("ld.global.u32 %t0, [4]", 0),
         ],
     )
     def test_outside_of_an_array(self, access: str, wrong: int) -> None:

@@ -167,9 +167,6 @@ class TestInstructions:
         address = function(f"ld.global.b32 %r1, [{text}];", ".global .b32 x[4];").instructions[0].operands[1]
         assert (address.base.name, address.offset) == (base, offset)
 
-    def test_address_that_is_a_number(self) -> None:
-        assert instruction("ld.global.b32 %r1, [16];").operands[1] == Address(None, 16)
-
     def test_address_of_part_of_a_variable(self) -> None:
         one = function("mov.u64 %d1, x+4;", ".global .b32 x[4];").instructions[0].operands[1]
         assert isinstance(one, Address)

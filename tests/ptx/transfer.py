@@ -99,7 +99,7 @@ def store(at: Decoding) -> Step:
 @instruction("mov")
 def mov(at: Decoding) -> Step:
     """`mov`, of one register, or packing and unpacking a vector."""
-    kind = at.type("pred", "b16", "b32", "b64", *INTEGERS, "f32", "f64", "f16", "bf16", "f16x2", "bf16x2")
+    kind = at.type("pred", "b16", "b32", "b64", "u16", "s16", "u32", "s32", "u64", "s64", "f32", "f64")
     at.done(2)
     to, source = at.operands
     if isinstance(source, Vector):

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial
-from itertools import cycle
 from math import ceil
 from typing import Any
 
@@ -21,7 +20,7 @@ def unfit(network: Network, optimizer: Optimizer) -> str:
     """Return what of them the kernels cannot compute, in words, or nothing."""
     backend, widths, loss = network.backend, network.widths, network.loss
     usual = type(loss) is SoftmaxCategoricalCrossentropy and not loss.label_smoothing
-    chain = all(type(layer) is kind for layer, kind in zip(network.layers, cycle((Dense, ReLU)), strict=False))
+    chain = [type(layer) for layer in network.layers] == [Dense, *[ReLU, Dense] * (len(widths) - 2)]
     one_formula = is_registered(optimizer) and not optimizer.needs_loss and optimizer.clip_norm is None
     for fits, what in (
         (backend.multiprocessors, f"{backend.name} ({backend.device_name}): it needs compute capability 8.0"),

@@ -1,5 +1,4 @@
 // An epoch in three kernels: `pass`, `weights`, `update`. source.py writes what stands in front: sizes and formulas.
-//
 // All products are m16n8k16 of the tensor cores. What one leaves in a warp's registers is, packed in pairs, what the
 // next one takes (Dao et al., FlashAttention, 2022, do the same), so a warp carries its rows through all layers and
 // back without leaving its registers; movmatrix transposes them for sums over the rows. Which column of the first layer
@@ -87,7 +86,7 @@ struct Pass {
   uint4* gradients;  // in the first layer's sums
   float* partial;    // sums of all gradients but the first layer's weights'
   int rows, groups, first;  // the last is the first row of the warp's tiles
-  bool again;               // whether the block had rows before
+  bool again;  // whether the block had rows before
   double loss; int right, lowest, highest;
 };
 

@@ -73,12 +73,11 @@ def make_source(network: Network, optimizer: Optimizer) -> Source:
     lines = [
         f'#define OPERAND "{form}"',
         f"#define TERMS {terms}",
-        f"constexpr unsigned int ONES = {ONES[form]:#x};",
+        f"constexpr unsigned int ONES = {ONES[form]:#x}; constexpr float INPUT_SCALE = {text(1 / 255)};",
         f"constexpr int TILES = {tiles}, WARPS = {WARPS}, FIGURES = {FIGURES}, UPDATE_THREADS = {UPDATE_THREADS};",
         f"constexpr int INPUTS = {widths[0]}, LAYERS = {len(widths) - 1}, CLASSES = {widths[-1]}, SIZE = {start};",
         f"constexpr int SLICES = {slices}, SLICE_WARPS = {slice_warps}, SLICE_PIECES = {ceil(pieces[1] / columns)};",
         f"constexpr int FIRST_WEIGHTS = {widths[0] * widths[1]};",
-        f"constexpr float INPUT_SCALE = {text(1 / 255)};",
         *_step(optimizer),
         *(_table(name, values) for name, values in tables.items()),
         "struct Part { int layer, start; bool weights; float l1, l2; };",

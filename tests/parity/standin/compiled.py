@@ -1,8 +1,8 @@
 """Kernels as the compiler makes them, in the place of NumPy's functions: `StandInCupy(kernels="ptx")`.
 
-NVRTC compiles what CuPy would load, and the interpreter in `tests/ptx` runs it on the stand-in's memory: slowly, so at
-small sizes. It takes CuPy, NVRTC and CUDA's headers, all without a device. Products, copies and reductions, which are
-libraries' and not compiled here, stay NumPy's.
+NVRTC compiles what CuPy would load, and the interpreter in `tests/ptx` runs it on the stand-in's memory: slowly, so
+at small sizes. It takes CuPy, NVRTC and CUDA's headers, all without a device. Products, copies and reductions, which
+are libraries' and not compiled here, stay NumPy's.
 """
 
 import functools
@@ -58,7 +58,7 @@ class CompiledKernel:
 
 
 def run_fused(cupy: "StandInCupy", name: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    """Run a fused function, a partial one whose formula is given the stand-in, as the kernel that CuPy makes of it."""
+    """Run a fused function, a partial one whose formula is given the stand-in, as the kernel CuPy makes of it."""
     if not isinstance(function, functools.partial) or function.args[:1] != (cupy,):
         raise TypeError(f"{name} is not functools.partial(formula, cupy, …), which could be given the real CuPy")
     formula = functools.partial(function.func, *function.args[1:]) if function.args[1:] else function.func

@@ -348,6 +348,7 @@ def make_cuda(
 ) -> SimpleNamespace:
     """Return what stands for `cupy.cuda`."""
     cublas = Cublas(cupy)
+    properties = {"name": name, "major": major, "multiProcessorCount": 4, "sharedMemPerBlockOptin": 227 * 1024}
     return SimpleNamespace(
         Device=lambda device=None: Device(cupy, device, memory),
         Event=lambda: Event(cupy),
@@ -364,10 +365,7 @@ def make_cuda(
             runtimeGetVersion=lambda: 12080,
             deviceGetPCIBusId=lambda device: f"0000:{device:02x}:00.0",
             getDeviceCount=lambda: _answer(devices),
-            getDeviceProperties=lambda _index: {
-                **{"name": name, "major": major},
-                **{"multiProcessorCount": 4, "sharedMemPerBlockOptin": 227 * 1024},
-            },
+            getDeviceProperties=lambda index: properties if index >= 0 else {},
             CUDA_R_16F=2,
             CUDA_R_32F=0,
             CUDA_R_64F=1,
