@@ -7,7 +7,7 @@ It takes no GPU, but CuPy, NVRTC and CUDA's headers, which the extra `oracle` ha
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,14 +24,13 @@ from fmnist_xp.train.fused.source import OPERANDS, UPDATE_THREADS, WARPS, Source
 
 PAGE = ROOT / "docs" / "kernels.md"
 NETWORKS = {"784-64-64-10": "adam", "784-128-128-10": "sgd"}
-ARCHITECTURES = "80", "90"
 SHARED_BYTES = {"80": 164 * 1024, "90": 228 * 1024}
 """Shared memory of a multiprocessor, of which each block takes 1 KB besides its own (CUDA C++ Programming Guide)."""
 REGISTERS, WARPS_AT_ONCE, BLOCKS_AT_ONCE = 65_536, 64, 32
 TEXT = """# The fused engine's kernels
 
-What NVRTC {version} reports of the three kernels of an epoch, compiled without a GPU by `scripts/kernel_report.py`: the
-registers of a thread, the bytes that it spills to memory, the shared memory of a block, and how many blocks, and
+What NVRTC {version} reports of the three kernels of an epoch, compiled without a GPU by `scripts/kernel_report.py`:
+the registers of a thread, the bytes that it spills to memory, the shared memory of a block, and how many blocks, and
 warps, a multiprocessor has room for at once. [gpu.md](gpu.md#an-epoch-in-three-kernels) says what the kernels do.
 
 {table}
@@ -72,13 +71,17 @@ class Line(NamedTuple):
         )
 
 
-def lines() -> Iterator[Line]:
-    """Yield the kernels of the notebook's networks, in every precision, for every architecture."""
-    for network, name in NETWORKS.items():
-        for precision in OPERANDS:
+def lines(
+    networks: Mapping[str, str],
+    precisions: Iterable[str] = tuple(OPERANDS),
+    architectures: Iterable[str] = ("80", "90"),
+) -> Iterator[Line]:
+    """Yield the kernels of experiments, whose networks are called so, in each precision and for each architecture."""
+    for network, name in networks.items():
+        for precision in precisions:
             source = source_of(name, precision)
             threads = {"pass": WARPS * 32, "weights": source.slice_warps * 32, "update": UPDATE_THREADS}
-            for architecture in ARCHITECTURES:
+            for architecture in architectures:
                 usage = compile_ptx(source.text, architecture).usage
                 for kernel, count in threads.items():
                     shared = usage[kernel].shared + (source.shared_bytes if kernel == "pass" else 0)
@@ -97,7 +100,7 @@ def page() -> str:
     from cupy_backends.cuda.libs import nvrtc
 
     header = "network", "precision", "for", "kernel", "registers", "spilled, read back", "shared memory", "threads"
-    table = markdown_table((*header, "blocks", "warps"), [line.cells() for line in lines()])
+    table = markdown_table((*header, "blocks", "warps"), [line.cells() for line in lines(NETWORKS)])
     return TEXT.format(version=".".join(map(str, nvrtc.getVersion())), table=table.strip())
 
 

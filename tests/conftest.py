@@ -89,6 +89,27 @@ def gpu(pytestconfig: pytest.Config) -> Any:
 
 
 @pytest.fixture(scope="session")
+def real_cupy() -> Any:
+    """The real CuPy, which needs no GPU to be imported."""
+    return pytest.importorskip("cupy", reason="CuPy (cupy-cuda12x), which fuses the formulas, is not installed")
+
+
+@pytest.fixture(scope="session")
+def nvrtc(real_cupy: Any) -> None:
+    """Skip where the compiler or CUDA's headers are missing."""
+    try:
+        from cupy_backends.cuda.libs import nvrtc
+
+        nvrtc.getVersion()
+    except (ImportError, RuntimeError):
+        pytest.skip("NVRTC (nvidia-cuda-nvrtc-cu12), which compiles the kernels, is not installed")
+    try:
+        real_cupy._core.core.assemble_cupy_compiler_options(())
+    except RuntimeError:
+        pytest.skip("CUDA's headers (nvidia-cuda-runtime-cu12), which the kernels include, are not installed")
+
+
+@pytest.fixture(scope="session")
 def synthetic_rows() -> MakeData:
     """Return a function for synthetic data that can be learned: rows in (-1, 1) around one centre per class."""
 

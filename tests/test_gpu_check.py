@@ -25,6 +25,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32" or BASH is None, reason=
 # The programs of the system that the scripts and the fake programs call.
 TOOLS = ("bash", "sh", "dirname", "basename", "mkdir", "mktemp", "cat", "cp", "sleep")
 PRECISIONS = ("float32", "tf32", "float16", "float64")
+FUSED = ("float16", "bfloat16", "float32")
 SECONDS = 7
 """Seconds of a part by the clock, unless its plan says otherwise."""
 
@@ -53,7 +54,7 @@ echo "$FMNIST_XP_DATA|$FMNIST_XP_CACHE|$PYTHONPATH" >> {here}/environments
 echo "said by $*"
 name="$3" precision= eager= out=
 for one; do
-  case $one in --no-graphs) eager=-eager;; esac
+  case $one in --no-graphs) eager=-eager;; --engine) eager=-fused;; esac
   case $last in --out) out=$one;; --precision) precision=$one;; esac
   last=$one
 done
@@ -206,7 +207,7 @@ def test_all_parts_run_in_every_precision_and_the_results_are_two_files(whole: W
     assert whole.done.stdout.count(results.text()) == 1
     assert len(calls) == len(whole.names)
     for precision in PRECISIONS:
-        chosen = [call for call in calls if f"--precision {precision} " in call]
+        chosen = [call for call in calls if f"--precision {precision} " in call and "--engine" not in call]
         for command in ("-m fmnist_xp parity", "-m bench throughput", "-m bench peers", "-m fmnist_xp train adam"):
             assert any(call.startswith(command) for call in chosen), (command, precision)
         for command in ("-m fmnist_xp parity", "-m bench throughput"):
@@ -216,6 +217,10 @@ def test_all_parts_run_in_every_precision_and_the_results_are_two_files(whole: W
             else:  # as it is by default, then without CUDA graphs
                 assert ["--no-graphs" in call for call in of_command] == [False, True]
             assert all("--graphs" not in call for call in of_command)
+    for command in ("-m fmnist_xp parity", "-m bench throughput"):
+        fused = [call for call in calls if call.startswith(command) and "--engine fused" in call]
+        assert [re.findall(r"--precision (\w+) ", call) for call in fused] == [[precision] for precision in FUSED]
+        assert not any("graphs" in call for call in fused)
     without = ("devices", "gpu_fit.py", "gpu_ranks.py", "report")
     assert all("--device cuda" in call for call in calls if not call.partition(" --")[0].endswith(without))
 
@@ -223,10 +228,16 @@ def test_all_parts_run_in_every_precision_and_the_results_are_two_files(whole: W
 def test_most_important_parts_run_first(whole: Whole) -> None:
     kinds = [name.partition("-")[0] for name in whole.names]
     assert [*dict.fromkeys(kinds)] == [
-        "devices", "fit", "probe", "parity", "ranks", "tests", "throughput", "peers", "train", "scaling", "loading",
-        "report",
+        "devices", "fit", "probe", "parity", "ranks", "tests", "throughput", "fused", "peers", "train", "scaling",
+        "loading", "report",
     ]  # fmt: skip
     order = {name: place for place, name in enumerate(whole.names)}
+    for before, kind, after in (
+        ("parity-float64", "parity-fused", "ranks"),
+        ("throughput-float32", "fused", "peers-tf32"),
+    ):
+        places = [order[name] for name in (before, *(f"{kind}-{precision}" for precision in FUSED), after)]
+        assert places == [*range(places[0], places[0] + 5)]
     for one in ("throughput", "peers"):
         for precision in ("float32", "tf32", "float16"):
             assert order[f"{one}-{precision}"] < order["train-adam-float32"] < order[f"{one}-float64"]
@@ -244,6 +255,11 @@ def test_archive_holds_each_parts_log_and_what_it_wrote(whole: Whole) -> None:
     assert files["bench/results/throughput-tf32.txt"] == f"result of {calls['throughput-tf32']}\n"
     eager = files["bench/results/throughput-tf32-eager.txt"]
     assert eager == f"result of {calls['throughput-eager-tf32']}\n"
+    for precision in FUSED:
+        name = f"{precision}-fused"
+        parity = files[f"parity/{name}/parity-{name}.txt"]
+        assert parity == f"result of {calls[f'parity-fused-{precision}']}\n"
+        assert files[f"bench/results/throughput-{name}.txt"] == f"result of {calls[f'fused-{precision}']}\n"
     assert files["runs/adam-float16/train-float16.txt"] == f"result of {calls['train-adam-float16']}\n"
     assert files["summary.txt"].splitlines()[1:] == whole.machine.results.text().splitlines()[1:]
 

@@ -59,6 +59,7 @@ RESULTS = {
     "bench/results/throughput-cuda-tf32.json": benchmark("throughput", "tf32"),
     "bench/results/throughput-cuda-tf32.png": PICTURE,
     "bench/results/throughput-cuda-tf32-eager.json": benchmark("throughput", "tf32"),
+    "bench/results/throughput-cuda-bfloat16-fused.json": benchmark("throughput", "bfloat16", engine="fused"),
     "bench/results/probe-cuda.json": probe(),
     "bench/README.md": b"not this one",
     "parity/tf32/parity.json": parity("tf32"),
@@ -68,12 +69,15 @@ RESULTS = {
     "parity/float32/curves-float32.png": PICTURE,
     "parity/tf32-eager/parity.json": parity("tf32"),
     "parity/tf32-eager/curves-tf32.png": PICTURE,
+    "parity/bfloat16-fused/parity.json": parity("bfloat16"),
+    "parity/bfloat16-fused/curves-bfloat16.png": PICTURE,
     "runs/adam-tf32/result.json": b"{}",
 }
 TAKEN = {
     "bench/results/throughput-cuda-tf32.json": "bench/results/throughput-cuda-tf32.json",
     "bench/results/throughput-cuda-tf32.png": "bench/results/throughput-cuda-tf32.png",
     "bench/results/throughput-cuda-tf32-eager.json": "bench/results/throughput-cuda-tf32-eager.json",
+    "bench/results/throughput-cuda-bfloat16-fused.json": "bench/results/throughput-cuda-bfloat16-fused.json",
     "bench/results/probe-cuda.json": "bench/results/probe-cuda.json",
     "docs/parity/cuda-tf32/parity.json": "parity/tf32/parity.json",
     "docs/parity/cuda-tf32/curves-tf32.png": "parity/tf32/curves-tf32.png",
@@ -81,6 +85,8 @@ TAKEN = {
     "docs/parity/cuda-float32/curves-float32.png": "parity/float32/curves-float32.png",
     "docs/parity/cuda-tf32-eager/parity.json": "parity/tf32-eager/parity.json",
     "docs/parity/cuda-tf32-eager/curves-tf32.png": "parity/tf32-eager/curves-tf32.png",
+    "docs/parity/cuda-bfloat16-fused/parity.json": "parity/bfloat16-fused/parity.json",
+    "docs/parity/cuda-bfloat16-fused/curves-bfloat16.png": "parity/bfloat16-fused/curves-bfloat16.png",
 }
 
 
@@ -137,15 +143,24 @@ def test_pages_show_what_was_taken_over(collect: Collect, project: Path) -> None
     collect(RESULTS)
     results = project / "bench" / "results"
     assert (project / "bench" / "README.md").read_text(encoding="utf-8") == report.text(results)
-    for piece in ("throughput-cuda-tf32.png", "throughput-cuda-tf32-eager.png", "| adam, tf32 | 321 | 3.0 | 2.0 | "):
+    for piece in (
+        *("throughput-cuda-tf32.png", "throughput-cuda-tf32-eager.png", "| adam, tf32 | 321 | 3.0 | 2.0 | "),
+        "#### CUDA, bfloat16, fused engine\n",
+    ):
         assert piece in report.text(results)
 
     page = (project / "docs" / "parity.md").read_text(encoding="utf-8")
     places = []
-    for folder, precision in ("cuda-float32", "float32"), ("cuda-tf32", "tf32"), ("cuda-tf32-eager", "tf32"):
+    for folder, precision, on, begin in (
+        ("cuda-float32", "float32", "the GPU", ""),
+        ("cuda-tf32", "tf32", "the GPU", ""),
+        ("cuda-tf32-eager", "tf32", "the GPU without CUDA graphs", "With --no-graphs: "),
+        ("cuda-bfloat16-fused", "bfloat16", "the GPU's fused engine", "With --engine fused: "),
+    ):
         record = read_json(project / "docs" / "parity" / folder / "parity.json")
-        assert parity_markdown(record).strip() in page
-        places.append(page.index(f"](parity/{folder}/curves-{precision}.png)\n"))
+        assert f"\n{begin}{parity_markdown(record).strip()}\n" in page
+        picture = f"](parity/{folder}/curves-{precision}.png)\n"
+        places.append(page.index(f"{precision} on the CPU and on {on}, and their differences{picture}"))
     start, end = page.index("\n## Last measured: GPU\n"), page.index("\n## Last measured: CPU\n")
     assert [start, *places, end] == sorted([start, *places, end])
     assert page[:start] == page_before[: page_before.index("\n## Last measured: GPU\n")]

@@ -41,6 +41,17 @@ def test_whole_training_run_is_shown(tmp_path: Path) -> None:
     ]
 
 
+def test_throughput_of_the_fused_engine_is_shown_alike(tmp_path: Path) -> None:
+    _results, log = measured("throughput", tmp_path)
+    assert digest("fused-bfloat16", log, failed=False) == digest("throughput-tf32", log, failed=False)
+
+
+def test_fit_shows_every_precision_of_both_engines() -> None:
+    lines = [f"{name}: loss" for name in ("float32", "float64", "float16", "tf32")]
+    lines += [f"{name}, fused engine: loss" for name in ("float16", "bfloat16", "float32")]
+    assert digest("fit", "\n".join(["a warning", *lines]), failed=False) == lines
+
+
 def test_peers_are_sorted_by_speed(tmp_path: Path) -> None:
     path = tmp_path / "peers.json"
     engines = {"fmnist_xp": {"median": 3e-4}, "JAX, jit": {"median": 2.5e-4}}

@@ -103,13 +103,16 @@ def parity(
     device: options.Device = "auto",
     precision: Annotated[
         options.PrecisionName | None,
-        options.precision("Arithmetic of a GPU: float32, tf32, float16 or float64; by default all that it has."),
+        options.precision("Arithmetic of a GPU, such as tf32; by default all that it, or the engine, has."),
     ] = None,
     epochs: Annotated[int, options.number(help="Epochs of each training curve, at least 1.")] = 20,
     data: options.Data = "auto",
     no_synthetic: options.NoSynthetic = False,
     threads: options.Threads = None,
     graphs: options.Graphs = None,
+    engine: Annotated[
+        options.EngineName, options.engine("plain, or fused: epochs in three kernels on a GPU, beside the CPU's.")
+    ] = options.EngineName["plain"],
     out_folder: Annotated[Path | None, options.out_folder("Folder of tables, pictures and JSON.")] = None,
     quiet: options.Quiet = False,
 ) -> None:
@@ -120,7 +123,7 @@ def parity(
 
     backend = options.chosen_backend(device, threads, graphs)
     with options.usage():
-        pairs = choose_sides(backend, precision and precision.value)
+        pairs = choose_sides(backend, precision and precision.value, engine.value)
     folder = out_folder or Path(f"parity-{backend.name.replace(':', '')}")
     train_data, _test_data = load_fashion_mnist(data, allow_synthetic=not no_synthetic)
     note = (lambda _line: None) if quiet else out.print

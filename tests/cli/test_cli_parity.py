@@ -9,6 +9,8 @@ from parity.standin import StandInCupy
 from run_helpers import contents, read_json, read_picture
 
 from fmnist_xp.cli.console import out
+from fmnist_xp.experiments import NOTEBOOK_EXPERIMENTS
+from fmnist_xp.parity.fused import fused_operations
 from fmnist_xp.parity.operations import operations
 from fmnist_xp.report.parity import parity_tables
 
@@ -90,6 +92,23 @@ def test_device_in_one_precision(command: Command, workplace: Path, idx_folder: 
     assert "Stand-in GPU beside " in answer.lines[-1]
 
 
+@pytest.mark.usefixtures("nvrtc")
+def test_fused_engine(command: Command, workplace: Path, idx_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fmnist_xp.backend.cuda.import_cupy", lambda: StandInCupy(kernels="ptx"))
+    monkeypatch.setattr("fmnist_xp.parity.suite.fused_operations", lambda: list(fused_operations())[:2])
+    monkeypatch.setattr("fmnist_xp.parity.suite.NOTEBOOK_EXPERIMENTS", {"adam": NOTEBOOK_EXPERIMENTS["adam"]})
+    arguments = ("--device", "cuda", "--no-graphs", "--engine", "fused", "--precision", "bfloat16")
+    answer = command("parity", *arguments, "--data", idx_folder, "--epochs", 1)
+    answer.assert_went_well()
+    record = read_json(workplace / "parity-cuda0" / "parity.json")
+    [pair] = record["pairs"]
+    assert (pair["device"], pair["reference"]) == ("cuda:0 bfloat16, fused engine", "cpu float32")
+    assert {line["operation"] for line in pair["operations"]} == {"Fused epoch"}
+    tensors = {line["tensor"] for line in pair["steps"]}
+    assert {"engine.loss", "dense1.dweights", "dense3.biases after the update"} <= tensors
+    read_picture(workplace / "parity-cuda0" / "curves-bfloat16.png")
+
+
 def test_wrong_device_fails_with_the_place_named(
     command: Command, workplace: Path, idx_folder: Path, cupy: StandInCupy
 ) -> None:
@@ -112,6 +131,7 @@ def test_wrong_device_fails_with_the_place_named(
         (("--precision", "float8"), "--precision"),
         (("--device", "tpu"), "tpu"),
         (("--device", "cpu", "--precision", "float64"), "float32 is compared with float64"),
+        (("--engine", "other"), "--engine"),
     ],
 )
 def test_wrong_usage_is_one_line(command: Command, workplace: Path, arguments: tuple[object, ...], word: str) -> None:
@@ -121,6 +141,9 @@ def test_wrong_usage_is_one_line(command: Command, workplace: Path, arguments: t
 
 def test_unsupported_precision_is_one_line(command: Command) -> None:
     command("parity", "--device", "cpu", "--precision", "tf32").assert_failed(1, "does not compute in tf32")
+    command("parity", "--device", "cpu", "--engine", "fused").assert_failed(
+        1, "has no fused engine: it needs --device"
+    )
 
 
 def test_unwritable_folder_fails_before_computing(command: Command, workplace: Path, idx_folder: Path) -> None:

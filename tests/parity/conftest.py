@@ -1,7 +1,6 @@
 """The devices that are compared with the CPU: the stand-in for CuPy everywhere, a GPU where one was asked for."""
 
 import os
-from typing import Any
 
 import numpy as np
 import pytest
@@ -25,27 +24,6 @@ def device(request: pytest.FixtureRequest) -> Backend:
     """The stand-in and the GPU, in turn."""
     backend: Backend = request.getfixturevalue("gpu" if request.param == "cuda" else "standin")
     return backend
-
-
-@pytest.fixture(scope="session")
-def real_cupy() -> Any:
-    """The real CuPy, which needs no GPU to be imported."""
-    return pytest.importorskip("cupy", reason="CuPy (cupy-cuda12x), which fuses the formulas, is not installed")
-
-
-@pytest.fixture(scope="session")
-def nvrtc(real_cupy: Any) -> None:
-    """Skip where the compiler or CUDA's headers are missing."""
-    try:
-        from cupy_backends.cuda.libs import nvrtc
-
-        nvrtc.getVersion()
-    except (ImportError, RuntimeError):
-        pytest.skip("NVRTC (nvidia-cuda-nvrtc-cu12), which compiles the kernels, is not installed")
-    try:
-        real_cupy._core.core.assemble_cupy_compiler_options(())
-    except RuntimeError:
-        pytest.skip("CUDA's headers (nvidia-cuda-runtime-cu12), which the kernels include, are not installed")
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@
     memory.add(y, initialised=False, name="y")
     kernel.launch((blocks,), (threads,), [pack(x), pack(y), pack(np.int32(n))], memory)
 
-Kernels write into the arrays. A register is an array with one element for each thread of the whole grid; branches that
-threads take apart are masks.
+Kernels write into the arrays. A register is an array with one element for each thread of the whole grid; branches
+that threads take apart are masks.
 
 **Modelled**: what the PTX ISA manual says of each instruction that is known; warps, divergence and convergence, named
 barriers, shuffles and votes; global, shared, local, constant and parameter memory, generic addresses; `cp.async`;
@@ -18,7 +18,7 @@ are cut off as papers found them (`ptx.tensor`); approximate instructions, as wr
 
 **Refused**, with a `PtxError` that names kernel, line, instruction, thread and block:
 
-- instructions, modifiers, types and special registers that are not known (`UnknownInstruction`), before anything runs;
+- instructions, modifiers, types and special registers that are not known (`UnknownInstruction`), before any runs;
 - accesses outside of memory, to what is read-only, or misaligned (`OutOfBounds`, `Misaligned`);
 - reads of bytes that nothing wrote, or that `cp.async` has not brought yet (`Uninitialised`);
 - two threads at one address without an order between them, one of them writing (`Race`; see `ptx.races`);

@@ -22,7 +22,7 @@ BITS = ("b16", "b32", "b64")
 @instruction("add", "sub", "mul", "min", "max", "neg", "abs", "div", "fma", "mad")
 def arithmetic(at: Decoding) -> Step:
     """Of floats in `ptx.floating`; of integers here."""
-    if at.modifiers[-1] not in INTEGERS:
+    if not set(at.modifiers[-1:]) & INTEGERS.keys():
         return floating(at)
     if at.head in ("mul", "mad"):
         return multiply(at)

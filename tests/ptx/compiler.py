@@ -33,7 +33,6 @@ class Compiled:
     ptx: str
     log: str
     usage: dict[str, Usage] = field(default_factory=dict)
-
     _program: Program | None = None
 
     def program(self) -> Program:
@@ -50,7 +49,8 @@ def compile_ptx(
 ) -> Compiled:
     """Compile as CuPy would for an architecture, such as "80" for sm_80; `headers`: as an element-wise kernel.
 
-    Without a `report` the PTX is not made into machine code, which takes longer than all else. Raises CuPy's `CompileException`. What was compiled once in this process is not compiled again.
+    Without a `report` the PTX is not made into machine code, which takes longer than all else, and `usage` is empty.
+    Raises CuPy's `CompileException`. What was compiled once in this process is not compiled again.
     """
     return _compile(source, architecture, tuple(options), headers, report)
 

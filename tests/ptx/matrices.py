@@ -1,6 +1,7 @@
 """Decoders of what a warp does with matrices: `mma`, `ldmatrix`, `movmatrix` and `wmma`."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,18 +40,34 @@ def of_items(at: Decoding, place: int, write: bool = False) -> list[int]:
     return [at.target(item, 32) if write else at.source(item, 32) for item in operand.items]
 
 
-def multiply(at: Decoding, function: Callable[[list[Array], list[Array], list[Array]], list[Array]]) -> Step:
-    """Return the step of a product of matrices."""
-    at.done(4)
-    d, a, b, c = of_items(at, 0, write=True), *(of_items(at, place) for place in (1, 2, 3))
+Product = Callable[[list[Array], list[Array], list[Array]], list[Array]]
+
+
+@cache
+def product(mma: Callable[..., list[Array]], *types: str) -> Product:
+    """Return a function of fragments; of the shape and types, the last one is the architecture."""
+    *first, architecture = types
+    return lambda a, b, c: mma(*first, a, b, c, architecture)
+
+
+@cache
+def results_of(function: Product, sizes: tuple[int, ...]) -> int | str:
+    """Return how many registers a product of fragments of these sizes has, or what is wrong with them."""
     sample = [np.zeros(WARP, np.uint32)]
     try:
         with np.errstate(all="ignore"):
-            results = function(*(sample * len(operand) for operand in (a, b, c)))
+            return len(function(*(sample * size for size in sizes)))
     except (ValueError, KeyError, IndexError) as error:
-        raise at.unknown(str(error)) from None
-    if len(results) != len(d):
-        raise at.unknown(f"{len(d)} registers for the result and not {len(results)}")
+        return str(error)
+
+
+def multiply(at: Decoding, function: Product) -> Step:
+    """Return the step of a product of matrices."""
+    at.done(4)
+    d, a, b, c = of_items(at, 0, write=True), *(of_items(at, place) for place in (1, 2, 3))
+    results = results_of(function, (len(a), len(b), len(c)))
+    if results != len(d):
+        raise at.unknown(results if isinstance(results, str) else f"{len(d)} registers for the result, not {results}")
 
     def step(launch: "Launch") -> None:
         registers, threads = launch.registers, whole_warps(launch)
@@ -64,20 +81,15 @@ def multiply(at: Decoding, function: Callable[[list[Array], list[Array], list[Ar
 @instruction("mma")
 def mma(at: Decoding) -> Step:
     """`mma.sync.aligned.m16n8k….row.col`."""
-    at.needed("sync"), at.needed("aligned")
-    if at.option("row") is None or at.option("col") is None or len(at.modifiers) != 5:
+    at.needed("sync"), at.needed("aligned"), at.needed("row"), at.needed("col")
+    if len(at.modifiers) != 5:
         raise at.unknown()
     shape, d_type, a_type, b_type, c_type = at.modifiers
     at.modifiers = []
     counts = fragment_sizes(at, shape, a_type, b_type, c_type)
     if [len(at.items(operand)) for operand in at.operands[1:]] != counts:
         raise at.unknown(f"fragments of other sizes than {counts}")
-    architecture = at.architecture
-
-    def function(a: list[Array], b: list[Array], c: list[Array]) -> list[Array]:
-        return tensor.mma(shape, a_type, b_type, c_type, d_type, a, b, c, architecture)
-
-    return multiply(at, function)
+    return multiply(at, product(tensor.mma, shape, a_type, b_type, c_type, d_type, at.architecture))
 
 
 def fragment_sizes(at: Decoding, shape: str, a_type: str, b_type: str, c_type: str) -> list[int]:
@@ -217,9 +229,4 @@ def wmma_mma(at: Decoding) -> Step:
         d_type, a_type, _b_type, c_type = types
     else:
         raise at.unknown()
-    architecture = at.architecture
-
-    def function(a: list[Array], b: list[Array], c: list[Array]) -> list[Array]:
-        return tensor.wmma_mma(shape, a_type, c_type, d_type, a, b, c, architecture)
-
-    return multiply(at, function)
+    return multiply(at, product(tensor.wmma_mma, shape, a_type, c_type, d_type, at.architecture))

@@ -147,6 +147,15 @@ def test_options_and_headers(cupy: Any) -> None:
 
 
 @needs_nvrtc
+@pytest.mark.parametrize("architecture", ["80", "90"])
+def test_without_a_report(architecture: str) -> None:
+    alone, reported = compile_ptx(SAXPY, architecture, report=False), compile_ptx(SAXPY, architecture)
+    assert alone.ptx == reported.ptx
+    assert alone.usage == {}
+    assert alone.program().kernels["saxpy"].registers is None
+
+
+@needs_nvrtc
 def test_compiles_once() -> None:
     assert compile_ptx(SAXPY) is compile_ptx(SAXPY, "80", ())
     assert compile_ptx(SAXPY).program() is compile_ptx(SAXPY).program()

@@ -1,4 +1,5 @@
 import logging
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ def gpu(**options: Any) -> CudaBackend:
 
 def layers(*widths: int, between: type[Layer] = ReLU) -> list[Layer]:
     made: list[Layer] = []
-    for inputs, outputs in zip(widths, widths[1:], strict=False):
+    for inputs, outputs in pairwise(widths):
         made += [Dense(inputs, outputs), between()]
     return made[:-1]
 
@@ -75,7 +76,10 @@ def test_optimizers_that_need_more_than_a_parameter_do_not_fit() -> None:
 
     network = Sequential(layers(16, 16, 10), backend=gpu())
     for optimizer in (LBFGS(), SGD(clip_norm=1.0), OwnOptimizer()):
-        assert unfit(network, optimizer) == f"{optimizer!r}: it has optimizers that are a formula for each parameter alone"
+        assert (
+            unfit(network, optimizer)
+            == f"{optimizer!r}: it has optimizers that are a formula for each parameter alone"
+        )
 
 
 def test_device_without_tensor_cores_for_it_does_not_fit() -> None:
