@@ -225,7 +225,7 @@ class Backend(ABC):
 
     def has_precision(self, name: str) -> bool:
         """Return whether an engine trains in the precision of this name: the plain one, or the fused one."""
-        return name in self.precisions or (PRECISIONS[name].fused and self.multiprocessors > 0)
+        return name in self.precisions or (name in PRECISIONS and PRECISIONS[name].fused and self.multiprocessors > 0)
 
     def precision(self, dtype: Any) -> Precision:
         """Return the precision of this name, see `precision_name`.

@@ -101,11 +101,14 @@ FUSED: Mapping[str, Roundoff] = MappingProxyType(
     {
         # An activation is rounded once, and enters a product as it is stored.
         "float16": ROUNDOFF["float16"],
-        "bfloat16": Roundoff(2.0**-24, 2.0**-9, 0.0, 2.0**-23, True, 2.0**-9, _UNDERFLOW_32, _UNDERFLOW_32, 8),
-        # Three bfloat16 have all 24 bits of a float32, and halves of at most 2^-9 and 2^-18 of it as their second and
-        # third. Of a product the terms below 2^-24 are left out: at most 2 · 2^-27 + 2^-36. Six products are cut off
+        "bfloat16": Roundoff(2.0**-24, 2.0**-8, 0.0, 2.0**-23, True, 2.0**-8, _UNDERFLOW_32, _UNDERFLOW_32, 8),
+        # Three bfloat16 have all 24 bits of a float32, of which the second and the third are at most 2^-8 and 2^-16.
+        # Of a product the three smallest terms are left out: at most 2 · 2^-24 + 2^-32. Six products are cut off
         # where there was one, each at most 2^-24 of the largest for itself, and 2^-23 of the sum for eight of them.
-        "float32": Roundoff(2.0**-24, 2.0**-26, 0.0, 6 * 1.25 * 2.0**-24, True, 0.0, _UNDERFLOW_32, _UNDERFLOW_32),
+        "float32": Roundoff(
+            *(2.0**-24, 2.0**-24 + 2.0**-32, 0.0, 6 * 1.25 * 2.0**-24, True),
+            *(0.0, _UNDERFLOW_32, _UNDERFLOW_32),
+        ),
     }
 )
 """Those of an epoch by the fused engine."""

@@ -340,6 +340,7 @@ def test_precisions_are_those_of_the_gpu(major: int, lacking: list[str]) -> None
     fused = () if lacking else ("bfloat16",)  # in which the plain engine does not train
     assert {"float32", "float64", "tf32", "float16"} - set(backend.precisions) == {*lacking} - {"bfloat16"}
     assert "bfloat16" not in backend.precisions
+    assert not backend.has_precision("float8")
     for name in (*backend.precisions, *fused):
         assert backend.precision(name).parameters == ("float64" if name == "float64" else "float32")
         assert backend.has_precision(name)

@@ -38,8 +38,7 @@ def test_formula_is_a_function_in_c(formula: Any, arguments: tuple[Any, ...], ex
 def test_parameters_of_a_struct_are_not_declared() -> None:
     of_part = {"parameters": "Part part"}
     assert function("f", penalty, "v", "part.l1", "part.l2", "output", **of_part) == (
-        "static __device__ float f(float v, Part part) "
-        "{ return ((part.l1 * fabsf(v)) + ((part.l2 * v) * v)); }"
+        "static __device__ float f(float v, Part part) { return ((part.l1 * fabsf(v)) + ((part.l2 * v) * v)); }"
     )
     assert function("f", add_penalty_gradient, "g", "v", "part.l1", "part.l2", **of_part) == (
         "static __device__ float f(float g, float v, Part part) "

@@ -236,6 +236,18 @@ def test_block_rows_change_the_result_only_by_rounding(train: Command, workplace
     assert any(not np.array_equal(others[0][name], values) for name, values in chosen.items())
 
 
+def test_fused_engine_leaves_to_the_plain_one_what_it_does_not_take(train: Command, workplace: Path) -> None:
+    train("adam", "--epochs", 5, "--out", "plain").assert_went_well()
+    answer = train("adam", "--epochs", 5, "--engine", "fused")
+    reason = f"cpu ({CpuBackend(1).device_name}): it needs compute capability 8.0"
+    assert answer.code == 0
+    assert answer.err == f"fmnist-xp: the fused engine does not take {reason}; the plain one trains\n"
+    folders = workplace / "plain", workplace / "runs" / "adam-cpu-s0-epochs5-fused"
+    assert [read_json(folder / "config.json")["engine"] for folder in folders] == ["plain", "fused"]
+    for name in ("model.safetensors", "history.csv"):
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
+
+
 def test_a_run_is_not_overwritten(train: Command, workplace: Path) -> None:
     train("adam", "--epochs", 2, "--out", "run").assert_went_well()
     before = contents(workplace)

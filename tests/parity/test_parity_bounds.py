@@ -16,7 +16,8 @@ from fmnist_xp.nn.losses import CLIP, CategoricalCrossentropy
 from fmnist_xp.optim import Adam
 from fmnist_xp.parity import bounds
 from fmnist_xp.parity.bounds import Bounded
-from fmnist_xp.parity.tolerances import FUNCTION_ULPS, LAMBDA, ROUNDOFF, Roundoff
+from fmnist_xp.parity.tolerances import FUNCTION_ULPS, FUSED, LAMBDA, ROUNDOFF, Roundoff
+from fmnist_xp.train.fused.source import OPERANDS
 
 SINGLE, DOUBLE = ROUNDOFF["float32"], ROUNDOFF["float64"]
 SEEDS = st.integers(0, 2**32 - 1)
@@ -33,9 +34,9 @@ def singles(generator: np.random.Generator, *shape: int) -> np.ndarray:
 
 
 def test_every_precision_has_its_roundoff() -> None:
-    assert ROUNDOFF.keys() == PRECISIONS.keys()
-    for name, precision in PRECISIONS.items():
-        parameters = np.finfo(precision.parameters)
+    assert ROUNDOFF.keys() == {name for name, precision in PRECISIONS.items() if not precision.fused}
+    for name in ROUNDOFF:
+        parameters = np.finfo(PRECISIONS[name].parameters)
         assert ROUNDOFF[name].unit == parameters.eps / 2
         assert ROUNDOFF[name].underflow == parameters.smallest_normal
     half = np.finfo("float16")
@@ -46,6 +47,37 @@ def test_every_precision_has_its_roundoff() -> None:
     assert tf32.operand_bias - tf32.operand == 0
     assert tf32.operand_bias + tf32.operand == 2.0**-10 == tf32.disturbance
     assert ROUNDOFF["float32"].disturbance == 2.0**-24
+
+
+def test_fused_engine_has_the_roundoff_of_its_operands() -> None:
+    assert FUSED.keys() == OPERANDS.keys()
+    assert FUSED["float16"] == ROUNDOFF["float16"]
+    bits = FUSED["bfloat16"]
+    assert bits.operand == bits.stored == 2.0**-bits.operand_bits == 2.0**-8
+    # What three bfloat16 leave of a float32, and what six of their nine products leave of a product, at the worst.
+    generator = np.random.default_rng(0)
+    a, b = (np.ldexp(generator.integers(2**23, 2**24, 10_000).astype("float64"), -23) for _ in range(2))
+    terms = [split(numbers) for numbers in (a, b)]
+    np.testing.assert_array_equal(sum(terms[0]), a)
+    kept = sum(terms[0][i] * terms[1][j] for i in range(3) for j in range(3 - i))
+    assert 2.0**-26 < np.max(np.abs(kept / (a * b) - 1)) <= 2 * FUSED["float32"].operand
+
+
+def split(numbers: np.ndarray) -> list[np.ndarray]:
+    """Return three numbers of 8 bits for each, from the largest on, rounded to nearest."""
+    terms, rest = [], numbers
+    for _ in range(3):
+        fraction, exponent = np.frexp(rest)
+        terms.append(np.ldexp(np.rint(fraction * 2**8), exponent - 8))
+        rest = rest - terms[-1]
+    return terms
+
+
+def test_what_fits_into_fewer_bits_goes_in_as_it_is() -> None:
+    numbers = np.array([[1 + 2.0**-7, 1 + 2.0**-8, 255.0, 257.0, 0.0]])  # of 8, 9, 8, 9 bits, and none
+    errors = Bounded.exact(numbers, FUSED["bfloat16"]).operand_errors()[0]
+    assert (errors > 0).tolist() == [[False, True, False, True, False]]
+    assert not Bounded.exact(numbers, FUSED["float16"]).operand_errors().any()
 
 
 def test_lambda_leaves_little_to_chance() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fmnist_xp.backend import PRECISIONS, Backend, CpuBackend, CudaBackend
+from fmnist_xp.backend import Backend, CpuBackend, CudaBackend
 from fmnist_xp.data import formats, preprocess
 from fmnist_xp.experiments import NOTEBOOK_EXPERIMENTS
 from fmnist_xp.model import Sequential
@@ -147,7 +147,7 @@ def test_twins_start_within_one_rounding_and_drift_apart(
 
 
 @EACH
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", ROUNDOFF)
 def test_device_keeps_to_the_curve_of_the_cpu(
     name: str, precision: str, standin: CudaBackend, small_rows: Rows
 ) -> None:
@@ -221,7 +221,7 @@ def test_twins_of_the_cpus_float32_are_its_own(small_rows: Rows, monkeypatch: py
 
 @pytest.mark.parity
 @pytest.mark.cuda
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", ROUNDOFF)
 def test_gpu_keeps_to_the_curves_of_the_cpu_for_20_epochs(
     precision: str, gpu: Backend, real_folder: str, tmp_path: Path
 ) -> None:

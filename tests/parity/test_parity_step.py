@@ -42,7 +42,7 @@ def _each_bound_once() -> Iterator[None]:
 
 @pytest.mark.parity
 @EACH
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", ROUNDOFF)
 def test_every_tensor_agrees_with_the_cpu(name: str, precision: str, device: Backend, any_rows: Rows) -> None:
     if precision not in device.precisions:
         pytest.skip(f"{device.device_name} does not compute in {precision}")
@@ -84,7 +84,7 @@ def test_tensors_are_those_of_a_whole_step(small_rows: Rows) -> None:
     assert tensors["dense1.dinputs"].shape == (160, 784)
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", ROUNDOFF)
 def test_layers_are_given_the_operands_of_the_precision(
     precision: str, standin: CudaBackend, small_rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,7 +131,7 @@ def test_start_is_the_same_in_every_precision(precision: str) -> None:
 class Imitation(CpuBackend):
     """A CPU whose products take their operands as tensor cores do: 10 bits of mantissa, cut off, or halves."""
 
-    precisions = tuple(PRECISIONS)
+    precisions = tuple(ROUNDOFF)
 
     def dot_calls(self, product: Product) -> list[Call]:
         return [(self._multiply, tuple(product))]
@@ -222,7 +222,7 @@ def test_fault_of_the_engine_is_found(
 
 
 def test_roundoff_of_the_tensors_is_that_of_the_precision(small_rows: Rows) -> None:
-    for precision in PRECISIONS:
+    for precision in ROUNDOFF:
         tensors = bound_step(NOTEBOOK_EXPERIMENTS["momentum"], precision, *small_rows)
         assert {tensor.roundoff for tensor in tensors.values()} == {ROUNDOFF[precision]}
 
@@ -264,7 +264,7 @@ EACH_OTHER = pytest.mark.parametrize("name", OTHERS)
 
 
 @EACH_OTHER
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", ROUNDOFF)
 def test_other_layers_agree_with_the_cpu(name: str, precision: str, device: Backend, small_rows: Rows) -> None:
     if precision not in device.precisions:
         pytest.skip(f"{device.device_name} does not compute in {precision}")

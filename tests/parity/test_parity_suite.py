@@ -195,9 +195,9 @@ def test_each_curve_is_trained_once_and_told_of(monkeypatch: pytest.MonkeyPatch)
     assert [trainings.get(sgd, side), trainings.get(sgd, side, 0.5, 2), trainings.get(sgd, other)] == kept
     assert notes == [f"sgd: 7 epochs on cpu {what}" for what in ("float32", "float32, twin 2", "float64")]
     assert asked == [
-        ("sgd", cpu, "float32", *rows, 7, {"disturbance": 0.0, "twin": 0}),
-        ("sgd", cpu, "float32", *rows, 7, {"disturbance": 0.5, "twin": 2}),
-        ("sgd", cpu, "float64", *rows, 7, {"disturbance": 0.0, "twin": 0}),
+        ("sgd", cpu, "float32", *rows, 7, {"disturbance": 0.0, "twin": 0, "engine": "plain"}),
+        ("sgd", cpu, "float32", *rows, 7, {"disturbance": 0.5, "twin": 2, "engine": "plain"}),
+        ("sgd", cpu, "float64", *rows, 7, {"disturbance": 0.0, "twin": 0, "engine": "plain"}),
     ]
 
 

@@ -1,15 +1,14 @@
 """Decoders of what a thread computes from registers: integers, bits, comparisons and selections."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ptx import floats, integers
+from ptx import integers
 from ptx.decode import DTYPES, INTEGERS, Decoding, Step, instruction
 from ptx.errors import Undefined
 from ptx.floating import arithmetic as floating
-from ptx.rounding import flush, widen
 
 if TYPE_CHECKING:
     from ptx.machine import Launch
@@ -278,115 +277,3 @@ def dot_product(at: Decoding) -> Step:
         return at.compute(lambda a, b, c: integers.dp4a(a, b, c, *signed), result, "b32", "b32", result)
     upper = at.needed("lo", "hi") == "hi"
     return at.compute(lambda a, b, c: integers.dp2a(a, b, c, *signed, upper), result, "b32", "b32", result)
-
-
-# Comparisons and selections
-
-UNSIGNED = {"lo": np.less, "ls": np.less_equal, "hi": np.greater, "hs": np.greater_equal}
-ORDERED = {"eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal}
-ORDERED |= {"gt": np.greater, "ge": np.greater_equal}
-UNORDERED = ("equ", "neu", "ltu", "leu", "gtu", "geu", "num", "nan")
-COMBINED = {"and": np.logical_and, "or": np.logical_or, "xor": np.logical_xor}
-
-
-def comparison(at: Decoding, kind: str) -> Callable[[Array, Array], Array]:
-    """Return the function that a comparison of this type is."""
-    if kind in INTEGERS or kind in BITS:
-        names: Any = ORDERED | UNSIGNED
-        if kind in BITS:
-            names = {"eq": np.equal, "ne": np.not_equal}
-        elif kind[0] == "s":
-            names = ORDERED
-        return names[at.needed(*names)]
-    name = at.needed(*ORDERED, *UNORDERED)
-    ftz = kind in ("f32", "f16", "f16x2") and at.flag("ftz")
-    if kind in ("f16", "bf16"):
-        at.needs(90 if kind == "bf16" else 53)
-
-        def half(a: Array, b: Array) -> Array:
-            if ftz:
-                a, b = flush(a), flush(b)
-            return floats.compare(widen(a, kind), widen(b, kind), name)
-
-        return half
-    return lambda a, b: floats.compare(a, b, name, ftz)
-
-
-@instruction("setp")
-def setp(at: Decoding) -> Step:
-    """`setp`, with one result or two, alone or combined with a predicate."""
-    kind = at.type(*BITS, *WIDE, "f16", "bf16", "f32", "f64")
-    compare = comparison(at, kind)
-    combine = at.option(*COMBINED)
-    at.done(3 if combine is None else 4)
-    first, second = at.pair(at.operands[0])
-    target = at.target(first, 1)
-    other = None if second is None else at.target(second, 1)
-    a, b, dtype = at.read(1, kind), at.read(2, kind), DTYPES[kind]
-    if combine is None and other is None:
-        return at_once(compare, target, a, b, dtype)
-    with_predicate = None if combine is None else (COMBINED[combine], *at.predicate(at.operands[3]))
-
-    def step(launch: "Launch") -> None:
-        registers = launch.registers
-        holds = compare(registers[a].view(dtype), registers[b].view(dtype))
-        fails = ~holds
-        if with_predicate is not None:
-            join, number, negated = with_predicate
-            predicate = ~registers[number] if negated else registers[number]
-            holds, fails = join(holds, predicate), join(fails, predicate)
-        launch.write(target, holds)
-        if other is not None:
-            launch.write(other, fails)
-
-    return step
-
-
-def at_once(compare: Callable[[Array, Array], Array], target: int, a: int, b: int, dtype: np.dtype) -> Step:
-    """Return the step of a plain comparison."""
-
-    def step(launch: "Launch") -> None:
-        registers = launch.registers
-        launch.write(target, compare(registers[a].view(dtype), registers[b].view(dtype)))
-
-    return step
-
-
-@instruction("set")
-def set_(at: Decoding) -> Step:
-    """`set`: all ones, or 1.0, where a comparison holds."""
-    kind = at.type(*BITS, *WIDE, "f32", "f64")
-    result = at.type("u32", "s32", "f32")
-    compare = comparison(at, kind)
-    one = np.uint32(0x3F800000 if result == "f32" else 0xFFFFFFFF)
-    return at.compute(lambda a, b: np.where(compare(a, b), one, np.uint32(0)), "b32", kind, kind)
-
-
-@instruction("selp")
-def selp(at: Decoding) -> Step:
-    """`selp`."""
-    kind = at.type(*BITS, *WIDE, "f32", "f64")
-    target, a, b = at.result(kind), at.read(1, kind), at.read(2, kind)
-    predicate, negated = at.predicate(at.operands[3])
-    at.done(4)
-    if negated:
-        a, b = b, a
-
-    def step(launch: "Launch") -> None:
-        registers = launch.registers
-        launch.write(target, np.where(registers[predicate], registers[a], registers[b]))
-
-    return step
-
-
-@instruction("slct")
-def slct(at: Decoding) -> Step:
-    """`slct`."""
-    by = at.type("s32", "f32")
-    kind = at.type(*BITS, *WIDE, "f32", "f64")
-    ftz = by == "f32" and at.flag("ftz")
-
-    def function(a: Array, b: Array, c: Array) -> Array:
-        return np.where((floats.flush(c) if ftz else c) >= 0, a, b)
-
-    return at.compute(function, kind, kind, kind, by)

@@ -160,7 +160,7 @@ class Assembler:
     def synchronise(self, lanes: int) -> None:
         """Begin a block for whole warps: of the lanes that a register names, or of all (-1)."""
         self.begin()
-        self.block.sync, self.block.end_site = lanes, self.site
+        self.block.sync, self.block.sync_site = lanes, self.site
 
     def label(self, operand: Any) -> Any:
         """Return what marks a label of this function."""

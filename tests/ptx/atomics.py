@@ -62,7 +62,7 @@ def atom(at: Decoding) -> Step:
     """`atom` and `red`, which is `atom` without a result."""
     space = at.option("global", "shared", "shared::cta") or "generic"
     releases = at.option("relaxed", "acquire", "release", "acq_rel") in ("release", "acq_rel")
-    at.option(*SCOPES)
+    wide = at.option(*SCOPES) != "cta" and not space.startswith("shared")
     at.option(*HINTS)
     function, kind, count = operation(at)
     gives = at.head == "atom"
@@ -79,8 +79,9 @@ def atom(at: Decoding) -> Step:
         operands = [launch.registers[source].view(dtype) for source in sources]
         if threads is not None:
             operands = [operand[threads] for operand in operands]
-        history = launch.history
-        launch.tick(*([history.fences] if releases else []), history.atomics)
+        if releases:
+            launch.tick(launch.history.fences, wide)
+        launch.tick(launch.history.atomics, wide)
         old = np.empty(len(addresses), dtype)
         memory = launch.space(space)
         for region, offsets, chosen in memory.pieces(launch, addresses, threads, size):

@@ -25,23 +25,18 @@ class End(Protocol):
 
 @dataclass
 class Block:
-    """Instructions that are run one after the other: `steps` do it, `sites` are what they do.
+    """Instructions that are run one after the other: `steps` do it, `sites` are the instructions themselves.
 
-    With `sync`, the first of them is for whole warps: `sync` is the register with the mask of their lanes, or -1 for
-    all lanes. The number of the block is its place in the program.
+    With `sync`, the block begins with one for whole warps, at `sync_site`: `sync` is the register with the mask of
+    their lanes, or -1 for all lanes. The number of the block is its place in the program.
     """
 
     steps: "list[Callable[[Launch], None]]" = field(default_factory=list)
     sites: list[Any] = field(default_factory=list)
     sync: int | None = None
+    sync_site: Any = None
     end: Any = None
     end_site: Any = None
-
-    def site_of(self, step: Any) -> Any:
-        """Return the instruction of a step, or for None that which the block is for."""
-        if step is not None:
-            return self.sites[self.steps.index(step)]
-        return self.end_site or (self.sites[0] if self.sites else None)
 
 
 @dataclass

@@ -94,7 +94,8 @@ class Decoding:
         if isinstance(operand, Immediate):
             value = operand.value
             if (operand.kind, bits) == ("f64", 32):
-                value = int(np.array(value, np.uint64).view(np.float64).astype(np.float32).view(np.uint32))
+                with np.errstate(all="ignore"):
+                    value = int(np.array(value, np.uint64).view(np.float64).astype(np.float32).view(np.uint32))
             elif operand.kind != "int" and bits != int(operand.kind[1:]):
                 raise self.unknown(f"a number of type {operand.kind}")
             return assembler.constant(bits, value)

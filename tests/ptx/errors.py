@@ -1,7 +1,5 @@
 """What a launch can find wrong."""
 
-from typing import Any
-
 
 class PtxError(Exception):
     """What was found; where, once the machine has added it: kernel, line, instruction, block and thread."""
@@ -11,7 +9,7 @@ class PtxError(Exception):
         self.found, self.lane = found, lane
         self.place: str | None = None
 
-    def locate(self, place: str, **details: Any) -> "PtxError":
+    def locate(self, place: str) -> "PtxError":
         """Put before the message where it was found, unless it says so already."""
         if self.place is None:
             self.place = place

@@ -155,7 +155,8 @@ class Launch:
 
     def turn(self, here: int) -> None:
         """Run a block of instructions for the threads that are there."""
-        mask, block, step = self.ready.pop(here), self.code.blocks[here], None
+        mask, block = self.ready.pop(here), self.code.blocks[here]
+        site, step = block.sync_site, None
         try:
             if block.sync is not None:
                 mask, some = self.converged(block.sync, here, mask)
@@ -164,10 +165,12 @@ class Launch:
             self.choose(mask)
             for step in block.steps:
                 step(self)
-            step = None
+            site, step = block.end_site, None
             block.end.run(self, here, mask)
         except PtxError as error:
-            raise error.locate(self.where(block.site_of(step), error.lane)) from None
+            if step is not None:
+                site = block.sites[block.steps.index(step)]
+            raise error.locate(self.where(site, error.lane)) from None
 
     def finish(self) -> None:
         """Raise if threads still wait, or if a race is found at last."""
@@ -288,10 +291,9 @@ class Launch:
             if left.any():
                 self.waiting.setdefault(number, {})[onward] = left
 
-    def tick(self, *kinds: Events) -> None:
-        """Note that the threads which take part do something that orders their accesses with those of others."""
-        for events in kinds:
-            self.history.tick(events, self.mask)
+    def tick(self, events: Events, wide: bool) -> None:
+        """Note what the threads which take part do to order their accesses with others', of other blocks if wide."""
+        self.history.tick(events, (self.mask, wide))
 
     def passed(self, released: Mask) -> None:
         """Note that threads have passed a barrier together, and look at what their blocks did before it."""
@@ -308,10 +310,10 @@ class Launch:
     def stuck(self) -> PtxError:
         """Return the error for threads that all wait."""
         for here, mask in self.held.items():
-            lane, site = int(mask.argmax()), self.code.blocks[here].site_of(None)
+            lane, site = int(mask.argmax()), self.code.blocks[here].sync_site
             error = Divergence("waits for lanes of its warp that never come", lane)
             return error.locate(self.where(site, lane))
         onward, mask = next(item for places in self.waiting.values() for item in places.items())
-        lane, site = int(mask.argmax()), self.code.blocks[onward - 1].site_of(None)
+        lane, site = int(mask.argmax()), self.code.blocks[onward - 1].end_site
         error = Divergence("waits at a barrier for threads of its block that never come", lane)
         return error.locate(self.where(site, lane))

@@ -136,7 +136,8 @@ def ldmatrix(at: Decoding) -> Step:
         rows = threads.reshape(-1, WARP)[:, : 8 * count].reshape(-1)
         addresses = get(launch).reshape(-1, WARP)[:, : 8 * count].reshape(-1)
         memory = launch.space(space)
-        elements = np.stack(memory.load(launch, addresses, rows, 2, 8, site), axis=1).reshape(-1, 64 * count)
+        halves = np.stack(memory.load(launch, addresses, rows, 8, 2, site), axis=1).view(np.uint16)
+        elements = halves.reshape(-1, 64 * count)
         for target, place in zip(targets, places, strict=True):
             launch.put(target, elements[:, place].reshape(-1).view(np.uint32))
 

@@ -20,8 +20,10 @@ Array = np.ndarray
 UNWRITTEN, WRITTEN, PENDING = 0, 1, 2
 """States of a byte; pending is what `cp.async` will write."""
 
-WORDS = {size: np.dtype(f"u{size}") for size in (1, 2, 4, 8)}
-ALL_WRITTEN = {size: word.type(0x0101010101010101 % (1 << 8 * size)) for size, word in WORDS.items()}
+WORDS = {**{size: np.dtype(f"u{size}") for size in (1, 2, 4, 8)}, 16: np.dtype(np.complex128)}
+"""What moves words of each size: a complex number stands for 16 bytes of any kind."""
+
+ALL_WRITTEN = {size: np.frombuffer(bytes([WRITTEN] * size), word)[0] for size, word in WORDS.items()}
 
 SHARED_BASE = 1024
 """The first address of shared memory: below it lies nothing, so that a null pointer is found."""
@@ -40,35 +42,35 @@ class Region:
         self.end = base + len(data)
         self.stride = stride  # of parts with the same addresses, one for each block or thread
         self.accesses: Accesses | None = None
-        self._views: dict[tuple[int, int], tuple[int, int, Array, Array | None]] = {}
+        self._views: dict[int, tuple[int, int, Array, Array | None]] = {}
 
-    def view(self, size: int, count: int) -> tuple[int, int, Array, Array | None]:
-        """Return where words lie: the offset of the first, the shift from bytes to words, the words, their states.
+    def view(self, total: int) -> tuple[int, int, Array, Array | None]:
+        """Return where words of a size lie: the offset of the first, the shift to their numbers, they, their states.
 
-        Words of `count` elements are rows. Addresses are multiples of a word's size, offsets need not be.
+        Addresses are multiples of a word's size, offsets need not be.
         """
-        found = self._views.get((size, count))
+        found = self._views.get(total)
         if found is None:
-            total = size * count
             start = -self.base % total
-
-            def words(data: Array) -> Array:
-                rows = data[start : start + (len(data) - start) // total * total].view(WORDS[size])
-                return rows if count == 1 else rows.reshape(-1, count)
-
-            state = None if self.state is None else words(self.state)
-            found = self._views[size, count] = (start, total.bit_length() - 1, words(self.data), state)
+            stop = start + (len(self.data) - start) // total * total
+            words, state = (
+                None if data is None else data[start:stop].view(WORDS[total]) for data in (self.data, self.state)
+            )
+            found = self._views[total] = (start, total.bit_length() - 1, words, state)
         return found
 
     def load(self, offsets: Array, size: int, count: int) -> list[Array]:
         """Return the elements of each thread's word; what was not written is an error."""
-        start, shift, words, state = self.view(size, count)
+        total = size * count
+        start, shift, words, state = self.view(total)
         index = (offsets - start) >> shift if start else offsets >> shift
-        if state is not None and not (state.take(index, axis=0) == ALL_WRITTEN[size]).all():
-            self._complain(offsets, size * count)
-        if count == 1:
-            return [words.take(index)]
-        return list(np.ascontiguousarray(words.take(index, axis=0).T))
+        if state is not None:
+            states = state.take(index).view(WORDS[min(total, 8)])
+            written = ALL_WRITTEN[min(total, 8)]
+            if np.bitwise_and.reduce(states) & written != written:
+                self._complain(offsets, total)
+        found = words.take(index)
+        return [found] if count == 1 else list(np.ascontiguousarray(found.view(WORDS[size]).reshape(-1, count).T))
 
     def load_for(self, threads: Array | None, offsets: Array, size: int, count: int) -> list[Array]:
         """Return what `load` does for these threads, one of which an error then names."""
@@ -80,11 +82,13 @@ class Region:
 
     def store(self, offsets: Array, values: list[Array], size: int) -> None:
         """Write the elements of each thread's word; of several threads at one address the last one's stay."""
-        start, shift, words, state = self.view(size, len(values))
+        total = size * len(values)
+        start, shift, words, state = self.view(total)
         index = (offsets - start) >> shift if start else offsets >> shift
-        words[index] = values[0] if len(values) == 1 else np.stack(values, axis=1)
+        joined = values[0] if len(values) == 1 else np.stack(values, axis=1).view(WORDS[total]).reshape(-1)
+        words[index] = joined
         if state is not None:
-            state[index] = ALL_WRITTEN[size]
+            state[index] = ALL_WRITTEN[total]
 
     def bytes_at(self, offsets: Array, size: int) -> tuple[Array, Array | None]:
         """Return bytes and states as (threads, size) arrays, for sizes that are no word's."""
@@ -162,10 +166,7 @@ class Space:
 
     def pieces(self, launch: "Launch", addresses: Array, threads: Array | None, total: int) -> list[Piece]:
         """Return what `resolve` does, for addresses that are multiples of a word's size."""
-        wrong = addresses & (total - 1)
-        if wrong.any():
-            place = int(wrong.argmax())
-            raise Misaligned(f"{int(addresses[place]):#x} is not a multiple of {total}", lane_of(threads, place))
+        check_alignment(addresses, threads, total)
         return self.resolve(launch, addresses, threads, total)
 
     def load(
@@ -198,10 +199,7 @@ class Space:
     ) -> Array:
         """Return the first `count` bytes of words of `size` bytes, (threads, count)."""
         data = np.empty((len(addresses), count), np.uint8)
-        wrong = addresses & (size - 1)
-        if wrong.any():
-            place = int(wrong.argmax())
-            raise Misaligned(f"{int(addresses[place]):#x} is not a multiple of {size}", lane_of(threads, place))
+        check_alignment(addresses, threads, size)
         for region, offsets, chosen in self.resolve(launch, addresses, threads, count):
             own = select(threads, chosen)
             found, states = region.bytes_at(offsets, count)
@@ -255,9 +253,11 @@ class GlobalSpace(Space):
 
     def resolve(self, launch: "Launch", addresses: Array, threads: Array | None, total: int) -> list[Piece]:
         """See `Space.resolve`."""
-        region = self.find(int(addresses.min()))
-        if region is not None and int(addresses.max()) + total <= region.end:
-            return [(region, addresses - region.base, None)]
+        region = self.find(int(addresses[0]))
+        if region is not None:
+            offsets = addresses - region.base
+            if highest(offsets) + total <= len(region.data):
+                return [(region, offsets, None)]
         numbers = np.searchsorted(np.array(self.bases, np.int64), addresses, side="right") - 1
         ends = np.array([region.end for region in self.regions] + [0], np.int64)[numbers]
         outside = (numbers < 0) | (addresses + total > ends)
@@ -289,7 +289,7 @@ class PrivateSpace(Space):
     def resolve(self, launch: "Launch", addresses: Array, threads: Array | None, total: int) -> list[Piece]:
         """See `Space.resolve`."""
         offsets = addresses - self.base
-        if int(offsets.min()) < 0 or int(offsets.max()) + total > self.size:
+        if highest(offsets) + total > self.size:
             place = int(((offsets < 0) | (offsets + total > self.size)).argmax())
             raise OutOfBounds(
                 f"{total} bytes at {int(addresses[place]):#x} in {self.name} memory, which has {self.size} bytes"
@@ -324,6 +324,18 @@ class GenericSpace(Space):
                 for region, offsets, part in space.resolve(launch, addresses[chosen] - window, own, total):
                     found.append((region, offsets, chosen if part is None else chosen[part]))
         return found
+
+
+def highest(offsets: Array) -> int:
+    """Return the highest offset, where what is below zero counts as higher than all."""
+    return int(offsets.view(np.uint64).max())
+
+
+def check_alignment(addresses: Array, threads: Array | None, total: int) -> None:
+    """Raise if an address is no multiple of a word's size."""
+    if int(np.bitwise_or.reduce(addresses)) & (total - 1):
+        place = int((addresses & (total - 1)).argmax())
+        raise Misaligned(f"{int(addresses[place]):#x} is not a multiple of {total}", lane_of(threads, place))
 
 
 def lane_of(threads: Array | None, place: int) -> int:

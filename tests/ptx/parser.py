@@ -28,7 +28,7 @@ TOKEN = re.compile(
     r"""(?P<space>(?:\s|//[^\n]*|/\*(?s:.*?)\*/)+)
     |(?P<float>0[fF][0-9a-fA-F]{8}\b|0[dD][0-9a-fA-F]{16}\b|\d+\.\d*(?:[eE][+-]?\d+)?)
     |(?P<int>0[xX][0-9a-fA-F]+U?|0[bB][01]+U?|\d+U?)
-    |(?P<name>[A-Za-z_$%.][\w$.]*(?:::\w[\w.]*)*)
+    |(?P<name>\.\w+|[A-Za-z_$%][\w$.]*(?:::\w[\w.]*)*)
     |(?P<string>"[^"]*")
     |(?P<mark>[\[\]{}()<>,;:|!@+\-=*])""",
     re.VERBOSE,
@@ -42,8 +42,9 @@ class SyntaxFault(PtxError):
 class Scope:
     """Names declared between two braces, inside those of the outer scope."""
 
-    def __init__(self, outer: "Scope | None" = None) -> None:
-        self.outer = outer
+    def __init__(self, outer: "Scope | None" = None, first: int = 0) -> None:
+        self.outer, self.first = outer, first  # the number of its first instruction
+        self.labels: dict[str, Name] = {}  # of those between inner braces, what they are called elsewhere
         self.names: dict[str, Any] = {}
         self.ranges: dict[str, tuple[int, int]] = {}  # of `%r<5>`, the prefix: how many, and their width
 
@@ -269,16 +270,16 @@ class Parser:
                 raise self.fault("expected '}'")
             if token == "{":
                 self.next += 1
-                self.scope, depth = Scope(self.scope), depth + 1
+                self.scope, depth = Scope(self.scope, len(function.instructions)), depth + 1
             elif token == "}":
                 self.next += 1
                 depth -= 1
                 if depth:
-                    self.scope = self.scope.outer or self.scope
+                    self.leave(function)
             elif token.startswith("."):
                 self.directive(function)
             elif self.tokens[self.next + 1][1] == ":":
-                self.label(function)
+                self.label(function, inner=depth > 1)
             elif not self.accept(";"):
                 function.instructions.append(self.instruction())
 
@@ -309,10 +310,25 @@ class Parser:
         else:
             raise self.fault(f"unknown directive .{word}")
 
-    def label(self, function: Function) -> None:
-        """Read a label, with the table of targets if it names one."""
+    def leave(self, function: Function) -> None:
+        """Leave a scope: what in it names its labels means these, also where they came later."""
+        labels = self.scope.labels
+        if labels:
+            for instruction in function.instructions[self.scope.first :]:
+                instruction.operands = [
+                    labels.get(operand.text, operand) if isinstance(operand, Name) else operand
+                    for operand in instruction.operands
+                ]
+        self.scope = self.scope.outer or self.scope
+
+    def label(self, function: Function, inner: bool) -> None:
+        """Read a label, with the table of targets if it names one; inner braces hide its name."""
         name = self.take()
         self.take(":")
+        if inner and not self.token.startswith("."):
+            hidden = f"{name}@{len(function.labels)}"
+            self.scope.labels[name] = Name(hidden)
+            name = hidden
         if self.accept(".branchtargets"):
             function.tables[name] = self.listed(";", self.take)
         elif self.accept(".callprototype"):

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 # These enter their decoders into the table.
-from ptx import arithmetic, atomics, copies, floating, matrices, transfer, warps  # noqa: F401
+from ptx import arithmetic, atomics, comparisons, copies, floating, matrices, transfer, warps  # noqa: F401
 from ptx.assembly import Assembler
 from ptx.decode import decode
 from ptx.errors import LaunchError

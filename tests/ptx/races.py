@@ -6,11 +6,12 @@ order):
 - a barrier of the block in between that both threads passed;
 - an instruction for whole warps in between in which both threads took part. (The manual promises an order of memory
   of `bar.warp.sync` alone; that the others do as much is what hardware does.)
-- a fence and an atomic operation by the block of the first, and then an atomic operation, or a read that is
-  `volatile`, `relaxed` or `acquire`, by the block of the second: as in the last block, which adds up what all others
-  have written.
+- a fence and then an atomic operation by the first, and after that an atomic operation, or a read that is `volatile`,
+  `relaxed` or `acquire`, by the second: as in the last block, which adds up what all others have written. Others of
+  the block can do it for a thread that they have met at a barrier.
 
-Atomic operations do not race with one another. Writes of the same value race.
+Atomic operations do not race with one another, nor do stores that are `relaxed` or `release`, which count as such.
+Writes of the same value race, and `volatile` ones are as any other.
 """
 
 from bisect import bisect_right
@@ -32,74 +33,89 @@ WARP = 32
 
 @dataclass
 class Events:
-    """What happened when, and to which threads (None: to all)."""
+    """What happened when, and to which threads."""
 
     clocks: list[int] = field(default_factory=list)
-    masks: list[Any] = field(default_factory=list)
-
-    def add(self, clock: int, mask: Any) -> None:
-        """Enter the newest one."""
-        self.clocks.append(clock)
-        self.masks.append(mask)
+    details: list[Any] = field(default_factory=list)
 
     def between(self, first: int, last: int) -> Iterable[tuple[int, Any]]:
         """Return those after the first clock, up to the last."""
         start, stop = bisect_right(self.clocks, first), bisect_right(self.clocks, last)
-        return zip(self.clocks[start:stop], self.masks[start:stop], strict=True)
+        return zip(self.clocks[start:stop], self.details[start:stop], strict=True)
 
 
 class History:
-    """All that orders the accesses of a launch."""
+    """All that orders the accesses of a launch. A mask None stands for all threads."""
 
     def __init__(self, lanes_per_block: int) -> None:
         self.clock = 0
         self.lanes_per_block = lanes_per_block
-        self.barriers, self.warps = Events(), Events()  # of warps, the masks and what lanes each thread named
-        self.fences, self.atomics, self.observed = Events(), Events(), Events()
+        self.barriers = Events()  # masks
+        self.warps = Events()  # masks, and which lanes each thread named (None: all)
+        self.fences, self.atomics, self.polls = Events(), Events(), Events()  # masks, and if for other blocks too
 
-    def tick(self, events: Events, mask: Any) -> None:
+    def tick(self, events: Events, detail: Any) -> None:
         """Enter an event."""
         self.clock += 1
-        events.add(self.clock, mask)
+        events.clocks.append(self.clock)
+        events.details.append(detail)
 
     def ordered(self, a: int, at: int, b: int, then: int) -> bool:
         """Return whether what thread a did at one clock is ordered before what b did at the other."""
-        if a // self.lanes_per_block == b // self.lanes_per_block:
-            if any(mask is None or (mask[a] and mask[b]) for _clock, mask in self.barriers.between(at, then)):
+        if self.block(a) == self.block(b):
+            if any(has(mask, a) and has(mask, b) for _clock, mask in self.barriers.between(at, then)):
                 return True
-            if a // WARP == b // WARP and any(
-                together(a, b, *masks) for _clock, masks in self.warps.between(at, then)
-            ):
-                return True
-        return self.handed_over(a // self.lanes_per_block, at, b // self.lanes_per_block, then)
+            if a // WARP == b // WARP:
+                for _clock, (mask, named) in self.warps.between(at, then):
+                    if has(mask, a) and has(mask, b) and (named is None or int(named[a]) >> b % WARP & 1):
+                        return True
+        return self.handed_over(a, at, b, then)
 
-    def handed_over(self, giver: int, at: int, taker: int, then: int) -> bool:
-        """Return whether one block has let another know, by a fence and by atomic operations of both."""
-        fence = next((c for c, mask in self.fences.between(at, then) if self.takes_part(giver, mask)), None)
-        if fence is None:
-            return False
-        told = next((c for c, mask in self.atomics.between(fence - 1, then) if self.takes_part(giver, mask)), None)
-        if told is None:
-            return False
-        for events in (self.atomics, self.observed):
-            for clock, mask in events.between(told - 1, then):
-                if (clock > told or giver < taker) and self.takes_part(taker, mask):
-                    return True  # at one clock, blocks have their turns in the order of their numbers
+    def handed_over(self, a: int, at: int, b: int, then: int) -> bool:
+        """Return whether thread a, or others of its block for it, have fenced and told b's block."""
+        giver, taker = self.block(a), self.block(b)
+        inside = giver == taker
+        for fenced, (fence, wide) in self.fences.between(at, then):
+            if not (wide or inside) or not self.for_thread(a, fence, at, fenced):
+                continue
+            for told, (mask, wide) in self.atomics.between(fenced - 1, then):
+                same = self.in_block(giver, mask) & self.in_block(giver, fence)
+                if not (wide or inside) or not (same.any() or self.for_thread(a, mask, fenced, told)):
+                    continue
+                # At one clock, threads have their turns in the order of their numbers.
+                for events in (self.atomics, self.polls):
+                    for heard, (mask, wide) in events.between(told - 1, then):
+                        if (wide or inside) and (heard > told or a < b) and self.for_thread(b, mask, heard, then):
+                            return True
         return False
 
-    def takes_part(self, block: int, mask: Mask) -> bool:
-        """Return whether a thread of the block does."""
-        return mask is None or bool(mask[block * self.lanes_per_block : (block + 1) * self.lanes_per_block].any())
+    def block(self, thread: int) -> int:
+        """Return the number of a thread's block."""
+        return thread // self.lanes_per_block
+
+    def in_block(self, block: int, mask: Mask) -> Array:
+        """Return a mask's part for the threads of a block."""
+        if mask is None:
+            return np.ones(self.lanes_per_block, bool)
+        return mask[block * self.lanes_per_block : (block + 1) * self.lanes_per_block]
+
+    def for_thread(self, thread: int, mask: Mask, first: int, last: int) -> bool:
+        """Return whether it is the thread that takes part, or others of its block, with whom it met in between."""
+        if has(mask, thread):
+            return True
+        if not self.in_block(self.block(thread), mask).any():
+            return False
+        return any(has(other, thread) for _clock, other in self.barriers.between(first, last)) or any(
+            has(other, thread) for _clock, (other, _named) in self.warps.between(first, last)
+        )
 
 
-def together(a: int, b: int, mask: Mask, named: Mask) -> bool:
-    """Return whether two threads of a warp took part in one of its instructions."""
-    if mask is not None and not (mask[a] and mask[b]):
-        return False
-    return named is None or bool(int(named[a]) >> b % WARP & 1)
+def has(mask: Mask, thread: int) -> bool:
+    """Return whether a thread takes part."""
+    return mask is None or bool(mask[thread])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Access:
     """One instruction's access: kind is read, write, atomic, or poll (a read that is meant to meet writes)."""
 

@@ -1,5 +1,6 @@
 """CUDA C++ compiled as CuPy compiles it, and run: from source to numbers."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -160,6 +161,41 @@ def test_compiles_once() -> None:
     assert compile_ptx(SAXPY) is compile_ptx(SAXPY, "80", ())
     assert compile_ptx(SAXPY).program() is compile_ptx(SAXPY).program()
     assert compile_ptx(SAXPY, "90") is not compile_ptx(SAXPY)
+
+
+FUNCTIONS = {
+    "sin": math.sin,
+    "tan": math.tan,
+    "exp": math.exp,
+    "expm1": math.expm1,
+    "log1p": lambda x: math.log1p(abs(x)),
+    "tanh": math.tanh,
+    "erf": math.erf,
+    "asinh": math.asinh,
+    "floor": math.floor,
+    "rint": round,
+}
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize(("kind", "dtype", "units"), [("float", "f4", 5), ("double", "f8", 2)])
+def test_functions_of_the_compiler_s_library(name: str, kind: str, dtype: str, units: int) -> None:
+    """Hundreds of instructions each: divisions, tables, long products of large angles, branches, approximations."""
+    generator = np.random.default_rng(0)
+    parts = (generator.uniform(-9, 9, 200), generator.uniform(-1e-3, 1e-3, 50), generator.uniform(-80, 80, 50))
+    x = np.concatenate(parts).astype(dtype)
+    if name in ("sin", "tan"):
+        x[:50] *= 1e5
+    argument = "fabs(x[i])" if name == "log1p" else "x[i]"
+    source = f"""extern "C" __global__ void f(const {kind}* x, {kind}* y) {{
+        const int i = threadIdx.x; y[i] = {name}{"f" if kind == "float" else ""}({argument});
+    }}"""
+    y = np.zeros_like(x)
+    launch(kernel(source, "f", report=False), 1, len(x), x, y)
+    wanted = np.array([FUNCTIONS[name](value) for value in x.tolist()])
+    unit = np.spacing(np.maximum(np.abs(wanted), np.finfo(dtype).tiny).astype(dtype)).astype("f8")
+    assert (np.abs(y - wanted) <= units * unit).all()
 
 
 @needs_nvrtc

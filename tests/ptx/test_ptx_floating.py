@@ -305,6 +305,27 @@ def test_comparison_that_gives_a_number(kind: str) -> None:
     assert [values.tolist() for values in found] == [[0, 1, 1], [-1, 0, 0]]
 
 
+@pytest.mark.parametrize("kind", ["f16", "bf16"])
+@pytest.mark.parametrize("name", ["lt", "neu"])
+def test_comparisons_of_halves_that_give_numbers(kind: str, name: str) -> None:
+    """All ones or 1.0; of pairs, each of the elements for itself."""
+    pairs = list(itertools.product([-1.0, 0.0, 1.0, math.nan], repeat=2))
+    a, b = (array(list(values), kind) for values in zip(*pairs, strict=True))
+    wanted = [COMPARISONS[name](*pair) for pair in pairs]
+    body = f"set.{name}.u32.{kind} %x, %a, %b; set.{name}.s16.{kind} %y, %a, %b; set.{name}.{kind}.{kind} %z, %a, %b;"
+    found = run(body, [a, b], ["u4", "i2", DTYPES[kind]], target="sm_90")
+    assert found[0].tolist() == [0xFFFFFFFF * holds for holds in wanted]
+    assert found[1].tolist() == [-1 * holds for holds in wanted]
+    assert floats(found[2], kind) == wanted
+    body = f"""set.{name}.u32.{kind}x2 %x, %a, %b; set.{name}.{kind}x2.{kind}x2 %y, %a, %b;
+        setp.{name}.{kind}x2 %p|%q, %a, %b; selp.u32 %z, 1, 0, %p; selp.u32 %w, 1, 0, %q;"""
+    found = run(body, [a.view("u4"), b.view("u4")], ["u4"] * 4, target="sm_90")
+    assert found[0].view("u2").tolist() == [0xFFFF * holds for holds in wanted]
+    assert floats(found[1].view(DTYPES[kind]), kind) == wanted
+    assert found[2].tolist() == wanted[::2]
+    assert found[3].tolist() == wanted[1::2]
+
+
 def test_comparisons_flush_where_they_are_told_to() -> None:
     tiny, zero = np.float32([1e-40]), np.float32([0])
     body = "setp.eq.f32 %p, %a, %b; selp.u32 %x, 1, 0, %p; setp.eq.ftz.f32 %p, %a, %b; selp.u32 %y, 1, 0, %p;"
@@ -469,6 +490,9 @@ class TestConversions:
         "add.f32 %x, %a, 1",
         "mov.f16 %h0, %h1",
         "set.eq.f32.f16 %x, %h0, %h1",
+        "set.eq.u16.f16x2 %h0, %a, %b",
+        "set.eq.f16x2.bf16x2 %x, %a, %b",
+        "set.eq.and.u32.f16 %x, %h0, %h1, %p",
         "cvt.u32.f32 %x, %a",
     ],
 )

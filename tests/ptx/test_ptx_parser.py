@@ -199,6 +199,10 @@ class TestInstructions:
         assert one[1].operands == [Name("h")]
         assert one[2].operands == [Name("i"), Vector((Immediate(2, "int"),))]
 
+    def test_type_of_a_register_right_behind_its_directive(self) -> None:
+        one = function("{.reg.b16 h;.reg.b32 r;mov.b32 r,1;mov.b16 h,2;}").instructions
+        assert [named(instruction.operands[0]) for instruction in one] == ["r", "h"]
+
     def test_several_on_a_line_and_empty_ones(self) -> None:
         assert [one.opcode[0] for one in function("ret; ; exit;trap;").instructions] == ["ret", "exit", "trap"]
 
@@ -241,6 +245,13 @@ class TestNames:
         assert a is d
         assert b is c
         assert (a.bits, b.bits) == (32, 64)
+
+    def test_braces_hide_labels(self) -> None:
+        """Inside, a label means that of these braces, before it and behind it; one from outside can be reached."""
+        body = "a: { bra a; bra b; a: bra b; b: { b: bra b; bra c; } } { bra a; a: ret; } c: bra a;"
+        one = function(body)
+        found = [one.labels[operand.text] for jump in one.instructions for operand in jump.operands]
+        assert found == [2, 3, 3, 3, 7, 6, 0]
 
     def test_functions_have_names_of_their_own(self) -> None:
         module = parse(".func g() { .reg .b32 x; mov.b32 x, 1; } .entry f() { .reg .b64 x; mov.b64 x, 1; }")

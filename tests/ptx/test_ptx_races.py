@@ -136,6 +136,18 @@ class TestWarps:
 
 
 class TestAtomics:
+    def test_flag_inside_of_a_block(self) -> None:
+        """One warp writes, fences and raises a flag; another one polls it, and reads."""
+        body = """setp.eq.u32 %p, %a, 0; @%p st.shared.u32 [buffer+4], 0; bar.sync 0; setp.lt.u32 %q, %a, 32;
+            @%q bra writes; poll: {poll} %t1, [buffer+4]; setp.eq.u32 %q, %t1, 0; @%q bra poll;
+            ld.shared.u32 %x, [buffer]; bra done;
+            writes: @%p st.shared.u32 [buffer], 7; {fence} @%p atom.shared.exch.b32 %t1, [buffer+4], 1; done:"""
+        poll = "ld.volatile.shared.u32"
+        assert shared(body.format(poll=poll, fence="membar.cta;"))[32:] == [7] * 32
+        for words in ({"poll": poll, "fence": ""}, {"poll": "ld.shared.u32", "fence": "membar.cta;"}):
+            with pytest.raises(Race):
+                shared(body.format(**words))
+
     def test_they_do_not_race_with_one_another(self) -> None:
         body = """setp.eq.u32 %p, %a, 0; @%p st.shared.u32 [buffer], 0; bar.sync 0;
             atom.shared.add.u32 %x, [buffer], 1; red.shared.max.u32 [buffer], 1; {} ld.shared.u32 %x, [buffer];"""
@@ -232,13 +244,44 @@ class TestGlobalMemory:
         body = """setp.eq.u32 %p, %t9, 0; @%p bra writes;
             poll: {poll} %t0, [%p0+4]; setp.eq.u32 %q, %t0, 0; @%q bra poll; ld.global.u32 %t1, [%p0];
             st.global.u32 [%p0+8], %t1; ret;
-            writes: st.global.u32 [%p0], 7; {fence} atom.global.exch.b32 %t0, [%p0+4], 1;"""
-        poll, fence = "ld.acquire.gpu.global.u32", "membar.gl;"
-        assert on_global(body.format(poll=poll, fence=fence), threads=1, blocks=2)[2] == 7
-        assert on_global(body.format(poll="ld.volatile.global.u32", fence=fence), threads=1, blocks=2)[2] == 7
-        for words in ({"poll": poll, "fence": ""}, {"poll": "ld.global.u32", "fence": fence}):
+            writes: st.global.u32 [%p0], 7; {fence} {tell}"""
+        usual = {"poll": "ld.acquire.gpu.global.u32", "fence": "membar.gl;"}
+        usual["tell"] = "atom.global.exch.b32 %t0, [%p0+4], 1;"
+        release = {"fence": "", "tell": "st.release.gpu.global.u32 [%p0+4], 1;"}
+        relaxed = {"tell": "st.relaxed.gpu.global.u32 [%p0+4], 1;"}
+        for words in ({}, {"poll": "ld.volatile.global.u32"}, release, relaxed):
+            assert on_global(body.format(**usual | words), threads=1, blocks=2)[2] == 7
+        plain = {"tell": "st.global.u32 [%p0+4], 1;"}
+        alone = {"poll": "ld.acquire.cta.global.u32"}
+        for words in ({"fence": ""}, {"poll": "ld.global.u32"}, relaxed | {"fence": ""}, plain, alone):
             with pytest.raises(Race):
-                on_global(body.format(**words), threads=1, blocks=2)
+                on_global(body.format(**usual | words), threads=1, blocks=2)
+
+    def test_who_fences_and_who_tells(self) -> None:
+        """The thread itself, or another of its block after a barrier; not one that it has not met."""
+        body = """setp.ne.u32 %p, %t9, 0; @%p bra reads; setp.eq.u32 %p, %t8, 0; setp.eq.u32 %q, %t8, 32;
+            @%p st.global.u32 [%p0], 7; {first} {second} bra done;
+            reads: setp.ne.u32 %p, %t8, 0; @%p bra done;
+            poll: ld.acquire.gpu.global.u32 %t0, [%p0+4]; setp.eq.u32 %q, %t0, 0; @%q bra poll;
+            ld.global.u32 %t1, [%p0]; st.global.u32 [%p0+8], %t1; done:"""
+        tell = "atom.global.exch.b32 %t0, [%p0+4], 1;"
+
+        def words(first: str, second: str) -> int:
+            return int(on_global(body.format(first=first, second=second), blocks=2)[2])
+
+        assert words("@%p membar.gl;", f"@%p {tell}") == 7
+        assert words("@%p membar.gl; bar.sync 0;", f"@%q {tell}") == 7
+        assert words("bar.sync 0; @%q membar.gl;", f"@%q {tell}") == 7
+        for first, second in (
+            ("@%q membar.gl;", f"@%q {tell}"),
+            ("@%p membar.gl;", f"@%q {tell}"),
+            ("@%q membar.gl; bar.sync 0;", f"@%q {tell}"),
+            ("bar.sync 0;", f"@%q {tell}"),
+            ("@%p membar.cta;", f"@%p {tell}"),
+            ("@%p membar.gl;", f"@%p {tell.replace('atom', 'atom.cta')}"),
+        ):
+            with pytest.raises(Race):
+                words(first, second)
 
     def test_launches_are_in_order(self) -> None:
         words, memory = np.zeros(64, "u4"), Memory()

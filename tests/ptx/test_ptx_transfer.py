@@ -196,8 +196,11 @@ class TestLoadsAndStores:
         [
             "ld.global.u128 %x, [%p0]",
             "ld.global.relaxed.u32 %x, [%p0]",
+            "ld.release.gpu.global.u32 %x, [%p0]",
+            "st.acquire.gpu.global.u32 [%p0], %x",
             "ld.global.v8.u32 {%x}, [%p0]",
             "ld.global.v2.u32 {%x}, [%p0]",
+            "ld.global.v4.u64 {%l0, %l1, %l2, %l3}, [%p0]",
             "ld.surface.u32 %x, [%p0]",
             "ld.global.L2::cache_hint.u32 %x, [%p0], %l0",
             "ld.global.u64 %x, [%p0]",

@@ -88,6 +88,9 @@ class TestWhoTakesPart:
             with pytest.raises(Divergence) as error:
                 run(body.format(instruction), [LANES[:32]])
             assert f"({instruction}), thread (" in str(error.value)
+            with pytest.raises(Divergence) as error:  # also where it is not alone in its block of instructions
+                run(f"{body.split('@!%p')[0]} @!%p bra done; {instruction}; done: bar.warp.sync -1;", [LANES[:32]])
+            assert f"({instruction}), thread (" in str(error.value)
 
     def test_lanes_that_have_gone_are_not_waited_for(self) -> None:
         body = "setp.lt.u32 %p, %a, 8; @!%p exit; shfl.sync.bfly.b32 %x, %a, 1, 31, -1;"

@@ -1,5 +1,7 @@
 """Decoders of what moves: between registers, and between registers and memory."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,81 +19,106 @@ SCOPES = ("cta", "cluster", "gpu", "sys")
 CACHES = ("ca", "cg", "cs", "cv", "lu", "wb", "wt", "nc")
 HINTS = ("L1::evict_normal", "L1::evict_unchanged", "L1::evict_first", "L1::evict_last", "L1::no_allocate")
 HINTS += ("L2::evict_normal", "L2::evict_first", "L2::evict_last", "L2::64B", "L2::128B", "L2::256B")
-MEMORY_TYPES = (*INTEGERS, "b8", "b16", "b32", "b64", "f32", "f64")
 
 
-def access(at: Decoding) -> tuple[str, int, str]:
-    """Take off what `ld` and `st` have in common: space, number of elements, and the kind of access."""
+@dataclass
+class Access:
+    """What the modifiers of `ld` and `st` say; `wide` if the order concerns threads of other blocks too."""
+
+    type: str
+    space: str
+    count: int
+    order: str
+    wide: bool
+
+    @property
+    def word(self) -> np.dtype:
+        """The elements' type, as bits."""
+        return np.dtype(f"u{DTYPES[self.type].itemsize}")
+
+
+def access(at: Decoding, *orders: str) -> Access:
+    """Take the modifiers off."""
+    kind = at.type(*INTEGERS, "b8", "b16", "b32", "b64", "f32", "f64")
     space = at.option(*SPACES) or "generic"
-    order = at.option("weak", "volatile", "relaxed", "acquire", "release")
-    if order in ("relaxed", "acquire", "release"):
-        at.needed(*SCOPES)
-    for hint in (CACHES, *[[h for h in HINTS if h.startswith(level)] for level in ("L1", "L2")]):
-        at.option(*hint)
+    order = at.option("weak", "volatile", *orders) or "weak"
+    scope = at.needed(*SCOPES) if order in orders else ""
+    for hints in (CACHES, *[[hint for hint in HINTS if hint.startswith(level)] for level in ("L1", "L2")]):
+        at.option(*hints)
     count = int((at.option("v2", "v4") or "v1")[1])
-    return space, count, order or "weak"
+    at.done(2)
+    found = Access(kind, space, count, order, scope != "cta" and not space.startswith("shared"))
+    if count * found.word.itemsize > 16:
+        raise at.unknown("more than 16 bytes")
+    return found
 
 
 @instruction("ld", "ldu")
 def load(at: Decoding) -> Step:
     """`ld`: results wider than the type are extended, with copies of the sign where it is signed."""
-    kind = at.type(*MEMORY_TYPES)
-    space, count, order = access(at)
-    at.done(2)
-    polls = order in ("volatile", "relaxed", "acquire")
-    dtype = DTYPES[kind]
-    targets = [at.target(operand, dtype.itemsize * 8, wider=True) for operand in at.items(at.operands[0])]
+    what = access(at, "relaxed", "acquire")
+    count, size, site, operand = what.count, what.word.itemsize, at.instruction, at.operands[1]
+    targets = [at.target(item, size * 8, wider=True) for item in at.items(at.operands[0])]
     if len(targets) != count:
         raise at.unknown("the number of registers")
-    operand, size, site = at.operands[1], dtype.itemsize, at.instruction
-    bits = [at.assembler.bits[target] // 8 for target in targets]
-    extended = [np.dtype(f"{'i' if kind[0] == 's' else 'u'}{width}") for width in bits]
-    if isinstance(operand, Address) and operand.base in at.assembler.parameter_offsets and space.startswith("param"):
-        offset = at.assembler.parameter_offsets[operand.base] + operand.offset
-        sources = [at.assembler.parameter(offset + place * size, size) for place in range(count)]
+    extend = [extension(what.type, at.assembler.bits[target]) for target in targets]
+    offsets = at.assembler.parameter_offsets
+    if isinstance(operand, Address) and operand.base in offsets and what.space.startswith("param"):
+        first = offsets[operand.base] + operand.offset
+        sources = [at.assembler.parameter(first + place * size, size) for place in range(count)]
 
         def from_parameters(launch: "Launch") -> None:
-            for target, source, wide in zip(targets, sources, extended, strict=True):
-                value = launch.registers[source]
-                launch.write(target, value if wide.itemsize == size else value.view(dtype).astype(wide))
+            for target, source, wider in zip(targets, sources, extend, strict=True):
+                launch.write(target, wider(launch.registers[source]))
 
         return from_parameters
-    get, space = at.address(operand, space)
-    pairs = list(zip(targets, [None if wide.itemsize == size else wide for wide in extended], strict=True))
+    get, space = at.address(operand, what.space)
+    polls, wide = what.order != "weak", what.wide
+    kind = "poll" if polls else "read"
 
     def step(launch: "Launch") -> None:
         if polls:
-            launch.tick(launch.history.observed)
-        kind = "poll" if polls else "read"
+            launch.tick(launch.history.polls, wide)
         values = launch.space(space).load(launch, get(launch), launch.threads, size, count, site, kind)
-        for (target, wide), value in zip(pairs, values, strict=True):
-            launch.put(target, value if wide is None else value.view(dtype).astype(wide))
+        for target, wider, value in zip(targets, extend, values, strict=True):
+            launch.put(target, wider(value))
 
     return step
+
+
+def extension(kind: str, bits: int) -> Callable[[Array], Array]:
+    """Return what makes the bits of a type as many as a register has."""
+    dtype = DTYPES[kind]
+    if dtype.itemsize * 8 == bits:
+        return lambda value: value
+    wider = np.dtype(f"{'i' if kind[0] == 's' else 'u'}{bits // 8}")
+    return lambda value: value.view(dtype).astype(wider)
 
 
 @instruction("st")
 def store(at: Decoding) -> Step:
     """`st`: of registers wider than the type the lower bits are stored."""
-    kind = at.type(*MEMORY_TYPES)
-    space, count, order = access(at)
-    at.done(2)
-    access_kind = "atomic" if order in ("relaxed", "release") else "write"
-    word = np.dtype(f"u{DTYPES[kind].itemsize}")
-    size, site = word.itemsize, at.instruction
-    sources = [at.source(operand, size * 8, wider=True) for operand in at.items(at.operands[1])]
-    if len(sources) != count:
+    what = access(at, "relaxed", "release")
+    word, site, order, wide = what.word, at.instruction, what.order, what.wide
+    size = word.itemsize
+    sources = [at.source(item, size * 8, wider=True) for item in at.items(at.operands[1])]
+    if len(sources) != what.count:
         raise at.unknown("the number of registers")
-    get, space = at.address(at.operands[0], space)
+    get, space = at.address(at.operands[0], what.space)
+    kind = "atomic" if order in ("relaxed", "release") else "write"
 
     def step(launch: "Launch") -> None:
+        if order == "release":
+            launch.tick(launch.history.fences, wide)
+        if kind == "atomic":
+            launch.tick(launch.history.atomics, wide)
         addresses, threads, values = get(launch), launch.threads, []
         for source in sources:
             value = launch.registers[source]
             if threads is not None:
                 value = value[threads]
             values.append(value if value.dtype == word else value.astype(word))
-        launch.space(space).store(launch, addresses, threads, values, size, site, access_kind)
+        launch.space(space).store(launch, addresses, threads, values, size, site, kind)
 
     return step
 
@@ -184,14 +211,12 @@ def isspacep(at: Decoding) -> Step:
 
 @instruction("membar", "fence")
 def fence(at: Decoding) -> Step:
-    """Fences: they order what `ptx.races` looks at; those for a block's own threads need not be noted."""
+    """Fences: they order what `ptx.races` looks at."""
     if at.head == "fence":
         at.option("sc", "acq_rel")
     scope = at.needed(*(("cta", "gl", "sys") if at.head == "membar" else SCOPES))
     at.done(0)
-    if scope == "cta":
-        return nothing
-    return lambda launch: launch.tick(launch.history.fences)
+    return lambda launch: launch.tick(launch.history.fences, scope != "cta")
 
 
 @instruction("nanosleep", "prefetch", "prefetchu", "discard", "applypriority")

@@ -78,7 +78,6 @@ INLINE void product(float (&sum)[TILES][8], const Piece (&values)[TILES][STEPS],
     }
   }
 }
-
 struct Pass {
   const unsigned char *pixels, *labels;
   const float* parameters;
@@ -340,6 +339,7 @@ update(const float* partial, const float* first_partial, const double* figures, 
   const int i = blockIdx.x * UPDATE_THREADS + threadIdx.x;
   if (log && i < FIGURES) {
     double sum = figures[i];
+#pragma unroll 16
     for (int block = 1; block < blocks; block++) sum = merged(i, sum, figures[block * FIGURES + i]);
     totals[i] = i < 2 ? sum / rows : sum;
   }
@@ -350,6 +350,7 @@ update(const float* partial, const float* first_partial, const double* figures, 
     const float* parts = i < FIRST_WEIGHTS ? first_partial + i : partial + i - FIRST_WEIGHTS;
     const int stride = i < FIRST_WEIGHTS ? FIRST_WEIGHTS : SIZE - FIRST_WEIGHTS;
     float gradient = 0;
+#pragma unroll 16  // so many reads at once
     for (int number = 0; number < (i < FIRST_WEIGHTS ? splits : blocks); number++)
       gradient += parts[(size_t)number * stride];
     gradient *= i < FIRST_WEIGHTS ? INPUT_SCALE : 1;

@@ -49,6 +49,12 @@ allocations, CuPy's cuBLAS, and a fused function that is not compiled yet. `Nvma
 So can NCCL's messages: there is none of it until `cupy.cuda.nccl = make_nccl(cupy, comm)`, where `comm` of mpi4py
 carries them. A communicator that is destroyed while a graph lives that it is part of is refused: NCCL hangs there.
 
+**Compiled**: with `StandInCupy(kernels="ptx")` kernels are no functions of NumPy's, but what NVRTC makes of what CuPy
+would load, run by the interpreter in `tests/ptx`: fused functions that are `functools.partial(formula, cupy)`, and
+`RawKernel`s, of which the stand-in else knows none but the package's. That is slow, so for small sizes, and takes the
+real CuPy, NVRTC and CUDA's headers. What `empty` gives may then not be read before it is written.
+`pytest --kernels=ptx` runs the tests so that use the fixture `standin`.
+
 **Not modelled**: rounding (the bits are NumPy's, also where TF32 is asked for), the order of sums, the order of
 streams among themselves, the size of the memory, time.
 """
