@@ -60,7 +60,11 @@ class Decoding:
 
     def option(self, *words: str) -> str | None:
         """Take off whichever of the modifiers is there."""
-        return next((word for word in words if self.flag(word)), None)
+        for word in self.modifiers:
+            if word in words:
+                self.modifiers.remove(word)
+                return word
+        return None
 
     def needed(self, *words: str) -> str:
         """Take off whichever of the modifiers is there; one has to be."""

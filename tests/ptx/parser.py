@@ -25,12 +25,13 @@ from ptx.syntax import (
 )
 
 TOKEN = re.compile(
-    r"""(?P<space>(?:\s|//[^\n]*|/\*(?s:.*?)\*/)+)
+    r"""(?:\s+|//[^\n]*|/\*(?s:.*?)\*/)*(?:
+    (?P<name>\.\w+|[A-Za-z_$%][\w$.]*(?:::\w[\w.]*)*)
+    |(?P<mark>[\[\]{}()<>,;:|!@+\-=*])
     |(?P<float>0[fF][0-9a-fA-F]{8}\b|0[dD][0-9a-fA-F]{16}\b|\d+\.\d*(?:[eE][+-]?\d+)?)
     |(?P<int>0[xX][0-9a-fA-F]+U?|0[bB][01]+U?|\d+U?)
-    |(?P<name>\.\w+|[A-Za-z_$%][\w$.]*(?:::\w[\w.]*)*)
     |(?P<string>"[^"]*")
-    |(?P<mark>[\[\]{}()<>,;:|!@+\-=*])""",
+    |(?P<end>\Z))""",
     re.VERBOSE,
 )
 
@@ -69,16 +70,16 @@ class Parser:
     def __init__(self, text: str) -> None:
         self.text = text
         self.lines = [match.start() for match in re.finditer("\n", text)]
-        self.tokens: list[tuple[str, str, int]] = []
+        self.tokens: list[tuple[str, str, int]] = []  # kind, text, place
         place = 0
-        while place < len(text):
-            match = TOKEN.match(text, place)
-            if match is None:
-                raise SyntaxFault(f"line {self.line(place)}: unexpected {text[place]!r}")
-            if match.lastgroup != "space":
-                self.tokens.append((str(match.lastgroup), match.group(), place))
-            place = match.end()
-        self.tokens.append(("end", "", place))
+        for match in TOKEN.finditer(text):
+            if match.start() != place:
+                break
+            kind, place = str(match.lastgroup), match.end()
+            self.tokens.append((kind, match[kind], match.start(kind)))
+        if place != len(text):
+            rest = text[place:].lstrip()
+            raise SyntaxFault(f"line {self.line(len(text) - len(rest))}: unexpected {rest[0]!r}")
         self.next = 0
         self.module = Module()
         self.scope = Scope()
@@ -349,16 +350,14 @@ class Parser:
                 raise self.fault("a guard that is not a register")
             guard = Not(register) if negated else register
         opcode = self.take()
-        operands: list[Any] = []
-        while not self.accept(";"):
-            if operands:
-                self.take(",")
-            operands.append(self.operand())
+        operands = self.listed(";", self.operand)
         text = " ".join(self.text[start : self.tokens[self.next - 1][2]].split())
         return Instruction(tuple(opcode.split(".")), operands, guard, self.line(start), text)
 
     def operand(self) -> Any:
         """Return the next operand."""
+        if self.tokens[self.next][0] == "name":
+            return self.named()
         if self.accept("["):
             return self.address()
         if self.accept("{"):
@@ -374,12 +373,13 @@ class Parser:
             return Immediate(-integer(token) if negative else integer(token), "int")
         if kind == "float":
             return floating(token, negative)
-        if kind != "name" or negative:
-            self.next -= 1
-            raise self.fault("expected an operand")
-        first = self.scope.find(token)
-        if first is None:
-            first = Name(token)
+        self.next -= 1
+        raise self.fault("expected an operand")
+
+    def named(self) -> Any:
+        """Return the next operand, which begins with a name."""
+        token = self.take()
+        first = self.scope.find(token) or Name(token)
         if self.accept("|"):
             return Pair(first, self.operand())
         if isinstance(first, Variable) and self.token in ("+", "-"):
