@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -43,6 +44,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", default="cpu", help="cuda or cuda:<index>: run the tests marked cuda on that GPU")
     kernels = "what the stand-in for CuPy runs: NumPy's functions, or, at a hundredth of the speed, compiled kernels"
     parser.addoption("--kernels", default="numpy", choices=("numpy", "ptx"), help=kernels)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let pytest-xdist's workers share what one of them has compiled."""
+    if "PYTEST_XDIST_WORKER" not in os.environ and "PTX_CACHE" not in os.environ:
+        os.environ["PTX_CACHE"] = folder = tempfile.mkdtemp(prefix="ptx-")
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+        config.add_cleanup(lambda: os.environ.pop("PTX_CACHE", None))
 
 
 class BlasThreads:

@@ -25,10 +25,10 @@ SHAPES: Mapping[str, tuple[int, tuple[int, ...]]] = {
     "15 rows": (15, (48, 16, 3)),
     "16 rows": (16, (64, 17, 10)),
     "17 rows, two hidden layers": (17, (80, 31, 33, 10)),
-    "129 rows, four hidden layers": (129, (16, 16, 48, 16, 24, 17)),
+    "129 rows, four hidden layers": (129, (16, 16, 32, 16, 16, 17)),
     "wider than 64": (70, (112, 100, 33)),
     "many rows": (1031, (32, 20, 10)),
-    "the widest": (131, (784, 128, 128, 128)),
+    "the widest": (70, (16, 128, 128, 128)),
 }
 """Rows, and the widths of inputs and layers: multiples of 16, and what is just beyond them."""
 

@@ -5,10 +5,13 @@ CuPy compiles for the device that is there, with `-ftz=true` in any case (`cupy.
 from CuPy 14 is its own business and may need a change here with another CuPy.
 """
 
+import hashlib
 import io
+import os
 import re
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -50,7 +53,8 @@ def compile_ptx(
     """Compile as CuPy would for an architecture, such as "80" for sm_80; `headers`: as an element-wise kernel.
 
     Without a `report` the PTX is not made into machine code, which takes longer than all else, and `usage` is empty.
-    Raises CuPy's `CompileException`. What was compiled once in this process is not compiled again.
+    What was compiled once is not compiled again, in this process or, without a report, in others that have the same
+    folder in the environment's `PTX_CACHE`. Raises CuPy's `CompileException`.
     """
     return _compile(source, architecture, tuple(options), headers, report)
 
@@ -71,10 +75,19 @@ def _compile(source: str, architecture: str, options: tuple[str, ...], headers: 
     [(source, options)] = given
     real = "sm" if report else "compute"
     options += ("-ftz=true", f"-arch={real}_{architecture}", "--device-as-default-execution-space")
+    folder = None if report else os.environ.get("PTX_CACHE")
+    kept = Path(folder or "", hashlib.sha256(repr((source, options, nvrtc.getVersion())).encode()).hexdigest())
+    if folder and kept.exists():
+        return Compiled(kept.read_text(encoding="utf-8"), "")
     program, log = compiler._NVRTCProgram(source, "kernel.cu", method="cubin" if report else "ptx"), io.StringIO()
     program.compile((*options, *(["--ptxas-options=-v"] if report else [])), log)
     ptx = nvrtc.getPTX(program.ptr)
-    return Compiled(ptx if isinstance(ptx, str) else ptx.decode(), log.getvalue(), usage(log.getvalue()))
+    text = ptx if isinstance(ptx, str) else ptx.decode()
+    if folder:
+        own = kept.with_name(f"{kept.name}.{os.getpid()}")
+        own.write_text(text, encoding="utf-8")
+        own.replace(kept)
+    return Compiled(text, log.getvalue(), usage(log.getvalue()))
 
 
 def usage(log: str) -> dict[str, Usage]:

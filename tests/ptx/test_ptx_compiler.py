@@ -1,33 +1,19 @@
 """CUDA C++ compiled as CuPy compiles it, and run: from source to numbers."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from ptx import Kernel, Memory, Race, compile_ptx, pack
+from ptx import Kernel, Memory, Race, compile_ptx, compiler, pack
 from ptx.compiler import Usage, usage
 
 
 @pytest.fixture(scope="module")
-def cupy() -> Any:
-    return pytest.importorskip("cupy", reason="CuPy (cupy-cuda12x), which knows how it compiles, is not installed")
-
-
-@pytest.fixture(scope="module")
-def nvrtc(cupy: Any) -> None:
-    """Skip where the compiler or CUDA's headers are missing."""
-    try:
-        from cupy_backends.cuda.libs import nvrtc
-
-        nvrtc.getVersion()
-    except (ImportError, RuntimeError):
-        pytest.skip("NVRTC (nvidia-cuda-nvrtc-cu12), which compiles the kernels, is not installed")
-    try:
-        cupy._core.core.assemble_cupy_compiler_options(())
-    except RuntimeError:
-        pytest.skip("CUDA's headers (nvidia-cuda-runtime-cu12), which the kernels include, are not installed")
+def cupy(real_cupy: Any) -> Any:
+    return real_cupy
 
 
 needs_nvrtc = pytest.mark.usefixtures("nvrtc")
@@ -231,3 +217,15 @@ def test_everything_at_once() -> None:
         assert out[i] == pytest.approx(1.5 ** (i % 5) / 3 + table[j % 4] * i + j, rel=1e-15)
         quotient = int(abs(1000000007 * i) // abs(i - 3)) * (1 if i > 3 else -1) if i != 3 else -1
         assert whole[i] == quotient + [3, 1, 4, 1, 5, 9][i % 6] + 77 % (i + 1)
+
+
+def test_processes_share_what_was_compiled(nvrtc: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PTX_CACHE", str(tmp_path))
+    source = 'extern "C" __global__ void shared_by_processes(int* x) { x[threadIdx.x] = 7; }'
+    first = compile_ptx(source, report=False)
+    [kept] = tmp_path.iterdir()
+    assert kept.read_text() == first.ptx
+    kept.write_text(first.ptx.replace("shared_by_processes", "another"))
+    assert list(compile_ptx(source, report=False).program().kernels) == ["shared_by_processes"]  # of this process
+    compiler._compile.cache_clear()
+    assert list(compile_ptx(source, report=False).program().kernels) == ["another"]
