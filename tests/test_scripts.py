@@ -230,7 +230,7 @@ def test_the_suite_is_run(programs: Path, project: Path, tmp_path: Path, call: s
     log = tmp_path / "log"
     fake_python(programs / "python3", log)
     done = bash(f"cd /; {project}/{call}", programs, project)
-    ran = f"ran: -m pytest --numprocesses auto{more}"
+    ran = f"ran: -m pytest --numprocesses auto --dist worksteal{more}"
     assert (done.returncode, done.stdout.strip()) == (0, ran)
     assert installs(log) == [extras]
 
