@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from parity.standin import StandInCupy
+from parity.standin import StandInCupy, make_nvmath
 from ptx import LaunchError, OutOfBounds, Race, Uninitialised
 
-from fmnist_xp.backend import CudaBackend
+from fmnist_xp import Adam, Dense, ReLU, Sequential
+from fmnist_xp.backend import CpuBackend, CudaBackend, CudaGraphBackend
 from fmnist_xp.backend.base import elementwise
 
 pytestmark = pytest.mark.usefixtures("nvrtc")
@@ -92,6 +93,26 @@ def test_formula_that_cannot_be_given_the_real_cupy_is_refused(cupy: StandInCupy
     values = cupy.zeros(3)
     cupy.fuse(kernel_name="add_one")(partial(add_one, cupy))(values)
     np.testing.assert_array_equal(values.get(), 1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "tf32", "float16"])
+def test_training_runs_on_what_the_compiler_made(cupy: StandInCupy, dtype: str) -> None:
+    generator = np.random.default_rng(0)
+    y = generator.integers(0, 4, 60)
+    X = np.tanh(generator.standard_normal((4, 16))[y] + generator.standard_normal((60, 16)))
+    histories = []
+    for backend in (CudaGraphBackend(cupy=cupy, nvmath=make_nvmath(cupy)), CpuBackend(1)):
+        layers = [Dense(16, 16, 0, 1e-3), ReLU(), Dense(16, 4)]
+        own = dtype if dtype in backend.precisions else "float32"
+        network = Sequential(layers, backend=backend, seed=1, dtype=own)
+        histories.append(network.fit(X, y, epochs=6, optimizer=Adam(0.05), log_every=2, verbose=0))
+    compiled, expected = histories
+    assert {"adam", "biased_relu", "relu_gradient", "relu_gradient_total", "penalty", "crossentropy"} <= {
+        *cupy.kernels
+    }
+    rtol = {"float16": 5e-3, "float64": 1e-12}.get(dtype, 1e-5)
+    np.testing.assert_allclose(compiled.loss, expected.loss, rtol=rtol)
+    assert compiled.loss[-1] < compiled.loss[0]
 
 
 def test_kernel_runs_on_the_devices_memory(cupy: StandInCupy) -> None:

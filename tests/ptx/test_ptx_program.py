@@ -1,9 +1,13 @@
 """Programs and their kernels; launches that CUDA would refuse."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from ptx import LaunchError, Memory, Program, pack
+from ptx.decode import DECODERS
 
 TEXT = """.version 8.0 .target {target} .address_size 64 .shared .align 4 .b8 module_s[100]; .shared .b8 unused[999];
 .extern .shared .align 16 .b8 dynamic[];
@@ -147,3 +151,9 @@ class TestLimits:
         exact.launch((1,), (1,), arguments, memory)
         with pytest.raises(LaunchError, match="where the kernel requires"):
             exact.launch((1,), (2,), arguments, memory)
+
+
+@pytest.mark.parametrize("name", sorted(DECODERS))
+def test_every_instruction_stands_in_the_text_of_a_test(name: str) -> None:
+    texts = [path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.glob("test_ptx_*.py"))]
+    assert any(re.search(rf"\b{name}\b", text) for text in texts)

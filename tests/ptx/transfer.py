@@ -53,7 +53,7 @@ def access(at: Decoding, *orders: str) -> Access:
     return found
 
 
-@instruction("ld", "ldu")
+@instruction("ld")
 def load(at: Decoding) -> Step:
     """`ld`: results wider than the type are extended, with copies of the sign where it is signed."""
     what = access(at, "relaxed", "acquire")
@@ -219,18 +219,15 @@ def fence(at: Decoding) -> Step:
     return lambda launch: launch.tick(launch.history.fences, scope != "cta")
 
 
-@instruction("nanosleep", "prefetch", "prefetchu", "discard", "applypriority")
+@instruction("nanosleep", "prefetch")
 def hints(at: Decoding) -> Step:
     """What has no effect on any value: `nanosleep` and `prefetch`."""
     if at.head == "nanosleep":
         at.type("u32")
-        at.done(1)
-    elif at.head == "prefetch":
+    else:
         at.option("global", "local")
         at.needed("L1", "L2")
-        at.done(1)
-    else:
-        raise at.unknown()
+    at.done(1)
     return nothing
 
 
