@@ -47,7 +47,10 @@ def make_batch(
     check_precision(network.dtype, engine)
     why, pixels = "", None
     if engine == "fused":
-        why = unfit(network, optimizer) or _unfit_rows(block_rows, dense, ranks, weights, augmentation)
+        try:
+            why = unfit(network, optimizer) or _unfit_rows(block_rows, dense, ranks, weights, augmentation)
+        except (AttributeError, TypeError) as error:  # of a user's own formula, that uses what C has not
+            why = f"{optimizer!r}: its update cannot be read as C ({error})"
         if not why:
             pixels = as_bytes(network.backend, inputs)
             why = "" if pixels is not None else "rows that are not bytes scaled to [-1, 1]"

@@ -82,6 +82,7 @@ def test_epoch_agrees_with_what_is_written_out(precision: str, architecture: str
         assert np.all(np.abs(array - bounds[name].value) <= bounds[name].tolerance), name
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("precision", FUSED)
 def test_step_agrees_tensor_by_tensor(
     precision: str, compiled_device: Backend, small_rows: tuple[np.ndarray, np.ndarray]
@@ -95,6 +96,7 @@ def test_step_agrees_tensor_by_tensor(
         assert line.passed, line
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("precision", FUSED)
 def test_curve_keeps_to_that_of_the_cpu(
     precision: str, compiled_device: Backend, small_rows: tuple[np.ndarray, np.ndarray]

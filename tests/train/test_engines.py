@@ -8,9 +8,11 @@ from parity.standin import StandInCupy
 
 from fmnist_xp import SGD, Adam, Dense, Dropout, LayerNorm, Pixels, ReLU, Sequential, Tanh
 from fmnist_xp.backend import Backend, CpuBackend, CudaBackend
+from fmnist_xp.backend.base import ELEMENTWISE, elementwise
 from fmnist_xp.errors import DeviceError
 from fmnist_xp.nn import CategoricalCrossentropy, Layer, Softmax, SoftmaxCategoricalCrossentropy
 from fmnist_xp.optim import LBFGS
+from fmnist_xp.registry import REGISTRY
 from fmnist_xp.train.augmentation import Augmentation
 from fmnist_xp.train.fused.batch import unfit
 from fmnist_xp.train.rows import as_bytes
@@ -80,6 +82,30 @@ def test_optimizers_that_need_more_than_a_parameter_do_not_fit() -> None:
             unfit(network, optimizer)
             == f"{optimizer!r}: it has optimizers that are a formula for each parameter alone"
         )
+
+
+def test_registered_optimizers_of_ones_own(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Overriding(SGD):
+        def update_params(self, target: Any, coefficients: Any = None) -> None:
+            super().update_params(target, coefficients)
+
+    class Cubic(SGD):
+        def _update(self, backend: Any, vectors: Any, coefficients: Any) -> None:
+            backend.compute(cubic, *vectors, *coefficients)
+
+    @elementwise
+    def cubic(xp: Any, parameters: Any, gradients: Any, rate: Any) -> None:
+        xp.subtract(parameters, rate * xp.power(gradients, 3), out=parameters)
+
+    monkeypatch.delitem(ELEMENTWISE, "cubic")
+
+    for kind in (Overriding, Cubic):
+        monkeypatch.setitem(REGISTRY, kind.__name__, kind)
+    network = Sequential(layers(16, 16, 10), backend=gpu())
+    assert "optimizers that are a formula" in unfit(network, Overriding())
+    network.fit(PIXELS, LABELS, epochs=1, optimizer=Cubic(0.1), engine="fused", verbose=0)
+    assert "Cubic(learning_rate=0.1): its update cannot be read as C (" in caplog.text
+    assert "'power'" in caplog.text
 
 
 def test_device_without_tensor_cores_for_it_does_not_fit() -> None:

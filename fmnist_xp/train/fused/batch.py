@@ -22,6 +22,7 @@ def unfit(network: Network, optimizer: Optimizer) -> str:
     usual = type(loss) is SoftmaxCategoricalCrossentropy and not loss.label_smoothing
     chain = [type(layer) for layer in network.layers] == [Dense, *[ReLU, Dense] * (len(widths) - 2)]
     one_formula = is_registered(optimizer) and not optimizer.needs_loss and optimizer.clip_norm is None
+    one_formula &= type(optimizer).update_params is Optimizer.update_params
     for fits, what in (
         (backend.multiprocessors, f"{backend.name} ({backend.device_name}): it needs compute capability 8.0"),
         (network.dtype in OPERANDS, f"{network.dtype}: it has {', '.join(OPERANDS)}"),

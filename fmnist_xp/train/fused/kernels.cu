@@ -20,7 +20,6 @@ INLINE word pack(float low, float high) {
 INLINE int lane() { return threadIdx.x % 32; }
 INLINE int row_of(int i) { return lane() / 4 + i / 2 % 2 * 8; }
 INLINE int column_of(int i) { return lane() % 4 * 2 + i / 4 * 8 + i % 2; }
-
 // What is left of a float32 once the bfloat16 before a term are taken off; three terms add up to it.
 INLINE float term_of(float value, int term) {
   EACH(i, term) value -= __uint_as_float(pack(value, 0) << 16);
