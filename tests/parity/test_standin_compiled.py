@@ -95,7 +95,7 @@ def test_formula_that_cannot_be_given_the_real_cupy_is_refused(cupy: StandInCupy
     np.testing.assert_array_equal(values.get(), 1)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64", "tf32", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_training_runs_on_what_the_compiler_made(cupy: StandInCupy, dtype: str) -> None:
     generator = np.random.default_rng(0)
     y = generator.integers(0, 4, 60)
@@ -107,11 +107,9 @@ def test_training_runs_on_what_the_compiler_made(cupy: StandInCupy, dtype: str) 
         network = Sequential(layers, backend=backend, seed=1, dtype=own)
         histories.append(network.fit(X, y, epochs=6, optimizer=Adam(0.05), log_every=2, verbose=0))
     compiled, expected = histories
-    assert {"adam", "biased_relu", "relu_gradient", "relu_gradient_total", "penalty", "crossentropy"} <= {
-        *cupy.kernels
-    }
-    rtol = {"float16": 5e-3, "float64": 1e-12}.get(dtype, 1e-5)
-    np.testing.assert_allclose(compiled.loss, expected.loss, rtol=rtol)
+    made = {"adam", "relu_gradient", "relu_gradient_total", "penalty", "crossentropy"}
+    assert made <= {*cupy.kernels}
+    np.testing.assert_allclose(compiled.loss, expected.loss, rtol=5e-3 if dtype == "float16" else 1e-5)
     assert compiled.loss[-1] < compiled.loss[0]
 
 
