@@ -28,14 +28,31 @@ def device(request: pytest.FixtureRequest) -> Backend:
 
 @pytest.fixture
 def compiling(nvrtc: None) -> CudaGraphBackend:
-    """A CUDA backend without a GPU, whose kernels are those that the compiler makes."""
-    cupy = StandInCupy(kernels="ptx")
-    return CudaGraphBackend(cupy=cupy, nvmath=make_nvmath(cupy))
+    """A CUDA backend like `standin`, whose kernels are those that the compiler makes."""
+    cupy = StandInCupy(devices=2, kernels="ptx")
+    return CudaGraphBackend(1, cupy=cupy, nvmath=make_nvmath(cupy))
+
+
+@pytest.fixture
+def compiling_if_possible(request: pytest.FixtureRequest) -> Backend:
+    """That, or `standin` where there is no compiler."""
+    try:
+        backend: Backend = request.getfixturevalue("compiling")
+    except pytest.skip.Exception:
+        backend = request.getfixturevalue("standin")
+    return backend
+
+
+@pytest.fixture(params=["compiling_if_possible", ON_GPU])
+def device_as_compiled(request: pytest.FixtureRequest) -> Backend:
+    """That and the GPU, in turn."""
+    backend: Backend = request.getfixturevalue("gpu" if request.param == "cuda" else request.param)
+    return backend
 
 
 @pytest.fixture(params=["compiling", ON_GPU])
 def compiled_device(request: pytest.FixtureRequest) -> Backend:
-    """That and the GPU, in turn."""
+    """`compiling` and the GPU, in turn."""
     backend: Backend = request.getfixturevalue("gpu" if request.param == "cuda" else "compiling")
     return backend
 

@@ -19,7 +19,7 @@ from ptx import compile_ptx
 from fmnist_xp import optim
 from fmnist_xp.backend import CudaBackend, CudaGraphBackend
 from fmnist_xp.backend.base import ELEMENTWISE
-from fmnist_xp.backend.kernels import expression, vectorized
+from fmnist_xp.backend.kernels import expression, kernel_source, vectorized
 from fmnist_xp.model import Sequential
 from fmnist_xp.nn import (
     Activation,
@@ -47,6 +47,18 @@ for activation in ACTIVATIONS:
 FORMULAS = {name: formula for name, formula in ELEMENTWISE.items() if formula.__module__.startswith("fmnist_xp.")}
 OWN = {name: formula for name, formula in FORMULAS.items() if expression(formula)}
 """What kernels of our own compute."""
+OWN_KERNELS = pytest.mark.parametrize(
+    ("name", "sums", "columns"),
+    [
+        *((name, sums, 64) for name in OWN for sums in (False, True)),
+        # What training has of them, in widths that threads share out otherwise.
+        *(
+            (*used, columns)
+            for used in (("relu_gradient", True), ("biased_relu", False))
+            for columns in (16, 128, 512)
+        ),
+    ],
+)
 
 
 def type_of(argument: Any) -> tuple[np.dtype, int | None, bool]:
@@ -179,7 +191,7 @@ def test_formula_computes_in_no_wider_type_than_its_arrays_have(
 @pytest.mark.parametrize("name", FORMULAS)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NumPy: what is infinite here is so there
 def test_formula_runs_as_it_is_compiled(types: dict[str, set[Types]], name: str) -> None:
-    device, generator = StandInCupy(kernels="ptx"), np.random.default_rng(0)
+    device, generator = StandInCupy(kernels="ptx", architecture="80"), np.random.default_rng(0)
     for kinds in sorted(types[name], key=str):
         given: list[Any] = []
         for dtype, ndim, _contiguous in kinds:
@@ -189,7 +201,7 @@ def test_formula_runs_as_it_is_compiled(types: dict[str, set[Types]], name: str)
             given.append(dtype.type(0.75) if ndim is None else numbers[0][0:7] if ndim == 1 else numbers)
             given[-1] = np.asarray(given[-1], dtype)[()]
         copies = [device.asarray(values) if isinstance(values, np.ndarray) else values for values in given]
-        run_fused(device, name, functools.partial(FORMULAS[name], device), tuple(copies))
+        run_fused(device, name, functools.partial(FORMULAS[name], device), tuple(copies), report=True)
         FORMULAS[name](np, *given)
         eps = max((float(np.finfo(dtype).eps) for dtype, *_ in kinds if dtype.kind == "f"), default=0.0)
         for expected, actual in zip(given, copies, strict=True):
@@ -199,18 +211,7 @@ def test_formula_runs_as_it_is_compiled(types: dict[str, set[Types]], name: str)
 
 @pytest.mark.usefixtures("nvrtc")
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-@pytest.mark.parametrize(
-    ("name", "sums", "columns"),
-    [
-        *((name, sums, 64) for name in OWN for sums in (False, True)),
-        # What training has of them, in widths that threads share out otherwise.
-        *(
-            (*used, columns)
-            for used in (("relu_gradient", True), ("biased_relu", False))
-            for columns in (16, 128, 512)
-        ),
-    ],
-)
+@OWN_KERNELS
 def test_kernel_of_our_own_runs_as_it_is_compiled(name: str, sums: bool, dtype: str, columns: int) -> None:
     formula, device = OWN[name], StandInCupy(kernels="ptx", architecture="90" if sums else "80")
     names, _ = expression(formula) or pytest.fail(name)
@@ -232,6 +233,20 @@ def test_kernel_of_our_own_runs_as_it_is_compiled(name: str, sums: bool, dtype: 
     if total is not None:  # of what was computed, before it was stored
         sizes = np.abs(numbers[-1]).sum(axis=0)
         assert np.all(np.abs(total.get()[0] - numbers[-1].sum(axis=0)) <= 4 * eps * sizes + eps)
+
+
+@pytest.mark.usefixtures("nvrtc")
+@pytest.mark.parametrize("architecture", ["80", "90"])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@OWN_KERNELS
+def test_kernel_of_our_own_is_compiled(name: str, sums: bool, dtype: str, columns: int, architecture: str) -> None:
+    formula, letter = OWN[name], np.dtype(dtype).char
+    names, _ = expression(formula) or pytest.fail(name)
+    kinds = [("d" if letter == "d" else "f") + "r" if parameter == "biases" else letter for parameter in names]
+    source = kernel_source(formula, tuple(kinds), columns, sums)
+    assert source is not None
+    made = compile_ptx(source, architecture, headers=True).usage  # of machine code
+    assert made.keys() == {name, *([f"{name}_total"] if sums else [])}
 
 
 def test_formula_that_cannot_be_fused_is_found(cupy: Any) -> None:

@@ -45,9 +45,7 @@ class CompiledKernel:
         self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], *, shared_mem: int = 0
     ) -> None:
         cupy = self._cupy
-        for array in args:
-            if isinstance(array, cupy.ndarray):
-                cupy.check_current(array)
+        cupy.check_current(*args)
         packed = [pack(array._values if isinstance(array, DeviceArray) else array) for array in args]
 
         def launch() -> None:
@@ -57,8 +55,13 @@ class CompiledKernel:
         cupy.submit(launch, *args)
 
 
-def run_fused(cupy: "StandInCupy", name: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    """Run a fused function, a partial one whose formula is given the stand-in, as the kernel CuPy makes of it."""
+def run_fused(
+    cupy: "StandInCupy", name: str, function: Callable[..., Any], arguments: tuple[Any, ...], report: bool = False
+) -> None:
+    """Run a fused function, a partial one whose formula is given the stand-in, as the kernel CuPy makes of it.
+
+    With a `report` it is made into machine code, too, whose registers then limit the launch.
+    """
     if not isinstance(function, functools.partial) or function.args[:1] != (cupy,):
         raise TypeError(f"{name} is not functools.partial(formula, cupy, …), which could be given the real CuPy")
     formula = functools.partial(function.func, *function.args[1:]) if function.args[1:] else function.func
@@ -85,7 +88,7 @@ def run_fused(cupy: "StandInCupy", name: str, function: Callable[..., Any], argu
     size = int(np.prod(shape))
     indexer = size, *shape, *(0 for _ in shape)  # CIndexer
     packed.append(struct.pack(f"<{len(indexer)}q", *indexer))
-    kernel = _elementwise(formula, name, tuple(types), cupy.architecture)
+    kernel = _elementwise(formula, name, tuple(types), cupy.architecture, report)
     if size:
         kernel.launch((-(-size // BLOCK),), (min(BLOCK, size),), packed, live_memory(cupy))
 
@@ -110,13 +113,15 @@ def mark_unwritten(values: np.ndarray) -> None:
 
 
 @functools.cache
-def _elementwise(formula: Callable[..., Any], name: str, types: tuple[Any, ...], architecture: str) -> Kernel:
+def _elementwise(
+    formula: Callable[..., Any], name: str, types: tuple[Any, ...], architecture: str, report: bool
+) -> Kernel:
     import cupy
 
     source, _operation = fused_source(cupy, formula, types, name)
-    return _program(source, architecture, headers=True)[name]
+    return _program(source, architecture, headers=True, report=report)[name]
 
 
 @functools.cache
-def _program(source: str, architecture: str, headers: bool) -> dict[str, Kernel]:
-    return compile_ptx(source, architecture, headers=headers, report=False).program().kernels
+def _program(source: str, architecture: str, headers: bool, report: bool = False) -> dict[str, Kernel]:
+    return compile_ptx(source, architecture, headers=headers, report=report).program().kernels

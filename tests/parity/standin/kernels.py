@@ -32,9 +32,7 @@ class RawKernel:
         self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], *, shared_mem: int = 0
     ) -> None:
         cupy = self._cupy
-        for array in args:
-            if isinstance(array, cupy.ndarray):
-                cupy.check_current(array)
+        cupy.check_current(*args)
         if len(args) != len(self._parameters):
             raise TypeError(f"{self.name} takes {len(self._parameters)} arguments, not {len(args)}")
 
