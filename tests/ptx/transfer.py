@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -141,13 +141,19 @@ def mov(at: Decoding) -> Step:
     return step
 
 
-def pack(at: Decoding, kind: str) -> Step:
-    """Return the step that puts registers behind one another, the first one lowest."""
-    items = at.items(at.operands[1])
+def parts_of(at: Decoding, place: int, kind: str) -> tuple[Any, int, int]:
+    """Return the operands of a vector that make up one of a type, and the bits of the whole and of each."""
+    items = at.items(at.operands[place])
     total = DTYPES[kind].itemsize * 8
     width = total // len(items)
     if width * len(items) != total or f"b{width}" not in WIDTHS:
         raise at.unknown()
+    return items, total, width
+
+
+def pack(at: Decoding, kind: str) -> Step:
+    """Return the step that puts registers behind one another, the first one lowest."""
+    items, total, width = parts_of(at, 1, kind)
     target, sources = at.result(kind), [at.source(item, width) for item in items]
 
     def step(launch: "Launch") -> None:
@@ -159,11 +165,7 @@ def pack(at: Decoding, kind: str) -> Step:
 
 def unpack(at: Decoding, kind: str) -> Step:
     """Return the step that divides a register, the lowest part first."""
-    items = at.items(at.operands[0])
-    total = DTYPES[kind].itemsize * 8
-    width = total // len(items)
-    if width * len(items) != total or f"b{width}" not in WIDTHS:
-        raise at.unknown()
+    items, _total, width = parts_of(at, 0, kind)
     targets, source = [at.target(item, width) for item in items], at.read(1, kind)
 
     def step(launch: "Launch") -> None:
